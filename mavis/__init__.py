@@ -1,0 +1,53 @@
+"""Inference-time multi-objective alignment: a frozen model, tilted by small value models.
+
+The reading order of the package is `STORY`: a module imports only what stands before it.
+"""
+
+from importlib import import_module
+from typing import Any
+
+STORY = (
+    "names",
+    "prompts",
+    "objective",
+    "reward",
+    "guide.tilt",
+    "guide.reference",
+    "guide.rows",
+    "guide.network",
+    "guide.values",
+    "guide.policy",
+    "guide.decode",
+    "guide.guided",
+    "learn.tree",
+    "learn.rollout",
+    "learn.targets",
+    "learn.packs",
+    "learn.store",
+    "learn.data",
+    "learn.module",
+    "learn.evaluate",
+    "learn.plots",
+    "learn.tracking",
+    "learn.rounds",
+    "sandbox.grammar",
+    "sandbox.build",
+    "scaffold",
+    "commands",
+    "training",
+    "cli",
+)
+
+_HOME = {
+    "Objective": "mavis.objective",
+    "ClassifierReward": "mavis.reward",
+    "ValueModule": "mavis.learn.module",
+    "load": "mavis.guide.guided",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that light commands start light."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'mavis' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,1 @@
+"""Act: the guided policy, from the tilt to the decoding core."""
