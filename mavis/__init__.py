@@ -16,9 +16,8 @@ STORY = (
     "guide.rows",
     "guide.network",
     "guide.values",
-    "guide.policy",
     "guide.decode",
-    "guide.guided",
+    "guide.policy",
     "learn.tree",
     "learn.rollout",
     "learn.targets",
@@ -42,7 +41,7 @@ _HOME = {
     "Objective": "mavis.objective",
     "ClassifierReward": "mavis.reward",
     "ValueModule": "mavis.learn.module",
-    "load": "mavis.guide.guided",
+    "load": "mavis.guide.policy",
 }
 
 

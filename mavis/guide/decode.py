@@ -1,0 +1,318 @@
+"""The decoding core: one loop for sampling, rollout trees and (later) search and serving.
+
+Work comes as jobs: "go on from these tokens, for so many more, under these settings". Live rows take
+jobs, all rows take a step together, and a job that ends leaves its row at once. What follows a job
+(the children of a tree node) goes on from the finished row's cache: the first child in place, the
+others from a parked copy, so nothing is read twice. Follow-ups are taken last in, first out, which
+keeps few of them waiting.
+
+Every draw comes from a stream keyed by the job, so that neither the other rows nor their order
+changes an answer.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mavis.guide.network import ValueNetwork, objectives_of
+from mavis.guide.reference import ReferencePolicy
+from mavis.guide.rows import Index, Rows
+from mavis.guide.tilt import candidates, draw, exact_kl, tilt, truncation
+from mavis.guide.values import open_source
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one row samples.
+
+    Args:
+        weights: λ, one per objective [M]; any real numbers.
+        beta: strength of the tilt; 0 is the reference policy with the same top-k.
+        temperature: of the reference policy, above 0.
+        top_k: how many candidates; 0 is the whole vocabulary.
+        top_p: probability mass of candidates, in (0, 1].
+    """
+
+    weights: tuple[float, ...] = ()
+    beta: float = 2.0
+    temperature: float = 1.0
+    top_k: int = 40
+    top_p: float = 1.0
+
+    def check(self, objectives: Sequence[str], vocabulary: int) -> None:
+        """Raise ValueError for settings that no row can have."""
+        if len(self.weights) != len(objectives):
+            legend = f"M = {len(objectives)}: {', '.join(objectives) or 'none'}"
+            raise ValueError(
+                f"weights must have one entry per objective ({legend}), got {len(self.weights)}."
+            )
+        numbers = {"beta": self.beta, "temperature": self.temperature, "top_p": self.top_p}
+        numbers |= {f"weights.{n}": w for n, w in zip(objectives, self.weights, strict=True)}
+        for name, value in numbers.items():
+            if not np.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value}.")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}.")
+        if not 0 <= self.top_k <= vocabulary:
+            raise ValueError(
+                f"top_k must be 0 (all) to {vocabulary}, the size of the vocabulary, "
+                f"got {self.top_k}."
+            )
+
+
+@dataclass(frozen=True)
+class Job:
+    """Go on from `tokens`, for at most `limit` more.
+
+    Args:
+        tokens: prompt and response so far; not empty.
+        response: how many of the last tokens are response (a stop string may begin in them).
+        limit: how many tokens to add at most; 0 only reads.
+        sampling: how.
+        key: names the job's random stream; equal keys draw alike.
+        stop: strings that end a response.
+        tag: the caller's own.
+    """
+
+    tokens: Sequence[int]
+    limit: int
+    sampling: Sampling
+    key: tuple[int | str, ...]
+    stop: tuple[str, ...] = ()
+    response: int = 0
+    tag: Any = None
+
+
+@dataclass
+class Span:
+    """What a job has added: one entry per new token, and why it ended."""
+
+    job: Job
+    tokens: list[int] = field(default_factory=list)
+    log_ratio: list[float] = field(default_factory=list)  # log π/π_ref of the token, nats
+    kl: list[float] = field(default_factory=list)  # KL(π ‖ π_ref) at the state before it, nats
+    truncation: list[float] = field(default_factory=list)  # −log π_ref(C|s) there, nats
+    reason: str = ""  # "end", "stop" or "length"
+
+
+def stream(key: tuple[int | str, ...]) -> np.random.Generator:
+    """The random stream that a key names, on every machine."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+def no_follow_up(span: Span) -> Sequence[Job]:  # noqa: ARG001
+    """A finished job is finished."""
+    return ()
+
+
+@torch.inference_mode()
+def decode(
+    reference: ReferencePolicy,
+    networks: Sequence[ValueNetwork],
+    jobs: Iterable[Job],
+    *,
+    rows: int = 64,
+    follow: Callable[[Span], Sequence[Job]] = no_follow_up,
+) -> Iterator[Span]:
+    """Run jobs, and the jobs that follow them, in the order in which they end.
+
+    Args:
+        reference: π_ref.
+        networks: the value models; none decodes the reference policy itself.
+        jobs: where to begin; taken one by one as rows become free.
+        rows: how many rows take a step together.
+        follow: what comes after a job; its `tokens` are the job's with the span's behind them.
+
+    Yields:
+        a span for every job.
+    """
+    live = _LiveRows(reference, networks, rows)
+    waiting = iter(jobs)
+    stack: list[tuple[Job, int | None]] = []  # follow-ups, each with the parked row it forks from
+    while True:
+        live.admit(stack, waiting)
+        if live.count == 0:
+            return
+        for row in reversed(live.step()):  # from behind, as `release` closes the gap from there
+            span = live.spans[row]
+            yield span
+            children = () if span.reason in {"end", "stop"} else follow(span)
+            if children:
+                live.fork(row, children, stack)
+            else:
+                live.release(row)
+
+
+class _LiveRows:
+    """Rows 0 … count − 1 are live; the parking lot behind them keeps finished rows for children."""
+
+    def __init__(
+        self, reference: ReferencePolicy, networks: Sequence[ValueNetwork], rows: int
+    ) -> None:
+        self.reference, self.size = reference, rows
+        self.objectives = objectives_of(networks)
+        self.vocabulary = reference.vocabulary
+        shared = any(network.card.source == "shared" for network in networks)
+        self.cache = Rows(reference.model, 3 * rows, hidden=shared)
+        self.sources = [open_source(n, 3 * rows) for n in networks]
+        self.parked: dict[int, int] = {}  # parked row -> children still to come
+        self.free = list(range(rows, 3 * rows))
+        self.count = 0
+        self.spans: list[Span] = []
+        self.streams: list[np.random.Generator] = []
+        self._settings: list[Tensor] | None = None
+
+    def admit(self, stack: list[tuple[Job, int | None]], waiting: Iterator[Job]) -> None:
+        """Fill the free rows: follow-ups first, the last one first; then new work."""
+        fresh: list[int] = []
+        while self.count < self.size:
+            job, parked = stack.pop() if stack else (next(waiting, None), None)
+            if job is None:
+                break
+            row = self._seat(job)
+            if parked is None:
+                fresh.append(row)
+            else:
+                self._copy(row, parked)
+                self.parked[parked] -= 1
+                if self.parked[parked] == 0:
+                    del self.parked[parked]
+                    self.free.append(parked)
+        self._read(fresh)
+
+    def step(self) -> list[int]:
+        """Add a token to every live row that may have one; return the rows that are done."""
+        done = [row for row, span in enumerate(self.spans) if span.job.limit == 0]
+        for row in done:
+            self.spans[row].reason = "length"
+        if done:  # they have only been read, and now make room for what follows them
+            return done
+        rows = np.arange(self.count)
+        pending = [[_last(span)] for span in self.spans]
+        reading = self.cache.extend(rows, pending)
+        for source in self.sources:
+            source.extend(rows, pending, reading)
+        assert reading.logits is not None
+        weights, beta, temperature, top_k, top_p = self._sampling()
+        options = candidates(reading.logits, temperature, top_k, top_p)
+        values = [source.values(rows, options.tokens) for source in self.sources]
+        empty = options.log_ref.new_zeros((*options.log_ref.shape, 0))
+        log_pi = tilt(options.log_ref, torch.cat([empty, *values], dim=-1), weights, beta)
+        uniform = [stream.random() for stream in self.streams]
+        chosen = draw(log_pi, torch.tensor(uniform, dtype=torch.float64, device=log_pi.device))
+        for source in self.sources:
+            source.commit(rows, chosen)
+        pick = chosen[:, None]
+        ratio = (log_pi - options.log_ref).gather(1, pick)[:, 0]
+        kl, cut = exact_kl(log_pi, options.log_ref), truncation(options.log_ref)
+        report = torch.stack([ratio, kl, cut]).tolist()
+        tokens = options.tokens.gather(1, pick)[:, 0].tolist()
+        return [row for row in range(self.count) if self._record(row, tokens[row], report)]
+
+    def fork(self, row: int, children: Sequence[Job], stack: list[tuple[Job, int | None]]) -> None:
+        """Go on with the first child in place; let the others wait, with a copy if there is room."""
+        first, *others = children
+        parked = None
+        if others and self.free:
+            parked = self.free.pop()
+            self._copy(parked, row)
+            self.parked[parked] = len(others)
+        stack.extend((job, parked) for job in reversed(others))
+        self.spans[row], self.streams[row] = Span(first), stream(first.key)
+        self._settings = None
+        self._check(first)
+
+    def release(self, row: int) -> None:
+        """Give a row back, and close the gap with the last live row."""
+        self.count -= 1
+        if row != self.count:
+            self._copy(row, self.count)
+            self.spans[row], self.streams[row] = self.spans[-1], self.streams[-1]
+        self.spans.pop()
+        self.streams.pop()
+        self._settings = None
+
+    def _seat(self, job: Job) -> int:
+        self._check(job)
+        self.spans.append(Span(job))
+        self.streams.append(stream(job.key))
+        self._settings = None
+        self.count += 1
+        return self.count - 1
+
+    def _read(self, rows: list[int]) -> None:
+        """Read all but the last token of newly seated rows; that one is read with the first step."""
+        self._clear(rows)
+        prompts = [(row, list(self.spans[row].job.tokens)[:-1]) for row in rows]
+        prompts = [(row, tokens) for row, tokens in prompts if tokens]
+        if prompts:
+            index = np.array([row for row, _ in prompts])
+            tokens = [tokens for _, tokens in prompts]
+            reading = self.cache.extend(index, tokens)
+            for source in self.sources:
+                source.extend(index, tokens, reading)
+
+    def _record(self, row: int, token: int, report: list[list[float]]) -> bool:
+        """Write down a row's new token; whether the row is done."""
+        span = self.spans[row]
+        span.tokens.append(token)
+        span.log_ratio.append(report[0][row])
+        span.kl.append(report[1][row])
+        span.truncation.append(report[2][row])
+        if token in self.reference.ends:
+            span.reason = "end"
+        elif span.job.stop and self._stopped(span):
+            span.reason = "stop"
+        elif len(span.tokens) >= span.job.limit:
+            span.reason = "length"
+        return bool(span.reason)
+
+    def _stopped(self, span: Span) -> bool:
+        """Whether a stop string stands at the end of the response."""
+        said = span.job.response + len(span.tokens)
+        reach = min(said, max(len(string.encode()) for string in span.job.stop) + 1)
+        tail = [*span.job.tokens[len(span.job.tokens) - span.job.response :], *span.tokens][-reach:]
+        text = self.reference.tokenizer.decode(tail)
+        return any(string in text for string in span.job.stop)
+
+    def _sampling(self) -> list[Tensor]:
+        """The live rows' settings as tensors: weights [R, M], beta, temperature, top_k, top_p [R]."""
+        if self._settings is None:
+            rows = [span.job.sampling for span in self.spans]
+            place = self.reference.model.device
+            weights = [row.weights for row in rows]
+            self._settings = [
+                torch.tensor(weights, dtype=torch.float32, device=place).reshape(len(rows), -1),
+                torch.tensor([row.beta for row in rows], device=place),
+                torch.tensor([row.temperature for row in rows], device=place),
+                torch.tensor([row.top_k or self.vocabulary for row in rows], device=place),
+                torch.tensor([row.top_p for row in rows], device=place),
+            ]
+        return self._settings
+
+    def _check(self, job: Job) -> None:
+        job.sampling.check(self.objectives, self.vocabulary)
+
+    def _copy(self, dst: int, src: int) -> None:
+        to, from_ = np.array([dst]), np.array([src])
+        self.cache.copy(to, from_)
+        for source in self.sources:
+            source.copy(to, from_)
+
+    def _clear(self, rows: list[int]) -> None:
+        index: Index = np.array(rows, dtype=np.int64)
+        self.cache.clear(index)
+        for source in self.sources:
+            source.clear(index)
+
+
+def _last(span: Span) -> int:
+    return int(span.tokens[-1] if span.tokens else span.job.tokens[-1])

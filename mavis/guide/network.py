@@ -1,0 +1,300 @@
+"""The value network: a small trunk that reads text, and a head that says what is still to come.
+
+Three sources of values share this one class; they differ in what the head is asked:
+
+    action   Q(s, ·) over the vocabulary, from the trunk's state at s (the default)
+    state    V(s·a), from the trunk's state at s·a, as published
+    shared   Q(s, ·), from the reference policy's own last hidden state: no trunk at all
+
+Values are in standard units of the objective's reward. A network is saved as a folder:
+`value.json`, `head.safetensors`, `trunk/` (a `save_pretrained` folder) and a card, README.md.
+"""
+
+import json
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+
+from mavis.guide.reference import ReferencePolicy, check_architecture, check_model_folder
+from mavis.names import locate
+from mavis.reward import Units
+
+Source = Literal["action", "state", "shared"]
+
+
+@dataclass(frozen=True)
+class ValueCard:
+    """What a value network is of: stored beside the weights, and shown to people."""
+
+    source: Source
+    objectives: tuple[str, ...]  # the M outputs, in order
+    units: tuple[Units, ...]  # per objective: the reward's mean and standard deviation
+    reference: str  # the reference policy it was trained under
+    fingerprint: str  # of the tokenizer
+    template: str | None = None
+    eta: float | None = None  # the KL price of its training targets
+    rounds: int = 0
+
+
+class ActionHead(nn.Module):
+    """Q(s, a) = b(h) + ⟨W h, E_a⟩ + B_a, for M objectives.
+
+    E is a table of token embeddings, so that a token never taken borrows from its neighbours, and
+    nothing but the bias B grows with the vocabulary. W, b and B start at zero.
+    """
+
+    def __init__(self, hidden: int, embedding: int, vocabulary: int, outputs: int) -> None:
+        super().__init__()
+        self.state = nn.Linear(hidden, outputs)
+        self.mix = nn.Linear(hidden, outputs * embedding, bias=False)
+        self.token = nn.Parameter(torch.zeros(vocabulary, outputs))
+        nn.init.zeros_(self.state.weight)
+        nn.init.zeros_(self.state.bias)
+        nn.init.zeros_(self.mix.weight)
+
+    def forward(self, hidden: Tensor, tokens: Tensor, table: Tensor) -> Tensor:
+        """Values of some tokens at some states.
+
+        Args:
+            hidden: [..., H].
+            tokens: ids [..., K].
+            table: embeddings [V, E].
+
+        Returns:
+            float32 [..., K, M].
+        """
+        outputs = self.token.shape[1]
+        hidden = hidden.to(self.mix.weight.dtype)
+        direction = self.mix(hidden).unflatten(-1, (outputs, -1)).float()  # [..., M, E]
+        meeting = table[tokens].float() @ direction.transpose(-1, -2)  # [..., K, M]
+        return meeting + self.state(hidden).float()[..., None, :] + self.token[tokens].float()
+
+
+class StateHead(nn.Module):
+    """V(s) for M objectives: one linear layer, zero at the start."""
+
+    def __init__(self, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.state = nn.Linear(hidden, outputs)
+        nn.init.zeros_(self.state.weight)
+        nn.init.zeros_(self.state.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Values float32 [..., M] of the states [..., H]."""
+        value: Tensor = self.state(hidden.to(self.state.weight.dtype))
+        return value.float()
+
+
+class ValueNetwork(nn.Module):
+    """A trunk and a head; see the module's docstring for the three sources.
+
+    Args:
+        card: what the network is of.
+        trunk: a headless `transformers` model, None for `shared`.
+        table: the embeddings [V, E] that a `shared` head looks tokens up in: the reference
+            policy's own; other sources use their trunk's.
+        vocabulary: V, the number of the reference policy's logits.
+    """
+
+    def __init__(
+        self, card: ValueCard, trunk: PreTrainedModel | None, table: Tensor, vocabulary: int
+    ) -> None:
+        super().__init__()
+        self.card = card
+        self.trunk = trunk
+        # In a list, so that the reference policy's weights are no part of this module's state.
+        self._table = [table]
+        outputs = len(card.objectives)
+        width = table.shape[1] if trunk is None else int(trunk.config.hidden_size)
+        if card.source == "state":
+            self.head: ActionHead | StateHead = StateHead(width, outputs)
+        else:
+            self.head = ActionHead(width, self.table.shape[1], vocabulary, outputs)
+
+    @property
+    def table(self) -> Tensor:
+        """The token embeddings [V, E] of the action head."""
+        if self.trunk is None:
+            return self._table[0]
+        weight: Tensor = self.trunk.get_input_embeddings().weight
+        return weight
+
+    def action_values(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Q(s, a): hidden [..., H], tokens [..., K] -> [..., K, M]."""
+        values: Tensor = self.head(hidden, tokens, self.table)
+        return values
+
+    def state_values(self, hidden: Tensor) -> Tensor:
+        """V(s): hidden [..., H] -> [..., M]."""
+        values: Tensor = self.head(hidden)
+        return values
+
+    def save_pretrained(self, folder: Path, text: str = "") -> None:
+        """Write the network as a folder, with `text` as its card for people."""
+        folder.mkdir(parents=True, exist_ok=True)
+        head = {name: value.contiguous().cpu() for name, value in self.head.state_dict().items()}
+        save_file(head, folder / "head.safetensors")
+        if self.trunk is not None:
+            _merged(self.trunk).save_pretrained(folder / "trunk")
+        (folder / "README.md").write_text(text)
+        # Last: its presence says that the folder is whole.
+        (folder / "value.json").write_text(json.dumps(asdict(self.card), indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, reference: ReferencePolicy) -> "ValueNetwork":
+        """Load a folder written by `save_pretrained`, for use with a reference policy.
+
+        Raises:
+            FileNotFoundError: the folder holds no value model.
+            ValueError: its tokenizer or hidden size is not the reference policy's.
+        """
+        folder = Path(folder)
+        card = read_card(folder)
+        if card.fingerprint != reference.fingerprint:
+            raise ValueError(
+                f"value model {folder} and reference {reference.name} have different tokenizers: "
+                f"it was trained under {card.reference}. Use that one as the reference."
+            )
+        trunk = None
+        if card.source != "shared":
+            trunk = _load_trunk(str(folder / "trunk"))
+        network = cls(card, trunk, _embeddings(reference), reference.vocabulary)
+        try:
+            network.head.load_state_dict(load_file(folder / "head.safetensors"))
+        except RuntimeError as error:
+            raise ValueError(
+                f"value model {folder} does not fit the reference {reference.name}: {error}"
+            ) from error
+        return network.to(reference.model.device).eval()
+
+
+def read_card(folder: Path) -> ValueCard:
+    """Read what the value model in a folder is of.
+
+    Raises:
+        FileNotFoundError: there is no value model.
+    """
+    file = folder / "value.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} holds no value model: {file.name} is missing.")
+    fields = json.loads(file.read_text())
+    units = tuple(Units(**unit) for unit in fields.pop("units"))
+    objectives = tuple(fields.pop("objectives"))
+    return ValueCard(objectives=objectives, units=units, **fields)
+
+
+def build_network(
+    card: ValueCard,
+    reference: ReferencePolicy,
+    trunk: int | str | None = None,
+    lora: dict[str, Any] | None = None,
+) -> ValueNetwork:
+    """Make a value network that is ready to be trained.
+
+    Args:
+        card: what it will be of.
+        reference: the policy whose states it values.
+        trunk: how many first layers of the reference model to copy (None: half of them, at least
+            two), or the name of another causal LM with the same tokenizer.
+        lora: arguments of `peft.LoraConfig`; None trains every parameter.
+
+    Raises:
+        ValueError: there are not so many layers, or the other model has another tokenizer.
+    """
+    model = None
+    if card.source != "shared":
+        if isinstance(trunk, str):
+            model = _load_trunk(trunk)
+            _check_vocabulary(model, trunk, reference)
+        else:
+            model = _first_layers(reference.model, trunk)
+        if lora is not None:
+            model = _with_lora(model, lora)
+    network = ValueNetwork(card, model, _embeddings(reference), reference.vocabulary)
+    return network.to(reference.model.device)
+
+
+def _first_layers(model: PreTrainedModel, layers: int | None) -> PreTrainedModel:
+    """Copy the first layers of a causal LM, its embeddings and its final norm, in float32."""
+    depth = int(model.config.num_hidden_layers)
+    count = max(2, depth // 2) if layers is None else layers
+    count = min(count, depth) if layers is None else count
+    if not 1 <= count <= depth:
+        raise ValueError(f"trunk must be 1 to {depth} layers of the reference, got {count}.")
+    config: PreTrainedConfig = deepcopy(model.config)
+    config.num_hidden_layers = count
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:count]
+    trunk: PreTrainedModel = AutoModel.from_config(config, attn_implementation="sdpa")
+    # Layers beyond the copy's have no place in it; everything else must find one.
+    missing = trunk.load_state_dict(model.base_model.state_dict(), strict=False).missing_keys
+    if missing:
+        raise ValueError(
+            f"{config.model_type} cannot be copied by layers: {missing[0]} is missing."
+        )
+    return trunk.float()
+
+
+def _load_trunk(name: str) -> PreTrainedModel:
+    path = locate(name)
+    check_model_folder(path)
+    model: PreTrainedModel = AutoModel.from_pretrained(
+        path, dtype=torch.float32, attn_implementation="sdpa"
+    )
+    check_architecture(model.config)
+    return model
+
+
+def _check_vocabulary(trunk: PreTrainedModel, name: str, reference: ReferencePolicy) -> None:
+    from transformers import AutoTokenizer
+
+    from mavis.guide.reference import fingerprint
+
+    if fingerprint(AutoTokenizer.from_pretrained(locate(name))) != reference.fingerprint:
+        raise ValueError(f"trunk {name} and reference {reference.name} have different tokenizers.")
+    size = trunk.get_input_embeddings().weight.shape[0]
+    if size < reference.vocabulary:
+        raise ValueError(
+            f"trunk {name} knows {size} tokens, the reference {reference.name} "
+            f"{reference.vocabulary}."
+        )
+
+
+def _with_lora(model: PreTrainedModel, options: dict[str, Any]) -> PreTrainedModel:
+    from peft import LoraConfig, get_peft_model
+
+    adapted: PreTrainedModel = get_peft_model(model, LoraConfig(**options))
+    return adapted
+
+
+def _merged(trunk: PreTrainedModel) -> PreTrainedModel:
+    """The trunk with its adapters folded in, as a plain model; the trunk itself stays as it is."""
+    if not hasattr(trunk, "merge_and_unload"):
+        return trunk
+    plain: PreTrainedModel = deepcopy(trunk).merge_and_unload()
+    return plain
+
+
+def _embeddings(reference: ReferencePolicy) -> Tensor:
+    weight: Tensor = reference.model.get_input_embeddings().weight
+    return weight.detach()
+
+
+def objectives_of(networks: Sequence[ValueNetwork]) -> tuple[str, ...]:
+    """The names of all outputs, network after network: the M axis of a guided policy.
+
+    Raises:
+        ValueError: two outputs are of one objective.
+    """
+    names = tuple(name for network in networks for name in network.card.objectives)
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"values must be of different objectives, got {twice[0]} twice.")
+    return names

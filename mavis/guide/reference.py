@@ -1,0 +1,200 @@
+"""The reference policy π_ref: a frozen causal LM with its tokenizer, chat template and stop rules."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from mavis.names import locate
+from mavis.prompts import Prompt, dialogue, plain
+
+# Where a reply ends in a dialogue that is written out as text: the next turn of the human.
+NEXT_TURN = "\n\nHuman:"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt as the reference model reads it."""
+
+    tokens: list[int]
+    stop: tuple[str, ...] = ()  # strings at which a reply ends, beside the end-of-text tokens
+
+
+@dataclass(frozen=True)
+class ReferencePolicy:
+    """π_ref with everything that turns prompts into tokens and tokens into replies.
+
+    Args:
+        model: the causal LM; set to eval mode, its parameters frozen.
+        tokenizer: its tokenizer.
+        name: what it was loaded from.
+        template: dotted name of a function `prompt -> str` used in place of the chat template.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str = "reference"
+    template: str | None = None
+    ends: frozenset[int] = field(init=False)
+    fingerprint: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Freeze the model, and look up what ends a reply."""
+        check_architecture(self.model.config)
+        self.model.eval().requires_grad_(False)
+        object.__setattr__(self, "ends", _end_tokens(self.model, self.tokenizer))
+        object.__setattr__(self, "fingerprint", fingerprint(self.tokenizer))
+        self.render("?")  # a template that cannot be found is found out now
+
+    @classmethod
+    def load(
+        cls, name: str = "sandbox/reference", template: str | None = None, device: str | None = None
+    ) -> "ReferencePolicy":
+        """Load a local folder, a shipped model (`sandbox/NAME`) or a hub name.
+
+        On a CPU the model runs in float32; on an accelerator in the type it was saved in.
+
+        Raises:
+            FileNotFoundError: the folder is missing, or holds no causal LM.
+            ValueError: the architecture cannot be guided (see `check_architecture`).
+        """
+        path = locate(name)
+        check_model_folder(path)
+        check_architecture(AutoConfig.from_pretrained(path))
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = "auto" if place.type != "cpu" else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        return cls(model.to(place), tokenizer, name, template)
+
+    @property
+    def vocabulary(self) -> int:
+        """V, the number of logits."""
+        head = self.model.get_output_embeddings()
+        return int(head.weight.shape[0])
+
+    @property
+    def context(self) -> int:
+        """The longest sequence, in tokens, that the model was made for."""
+        return int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
+
+    def render(self, prompt: Prompt) -> str:
+        """Write a prompt as the text that the model continues.
+
+        A template function has the first word, then the tokenizer's chat template; without either,
+        text is taken as it is and a chat is written out as a dialogue (Human: … Assistant:).
+        """
+        if self.template is not None:
+            return str(_function(self.template)(prompt))
+        if self.tokenizer.chat_template is None:
+            return prompt if isinstance(prompt, str) else _written_out(prompt)
+        messages = prompt
+        if isinstance(prompt, str):
+            messages = dialogue(prompt) or [{"role": "user", "content": prompt}]
+        return str(
+            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        )
+
+    def encode(self, prompt: Prompt) -> Encoded:
+        """Tokenize a prompt, and say which strings end its reply.
+
+        Raises:
+            ValueError: the prompt is empty, or longer than the model's context.
+        """
+        text = self.render(prompt)
+        written = self.template is not None or self.tokenizer.chat_template is None
+        tokens = list(self.tokenizer(text, add_special_tokens=written).input_ids)
+        start = self.tokenizer.bos_token_id
+        if written and isinstance(start, int) and tokens[:1] != [start]:
+            tokens.insert(0, start)
+        if not plain(prompt).strip() or not tokens:
+            raise ValueError("prompt must not be empty.")
+        if len(tokens) >= self.context:
+            raise ValueError(
+                f"prompt must leave room for a reply in the context of {self.context} tokens of "
+                f"{self.name}, got {len(tokens)} tokens: {text[:60]!r} …"
+            )
+        stop = (NEXT_TURN,) if written and text.rstrip().endswith("Assistant:") else ()
+        return Encoded(tokens, stop)
+
+    def decode(self, tokens: Sequence[int], stop: Sequence[str] = ()) -> str:
+        """The reply that response tokens spell, without end tokens and what follows a stop string."""
+        kept = [t for t in tokens if t not in self.ends]
+        text = str(self.tokenizer.decode(kept, skip_special_tokens=True))
+        for string in stop:
+            text = text.split(string)[0]
+        return text.strip()
+
+
+def check_model_folder(path: str) -> None:
+    """Raise FileNotFoundError when a local folder holds no `transformers` model."""
+    if Path(path).exists() and not (Path(path) / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{path} is no model folder: config.json is missing. "
+            "Give a folder written by save_pretrained."
+        )
+
+
+def check_architecture(config: PreTrainedConfig) -> None:
+    """Refuse what the rows cache cannot hold exactly.
+
+    Raises:
+        ValueError: the model keeps a recurrent state, attends through a sliding window, is an
+            encoder-decoder, or places tokens by something else than position ids.
+    """
+    kind = config.model_type
+    if config.is_encoder_decoder:
+        raise ValueError(f"{kind} models cannot be guided: they are encoder-decoders.")
+    if kind in {"rwkv", "mamba", "mamba2", "falcon_mamba", "xlstm", "recurrent_gemma"}:
+        raise ValueError(f"{kind} models cannot be guided: their state is recurrent.")
+    if kind in {"bloom", "mpt"} or getattr(config, "alibi", False):
+        raise ValueError(f"{kind} models cannot be guided: ALiBi ignores position ids.")
+    cache = DynamicCache(config=config)
+    if any(cache.is_linear):
+        raise ValueError(f"{kind} models cannot be guided: some layers keep a recurrent state.")
+    if any(cache.is_sliding):
+        raise ValueError(f"{kind} models cannot be guided: some layers use a sliding window.")
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A digest of the vocabulary: two tokenizers with one fingerprint name tokens alike."""
+    table = json.dumps(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(table.encode()).hexdigest()[:16]
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    generation = getattr(model, "generation_config", None)
+    listed = getattr(generation, "eos_token_id", None)
+    ends = set(listed if isinstance(listed, list) else [listed])
+    ends.add(tokenizer.eos_token_id)
+    return frozenset(int(token) for token in ends if token is not None)
+
+
+def _written_out(prompt: Prompt) -> str:
+    text = plain(prompt)
+    return text if text.rstrip().endswith("Assistant:") else f"\n\nHuman: {text}\n\nAssistant:"
+
+
+def _function(dotted: str) -> Callable[[Prompt], str]:
+    module, _, name = dotted.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"template must be the dotted name of a function, got {dotted!r}: {error}"
+        ) from error
+    function: Callable[[Prompt], str] = found
+    return function

@@ -1,0 +1,145 @@
+"""Where a value comes from: three sources behind one interface, which the tilt cannot tell apart.
+
+A source follows the rows of the reference policy (`extend`, `commit`, `copy`, `clear` mean what they
+mean in `rows`) and answers one question: `values(rows, candidates[R, K]) -> [R, K, M]`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mavis.guide.network import ValueNetwork
+from mavis.guide.rows import Index, Reading, Rows
+
+
+class ValueSource(ABC):
+    """Values of candidates, for rows that are read beside the reference policy's."""
+
+    @abstractmethod
+    def extend(self, rows: Index, tokens: Sequence[Sequence[int]], reading: Reading) -> None:
+        """Follow tokens that the reference policy has read; `reading` is what it said."""
+
+    @abstractmethod
+    def values(self, rows: Index, candidates: Tensor) -> Tensor:
+        """Values float32 [R, K, M] of candidates [R, K], after an `extend` of the same rows."""
+
+    @abstractmethod
+    def commit(self, rows: Index, chosen: Tensor) -> None:
+        """Hear which of the K candidates [R] each row goes on with."""
+
+    @abstractmethod
+    def copy(self, dst: Index, src: Index) -> None:
+        """Make the rows `dst` equal to the rows `src`."""
+
+    @abstractmethod
+    def clear(self, rows: Index) -> None:
+        """Forget what the rows hold."""
+
+
+class ActionValues(ValueSource):
+    """Q(s, ·) from the value trunk's state at the last token: one token read per step."""
+
+    def __init__(self, network: ValueNetwork, rows: int) -> None:
+        assert network.trunk is not None
+        self.network = network
+        self.rows = Rows(network.trunk, rows)
+        self._hidden = torch.empty(0)
+
+    def extend(self, rows: Index, tokens: Sequence[Sequence[int]], reading: Reading) -> None:  # noqa: ARG002
+        """Read the same tokens."""
+        hidden = self.rows.extend(rows, tokens).hidden
+        assert hidden is not None
+        self._hidden = hidden
+
+    def values(self, rows: Index, candidates: Tensor) -> Tensor:  # noqa: ARG002
+        """Gather the candidates' values from the state just read."""
+        return self.network.action_values(self._hidden, candidates)
+
+    def commit(self, rows: Index, chosen: Tensor) -> None:
+        """Nothing to keep: the token is read with the next step."""
+
+    def copy(self, dst: Index, src: Index) -> None:
+        """Copy the trunk's rows."""
+        self.rows.copy(dst, src)
+
+    def clear(self, rows: Index) -> None:
+        """Clear the trunk's rows."""
+        self.rows.clear(rows)
+
+
+class StateValues(ValueSource):
+    """V(s·a), each candidate read behind the row: MAVIS as published, K tokens per step."""
+
+    def __init__(self, network: ValueNetwork, rows: int) -> None:
+        assert network.trunk is not None
+        self.network = network
+        self.rows = Rows(network.trunk, rows)
+        # Whether a row's last token was kept by `commit`, so that it need not be read again.
+        self._ahead = np.zeros(rows, dtype=bool)
+
+    def extend(self, rows: Index, tokens: Sequence[Sequence[int]], reading: Reading) -> None:  # noqa: ARG002
+        """Read the tokens, but for those that are here already as the chosen candidate."""
+        behind = ~self._ahead[rows]
+        self._ahead[rows] = False
+        if behind.any():
+            unread = [t for t, is_behind in zip(tokens, behind, strict=True) if is_behind]
+            self.rows.extend(rows[behind], unread)
+
+    def values(self, rows: Index, candidates: Tensor) -> Tensor:
+        """Read the candidates side by side."""
+        hidden = self.rows.score(rows, candidates).hidden
+        assert hidden is not None
+        return self.network.state_values(hidden)
+
+    def commit(self, rows: Index, chosen: Tensor) -> None:
+        """Keep the chosen candidate's keys and values."""
+        self.rows.commit(rows, chosen)
+        self._ahead[rows] = True
+
+    def copy(self, dst: Index, src: Index) -> None:
+        """Copy the trunk's rows."""
+        self.rows.copy(dst, src)
+        self._ahead[dst] = self._ahead[src]
+
+    def clear(self, rows: Index) -> None:
+        """Clear the trunk's rows."""
+        self.rows.clear(rows)
+        self._ahead[rows] = False
+
+
+class SharedValues(ValueSource):
+    """Q(s, ·) from the reference policy's own hidden state: nothing is read twice."""
+
+    def __init__(self, network: ValueNetwork) -> None:
+        self.network = network
+        self._hidden = torch.empty(0)
+
+    def extend(self, rows: Index, tokens: Sequence[Sequence[int]], reading: Reading) -> None:  # noqa: ARG002
+        """Take the reference policy's state."""
+        assert reading.hidden is not None
+        self._hidden = reading.hidden
+
+    def values(self, rows: Index, candidates: Tensor) -> Tensor:  # noqa: ARG002
+        """Gather the candidates' values from the state just taken."""
+        return self.network.action_values(self._hidden, candidates)
+
+    def commit(self, rows: Index, chosen: Tensor) -> None:
+        """Nothing to keep."""
+
+    def copy(self, dst: Index, src: Index) -> None:
+        """Nothing to copy."""
+
+    def clear(self, rows: Index) -> None:
+        """Nothing to forget."""
+
+
+def open_source(network: ValueNetwork, rows: int) -> ValueSource:
+    """The source that a network's card names, with room for `rows` rows."""
+    if network.card.source == "action":
+        return ActionValues(network, rows)
+    if network.card.source == "state":
+        return StateValues(network, rows)
+    return SharedValues(network)
