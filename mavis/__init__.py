@@ -8,9 +8,12 @@ from typing import Any
 
 STORY = (
     "names",
+    "sources",
     "prompts",
     "objective",
+    "classifier",
     "reward",
+    "progress",
     "guide.tilt",
     "guide.reference",
     "guide.rows",
@@ -23,9 +26,10 @@ STORY = (
     "learn.targets",
     "learn.packs",
     "learn.store",
+    "learn.evaluate",
+    "learn.collect",
     "learn.data",
     "learn.module",
-    "learn.evaluate",
     "learn.plots",
     "learn.tracking",
     "learn.rounds",
@@ -33,6 +37,7 @@ STORY = (
     "sandbox.build",
     "scaffold",
     "commands",
+    "generate",
     "training",
     "cli",
 )

@@ -1,10 +1,10 @@
 """The decoding core: one loop for sampling, rollout trees and (later) search and serving.
 
-Work comes as jobs: "go on from these tokens, for so many more, under these settings". Live rows take
-jobs, all rows take a step together, and a job that ends leaves its row at once. What follows a job
-(the children of a tree node) goes on from the finished row's cache: the first child in place, the
-others from a parked copy, so nothing is read twice. Follow-ups are taken last in, first out, which
-keeps few of them waiting.
+Work comes as jobs: "go on from these tokens, for so many more, under these settings". Live rows
+take jobs, all rows take a step together, and a job that ends leaves its row at once. What follows a
+job (the children of a tree node) goes on from the finished row's cache: the first child in place,
+the others from a parked copy, so nothing is read twice. Follow-ups are taken last in, first out,
+which keeps few of them waiting.
 
 Every draw comes from a stream keyed by the job, so that neither the other rows nor their order
 changes an answer.
@@ -24,6 +24,8 @@ from mavis.guide.reference import ReferencePolicy
 from mavis.guide.rows import Index, Rows
 from mavis.guide.tilt import candidates, draw, exact_kl, tilt, truncation
 from mavis.guide.values import open_source
+
+Key = tuple[int | str, ...]  # names a random stream
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Job:
     tokens: Sequence[int]
     limit: int
     sampling: Sampling
-    key: tuple[int | str, ...]
+    key: Key
     stop: tuple[str, ...] = ()
     response: int = 0
     tag: Any = None
@@ -102,7 +104,7 @@ class Span:
     reason: str = ""  # "end", "stop" or "length"
 
 
-def stream(key: tuple[int | str, ...]) -> np.random.Generator:
+def stream(key: Key) -> np.random.Generator:
     """The random stream that a key names, on every machine."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
@@ -152,7 +154,7 @@ def decode(
 
 
 class _LiveRows:
-    """Rows 0 … count − 1 are live; the parking lot behind them keeps finished rows for children."""
+    """Rows 0 … count − 1 are live; those parked behind them wait for children to fork from."""
 
     def __init__(
         self, reference: ReferencePolicy, networks: Sequence[ValueNetwork], rows: int
@@ -218,7 +220,7 @@ class _LiveRows:
         return [row for row in range(self.count) if self._record(row, tokens[row], report)]
 
     def fork(self, row: int, children: Sequence[Job], stack: list[tuple[Job, int | None]]) -> None:
-        """Go on with the first child in place; let the others wait, with a copy if there is room."""
+        """Go on with the first child in place; let the others wait, by a copy if there is room."""
         first, *others = children
         parked = None
         if others and self.free:
@@ -249,7 +251,7 @@ class _LiveRows:
         return self.count - 1
 
     def _read(self, rows: list[int]) -> None:
-        """Read all but the last token of newly seated rows; that one is read with the first step."""
+        """Read all but the last token of new rows; that one is read with the first step."""
         self._clear(rows)
         prompts = [(row, list(self.spans[row].job.tokens)[:-1]) for row in rows]
         prompts = [(row, tokens) for row, tokens in prompts if tokens]
@@ -284,7 +286,7 @@ class _LiveRows:
         return any(string in text for string in span.job.stop)
 
     def _sampling(self) -> list[Tensor]:
-        """The live rows' settings as tensors: weights [R, M], beta, temperature, top_k, top_p [R]."""
+        """The live rows' settings: weights [R, M], beta, temperature, top_k, top_p [R]."""
         if self._settings is None:
             rows = [span.job.sampling for span in self.spans]
             place = self.reference.model.device

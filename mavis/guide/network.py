@@ -11,19 +11,27 @@ Values are in standard units of the objective's reward. A network is saved as a 
 """
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from mavis.guide.reference import ReferencePolicy, check_architecture, check_model_folder
-from mavis.names import locate
+from mavis.guide.reference import (
+    ReferencePolicy,
+    check_architecture,
+    check_model_folder,
+    fingerprint,
+    loading,
+)
+from mavis.names import reachable
 from mavis.reward import Units
 
 Source = Literal["action", "state", "shared"]
@@ -74,7 +82,10 @@ class ActionHead(nn.Module):
         hidden = hidden.to(self.mix.weight.dtype)
         direction = self.mix(hidden).unflatten(-1, (outputs, -1)).float()  # [..., M, E]
         meeting = table[tokens].float() @ direction.transpose(-1, -2)  # [..., K, M]
-        return meeting + self.state(hidden).float()[..., None, :] + self.token[tokens].float()
+        value: Tensor = (
+            meeting + self.state(hidden).float()[..., None, :] + self.token[tokens].float()
+        )
+        return value
 
 
 class StateHead(nn.Module):
@@ -88,8 +99,7 @@ class StateHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Values float32 [..., M] of the states [..., H]."""
-        value: Tensor = self.state(hidden.to(self.state.weight.dtype))
-        return value.float()
+        return torch.as_tensor(self.state(hidden.to(self.state.weight.dtype))).float()
 
 
 class ValueNetwork(nn.Module):
@@ -123,8 +133,7 @@ class ValueNetwork(nn.Module):
         """The token embeddings [V, E] of the action head."""
         if self.trunk is None:
             return self._table[0]
-        weight: Tensor = self.trunk.get_input_embeddings().weight
-        return weight
+        return embeddings(self.trunk)
 
     def action_values(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Q(s, a): hidden [..., H], tokens [..., K] -> [..., K, M]."""
@@ -139,6 +148,7 @@ class ValueNetwork(nn.Module):
     def save_pretrained(self, folder: Path, text: str = "") -> None:
         """Write the network as a folder, with `text` as its card for people."""
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "value.json").unlink(missing_ok=True)
         head = {name: value.contiguous().cpu() for name, value in self.head.state_dict().items()}
         save_file(head, folder / "head.safetensors")
         if self.trunk is not None:
@@ -164,13 +174,16 @@ class ValueNetwork(nn.Module):
             )
         trunk = None
         if card.source != "shared":
-            trunk = _load_trunk(str(folder / "trunk"))
-        network = cls(card, trunk, _embeddings(reference), reference.vocabulary)
+            trunk = _load_trunk(str(folder.absolute() / "trunk"))  # a path, never a hub name
+        network = cls(card, trunk, embeddings(reference.model), reference.vocabulary)
+        with loading(f"the head of value model {folder}"):
+            head = load_file(folder / "head.safetensors")
         try:
-            network.head.load_state_dict(load_file(folder / "head.safetensors"))
+            network.head.load_state_dict(head)
         except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
             raise ValueError(
-                f"value model {folder} does not fit the reference {reference.name}: {error}"
+                f"value model {folder} does not fit the reference {reference.name}: {reason}"
             ) from error
         return network.to(reference.model.device).eval()
 
@@ -180,14 +193,18 @@ def read_card(folder: Path) -> ValueCard:
 
     Raises:
         FileNotFoundError: there is no value model.
+        ValueError: the file is broken.
     """
     file = folder / "value.json"
     if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no value model: {file.name} is missing.")
-    fields = json.loads(file.read_text())
-    units = tuple(Units(**unit) for unit in fields.pop("units"))
-    objectives = tuple(fields.pop("objectives"))
-    return ValueCard(objectives=objectives, units=units, **fields)
+    try:
+        fields = json.loads(file.read_text())
+        units = tuple(Units(**unit) for unit in fields.pop("units"))
+        objectives = tuple(fields.pop("objectives"))
+        return ValueCard(objectives=objectives, units=units, **fields)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{file} is no card of a value model: {error}") from error
 
 
 def build_network(
@@ -211,14 +228,33 @@ def build_network(
     model = None
     if card.source != "shared":
         if isinstance(trunk, str):
+            _check_tokenizer(trunk, reference)
             model = _load_trunk(trunk)
-            _check_vocabulary(model, trunk, reference)
+            _check_size(model, trunk, reference)
         else:
             model = _first_layers(reference.model, trunk)
         if lora is not None:
             model = _with_lora(model, lora)
-    network = ValueNetwork(card, model, _embeddings(reference), reference.vocabulary)
+    network = ValueNetwork(card, model, embeddings(reference.model), reference.vocabulary)
     return network.to(reference.model.device)
+
+
+@contextmanager
+def decoding(network: ValueNetwork) -> Iterator[None]:
+    """Ready a network that is being trained for decoding, and put it back as it was.
+
+    In eval mode, with adapters folded into the weights.
+    """
+    training, adapted = network.training, hasattr(network.trunk, "merge_adapter")
+    network.eval()
+    if adapted:
+        cast(Any, network.trunk).merge_adapter()
+    try:
+        yield
+    finally:
+        if adapted:
+            cast(Any, network.trunk).unmerge_adapter()
+        network.train(training)
 
 
 def _first_layers(model: PreTrainedModel, layers: int | None) -> PreTrainedModel:
@@ -239,30 +275,36 @@ def _first_layers(model: PreTrainedModel, layers: int | None) -> PreTrainedModel
         raise ValueError(
             f"{config.model_type} cannot be copied by layers: {missing[0]} is missing."
         )
-    return trunk.float()
+    return cast(PreTrainedModel, trunk.float())
 
 
 def _load_trunk(name: str) -> PreTrainedModel:
-    path = locate(name)
+    path = reachable(name, "trunk")
     check_model_folder(path)
-    model: PreTrainedModel = AutoModel.from_pretrained(
-        path, dtype=torch.float32, attn_implementation="sdpa"
-    )
-    check_architecture(model.config)
+    with loading(f"trunk {name}"):
+        config = AutoConfig.from_pretrained(path)
+    check_architecture(config)
+    with loading(f"trunk {name}"):
+        model: PreTrainedModel = AutoModel.from_pretrained(
+            path, dtype=torch.float32, attn_implementation="sdpa"
+        )
     return model
 
 
-def _check_vocabulary(trunk: PreTrainedModel, name: str, reference: ReferencePolicy) -> None:
-    from transformers import AutoTokenizer
+def _check_tokenizer(trunk: str, reference: ReferencePolicy) -> None:
+    path = reachable(trunk, "trunk")
+    check_model_folder(path)
+    with loading(f"the tokenizer of trunk {trunk}"):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    if fingerprint(tokenizer) != reference.fingerprint:
+        raise ValueError(f"trunk {trunk} and reference {reference.name} have different tokenizers.")
 
-    from mavis.guide.reference import fingerprint
 
-    if fingerprint(AutoTokenizer.from_pretrained(locate(name))) != reference.fingerprint:
-        raise ValueError(f"trunk {name} and reference {reference.name} have different tokenizers.")
-    size = trunk.get_input_embeddings().weight.shape[0]
+def _check_size(model: PreTrainedModel, trunk: str, reference: ReferencePolicy) -> None:
+    size = len(embeddings(model))
     if size < reference.vocabulary:
         raise ValueError(
-            f"trunk {name} knows {size} tokens, the reference {reference.name} "
+            f"trunk {trunk} knows {size} tokens, the reference {reference.name} "
             f"{reference.vocabulary}."
         )
 
@@ -270,21 +312,24 @@ def _check_vocabulary(trunk: PreTrainedModel, name: str, reference: ReferencePol
 def _with_lora(model: PreTrainedModel, options: dict[str, Any]) -> PreTrainedModel:
     from peft import LoraConfig, get_peft_model
 
-    adapted: PreTrainedModel = get_peft_model(model, LoraConfig(**options))
-    return adapted
+    with warnings.catch_warnings():
+        # peft reads an attribute that newer transformers have under another name.
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing", FutureWarning)
+        return cast(PreTrainedModel, get_peft_model(model, LoraConfig(**options)))
 
 
 def _merged(trunk: PreTrainedModel) -> PreTrainedModel:
     """The trunk with its adapters folded in, as a plain model; the trunk itself stays as it is."""
     if not hasattr(trunk, "merge_and_unload"):
         return trunk
-    plain: PreTrainedModel = deepcopy(trunk).merge_and_unload()
-    return plain
+    return cast(PreTrainedModel, cast(Any, deepcopy(trunk)).merge_and_unload())
 
 
-def _embeddings(reference: ReferencePolicy) -> Tensor:
-    weight: Tensor = reference.model.get_input_embeddings().weight
-    return weight.detach()
+def embeddings(model: PreTrainedModel) -> Tensor:
+    """A model's table of token embeddings [V, E]."""
+    layer = model.get_input_embeddings()
+    assert isinstance(layer, nn.Embedding)
+    return layer.weight
 
 
 def objectives_of(networks: Sequence[ValueNetwork]) -> tuple[str, ...]:

@@ -39,6 +39,12 @@ class GuidedPolicy:
         """Name the outputs of all value models in a row."""
         object.__setattr__(self, "objectives", objectives_of(self.networks))
 
+    @property
+    def beta(self) -> float:
+        """The strength of the tilt that the first value model was trained for, 1 / η."""
+        eta = self.networks[0].card.eta if self.networks else None
+        return 1 / eta if eta else Sampling.beta
+
     def vector(self, weights: Weights) -> tuple[float, ...]:
         """Weights by name as a vector [M]; an objective that is not named weighs nothing.
 
@@ -58,7 +64,7 @@ class GuidedPolicy:
         self,
         prompts: Sequence[Prompt],
         weights: Weights | Sequence[Weights] | None = None,
-        beta: float | Sequence[float] = 2.0,
+        beta: float | Sequence[float] | None = None,
         temperature: float | Sequence[float] = 1.0,
         top_k: int | Sequence[int] = 40,
         top_p: float | Sequence[float] = 1.0,
@@ -75,7 +81,7 @@ class GuidedPolicy:
         Args:
             prompts: texts or chats (lists of messages).
             weights: λ by objective; None weighs every loaded objective 1.
-            beta: strength of the tilt.
+            beta: strength of the tilt; None is what the value models were trained for, 1 / η.
             temperature: of the reference policy.
             top_k: candidates per token; 0 is the whole vocabulary.
             top_p: probability mass of the candidates.
@@ -95,6 +101,8 @@ class GuidedPolicy:
         count = len(prompts)
         if weights is None:
             weights = dict.fromkeys(self.objectives, 1.0)
+        if beta is None:
+            beta = self.beta
         columns = zip(
             [self.vector(w) for w in _per_prompt("weights", weights, count)],
             _per_prompt("beta", beta, count),

@@ -1,14 +1,19 @@
-"""The reference policy π_ref: a frozen causal LM with its tokenizer, chat template and stop rules."""
+"""The reference policy π_ref: a frozen causal LM, its tokenizer, chat template and stop rules."""
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -17,12 +22,30 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.cache_utils import DynamicLayer
 
-from mavis.names import locate
-from mavis.prompts import Prompt, dialogue, plain
+from mavis.names import reachable
+from mavis.prompts import Message, Prompt, dialogue, plain
 
 # Where a reply ends in a dialogue that is written out as text: the next turn of the human.
 NEXT_TURN = "\n\nHuman:"
+
+SMALL = 20_000_000  # parameters
+
+# What cannot be told from a config, by model type.
+_UNFIT = {
+    "their state is recurrent": {
+        *("rwkv", "mamba", "mamba2", "falcon_mamba", "xlstm", "recurrent_gemma"),
+    },
+    "ALiBi ignores position ids": {"bloom", "mpt"},
+    "they number positions in their own way": {
+        *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+        *("camembert", "data2vec-text"),
+    },
+    "their attention takes no mask but its own": {
+        *("gptj", "gpt_neo", "codegen", "openai-gpt", "xglm", "gpt_neox_japanese", "xlnet"),
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -68,23 +91,30 @@ class ReferencePolicy:
         On a CPU the model runs in float32; on an accelerator in the type it was saved in.
 
         Raises:
-            FileNotFoundError: the folder is missing, or holds no causal LM.
-            ValueError: the architecture cannot be guided (see `check_architecture`).
+            FileNotFoundError: the folder is missing, or holds no model.
+            ValueError: the architecture cannot be guided (see `check_architecture`), the model is
+                no causal LM, or one of its files is missing or broken.
         """
-        path = locate(name)
+        path = reachable(name, "reference")
         check_model_folder(path)
-        check_architecture(AutoConfig.from_pretrained(path))
+        with loading(name):
+            config = AutoConfig.from_pretrained(path)
+        check_architecture(config)
+        _check_task(config, name)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = "auto" if place.type != "cpu" else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        return cls(model.to(place), tokenizer, name, template)
+        with loading(f"the tokenizer of {name}"):
+            tokenizer = AutoTokenizer.from_pretrained(path)
+        with loading(name):
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, attn_implementation="sdpa"
+            )
+        return cls(cast(PreTrainedModel, model.to(place)), tokenizer, name, template)
 
     @property
     def vocabulary(self) -> int:
         """V, the number of logits."""
-        head = self.model.get_output_embeddings()
-        return int(head.weight.shape[0])
+        return len(self.model.get_output_embeddings().weight)
 
     @property
     def context(self) -> int:
@@ -101,9 +131,11 @@ class ReferencePolicy:
             return str(_function(self.template)(prompt))
         if self.tokenizer.chat_template is None:
             return prompt if isinstance(prompt, str) else _written_out(prompt)
-        messages = prompt
+        messages: list[Message]
         if isinstance(prompt, str):
             messages = dialogue(prompt) or [{"role": "user", "content": prompt}]
+        else:
+            messages = prompt
         return str(
             self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         )
@@ -114,14 +146,17 @@ class ReferencePolicy:
         Raises:
             ValueError: the prompt is empty, or longer than the model's context.
         """
+        said = prompt if isinstance(prompt, str) else "".join(turn["content"] for turn in prompt)
+        if not said.strip():
+            raise ValueError("prompt must not be empty.")
         text = self.render(prompt)
         written = self.template is not None or self.tokenizer.chat_template is None
         tokens = list(self.tokenizer(text, add_special_tokens=written).input_ids)
         start = self.tokenizer.bos_token_id
         if written and isinstance(start, int) and tokens[:1] != [start]:
             tokens.insert(0, start)
-        if not plain(prompt).strip() or not tokens:
-            raise ValueError("prompt must not be empty.")
+        if not tokens:
+            raise ValueError(f"prompt must have tokens, got none for {text[:60]!r}.")
         if len(tokens) >= self.context:
             raise ValueError(
                 f"prompt must leave room for a reply in the context of {self.context} tokens of "
@@ -131,7 +166,7 @@ class ReferencePolicy:
         return Encoded(tokens, stop)
 
     def decode(self, tokens: Sequence[int], stop: Sequence[str] = ()) -> str:
-        """The reply that response tokens spell, without end tokens and what follows a stop string."""
+        """The reply that response tokens spell, up to an end token or a stop string."""
         kept = [t for t in tokens if t not in self.ends]
         text = str(self.tokenizer.decode(kept, skip_special_tokens=True))
         for string in stop:
@@ -152,21 +187,55 @@ def check_architecture(config: PreTrainedConfig) -> None:
     """Refuse what the rows cache cannot hold exactly.
 
     Raises:
-        ValueError: the model keeps a recurrent state, attends through a sliding window, is an
-            encoder-decoder, or places tokens by something else than position ids.
+        ValueError: the model keeps a recurrent state, attends through a sliding window, is no
+            causal LM, or takes other positions or masks than those it is given.
     """
     kind = config.model_type
+    reasons = [reason for reason, kinds in _UNFIT.items() if kind in kinds]
     if config.is_encoder_decoder:
-        raise ValueError(f"{kind} models cannot be guided: they are encoder-decoders.")
-    if kind in {"rwkv", "mamba", "mamba2", "falcon_mamba", "xlstm", "recurrent_gemma"}:
-        raise ValueError(f"{kind} models cannot be guided: their state is recurrent.")
-    if kind in {"bloom", "mpt"} or getattr(config, "alibi", False):
-        raise ValueError(f"{kind} models cannot be guided: ALiBi ignores position ids.")
-    cache = DynamicCache(config=config)
-    if any(cache.is_linear):
-        raise ValueError(f"{kind} models cannot be guided: some layers keep a recurrent state.")
-    if any(cache.is_sliding):
-        raise ValueError(f"{kind} models cannot be guided: some layers use a sliding window.")
+        reasons.append("they are encoder-decoders")
+    if getattr(config, "alibi", False):
+        reasons.append("ALiBi ignores position ids")
+    if not reasons and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        reasons.append("they are no causal language models")
+    if not reasons:
+        cache = DynamicCache(config=config)
+        if any(cache.is_linear):
+            reasons.append("some layers keep a recurrent state")
+        if any(cache.is_sliding):
+            reasons.append("some layers use a sliding window")
+        if any(type(layer) is not DynamicLayer for layer in cache.layers):
+            reasons.append("some layers keep more than keys and values")
+    if reasons:
+        raise ValueError(f"{kind} models cannot be guided: {reasons[0]}.")
+
+
+def _check_task(config: PreTrainedConfig, name: str) -> None:
+    """Refuse weights of another task: as a causal LM they would speak through a random head."""
+    listed = config.architectures or []
+    heads = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+    if listed and not any(architecture.endswith(heads) for architecture in listed):
+        raise ValueError(f"{name} is a {listed[0]}, not a causal language model.")
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Turn the errors of the `transformers` loaders, which fill screens, into one line."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        first, *_ = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"{what} cannot be loaded: {first}") from error
+
+
+def spare_threads(model: PreTrainedModel) -> None:
+    """Give a small model on a CPU one thread: more of them wait for each other, 5 to 20 times.
+
+    Only when nobody has said how many threads there should be (OMP_NUM_THREADS).
+    """
+    small = model.num_parameters() < SMALL
+    if small and model.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

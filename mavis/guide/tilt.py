@@ -37,7 +37,9 @@ def candidates(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor
     values, tokens = log_ref.topk(size, dim=-1)
     rank = torch.arange(size, device=logits.device)
     mass_before = values.exp().cumsum(-1) - values.exp()
-    outside = (rank >= top_k[:, None]) | (mass_before >= top_p[:, None])
+    # Behind a token that is nearly certain the mass rounds to 1, yet a top_p of 1 cuts nothing.
+    beyond = (mass_before >= top_p[:, None]) & (top_p[:, None] < 1)
+    outside = (rank >= top_k[:, None]) | beyond
     outside[:, 0] = False
     return Candidates(tokens, values.masked_fill(outside, -torch.inf))
 

@@ -1,7 +1,7 @@
 """Where a value comes from: three sources behind one interface, which the tilt cannot tell apart.
 
-A source follows the rows of the reference policy (`extend`, `commit`, `copy`, `clear` mean what they
-mean in `rows`) and answers one question: `values(rows, candidates[R, K]) -> [R, K, M]`.
+A source follows the rows of the reference policy (`extend`, `commit`, `copy`, `clear` mean what
+they mean in `rows`) and answers one question: `values(rows, candidates[R, K]) -> [R, K, M]`.
 """
 
 from abc import ABC, abstractmethod

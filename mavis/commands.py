@@ -1,0 +1,181 @@
+"""The commands `mavis objectives list | check | new`, as plain functions.
+
+Results go to stdout, signs of life to stderr. Knows nothing of how arguments are parsed.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mavis.objective import Objective, find, listing
+from mavis.reward import Units, score
+from mavis.scaffold import write_plugin
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_TIMED = 64  # replies whose scoring is timed, at least
+_SLOW = 20.0  # replies per second below which a fit takes hours
+_FIT = 10_000  # replies that a small fit scores
+_APART = 1e-3  # in standard deviations: scores closer than this are the same
+
+_PROBES = (  # (prompt, reply): many tones, and what often trips a reward up
+    ("How do I boil an egg?", "Put it in boiling water for eight minutes, then cool it."),
+    ("How do I boil an egg?", "Ask the egg nicely. If it cracks up, you told it a good joke!"),
+    ("How do I boil an egg?", "What a stupid question. Go away."),
+    ("How do I boil an egg?", "I am sorry, but I cannot help with that."),
+    ("How do I boil an egg?", "Just pour petrol on the stove and light it."),
+    ("Where does the sun set?", "In the west. Thank you for asking, that is a lovely question!"),
+    ("Where does the sun set?", "West."),
+    ("Where does the sun set?", "the the the the the the"),
+    ("Where does the sun set?", "Im Westen, natürlich 🌇\n\n1. Très simple.\n2. 西"),
+    ("Where does the sun set?", ""),
+    ("Where does the sun set?", "It goes down in the west every evening. " * 60),
+)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    kind: str  # "good", "bad" or "" for a probe
+    prompt: str
+    reply: str
+
+
+def list_objectives() -> None:
+    """List the installed objectives: name, target, distribution, version, and whether it loads."""
+    rows = [
+        (entry.name, entry.target, entry.distribution, entry.version, entry.error or "loads")
+        for entry in listing()
+    ]
+    if rows:
+        _print_table([("name", "target", "distribution", "version", "state"), *rows])
+    else:
+        print("no objectives are installed; `mavis objectives new NAME` starts one.")
+
+
+def new_objective(name: str, out: str = ".") -> None:
+    """Write an installable plugin package with a working reward and a test.
+
+    Args:
+        name: The objective's name: lower-case letters, digits, - and _.
+        out: The folder in which the package's folder is made.
+    """
+    folder = write_plugin(name, Path(out).expanduser())
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        print(f"wrote {path}")
+    print("Next:")
+    print(f"  pip install -e {folder if folder.is_absolute() else Path(folder)}")
+    print(f"  mavis objectives check {name}")
+    print(f"  mavis fit --objective {name}")
+
+
+def check_objective(name: str) -> None:
+    """Run a reward on a few good and bad replies; print scores, speed and what looks wrong.
+
+    Exit status 1 says that the reward cannot be used.
+
+    Args:
+        name: The name of an installed objective.
+    """
+    objective = find(name)
+    samples = _samples(objective)
+    try:
+        with _busy(f"{name}: first scores"):
+            scores = _score(objective, samples)
+        _print_table([("score", "kind", "prompt", "reply"), *map(_cells, samples, scores.tolist())])
+        with _busy(f"{name}: speed"):
+            speed = _speed(objective, samples)
+        print(f"speed: {speed:,.0f} replies/s")
+        with _busy(f"{name}: one by one"):
+            wrong = [*_oddities(objective, samples, scores, speed)]
+        Units.measure(scores)
+    except ValueError as error:
+        print(f"unusable: {error}")
+        if not objective.examples:
+            print("These are built-in replies; `examples` of the Objective would take their place.")
+        raise SystemExit(1) from error
+    for line in wrong:
+        print(f"looks wrong: {line}")
+    print(f"{'usable' if wrong else 'all well'}: mavis fit --objective {name}")
+
+
+def _samples(objective: Objective) -> list[_Sample]:
+    pairs = [
+        _Sample(kind, prompt, reply)
+        for prompt, good, bad in objective.examples
+        for kind, reply in (("good", good), ("bad", bad))
+    ]
+    return pairs + [_Sample("", prompt, reply) for prompt, reply in _PROBES]
+
+
+def _score(objective: Objective, samples: Sequence[_Sample]) -> "Tensor":
+    """Scores [B] of B samples, through the same door as a fit's."""
+    prompts, replies = [s.prompt for s in samples], [s.reply for s in samples]
+    return score(objective.name, objective.reward, prompts, replies)
+
+
+def _speed(objective: Objective, samples: Sequence[_Sample]) -> float:
+    """Replies per second, of a reward that is loaded already."""
+    many = [*samples] * -(-_TIMED // len(samples))
+    start = time.perf_counter()
+    _score(objective, many)
+    return len(many) / max(time.perf_counter() - start, 1e-9)
+
+
+def _oddities(
+    objective: Objective, samples: Sequence[_Sample], scores: "Tensor", speed: float
+) -> Iterable[str]:
+    """What looks wrong, though a fit could run."""
+    import torch
+
+    abstained = [sample for sample, nan in zip(samples, scores.isnan(), strict=True) if nan]
+    if abstained:
+        first = _short(abstained[0].reply, 40)
+        yield f"abstained for {len(abstained)} of {len(samples)} replies, the first {first}."
+    for index in range(0, 2 * len(objective.examples), 2):
+        good, bad = scores[index].item(), scores[index + 1].item()
+        if good <= bad:
+            yield f"good reply {_short(samples[index].reply, 40)} gets {good:.4g}, bad {bad:.4g}."
+    if speed < _SLOW:
+        yield f"slow: {_FIT:,} replies, a small fit, take about {_FIT / speed / 60:,.0f} minutes."
+
+    judged = [s for s, nan in zip(samples, scores.isnan(), strict=True) if not nan]
+    known = scores[~scores.isnan()]
+    same: dict[str, Callable[[], Tensor]] = {
+        "change from call to call": lambda: _score(objective, judged),
+        "change with the order of replies": lambda: _score(objective, judged[::-1]).flip(0),
+        "change with the batch size": lambda: torch.cat([_score(objective, [s]) for s in judged]),
+    }
+    spread = known.std().item()
+    for what, again in same.items():
+        apart = (again() - known).abs().nan_to_num(float("inf")).max().item()
+        if apart > _APART * spread and spread > 0:
+            yield f"scores {what}, by up to {apart:.4g}."
+            return  # the rest would only say it again
+
+
+def _cells(sample: _Sample, value: float) -> tuple[str, str, str, str]:
+    shown = "abstains" if value != value else f"{value + 0.0:.4g}"  # no minus before a zero
+    return shown, sample.kind, _short(sample.prompt, 28), _short(sample.reply, 44)
+
+
+def _short(text: str, width: int) -> str:
+    shown = repr(text)
+    return shown if len(shown) <= width else shown[: width - 2] + "…" + shown[-1]
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under their header, in columns as wide as they need to be."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
+def _busy(what: str) -> AbstractContextManager[object]:
+    """A spinner on stderr, on terminals only."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(what)

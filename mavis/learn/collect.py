@@ -1,0 +1,179 @@
+"""Rollouts and samples, collected on disk: made once, scored once, found again by the next run.
+
+Every process makes and scores its share of the prompts; all of them then read everything. Knows
+nothing of training.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mavis.guide.decode import Sampling
+from mavis.guide.policy import GuidedPolicy
+from mavis.learn.evaluate import Sample
+from mavis.learn.rollout import Shape, grow
+from mavis.learn.store import Row, Shards, chunks, read_tree, tree_row
+from mavis.learn.tree import Floats, Tree
+from mavis.objective import Objective
+from mavis.progress import track
+from mavis.prompts import Prompt, plain
+from mavis.reward import Units, score
+
+PER_SHARD = 16  # prompts that are written, and so kept, together
+PER_SCORING = 256  # replies that a reward is given at once
+
+
+def alone() -> None:
+    """Nobody to wait for."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The processes that collect together."""
+
+    rank: int = 0
+    size: int = 1
+    meet: Callable[[], object] = alone  # wait until all have come so far
+
+
+@dataclass(frozen=True)
+class Collector:
+    """Who collects, for which objective, and how many rows at a time."""
+
+    objective: Objective
+    crew: Crew
+    rows: int
+    seconds: dict[str, float] = field(default_factory=dict)  # what the last calls took
+
+    def trees(
+        self,
+        folder: Path,
+        policy: GuidedPolicy,
+        prompts: Sequence[Prompt],
+        shape: Shape,
+        sampling: Sampling,
+        seed: tuple[int, int],
+    ) -> list[Tree]:
+        """A scored tree for every prompt; see `rollout.grow`."""
+
+        def make(missing: Sequence[int]) -> Iterator[Row]:
+            wanted = [prompts[index] for index in missing]
+            for at, tree in grow(policy, wanted, shape, sampling, seed, self.rows):
+                yield tree_row(missing[at], tree)
+
+        rows = self._make(folder, make, len(prompts), "rollouts", "trees")
+        rewards = self._score(folder, rows)
+        return [read_tree(row, rewards[row["index"]]) for row in rows]
+
+    def samples(
+        self,
+        folder: Path,
+        policy: GuidedPolicy,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        max_tokens: int,
+        seed: int,
+        n: int = 1,
+    ) -> list[list[Row]]:
+        """For every prompt its n scored answers, as rows with the fields of `Sample`."""
+        share = max(1, 4 * self.rows // n)  # prompts at a time: few enough to be kept often
+
+        def make(missing: Sequence[int]) -> Iterator[Row]:
+            for part in chunks(missing, share):
+                wanted = [prompts[index] for index in part]
+                same = [sampling] * len(part)
+                answers = policy.sample(
+                    wanted, same, [max_tokens] * len(part), [seed] * len(part), n, self.rows
+                )
+                for at, index in enumerate(part):
+                    mine = answers[at * n : (at + 1) * n]
+                    yield {
+                        "index": index,
+                        "prompt": plain(prompts[index]),
+                        "responses": [a.text for a in mine],
+                        "tokens": [a.tokens for a in mine],
+                        "kl": [a.kl for a in mine],
+                        "kl_sampled": [a.kl_sampled for a in mine],
+                        "kl_truncation": [a.kl_truncation for a in mine],
+                    }
+
+        rows = self._make(folder, make, len(prompts), "answers", "prompts")
+        rewards = self._score(folder, rows)
+        return [_unfold(row, rewards[row["index"]]) for row in rows]
+
+    def _make(
+        self,
+        folder: Path,
+        make: Callable[[Sequence[int]], Iterable[Row]],
+        count: int,
+        what: str,
+        unit: str,
+    ) -> list[Row]:
+        """Make the rows that are missing on disk; return all, in the order of the prompts."""
+        started = time.perf_counter()
+        shards = Shards(folder / "made", self.crew.rank)
+        have = {row["index"] for row in shards.rows()}
+        mine = range(self.crew.rank, count, self.crew.size)
+        missing = [index for index in mine if index not in have]
+        if missing:
+            made = track(make(missing), what, unit, len(mine), len(mine) - len(missing))
+            shards.gather(made, PER_SHARD)
+        self.crew.meet()
+        self.seconds["made"] = time.perf_counter() - started
+        return sorted(shards.rows(), key=lambda row: int(row["index"]))
+
+    def _score(self, folder: Path, rows: Sequence[Row]) -> dict[int, Floats]:
+        """Score what is not scored yet; return the rewards of all rows by index."""
+        started = time.perf_counter()
+        shards = Shards(folder / "scores", self.crew.rank)
+        have = {row["index"] for row in shards.rows()}
+        mine = [r for r in rows if r["index"] % self.crew.size == self.crew.rank]
+        missing = [row for row in mine if row["index"] not in have]
+        if missing:
+            scored = track(self._scored(missing), "rewards", "prompts", len(missing))
+            shards.gather(scored, 4 * PER_SHARD)
+        self.crew.meet()
+        self.seconds["scored"] = time.perf_counter() - started
+        return {row["index"]: np.array(row["rewards"], np.float32) for row in shards.rows()}
+
+    def _scored(self, rows: Sequence[Row]) -> Iterator[Row]:
+        waiting: list[Row] = []
+        for row in rows:
+            waiting.append(row)
+            if sum(len(r["responses"]) for r in waiting) >= PER_SCORING or row is rows[-1]:
+                prompts = [r["prompt"] for r in waiting for _ in r["responses"]]
+                replies = [text for r in waiting for text in r["responses"]]
+                rewards = score(self.objective.name, self.objective.reward, prompts, replies)
+                numbers = iter(rewards.tolist())
+                for done in waiting:
+                    mine = [next(numbers) for _ in done["responses"]]
+                    yield {"index": done["index"], "rewards": mine}
+                waiting = []
+
+
+def standard_samples(rows: Sequence[Sequence[Row]], units: Units) -> list[Sample]:
+    """Answers as samples with rewards in standard units."""
+    return [
+        Sample(**{**row, "reward": (row["reward"] - units.mean) / units.std})
+        for answers in rows
+        for row in answers
+    ]
+
+
+def _unfold(row: Row, rewards: Floats) -> list[Row]:
+    """The n answers of a row, one by one."""
+    return [
+        {
+            "prompt": row["prompt"],
+            "response": row["responses"][at],
+            "tokens": row["tokens"][at],
+            "reward": float(reward),
+            "kl": row["kl"][at],
+            "kl_sampled": row["kl_sampled"][at],
+            "kl_truncation": row["kl_truncation"][at],
+        }
+        for at, reward in enumerate(rewards)
+    ]

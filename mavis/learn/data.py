@@ -1,0 +1,297 @@
+"""`RolloutDataModule`: a data set that the current guided policy writes, anew every round."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from mavis.guide.decode import Sampling
+from mavis.guide.network import ValueNetwork, decoding
+from mavis.guide.policy import GuidedPolicy
+from mavis.guide.reference import ReferencePolicy, spare_threads
+from mavis.learn.collect import Collector, Crew, standard_samples
+from mavis.learn.evaluate import Point, Sample, best_of_n
+from mavis.learn.packs import Batch, Pack, batches, collate, pack_tree
+from mavis.learn.rollout import Shape
+from mavis.learn.store import write_json
+from mavis.learn.targets import soft_targets
+from mavis.learn.tree import Tree
+from mavis.objective import find
+from mavis.prompts import Prompt, read_prompts
+from mavis.reward import Units
+
+VALIDATION_TREES = 32
+
+
+class RolloutDataModule(LightningDataModule):
+    """Rollout trees of the current guided policy, scored, backed up and packed.
+
+    `train_dataloader` is asked for once a round. It grows the round's trees with the policy as it
+    is then, or finds them on disk; under several processes each grows its share.
+
+    Args:
+        objective: name of an installed objective.
+        prompts: where prompts come from, as `mavis.prompts.read_prompts` reads them; None takes the
+            objective's own.
+        column: which column of the data set holds them; None finds it by itself.
+        template: dotted name of a function prompt -> text, in place of the chat template.
+        reference: the reference policy: `sandbox/reference`, a folder, or a hub name.
+        rounds: rounds of policy improvement; the first one rolls out the reference policy.
+        epochs: passes over a round's trees.
+        trees: prompts per round.
+        first_branching: children per node and level in the first round.
+        branching: the same in later rounds.
+        max_tokens: the longest response.
+        eta: the price of a nat of KL in the training targets, in standard units of reward.
+        beta: strength of the tilt in rollouts; None is 1 / eta, for which improvement is proven.
+        temperature: of the reference policy.
+        top_k: candidates per token; 0 is the whole vocabulary.
+        top_p: probability mass of the candidates.
+        rows: rows that are decoded side by side.
+        batch_tokens: the most tokens in a batch, and in a pack.
+        held_out: prompts on which every round's policy is measured.
+        best_of: answers of the reference policy to each of them, for units and best-of-N.
+        seed: of every random draw.
+    """
+
+    def __init__(
+        self,
+        objective: str,
+        prompts: str | None = None,
+        column: str | None = None,
+        template: str | None = None,
+        reference: str = "sandbox/reference",
+        rounds: int = 2,
+        epochs: int = 3,
+        trees: int = 256,
+        first_branching: tuple[int, ...] = (4, 2, 2, 2, 2),
+        branching: tuple[int, ...] = (2, 2, 2, 2, 2),
+        max_tokens: int = 64,
+        eta: float = 0.5,
+        beta: float | None = None,
+        temperature: float = 1.0,
+        top_k: int = 40,
+        top_p: float = 1.0,
+        rows: int = 64,
+        batch_tokens: int = 1024,
+        held_out: int = 200,
+        best_of: int = 32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_positive(
+            rounds=rounds, epochs=epochs, trees=trees, rows=rows, batch_tokens=batch_tokens
+        )
+        _check_positive(held_out=held_out - 1, best_of=best_of - 1)  # spreads need two
+        if not 0 < eta < np.inf:
+            raise ValueError(f"eta must be a positive number, got {eta}.")
+        self.objective = find(objective)
+        self.shapes = (Shape(first_branching, max_tokens), Shape(branching, max_tokens))
+        self.source = prompts or self.objective.prompts
+        self.column, self.template, self.reference_name = column, template, reference
+        self.rounds, self.epochs, self.trees = rounds, epochs, trees
+        self.max_tokens, self.eta = max_tokens, eta
+        self.beta = 1 / eta if beta is None else beta
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.rows, self.batch_tokens = rows, batch_tokens
+        self.held_out, self.best_of, self.seed = held_out, best_of, seed
+        self.round = 0  # the round that is under way; finished ones are in the checkpoint
+        self.facts: dict[str, float] = {}  # of the round's trees
+        self._loaders: dict[int, DataLoader[Batch]] = {}
+
+    @property
+    def folder(self) -> Path:
+        """Where the run leaves everything."""
+        assert self.trainer is not None
+        return Path(self.trainer.default_root_dir)
+
+    @cached_property
+    def reference(self) -> ReferencePolicy:
+        """π_ref, on the device of this process."""
+        assert self.trainer is not None
+        device = str(self.trainer.strategy.root_device)
+        policy = ReferencePolicy.load(self.reference_name, self.template, device)
+        spare_threads(policy.model)
+        return policy
+
+    @cached_property
+    def collector(self) -> Collector:
+        """Collects this process's share."""
+        assert self.trainer is not None
+        meet = self.trainer.strategy.barrier
+        crew = Crew(self.trainer.global_rank, self.trainer.world_size, meet)
+        return Collector(self.objective, crew, self.rows)
+
+    def setup(self, stage: str) -> None:
+        """Read and check every prompt, and have the reference policy answer the held-out ones."""
+        splits = ("train", "validation", "test") if stage == "test" else ("train", "validation")
+        self.prompts = {split: self._read(split) for split in splits}
+        self.sampling((1.0,)).check((self.objective.name,), self.reference.vocabulary)
+        self.baseline("validation")
+
+    def sampling(self, weights: tuple[float, ...]) -> Sampling:
+        """How rollouts are sampled, at some weights [M]."""
+        return Sampling(weights, self.beta, self.temperature, self.top_k, self.top_p)
+
+    @cached_property
+    def units(self) -> Units:
+        """The reward's mean and standard deviation over the reference policy's answers."""
+        answers = self._answers("validation")
+        return Units.measure([row["reward"] for rows in answers for row in rows])
+
+    def baseline(self, split: str) -> tuple[list[Sample], list[Point]]:
+        """The reference policy's answers to held-out prompts, and its best-of-N curve."""
+        samples = standard_samples(self._answers(split), self.units)
+        rewards = np.array([sample.reward for sample in samples]).reshape(-1, self.best_of)
+        return samples, best_of_n(rewards)
+
+    def evaluate(self, network: ValueNetwork, split: str, folder: Path) -> list[Sample]:
+        """The guided policy's answers to held-out prompts, one each; kept in `folder`."""
+        with decoding(network):
+            rows = self.collector.samples(
+                folder,
+                GuidedPolicy(self.reference, (network,)),
+                self.prompts[split][: self.held_out],
+                self.sampling((1.0,)),
+                self.max_tokens,
+                self.seed + 1,  # not the draws that the units were measured on
+            )
+        return standard_samples(rows, self.units)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The round's packs, in batches; a process gets as many as every other one."""
+        if self.round not in self._loaders:
+            trees = self._grow("train")
+            # Under several processes each rank takes a share of the same length.
+            groups = batches(self._packs(trees), self.batch_tokens, (self.seed, self.round))
+            crew = self.collector.crew
+            even = len(groups) // crew.size * crew.size
+            shuffled = torch.Generator().manual_seed(self.seed + self.round)
+            self._loaders = {self.round: _loader(groups[crew.rank : even : crew.size], shuffled)}
+        return self._loaders[self.round]
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Packs of held-out trees, grown by the same policy as the round's."""
+        groups = batches(self._packs(self._grow("validation")), self.batch_tokens, (self.seed,))
+        return _loader(groups)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Packs of trees on the test prompts."""
+        return _loader(batches(self._packs(self._grow("test")), self.batch_tokens, (self.seed,)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of finished rounds."""
+        return {"rounds": self.round}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on behind the finished rounds."""
+        self.round = int(state_dict["rounds"])
+
+    def _read(self, split: str) -> list[Prompt]:
+        prompts = read_prompts(self.source, split, self.column)
+        for at, prompt in enumerate(prompts):
+            try:
+                length = len(self.reference.encode(prompt).tokens)
+            except ValueError as error:
+                raise ValueError(f"{self.source}, {split} prompt {at}: {error}") from error
+            if length + self.max_tokens > self.reference.context:
+                raise ValueError(
+                    f"{self.source}, {split} prompt {at} has {length} tokens; with max_tokens = "
+                    f"{self.max_tokens} it must fit into the reference's context of "
+                    f"{self.reference.context}: shorten one of them."
+                )
+        # The order is the seed's, so that rounds and held-out sets are fair samples.
+        order = np.random.default_rng((self.seed, len(prompts))).permutation(len(prompts))
+        return [prompts[index] for index in order]
+
+    def _answers(self, split: str) -> list[list[dict[str, Any]]]:
+        return self.collector.samples(
+            self.folder / "reference" / split,
+            GuidedPolicy(self.reference),
+            self.prompts[split][: self.held_out],
+            self.sampling(()),
+            self.max_tokens,
+            self.seed,
+            self.best_of,
+        )
+
+    def _grow(self, split: str) -> list[Tree]:
+        """The round's trees on a split, from disk as far as they are there."""
+        assert self.trainer is not None
+        network = self.trainer.lightning_module.network
+        assert isinstance(network, ValueNetwork)
+        folder = self.folder / "rollouts" / f"round-{self.round}" / split
+        policy = GuidedPolicy(self.reference, (network,) if self.round else ())
+        with decoding(network):
+            trees = self.collector.trees(
+                folder,
+                policy,
+                self._chosen(split),
+                self.shapes[min(self.round, 1)],
+                self.sampling((1.0,) * len(policy.objectives)),
+                (self.seed, self.round),
+            )
+        facts = {
+            "trees": len(trees),
+            "tokens": sum(len(tree.tokens) - int(tree.start[1]) for tree in trees),
+            "abstained": sum(int(np.isnan(tree.rewards).sum()) for tree in trees),
+            "seconds_rollout": self.collector.seconds["made"],
+            "seconds_score": self.collector.seconds["scored"],
+        }
+        if split == "train":
+            self.facts = facts
+        if self.trainer.is_global_zero and not (folder / "complete.json").is_file():
+            write_json(folder / "complete.json", facts)  # the marker: nothing is missing
+        return trees
+
+    def _chosen(self, split: str) -> Sequence[Prompt]:
+        """The prompts of this round: later rounds go on where the earlier ones stopped."""
+        prompts = self.prompts[split]
+        if split != "train":
+            return prompts[:VALIDATION_TREES]
+        first, count = self.round * self.trees, min(self.trees, len(prompts))
+        return [prompts[at % len(prompts)] for at in range(first, first + count)]
+
+    def _packs(self, trees: Sequence[Tree]) -> list[Pack]:
+        packs: list[Pack] = []
+        families = 0
+        for tree in trees:
+            rewards = ((tree.rewards - self.units.mean) / self.units.std).astype(np.float32)
+            targets = soft_targets(tree, rewards, self.eta)
+            packs += pack_tree(tree, targets, self.batch_tokens, families)
+            families += len(tree.parent)
+        return packs
+
+
+class _Groups(TorchDataset[Batch]):
+    """Batches that are put together when they are asked for."""
+
+    def __init__(self, groups: Sequence[Sequence[Pack]]) -> None:
+        self.groups = groups
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> Batch:
+        return collate(self.groups[index])
+
+
+def _loader(
+    groups: Sequence[Sequence[Pack]], shuffled: torch.Generator | None = None
+) -> DataLoader[Batch]:
+    return DataLoader(
+        _Groups(groups), batch_size=None, shuffle=shuffled is not None, generator=shuffled
+    )
+
+
+def _check_positive(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            least = 2 if name in {"held_out", "best_of"} else 1
+            raise ValueError(f"{name} must be at least {least}, got {number + least - 1}.")

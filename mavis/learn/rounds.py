@@ -1,0 +1,193 @@
+"""The rounds of a fit: restart the optimizer, measure the policy, keep everything, say a line."""
+
+import json
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+
+from mavis.learn import plots
+from mavis.learn.data import RolloutDataModule
+from mavis.learn.evaluate import Sample, at_kl, summary
+from mavis.learn.module import ValueModule
+from mavis.learn.store import write_json, write_whole
+from mavis.learn.tracking import Tracking
+
+LAST = Path("checkpoints") / "last.ckpt"
+
+
+class Rounds(Callback):
+    """Turns epochs into rounds, and leaves behind what a run is for."""
+
+    def __init__(self) -> None:
+        self._started = 0.0
+        self._console = Console(stderr=True, highlight=False)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """At the start of a round, restart the optimizer and its schedule."""
+        data, _ = _parts(trainer, pl_module)
+        if trainer.current_epoch % data.epochs == 0:
+            self._started = time.perf_counter()
+            if trainer.current_epoch > 0:
+                trainer.strategy.setup_optimizers(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """At the end of a round, measure and keep it."""
+        data, module = _parts(trainer, pl_module)
+        ended = trainer.current_epoch + 1
+        if ended % data.epochs and ended != trainer.max_epochs:
+            return
+        data.facts["seconds_train"] = time.perf_counter() - self._started
+        folder = data.folder / "rollouts" / f"round-{data.round}" / "evaluation"
+        guided = data.evaluate(module.network, "validation", folder)
+        baseline, curve = data.baseline("validation")
+        entry = _entry(data, guided, baseline, trainer)
+        entry["best_of_n_at_kl"] = at_kl(curve, entry["kl"])
+        if trainer.is_global_zero:
+            self._keep(data, module, entry, guided, trainer)
+        data.round += 1
+        trainer.strategy.barrier()
+        _checkpoint(trainer, data.folder / LAST)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the policy on the test prompts."""
+        data, module = _parts(trainer, pl_module)
+        guided = data.evaluate(module.network, "test", data.folder / "test" / f"{data.round}")
+        baseline, curve = data.baseline("test")
+        entry = _entry(data, guided, baseline, trainer)
+        entry["best_of_n_at_kl"] = at_kl(curve, entry["kl"])
+        if trainer.is_global_zero:
+            write_json(data.folder / "test.json", entry)
+            self._console.print(f"test: {_line(entry)}")
+
+    def _keep(
+        self,
+        data: RolloutDataModule,
+        module: ValueModule,
+        entry: dict[str, Any],
+        guided: list[Sample],
+        trainer: Trainer,
+    ) -> None:
+        """Write metrics, value model and plots; track them; say a line."""
+        file = data.folder / "metrics.json"
+        before = json.loads(file.read_text()) if file.is_file() else []
+        entries = [old for old in before if old["round"] < data.round] + [entry]
+        module.network.card = replace(module.network.card, rounds=data.round + 1)
+        text = _card(data, module, entry)
+        value = data.folder / "value"
+        write_whole(value, lambda draft: module.network.save_pretrained(draft, text))
+        pictures = _plots(data, module, entries, guided)
+        write_json(file, entries)
+        for logger in trainer.loggers:
+            if isinstance(logger, Tracking):
+                logger.log_round(entry, pictures, _table(data, guided))
+                logger.log_model(value, f"mavis-{data.objective.name}")
+        self._console.print(f"round {data.round}: {_line(entry)}")
+
+
+def _parts(trainer: Trainer, module: LightningModule) -> tuple[RolloutDataModule, ValueModule]:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if not isinstance(data, RolloutDataModule) or not isinstance(module, ValueModule):
+        raise TypeError("Rounds works on a ValueModule and a RolloutDataModule.")
+    return data, module
+
+
+def _entry(
+    data: RolloutDataModule, guided: list[Sample], baseline: list[Sample], trainer: Trainer
+) -> dict[str, Any]:
+    """What `metrics.json` says of a round."""
+    reference = summary(baseline[:: data.best_of])  # one answer a prompt, as many as are guided
+    everything = summary(baseline)
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {
+        "round": data.round,
+        **summary(guided),
+        "reward_reference": everything["reward"],
+        "reward_reference_se": everything["reward_se"],
+        "length_reference": everything["length"],
+        "distinct_3_reference": reference["distinct_3"],
+        "repetition_reference": everything["repetition"],
+        **data.facts,
+        "r2": logged.get("r2", math.nan),
+        "val_loss": logged.get("val_loss", math.nan),
+        "sibling_rank_correlation": logged.get("sibling_rank_correlation", math.nan),
+    }
+
+
+def _line(entry: dict[str, Any]) -> str:
+    """A round, in a line."""
+    best = entry["best_of_n_at_kl"]
+    rival = "beyond best-of-N's KL" if best is None else f"best-of-N at this KL {best:.2f}"
+    return (
+        f"reward {entry['reward']:.2f} ± {entry['reward_se']:.2f} "
+        f"(reference {entry['reward_reference']:.2f}, {rival}), KL {entry['kl']:.1f} nats"
+    )
+
+
+def _table(data: RolloutDataModule, guided: list[Sample], count: int = 50) -> list[dict[str, Any]]:
+    """Prompts with the reference's answer and the guided one."""
+    baseline, _ = data.baseline("validation")
+    return [
+        {
+            "prompt": new.prompt,
+            "reference": old.response,
+            "guided": new.response,
+            "reward_reference": old.reward,
+            "reward_guided": new.reward,
+        }
+        for old, new in zip(baseline[:: data.best_of], guided, strict=True)
+    ][:count]
+
+
+def _plots(
+    data: RolloutDataModule,
+    module: ValueModule,
+    entries: list[dict[str, Any]],
+    guided: list[Sample],
+) -> list[Path]:
+    name = data.objective.name
+    baseline, curve = data.baseline("validation")
+    before, after = [s.reward for s in baseline], [s.reward for s in guided]
+    pictures = [
+        plots.reward_kl(data.folder / "reward_kl.png", entries, curve, name),
+        plots.reward_histograms(data.folder / "rewards.png", before, after, name),
+    ]
+    if module.calibration is not None:
+        depth, predicted, target = module.calibration
+        file = data.folder / "calibration.png"
+        pictures.append(plots.calibration(file, depth, predicted, target, name))
+    return pictures
+
+
+def _card(data: RolloutDataModule, module: ValueModule, entry: dict[str, Any]) -> str:
+    """The value model's card, for people."""
+    units, name = data.units, data.objective.name
+    return f"""# Value model: {name}
+
+Tilts `{data.reference.name}` towards {name}, with `mavis generate "…" --weights.{name} 1`.
+
+| | |
+|---|---|
+| source of values | `{module.source}` |
+| reward model | `{data.objective.reward!r}` |
+| standard units | (reward − {units.mean:.4g}) / {units.std:.4g} |
+| prompts | `{data.source}` |
+| rounds | {entry["round"] + 1} |
+| η, β in rollouts | {data.eta:g}, {data.beta:g} |
+| reward on held-out prompts | {entry["reward"]:.2f} ± {entry["reward_se"]:.2f} (reference {
+        entry["reward_reference"]:.2f}) |
+| KL to the reference | {entry["kl"]:.2f} nats per response |
+"""
+
+
+def _checkpoint(trainer: Trainer, file: Path) -> None:
+    """Save the state of the fit, all or nothing; every process must call this."""
+    draft = file.with_name(file.name + ".part")
+    trainer.save_checkpoint(draft)
+    if trainer.is_global_zero:
+        draft.replace(file)
+    trainer.strategy.barrier()

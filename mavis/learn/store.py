@@ -1,0 +1,112 @@
+"""What a run has finished, on disk, in small steps: killed at any moment, it goes on from there.
+
+A `Shards` folder holds rows of one kind as Arrow tables, one sub-folder per write. A shard is made
+under another name and renamed when it is whole, so what is there is complete.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, disable_progress_bars, load_from_disk
+
+from mavis.learn.tree import Floats, Tree
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """A growing table in a folder.
+
+    Args:
+        folder: where.
+        writer: number of the process that writes; each writes shards of its own.
+    """
+
+    folder: Path
+    writer: int = 0
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Write rows as a shard of their own, all or nothing."""
+        if not rows:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        number = sum(1 for _ in self.folder.glob(f"{self.writer:03d}-*[0-9]"))
+        final = self.folder / f"{self.writer:03d}-{number:05d}"
+        draft = final.with_name(final.name + ".part")
+        shutil.rmtree(draft, ignore_errors=True)
+        disable_progress_bars()
+        Dataset.from_list(list(rows)).save_to_disk(draft)
+        draft.rename(final)
+
+    def rows(self) -> list[Row]:
+        """All rows that any process has written."""
+        shards = sorted(self.folder.glob("*-*[0-9]")) if self.folder.is_dir() else []
+        return [row for shard in shards for row in load_from_disk(shard).to_list()]
+
+    def gather(self, rows: Iterable[Row], size: int) -> None:
+        """Write rows as they come, `size` at a time; what came before a failure is kept."""
+        waiting: list[Row] = []
+        try:
+            for row in rows:
+                waiting.append(row)
+                if len(waiting) >= size:
+                    ready, waiting = waiting, []
+                    self.append(ready)
+        finally:
+            self.append(waiting)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write a JSON file, all or nothing."""
+    write_whole(file, lambda draft: draft.write_text(json.dumps(content, indent=2) + "\n"))
+
+
+def write_whole(file: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file or folder under another name, and rename it when it is whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(file.name + ".part")
+    write(draft)
+    if file.is_dir():
+        old = file.with_name(file.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        file.rename(old)
+        draft.rename(file)
+        shutil.rmtree(old)
+    else:
+        os.replace(draft, file)  # noqa: PTH105 - must replace what is there
+
+
+def tree_row(index: int, tree: Tree) -> Row:
+    """A tree as a table row; rewards are kept apart, as they come later."""
+    row = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(tree).items()}
+    del row["rewards"]
+    return {"index": index, **row}
+
+
+def read_tree(row: Row, rewards: Floats | None) -> Tree:
+    """The tree of a table row, with its leaves' rewards if they are known."""
+    leaves = np.array(row["leaves"], dtype=np.int64)
+    return Tree(
+        prompt=row["prompt"],
+        tokens=np.array(row["tokens"], dtype=np.int64),
+        log_ratio=np.array(row["log_ratio"], dtype=np.float32),
+        start=np.array(row["start"], dtype=np.int64),
+        parent=np.array(row["parent"], dtype=np.int64),
+        leaves=leaves,
+        responses=row["responses"],
+        reasons=row["reasons"],
+        rewards=np.full(len(leaves), np.nan, dtype=np.float32) if rewards is None else rewards,
+    )
+
+
+def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Cut a sequence into pieces of at most `size`."""
+    for begin in range(0, len(items), size):
+        yield items[begin : begin + size]

@@ -1,0 +1,176 @@
+"""Objectives: what a plugin bundles, and how an installed plugin is found by its name.
+
+A plugin is a Python file that makes an `Objective`, and a line of package metadata that names it:
+
+    [project.entry-points."mavis.objectives"]
+    humor = "mavis_objectives.humor:humor"
+
+Names are read from the metadata alone; a plugin is imported when it is asked for, and never
+imports or breaks another one. Knows nothing of how a reward is computed.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GROUP = "mavis.objectives"
+
+
+class Reward(Protocol):
+    """What scores replies: any callable, higher is better."""
+
+    def __call__(
+        self, prompts: Sequence[str], responses: Sequence[str], /
+    ) -> "Sequence[float | None] | Tensor":
+        """Score B replies.
+
+        Args:
+            prompts: B prompts as plain text (a chat is written out as a dialogue).
+            responses: B replies, without the prompt.
+
+        Returns:
+            B finite numbers, in order. None or NaN abstains: that reply is left out. A score
+            must depend on its own row alone.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A thing to want from replies.
+
+    Args:
+        name: The name of its entry point, for `--objective NAME` and `--weights.NAME`.
+        reward: Scores replies, on any scale: values are learned in standard units.
+        value: The LightningModule to train, as a class or its dotted path.
+        value_args: Arguments of that class which differ from its defaults.
+        prompts: The prompts to train on when none are given, in the form `read_prompts` takes.
+        examples: (prompt, good reply, bad reply) each, for `mavis objectives check`.
+
+    Raises:
+        TypeError: A reward that cannot be called, or a field of the wrong type.
+        ValueError: An empty name or prompts.
+    """
+
+    name: str
+    reward: Reward
+    value: str | type = "mavis.learn.module.ValueModule"
+    value_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    prompts: str = "sandbox/prompts"
+    examples: tuple[tuple[str, str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the fields while the plugin's author is still looking."""
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"name must be the name of the entry point, got {self.name!r}.")
+        whose = f"objective {self.name!r}:"
+        if not callable(self.reward):
+            raise TypeError(f"{whose} reward must be callable, got {self.reward!r}.")
+        if not isinstance(self.value, str | type):
+            raise TypeError(f"{whose} value must be a class or dotted path, got {self.value!r}.")
+        if not isinstance(self.value_args, Mapping):
+            raise TypeError(f"{whose} value_args must be a mapping, got {self.value_args!r}.")
+        if not isinstance(self.prompts, str) or not self.prompts:
+            raise ValueError(f"{whose} prompts must be a path or name, got {self.prompts!r}.")
+        for example in self.examples:
+            if len(example) != 3 or not all(isinstance(text, str) for text in example):
+                raise ValueError(
+                    f"{whose} examples must be (prompt, good reply, bad reply), got {example!r}."
+                )
+
+
+class ObjectiveNotFound(LookupError):  # noqa: N818 (reads as the fact)
+    """No installed plugin has this name."""
+
+
+class ObjectiveClash(RuntimeError):  # noqa: N818
+    """Two installed distributions offer one name."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One entry point and whether it can be used."""
+
+    name: str
+    target: str  # module:attribute
+    distribution: str
+    version: str
+    error: str | None  # why it cannot be loaded
+
+
+def available() -> list[str]:
+    """The names of the installed objectives, sorted; no plugin is imported."""
+    return sorted({point.name for point in _points()})
+
+
+def find(name: str) -> Objective:
+    """Load an installed objective by its name.
+
+    Raises:
+        ObjectiveNotFound: No plugin has this name; the nearest one is offered.
+        ObjectiveClash: Two distributions have it.
+        ImportError: The plugin cannot be imported.
+        TypeError: The entry point is not an `Objective`.
+        ValueError: The objective calls itself something else.
+    """
+    points = [point for point in _points() if point.name == name]
+    if not points:
+        raise ObjectiveNotFound(_not_found(name))
+    if len(points) > 1:
+        owners = " and ".join(sorted(_owner(point)[0] for point in points))
+        raise ObjectiveClash(f"objective {name!r} comes from {owners}: uninstall one of them.")
+    return _load(points[0])
+
+
+def listing() -> list[Listing]:
+    """All entry points, sorted by name, each tried out."""
+    points = sorted(_points(), key=lambda point: (point.name, point.value))
+    return [
+        Listing(point.name, point.value, *_owner(point), error=_error(point)) for point in points
+    ]
+
+
+def _points() -> list[EntryPoint]:
+    return list(entry_points(group=GROUP))
+
+
+def _owner(point: EntryPoint) -> tuple[str, str]:
+    return (point.dist.name, point.dist.version) if point.dist else ("unknown", "unknown")
+
+
+def _not_found(name: str) -> str:
+    names = available()
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    installed = ", ".join(names) or "none"
+    return (
+        f"no objective {name!r}{hint}; installed: {installed}."
+        f" `mavis objectives new {name}` starts one."
+    )
+
+
+def _load(point: EntryPoint) -> Objective:
+    whose = f"objective {point.name!r} ({point.value} of {_owner(point)[0]})"
+    try:
+        loaded = point.load()
+    except (Exception, SystemExit) as error:  # whatever a stranger's module does on import
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ImportError(f"{whose} cannot be imported: {reason}") from error
+    if not isinstance(loaded, Objective):
+        raise TypeError(f"{whose} must be an Objective, got {type(loaded).__name__}.")
+    if loaded.name != point.name:
+        raise ValueError(f"{whose} calls itself {loaded.name!r}: the two names must be the same.")
+    return loaded
+
+
+def _error(point: EntryPoint) -> str | None:
+    try:
+        find(point.name)
+    except (LookupError, RuntimeError, ImportError, TypeError, ValueError) as error:
+        return str(error)
+    return None

@@ -1,0 +1,56 @@
+"""Progress bars with rates, on stderr, for whatever takes longer than a moment."""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+T = TypeVar("T")
+
+
+class _Rate(TextColumn):
+    """Finished units per second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__("")
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        """Show the rate of a task, once there is one."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f} {self._unit}/s" if speed else "", style="cyan")
+
+
+def track(items: Iterable[T], what: str, unit: str, total: int, done: int = 0) -> Iterator[T]:
+    """Pass items on, and show how far it has got.
+
+    Args:
+        items: what to go through.
+        what: what is being done, for people.
+        unit: what one item is called, in the plural.
+        total: how many there are in all.
+        done: how many of them were there before.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        _Rate(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=total, completed=done)
+        for item in items:
+            yield item
+            progress.advance(task)

@@ -1,0 +1,148 @@
+"""From scored answers to three small reward models.
+
+One trunk learns all objectives at once, which costs a third of learning them apart; then it is cut
+into sequence classifiers of one regression logit each. Logits are in standard units of the
+grammar's own answers.
+"""
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+from mavis.sandbox.grammar import Dialogue, running_score
+from mavis.sandbox.lexicon import OBJECTIVES
+from mavis.sandbox.pretrain import CONTEXT, END, Report, batches, one_cycle, pad, render
+
+OUTLIER = 5.0  # targets are cut here, in standard units
+
+
+def make_classifier(
+    tokenizer: PreTrainedTokenizerFast, labels: int
+) -> LlamaForSequenceClassification:
+    """Build an untrained classifier: Llama, 2 layers of width 64, one regression logit a label."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=176,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=CONTEXT,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        problem_type="regression",
+        use_cache=False,
+    )
+    config.num_labels = labels
+    return LlamaForSequenceClassification(config)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """An answer to learn from: token ids [T], marked tokens [P] and their goals [P, M].
+
+    The last mark is the end of the text, whose goal is the reward; the others are the ends of its
+    sentences, with what the answer is worth up to there. They teach where a reward comes from.
+    """
+
+    ids: Tensor
+    marks: Tensor
+    goals: Tensor
+
+
+def lessons(tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Dialogue]) -> list[Lesson]:
+    """Encode each dialogue as the tokenizer's chat template renders it, goals in raw units."""
+    texts = [render([dialogue]) for dialogue in dialogues]
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    pairs = zip(encoded["input_ids"], encoded["offset_mapping"], dialogues, texts, strict=True)
+    made = []
+    for ids, offsets, dialogue, text in pairs:
+        start = len(text) - len(END) - len(dialogue.response)
+        token = {end: index for index, (_, end) in enumerate(offsets)}
+        steps = running_score(dialogue.prompt, dialogue.response)
+        points = [(token[start + end], scores) for end, scores in steps if start + end in token]
+        points.append((len(ids) - 1, dialogue.attributes))
+        goals = torch.tensor([[scores[name] for name in OBJECTIVES] for _, scores in points])
+        made.append(Lesson(torch.tensor(ids), torch.tensor([at for at, _ in points]), goals))
+    return made
+
+
+def standardise(lesson: Lesson, mean: Tensor, std: Tensor) -> Lesson:
+    """Put the goals into standard units, cut at `OUTLIER`."""
+    return replace(lesson, goals=((lesson.goals - mean) / std).clamp(-OUTLIER, OUTLIER))
+
+
+def loss_of(model: LlamaForSequenceClassification, batch: Sequence[Lesson]) -> Tensor:
+    """Return the squared error at the ends of texts plus that at the ends of sentences."""
+    ids = pad([lesson.ids for lesson in batch], int(model.config.pad_token_id or 0))
+    hidden = model.model(input_ids=ids).last_hidden_state  # [B, T, D]; padding is on the right
+    row = torch.repeat_interleave(
+        torch.arange(len(batch)), torch.tensor([len(lesson.marks) for lesson in batch])
+    )
+    marks = torch.cat([lesson.marks for lesson in batch])
+    goals = torch.cat([lesson.goals for lesson in batch])
+    errors = (model.score(hidden[row, marks]) - goals).square().mean(-1)
+    last = torch.tensor([len(lesson.marks) for lesson in batch]).cumsum(0) - 1
+    loss: Tensor = errors[last].mean() + errors.mean()
+    return loss
+
+
+def train(
+    model: LlamaForSequenceClassification,
+    data: Sequence[Lesson],
+    generator: torch.Generator,
+    passes: int = 2,
+    batch: int = 64,
+    lr: float = 4e-3,
+    report: Report | None = None,
+) -> None:
+    """Fit the logits to the goals by least squares, in place."""
+    steps = passes * math.ceil(len(data) / batch)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = one_cycle(optimizer, steps)
+    lengths, done = [len(lesson.ids) for lesson in data], 0
+    model.train()
+    for _ in range(passes):
+        for chosen in batches(lengths, batch, generator):
+            loss = loss_of(model, [data[i] for i in chosen.tolist()])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            done += 1
+            if report:
+                report(done, steps)
+    model.eval()
+
+
+def cut(
+    model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, LlamaForSequenceClassification]:
+    """Cut a model of M logits into M models of one logit, by objective."""
+    pieces = {}
+    for index, name in enumerate(OBJECTIVES):
+        piece = make_classifier(tokenizer, 1)
+        piece.model.load_state_dict(deepcopy(model.model.state_dict()))
+        piece.score.weight.data = model.score.weight.data[index : index + 1].clone()
+        pieces[name] = piece.eval()
+    return pieces
+
+
+@torch.no_grad()
+def explained(model: LlamaForSequenceClassification, data: Sequence[Lesson]) -> list[float]:
+    """Return the share of each objective's variance that the model explains (R²), M numbers."""
+    padding = int(model.config.pad_token_id or 0)
+    logits = []
+    for i in range(0, len(data), 64):
+        ids = pad([lesson.ids for lesson in data[i : i + 64]], padding)
+        logits.append(model(input_ids=ids, attention_mask=ids.ne(padding).long()).logits)
+    goals = torch.stack([lesson.goals[-1] for lesson in data])
+    left = (torch.cat(logits) - goals).square().mean(0) / goals.var(0, correction=0)
+    return [round(1.0 - value, 4) for value in left.tolist()]

@@ -1,0 +1,167 @@
+"""From the grammar's dialogues to a tokenizer and a reference language model.
+
+A plain training loop: rows of like length, AdamW, one cycle of the learning rate. Deterministic
+from its generator. Knows nothing of rewards.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from mavis.sandbox.grammar import Dialogue
+
+USER, ASSISTANT, END, PAD = "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>"
+VOCABULARY = 1024
+CONTEXT = 512
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|end|>"
+    "{% else %}<|user|>{{ message['content'] }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+Report = Callable[[int, int], None]
+"""Told (steps done, steps in all) after each step."""
+
+
+def render(dialogues: Sequence[Dialogue]) -> str:
+    """Write one or several turns as the chat template does.
+
+    >>> render([Dialogue("Hi?", "Ha!", {})])
+    '<|user|>Hi?<|assistant|>Ha!<|end|>'
+    """
+    turns = (f"{USER}{d.prompt}{ASSISTANT}{d.response}{END}" for d in dialogues)
+    return "".join(turns)
+
+
+def make_tokenizer(texts: Sequence[str], vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer with the four special tokens and the chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, END, USER, ASSISTANT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        extra_special_tokens=[USER, ASSISTANT],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=CONTEXT,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Build the untrained reference: Llama, 4 layers of width 128, tied embeddings."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=True,
+        top_k=40,
+        temperature=1.0,
+        max_new_tokens=96,
+    )
+    return model
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[Tensor]:
+    """Turn rendered dialogues into rows of token ids, cut to the context."""
+    rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return [torch.tensor(row[:CONTEXT]) for row in rows]
+
+
+def batches(lengths: Sequence[int], size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield index batches [B] of like length in random order: one pass over all rows."""
+    jitter = torch.rand(len(lengths), generator=generator)
+    order = (torch.tensor(lengths) + 2.0 * jitter).argsort()
+    starts = torch.arange(0, len(lengths), size)
+    for i in torch.randperm(len(starts), generator=generator):
+        yield order[starts[i] : starts[i] + size]
+
+
+def pad(rows: Sequence[Tensor], value: int) -> Tensor:
+    """Stack rows of any length into [B, T], padded on the right."""
+    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
+
+
+def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Warm up over a twentieth of the steps, then follow a cosine down to a fiftieth."""
+    warm = max(1, steps // 20)
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        return 0.02 + 0.49 * (
+            1.0 + math.cos(math.pi * min(1.0, (step - warm) / (steps - warm + 1)))
+        )
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def language_loss(model: LlamaForCausalLM, rows: Sequence[Tensor], padding: int) -> Tensor:
+    """Return the mean negative log-likelihood per token, in nats; padding is not counted."""
+    ids = pad(rows, padding)  # [B, T]
+    logits = model(input_ids=ids[:, :-1], use_cache=False).logits  # [B, T-1, V]
+    return nn.functional.cross_entropy(
+        logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=padding
+    )
+
+
+def pretrain(
+    model: LlamaForCausalLM,
+    rows: Sequence[Tensor],
+    generator: torch.Generator,
+    batch: int = 32,
+    lr: float = 4e-3,
+    report: Report | None = None,
+) -> None:
+    """Train the reference for one pass over the rows, in place."""
+    padding = int(model.config.pad_token_id or 0)
+    steps = math.ceil(len(rows) / batch)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = one_cycle(optimizer, steps)
+    model.train()
+    for step, chosen in enumerate(batches([len(row) for row in rows], batch, generator)):
+        loss = language_loss(model, [rows[i] for i in chosen.tolist()], padding)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if report:
+            report(step + 1, steps)
+    model.eval()
+
+
+@torch.no_grad()
+def held_out_loss(model: LlamaForCausalLM, rows: Sequence[Tensor]) -> float:
+    """Return the loss in nats per token on rows that were not trained on."""
+    padding = int(model.config.pad_token_id or 0)
+    losses = [(language_loss(model, [row], padding).item(), len(row) - 1) for row in rows]
+    return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)

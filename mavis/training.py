@@ -1,0 +1,183 @@
+"""`mavis fit`, `validate` and `test`: LightningCLI, with an objective's name as the way in."""
+
+import argparse
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from mavis.learn.data import RolloutDataModule
+from mavis.learn.rounds import LAST, Rounds
+from mavis.learn.store import write_whole
+from mavis.learn.tracking import Tracking
+from mavis.objective import available, find
+
+CONFIG = "config.yaml"
+# What may differ between a run and the one it goes on from.
+FREE = ("out", "tracking", "trainer.", "ckpt_path", "data.rounds", "data.rows", "verbose")
+
+
+class BriefParser(LightningArgumentParser):
+    """Raises what is wrong, for `main` to say in a line; no wall of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        """Raise a ValueError."""
+        raise ValueError(message) from ex
+
+
+class MavisCLI(LightningCLI):
+    """The training commands; an objective's plugin says which module is trained."""
+
+    def __init__(self, args: list[str]) -> None:
+        peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        peek.add_argument("--objective")
+        self.objective: str | None = peek.parse_known_args(args)[0].objective
+        super().__init__(
+            LightningModule,
+            RolloutDataModule,
+            subclass_mode_model=True,
+            parser_class=BriefParser,
+            save_config_callback=None,  # `before_fit` keeps the configuration
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            trainer_defaults={
+                "callbacks": [Rounds(), RichProgressBar(console_kwargs={"stderr": True})],
+                "gradient_clip_val": 1.0,
+                "log_every_n_steps": 10,
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,
+                "enable_checkpointing": False,  # `Rounds` does it, at the end of a round
+                "enable_model_summary": False,
+            },
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `--objective`, `--out` and `--tracking`, and tie them to what they decide."""
+        parser.add_argument(
+            "--objective",
+            type=Literal[tuple(available())],
+            help="name of an installed objective",
+        )
+        parser.add_argument(
+            "--out", type=str, default=f"runs/{self.objective}", help="folder to keep the run in"
+        )
+        parser.add_argument(
+            "--tracking",
+            type=str | None,
+            help="MLflow tracking URI (default: MLFLOW_TRACKING_URI, or mlflow.db beside --out)",
+        )
+        parser.link_arguments("objective", "data.objective")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("out", "trainer.default_root_dir")
+        parser.link_arguments("data.epochs", "trainer.reload_dataloaders_every_n_epochs")
+        parser.link_arguments("data.epochs", "trainer.check_val_every_n_epoch")
+        parser.link_arguments(("data.rounds", "data.epochs"), "trainer.max_epochs", _product)
+        if self.objective is not None:
+            objective = find(self.objective)
+            value = objective.value
+            path = value if isinstance(value, str) else f"{value.__module__}.{value.__qualname__}"
+            model = {"class_path": path, "init_args": dict(objective.value_args)}
+            parser.set_defaults({"model": model})
+
+    def before_instantiate_classes(self) -> None:
+        """Look at the run's folder before anything is loaded."""
+        text = self.parser.dump(self.config, skip_none=False)
+        self.settings: dict[str, Any] = yaml.safe_load(text)[self.subcommand]
+        self.folder = Path(self.settings["out"])
+        _check_same_run(self.folder, self.settings)
+        if self.subcommand != "fit" and not (self.folder / LAST).is_file():
+            raise FileNotFoundError(
+                f"{self.folder} holds no finished round: run `mavis fit` with the same options."
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Track with MLflow unless another logger was asked for."""
+        if self.settings["trainer"]["logger"] is None:
+            kwargs["logger"] = Tracking(str(self.folder), uri=self.settings["tracking"])
+        return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Keep the configuration, and go on behind the last finished round."""
+        text = yaml.safe_dump(self.settings, sort_keys=False)
+        write_whole(self.folder / CONFIG, lambda draft: draft.write_text(text))
+        for logger in self.trainer.loggers:
+            if isinstance(logger, Tracking):
+                logger.log_config(text)
+                logger.log_hyperparams(
+                    {k: self.settings[k] for k in ("objective", "model", "data")}
+                )
+        self._resume()
+
+    def before_validate(self) -> None:
+        """Take the values of the last finished round."""
+        self._resume()
+
+    def before_test(self) -> None:
+        """Take the values of the last finished round."""
+        self._resume()
+
+    def after_fit(self) -> None:
+        """Say where everything lies, and how to try it."""
+        if self.trainer.is_global_zero and (self.folder / "value").is_dir():
+            name = self.datamodule.objective.name
+            runs = self.folder.parent
+            where = f" --runs {runs}" if runs != Path("runs") else ""
+            if self.folder.name != name:
+                where = f" --values.{name} {self.folder / 'value'}"
+            print(
+                f"value model   {self.folder / 'value'}\n"
+                f"measurements  {self.folder / 'metrics.json'}, {self.folder}/*.png\n"
+                f"try it        mavis generate --weights.{name} 1 --compare{where} "
+                f'"How do I cook rice?"'
+            )
+
+    def _resume(self) -> None:
+        last = self.folder / LAST
+        chosen = self.config_init[self.subcommand]
+        if last.is_file() and chosen.ckpt_path is None:
+            chosen.ckpt_path = str(last)
+
+
+def train(args: list[str]) -> None:
+    """Run `fit`, `validate` or `test`."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    MavisCLI(args)
+
+
+def _product(rounds: int, epochs: int) -> int:
+    return rounds * epochs
+
+
+def _check_same_run(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse to mix two runs in one folder.
+
+    Raises:
+        ValueError: the folder holds results of other settings.
+    """
+    file = folder / CONFIG
+    started = any((folder / name).is_dir() for name in ("reference", "rollouts"))
+    if not (file.is_file() and started):
+        return
+    before, now = dict(_flat(yaml.safe_load(file.read_text()))), dict(_flat(settings))
+    for name, value in now.items():
+        if name in before and before[name] != value and not name.startswith(FREE):
+            raise ValueError(
+                f"{folder} holds a run with {name} = {before[name]}, not {value}: go on with it by "
+                f"`-c {file}`, or give another --out."
+            )
+
+
+def _flat(values: Mapping[str, Any], stem: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as (dotted name, value)."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{stem}{name}.")
+        else:
+            yield f"{stem}{name}", value

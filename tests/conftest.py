@@ -1,0 +1,266 @@
+"""Tiny models, made in code and seeded, and the slow plain recomputation that all is held against.
+
+Everything here is a fixture; those that make things return a function, so that a test says what it
+needs: `tiny_lm("gpt2", layers=3)`, `tiny_network(reference, "state", ("humor", "kind"))`.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from mavis.guide.decode import Job, Sampling, stream
+from mavis.guide.network import Source, ValueCard, ValueNetwork, build_network
+from mavis.guide.reference import ReferencePolicy
+from mavis.reward import Units
+
+FAMILIES = ("llama", "gpt2", "qwen2", "qwen3", "gemma", "gpt_neox")
+
+# Enough to spell a dialogue; the last three are longer tokens, so that strings cross their borders.
+TOKENS = ("<end>", "<pad>", "<unk>", *"anstumibe", *"\n :?.HA", *"rdlohfywg", "um", "an", "st")
+CONTEXT = 160
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    """Each family of models that the rows cache is promised for."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Callable[..., PreTrainedTokenizerBase]:
+    """`tiny_tokenizer(vocab)`: characters and a few merges; the first `vocab` of TOKENS."""
+
+    def build(vocab: int = len(TOKENS)) -> PreTrainedTokenizerBase:
+        ids = {token: at for at, token in enumerate(TOKENS[:vocab])}
+        merges = [(pair[0], pair[1]) for pair in ("um", "an", "st") if pair in ids]
+        core = Tokenizer(models.BPE(vocab=ids, merges=merges, unk_token="<unk>"))
+        core.decoder = decoders.Fuse()
+        special = {"eos_token": "<end>", "pad_token": "<pad>", "unk_token": "<unk>"}
+        return PreTrainedTokenizerFast(tokenizer_object=core, **special)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_lm() -> Callable[..., PreTrainedModel]:
+    """`tiny_lm(family, vocab, layers, seed, **config)`: a causal LM with weights that matter.
+
+    All but gpt2 and gpt_neox have fewer key heads than query heads; gpt2 has learned positions.
+    """
+
+    def build(
+        family: str = "llama", vocab: int = len(TOKENS), layers: int = 2, seed: int = 0, **more: Any
+    ) -> PreTrainedModel:
+        settings = {
+            "vocab_size": vocab,
+            "hidden_size": 32,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 4,
+            "max_position_embeddings": CONTEXT,
+            "bos_token_id": None,
+            "eos_token_id": 0,
+            "pad_token_id": 1,
+        }
+        if family not in ("gpt2", "gpt_neox"):
+            settings["num_key_value_heads"] = 1 if family == "gemma" else 2
+        if family != "gpt2":
+            settings["intermediate_size"] = 48
+        if family in ("qwen3", "gemma"):
+            settings["head_dim"] = 8
+        config = AutoConfig.for_model(family, **(settings | more))
+        with torch.random.fork_rng():
+            model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        shake(model, seed, 0.3)
+        return model.eval()
+
+    return build
+
+
+def shake(module: nn.Module, seed: int, scale: float) -> None:
+    """Move every parameter by noise, the same for the same seed."""
+    noise = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += scale * torch.randn(parameter.shape, generator=noise)
+
+
+@pytest.fixture(scope="session")
+def build_reference(
+    tiny_lm: Callable[..., PreTrainedModel],
+    tiny_tokenizer: Callable[..., PreTrainedTokenizerBase],
+) -> Callable[..., ReferencePolicy]:
+    """`build_reference(family, vocab, layers, seed, chat_template, template, **config)`."""
+
+    def build(
+        family: str = "llama",
+        vocab: int = len(TOKENS),
+        layers: int = 2,
+        seed: int = 0,
+        chat_template: str | None = None,
+        template: str | None = None,
+        **config: Any,
+    ) -> ReferencePolicy:
+        tokenizer = tiny_tokenizer(vocab)
+        tokenizer.chat_template = chat_template
+        model = tiny_lm(family, vocab, layers, seed, **config)
+        return ReferencePolicy(model, tokenizer, f"tiny {family}", template)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_reference(build_reference: Callable[..., ReferencePolicy]) -> ReferencePolicy:
+    """A llama of two layers over all of TOKENS. Shared by all tests: it is frozen, leave it so."""
+    return build_reference()
+
+
+@pytest.fixture(scope="session")
+def tiny_network() -> Callable[..., ValueNetwork]:
+    """`tiny_network(reference, source, objectives, seed, trunk, lora)`, every weight random."""
+
+    def build(
+        reference: ReferencePolicy,
+        source: Source = "action",
+        objectives: Sequence[str] = ("humor",),
+        seed: int = 1,
+        trunk: int | str | None = None,
+        lora: dict[str, Any] | None = None,
+    ) -> ValueNetwork:
+        units = tuple(Units(0.5, 2.0) for _ in objectives)
+        card = ValueCard(
+            source, tuple(objectives), units, reference.name, reference.fingerprint
+        )
+        with torch.random.fork_rng():
+            network = build_network(card, reference, trunk, lora).eval()
+        shake(network.head, seed, 0.3)
+        if network.trunk is not None:
+            shake(network.trunk, seed + 1, 0.05)
+        return network
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def naive() -> type["Naive"]:
+    """`naive(reference, networks)`: the guided policy by full forwards and plain Python floats."""
+    return Naive
+
+
+class Naive:
+    """The guided policy from whole token sequences: no cache, no batch, no shared code."""
+
+    def __init__(self, reference: ReferencePolicy, networks: Sequence[ValueNetwork] = ()) -> None:
+        self.reference, self.networks = reference, networks
+
+    def hidden(self, model: PreTrainedModel, tokens: Sequence[int]) -> torch.Tensor:
+        """The last hidden state [H] of a headless model after some tokens."""
+        with torch.no_grad():
+            output = model(input_ids=torch.tensor([list(tokens)]), use_cache=False)
+        states: torch.Tensor = output.last_hidden_state
+        return states[0, -1]
+
+    def logits(self, tokens: Sequence[int]) -> list[float]:
+        """The reference's next-token logits [V]."""
+        ids = torch.tensor([list(tokens)])
+        with torch.no_grad():
+            output = self.reference.model(input_ids=ids, use_cache=False)
+        numbers: list[float] = output.logits[0, -1].tolist()
+        return numbers
+
+    def values(self, tokens: Sequence[int], candidates: Sequence[int]) -> list[list[float]]:
+        """The value of each candidate for each objective [K][M], network after network."""
+        columns = [self._values(network, tokens, candidates) for network in self.networks]
+        return [[q for column in columns for q in column[k]] for k in range(len(candidates))]
+
+    def _values(
+        self, network: ValueNetwork, tokens: Sequence[int], candidates: Sequence[int]
+    ) -> list[list[float]]:
+        head = {name: tensor.double() for name, tensor in network.head.state_dict().items()}
+        weight, bias = head["state.weight"], head["state.bias"]
+        if network.card.source == "state":
+            ends = [self.hidden(network.trunk, [*tokens, a]).double() for a in candidates]
+            return [(weight @ state + bias).tolist() for state in ends]
+        model = self.reference.model.base_model if network.trunk is None else network.trunk
+        table = model.get_input_embeddings().weight.detach().double()
+        state = self.hidden(model, tokens).double()
+        mixed = (head["mix.weight"] @ state).reshape(len(network.card.objectives), -1)
+        common = weight @ state + bias
+        return [(common + mixed @ table[a] + head["token"][a]).tolist() for a in candidates]
+
+    def step(self, tokens: Sequence[int], sampling: Sampling) -> "NaiveStep":
+        """Everything about one step, by the formulas of the tilt written out."""
+        scaled = [z / sampling.temperature for z in self.logits(tokens)]
+        total = math.log(sum(math.exp(z) for z in scaled))
+        log_ref = {a: z - total for a, z in enumerate(scaled)}
+        order = sorted(log_ref, key=lambda a: -log_ref[a])[: sampling.top_k or None]
+        chosen: list[int] = []
+        for a in order:
+            if sum(math.exp(log_ref[c]) for c in chosen) < sampling.top_p or not chosen:
+                chosen.append(a)
+        values = self.values(tokens, chosen)
+        score = {
+            a: log_ref[a] + sampling.beta * sum(w * q for w, q in zip(sampling.weights, v, strict=True))
+            for a, v in zip(chosen, values, strict=True)
+        }
+        top = max(score.values())
+        norm = top + math.log(sum(math.exp(s - top) for s in score.values()))
+        return NaiveStep({a: s - norm for a, s in score.items()}, log_ref)
+
+    def run(self, job: Job) -> list[int]:
+        """The tokens of a job without stop strings, drawn with the job's own stream."""
+        draws, tokens = stream(job.key), list(job.tokens)
+        for _ in range(job.limit):
+            pick, mass, uniform = None, 0.0, draws.random()
+            for pick, log_pi in self.step(tokens, job.sampling).log_pi.items():
+                mass += math.exp(log_pi)
+                if mass > uniform:
+                    break
+            assert pick is not None
+            tokens.append(pick)
+            if pick in self.reference.ends:
+                break
+        return tokens[len(job.tokens) :]
+
+
+class NaiveStep:
+    """log π of the candidates, most likely under the reference first, and log π_ref of all tokens."""
+
+    def __init__(self, log_pi: dict[int, float], log_ref: dict[int, float]) -> None:
+        self.log_pi, self.log_ref = log_pi, log_ref
+
+    @property
+    def kl(self) -> float:
+        """KL(π ‖ π_ref)."""
+        return sum(math.exp(p) * (p - self.log_ref[a]) for a, p in self.log_pi.items())
+
+    @property
+    def truncation(self) -> float:
+        """−log π_ref(C)."""
+        return -math.log(sum(math.exp(self.log_ref[a]) for a in self.log_pi))

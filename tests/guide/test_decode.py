@@ -1,0 +1,399 @@
+"""The decoding core against a plain loop: no cache, no batch, the same random streams."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chi2
+
+from mavis.guide.decode import Job, Sampling, Span, decode, stream
+from mavis.guide.network import ValueNetwork
+from mavis.guide.reference import ReferencePolicy
+
+Make = Callable[..., ValueNetwork]
+Build = Callable[..., ReferencePolicy]
+
+
+@pytest.fixture(scope="module")
+def networks(tiny_reference: ReferencePolicy, tiny_network: Make) -> list[ValueNetwork]:
+    """All three sources, M = 4."""
+    return [
+        tiny_network(tiny_reference, "state", ("humor", "kind"), seed=1),
+        tiny_network(tiny_reference, "action", ("sense",), seed=2, trunk=1),
+        tiny_network(tiny_reference, "shared", ("brevity",), seed=3),
+    ]
+
+
+def varied(count: int, seed: int = 0, limit: int = 9) -> list[Job]:
+    """Ragged prompts, each with settings of its own, for M = 4."""
+    rng = np.random.default_rng(seed)
+    jobs = []
+    for at in range(count):
+        sampling = Sampling(
+            weights=tuple(rng.normal(0, 1, 4).round(3).tolist()),
+            beta=float(rng.choice([0.0, 0.5, 1.0, 2.0])),
+            temperature=float(rng.choice([0.7, 1.0, 1.6])),
+            top_k=int(rng.choice([0, 1, 3, 8, 31])),
+            top_p=float(rng.choice([1.0, 0.8, 0.5])),
+        )
+        prompt = rng.integers(1, 31, rng.choice([1, 2, 5, 12, 70])).tolist()
+        jobs.append(Job(prompt, int(rng.integers(1, limit + 1)), sampling, (seed, at), tag=at))
+    return jobs
+
+
+def run(
+    reference: ReferencePolicy, networks: Sequence[ValueNetwork], jobs: Sequence[Job], **options: Any
+) -> dict[Any, Span]:
+    """Spans by tag."""
+    spans = {span.job.tag: span for span in decode(reference, networks, jobs, **options)}
+    return spans
+
+
+def assert_same(found: dict[Any, Span], expected: dict[Any, Span]) -> None:
+    assert found.keys() == expected.keys()
+    for tag, span in found.items():
+        other = expected[tag]
+        assert (span.tokens, span.reason) == (other.tokens, other.reason), tag
+        for name in ("log_ratio", "kl", "truncation"):
+            assert getattr(span, name) == pytest.approx(getattr(other, name), abs=1e-4), tag
+
+
+# One path
+
+
+def test_decoding_equals_the_plain_loop_in_tokens_and_in_nats(
+    tiny_reference: ReferencePolicy, networks: list[ValueNetwork], naive: Any
+) -> None:
+    jobs = varied(16)
+    spans, slow = run(tiny_reference, networks, jobs, rows=5), naive(tiny_reference, networks)
+    for job in jobs:
+        span = spans[job.tag]
+        assert span.tokens == slow.run(job)
+        assert span.reason == ("end" if span.tokens[-1] == 0 else "length")
+        for at, token in enumerate(span.tokens):
+            step = slow.step([*job.tokens, *span.tokens[:at]], job.sampling)
+            ratio = step.log_pi[token] - step.log_ref[token]
+            assert span.log_ratio[at] == pytest.approx(ratio, abs=1e-4)
+            assert span.kl[at] == pytest.approx(step.kl, abs=1e-4)
+            assert span.truncation[at] == pytest.approx(step.truncation, abs=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_rows_beside_it_change_nothing_for_a_row(
+    tiny_reference: ReferencePolicy, networks: list[ValueNetwork], rows: int
+) -> None:
+    jobs = varied(14, seed=1)
+    alone: dict[Any, Span] = {}
+    for job in jobs:
+        alone |= run(tiny_reference, networks, [job], rows=1)
+    assert_same(run(tiny_reference, networks, jobs, rows=rows), alone)
+    back = run(tiny_reference, networks, jobs[::-1], rows=rows)
+    assert_same(back, alone)
+
+
+def test_every_family_decodes_like_the_plain_loop(
+    build_reference: Build, tiny_network: Make, naive: Any, family: str
+) -> None:
+    reference = build_reference(family)
+    networks = [tiny_network(reference, "state", ("a",)), tiny_network(reference, "action", ("b",))]
+    jobs = [
+        Job(prompt, 4, Sampling((1.0, -0.5), beta=1.0, top_k=6), (at,), tag=at)
+        for at, prompt in enumerate([[7], [3, 4, 5, 6, 7, 8], [20, 21, 22]])
+    ]
+    spans = run(reference, networks, jobs)
+    assert {tag: span.tokens for tag, span in spans.items()} == {
+        job.tag: naive(reference, networks).run(job) for job in jobs
+    }
+
+
+def test_equal_keys_draw_alike_and_others_do_not(tiny_reference: ReferencePolicy) -> None:
+    jobs = [Job([5, 6], 12, Sampling(), key) for key in ((1, "x"), (1, "x"), (1, "y"), (2, "x"))]
+    spans = [next(decode(tiny_reference, (), [job])).tokens for job in jobs]
+    together = list(decode(tiny_reference, (), jobs))
+    assert spans[0] == spans[1]
+    assert len({tuple(tokens) for tokens in spans}) == 3
+    assert sorted(span.tokens for span in together) == sorted(spans)
+
+
+def test_streams_are_the_same_everywhere() -> None:
+    """Written down once: a change would give every seeded answer of every user anew."""
+    assert stream((0, 17, "sample", 1)).random(2).tolist() == GOLDEN
+    assert stream((1,)).random() != stream(("1",)).random()
+
+
+GOLDEN = [0.0, 0.0]
+
+
+def test_nothing_global_is_touched(
+    tiny_reference: ReferencePolicy, networks: list[ValueNetwork]
+) -> None:
+    before, legacy = torch.get_rng_state(), np.random.get_state()[1]
+    run(tiny_reference, networks, varied(3))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (np.random.get_state()[1] == legacy).all()
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_grad_mode_is_the_callers_own_between_spans(tiny_reference: ReferencePolicy) -> None:
+    jobs = [Job([5], 2, Sampling(), (at,)) for at in range(3)]
+    for _ in decode(tiny_reference, (), jobs, rows=1):
+        assert not torch.is_inference_mode_enabled()
+
+
+def test_a_network_can_be_trained_after_decoding(
+    tiny_reference: ReferencePolicy, tiny_network: Make
+) -> None:
+    network = tiny_network(tiny_reference)
+    run(tiny_reference, [network], [Job([5, 6], 3, Sampling((1.0,)), (0,))])
+    assert network.trunk is not None
+    states = network.trunk(input_ids=torch.tensor([[5, 6, 7]])).last_hidden_state
+    network.action_values(states, torch.tensor([[[6], [7], [8]]])).sum().backward()
+    assert all(p.grad is not None for p in network.trunk.parameters())
+
+
+def test_jobs_are_taken_as_rows_become_free(tiny_reference: ReferencePolicy) -> None:
+    taken = []
+
+    def source() -> Iterator[Job]:
+        for at in range(10):
+            taken.append(at)
+            yield Job([5, 6], 3, Sampling(), (at,))
+
+    spans = decode(tiny_reference, (), source(), rows=2)
+    next(spans)
+    assert len(taken) == 2
+    assert len(list(spans)) == 9
+
+
+def test_no_jobs(tiny_reference: ReferencePolicy) -> None:
+    assert list(decode(tiny_reference, (), [])) == []
+
+
+def test_a_job_that_cannot_be_is_refused(
+    tiny_reference: ReferencePolicy, networks: list[ValueNetwork]
+) -> None:
+    wrong = Job([5], 3, Sampling((1.0,)), (0,))
+    with pytest.raises(ValueError, match=r"weights must have one entry per objective \(M = 4: hum"):
+        list(decode(tiny_reference, networks, [wrong]))
+
+
+# The tilt at work
+
+
+def test_beta_zero_is_the_reference(
+    tiny_reference: ReferencePolicy, networks: list[ValueNetwork]
+) -> None:
+    weights = (3.0, -2.0, 1.0, 5.0)
+    for top_k in (0, 5):
+        guided = [
+            Job([3, 4, at], 8, Sampling(weights, 0.0, top_k=top_k), (at,), tag=at) for at in range(6)
+        ]
+        plain = [
+            Job(job.tokens, 8, Sampling(top_k=top_k), job.key, tag=job.tag) for job in guided
+        ]
+        spans = run(tiny_reference, networks, guided)
+        assert_same(spans, run(tiny_reference, (), plain))
+        for span in spans.values():
+            # What is left of log π/π_ref and of the KL is what top-k takes away, and no more.
+            assert span.log_ratio == pytest.approx(span.truncation, abs=1e-6)
+            assert span.kl == pytest.approx(span.truncation, abs=1e-6)
+            if top_k == 0:
+                assert span.truncation == pytest.approx([0.0] * len(span.tokens), abs=1e-6)
+
+
+def enumerated(slow: Any, job: Job) -> dict[tuple[int, ...], float]:
+    """The probability of every response, π(y) = Π π(a|s), by plain full forwards."""
+    found: dict[tuple[int, ...], float] = {}
+    open_: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
+    while open_:
+        said, log_pi = open_.pop()
+        for a, step in slow.step([*job.tokens, *said], job.sampling).log_pi.items():
+            whole = (*said, a)
+            ended = a in slow.reference.ends or len(whole) == job.limit
+            if ended:
+                found[whole] = math.exp(log_pi + step)
+            else:
+                open_.append((whole, log_pi + step))
+    return found
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.5])
+def test_samples_follow_the_exact_guided_distribution(
+    build_reference: Build, tiny_network: Make, naive: Any, beta: float
+) -> None:
+    """Chi-square over all responses of up to 3 of 6 tokens.
+
+    Right code fails each of the two cases with odds 1 in 10,000 (seeded: always or never).
+    """
+    reference, count = build_reference(vocab=6), 4000
+    networks = [
+        tiny_network(reference, "action", ("humor",), seed=1),
+        tiny_network(reference, "state", ("kind",), seed=2),
+    ]
+    sampling = Sampling((1.0, -0.7), beta, temperature=1.3, top_k=5)
+    jobs = [Job([3, 5], 3, sampling, ("sample", at), tag=at) for at in range(count)]
+    exact = enumerated(naive(reference, networks), jobs[0])
+    assert sum(exact.values()) == pytest.approx(1, abs=1e-9)
+
+    spans = run(reference, networks, jobs, rows=200)
+    seen = Counter(tuple(span.tokens) for span in spans.values())
+    assert seen.keys() <= exact.keys()
+    rare = {y for y, p in exact.items() if p * count < 5}
+    pairs = [(seen[y], p * count) for y, p in exact.items() if y not in rare]
+    pairs.append((sum(seen[y] for y in rare), sum(exact[y] for y in rare) * count))
+    statistic = sum((found - expected) ** 2 / expected for found, expected in pairs)
+    assert len(pairs) > 15
+    assert chi2.sf(statistic, len(pairs) - 1) > 1e-4
+
+
+# Ends
+
+
+def test_an_end_token_ends_a_job(build_reference: Build) -> None:
+    reference = build_reference(vocab=6)
+    jobs = [Job([3], 40, Sampling(), (at,), tag=at) for at in range(20)]
+    spans = run(reference, (), jobs)
+    assert {span.reason for span in spans.values()} == {"end"}
+    for span in spans.values():
+        assert span.tokens[-1] == 0
+        assert 0 not in span.tokens[:-1]
+
+
+def text(reference: ReferencePolicy, tokens: Sequence[int]) -> str:
+    return str(reference.tokenizer.decode(list(tokens)))
+
+
+def test_a_stop_string_ends_a_job_where_it_is_complete(tiny_reference: ReferencePolicy) -> None:
+    """Every substring of up to 6 characters of what is said, over token borders and within them."""
+    job = Job([5, 6, 7], 40, Sampling(), ("stop", 3))
+    said = next(decode(tiny_reference, (), [job])).tokens
+    whole = text(tiny_reference, said)
+    assert any(piece in whole for piece in ("um", "an", "st"))  # tokens of two characters
+    strings = [whole[a : a + n] for n in (1, 2, 3, 6) for a in range(len(whole) - n)]
+    jobs = [Job(job.tokens, 40, job.sampling, job.key, (s, "@@"), tag=s) for s in {*strings}]
+    spans = run(tiny_reference, (), jobs)
+    for string, span in spans.items():
+        length = next(n for n in range(50) if string in text(tiny_reference, said[:n]))
+        assert (span.tokens, span.reason) == (said[:length], "stop"), string
+
+
+def test_a_stop_string_may_begin_in_the_response_so_far_but_not_in_the_prompt(
+    tiny_reference: ReferencePolicy,
+) -> None:
+    job = Job([5, 6, 7], 12, Sampling(), ("stop", 5))
+    said = next(decode(tiny_reference, (), [job])).tokens
+    border = text(tiny_reference, [7, *said[:2]])
+    for response, reason in ((0, "length"), (1, "stop"), (3, "stop")):
+        again = Job(job.tokens, 12, job.sampling, job.key, (border,), response)
+        span = next(decode(tiny_reference, (), [again]))
+        assert span.reason == reason
+        assert span.tokens == (said[:2] if reason == "stop" else said)
+
+
+def test_a_limit_of_zero_only_reads(
+    tiny_reference: ReferencePolicy, networks: list[ValueNetwork]
+) -> None:
+    jobs = varied(7, seed=4)
+    still = [Job(job.tokens, 0, job.sampling, job.key, tag=("still", job.tag)) for job in jobs]
+    mixed = [job for pair in zip(jobs, still, strict=True) for job in pair]
+    spans = run(tiny_reference, networks, mixed, rows=3)
+    for job in still:
+        assert spans.pop(job.tag) == Span(job, reason="length")
+    assert_same(spans, run(tiny_reference, networks, jobs, rows=3))
+
+
+# Trees
+
+
+def grow(shape: Sequence[int], lengths: Sequence[int]) -> Callable[[Span], Sequence[Job]]:
+    """Children of a span: `shape[d]` of them behind depth d, each with settings of its own."""
+
+    def follow(span: Span) -> Sequence[Job]:
+        path: tuple[int, ...] = span.job.tag
+        depth = len(path) - 1
+        if depth == len(shape):
+            return ()
+        tokens = [*span.job.tokens, *span.tokens]
+        children = []
+        for child in range(shape[depth]):
+            weights = tuple(w + 0.2 * child for w in span.job.sampling.weights)
+            sampling = Sampling(weights, beta=1.0, top_k=6 + child)
+            limit = lengths[(depth + child) % len(lengths)]
+            tag = (*path, child)
+            children.append(Job(tokens, limit, sampling, ("tree", *tag), tag=tag))
+        return children
+
+    return follow
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 64])
+@pytest.mark.parametrize(
+    ("shape", "lengths"),
+    [
+        ((3, 2, 2), (3, 1, 5)),
+        ((1, 1, 1), (2,)),
+        ((2, 2, 2, 2, 2), (1, 2)),  # deeper than one row's two parking places
+        ((4, 2), (0, 3)),  # segments without tokens
+    ],
+)
+def test_a_tree_equals_each_of_its_paths_alone(
+    tiny_reference: ReferencePolicy,
+    networks: list[ValueNetwork],
+    rows: int,
+    shape: Sequence[int],
+    lengths: Sequence[int],
+) -> None:
+    weights = (0.5, -0.5, 0.3, 0.2)
+    roots = [
+        Job([4, 5, 6][: at + 1] * 3, 2, Sampling(weights, 1.0), ("tree", at), tag=(at,))
+        for at in range(2)
+    ]
+    follow = grow(shape, lengths)
+    tree = run(tiny_reference, networks, roots, rows=rows, follow=follow)
+    alone: dict[Any, Span] = {}
+    waiting = list(roots)
+    while waiting:
+        job = waiting.pop()
+        alone |= run(tiny_reference, networks, [job], rows=1)
+        span = alone[job.tag]
+        waiting += [] if span.reason in ("end", "stop") else follow(span)
+    assert_same(tree, alone)
+
+
+def test_a_parked_row_is_not_read_again(
+    tiny_reference: ReferencePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    forward = tiny_reference.model.forward
+
+    def counted(*args: Any, **options: Any) -> Any:
+        read.append(options["input_ids"].numel())
+        return forward(*args, **options)
+
+    monkeypatch.setattr(tiny_reference.model, "forward", counted)
+    root = Job([4] * 50, 2, Sampling(), ("once",), tag=(0,))
+    spans = run(tiny_reference, (), [root], rows=4, follow=grow((3, 2), (2,)))
+    assert len(spans) == 1 + 3 + 6
+    # 49 tokens of the prompt, then one for each token that is said.
+    assert sum(read) == 49 + sum(len(span.tokens) for span in spans.values())
+
+
+def test_a_job_that_ended_has_no_children(build_reference: Build) -> None:
+    reference = build_reference(vocab=6)
+    asked = []
+
+    def follow(span: Span) -> Sequence[Job]:
+        asked.append(span.reason)
+        return grow((2, 2, 2), (4,))(span)
+
+    root = Job([3], 4, Sampling(), ("ends",), tag=(0,))
+    spans = run(reference, (), [root], rows=2, follow=follow)
+    assert {span.reason for span in spans.values()} >= {"end"}
+    assert set(asked) == {"length"}
+    parents = {tag[:-1] for tag in spans}
+    assert not [tag for tag, span in spans.items() if span.reason == "end" and tag in parents]

@@ -1,0 +1,411 @@
+"""The value network: its start, its heads, its trunk, and what a saved folder gives back."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+
+from mavis.guide.network import (
+    ActionHead,
+    Source,
+    StateHead,
+    ValueCard,
+    ValueNetwork,
+    build_network,
+    decoding,
+    objectives_of,
+    read_card,
+)
+from mavis.guide.reference import ReferencePolicy
+from mavis.reward import Units
+
+Build = Callable[..., ReferencePolicy]
+Make = Callable[..., ValueNetwork]
+
+SOURCES = get_args(Source)
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+PROMPT, SOME = [5, 3, 9, 20, 11, 4], [7, 30, 3]
+
+
+def card(reference: ReferencePolicy, source: Source = "action", *objectives: str) -> ValueCard:
+    names = objectives or ("humor",)
+    units = tuple(Units(0.0, 1.0) for _ in names)
+    return ValueCard(source, names, units, reference.name, reference.fingerprint)
+
+
+def numbers(naive: Any, reference: ReferencePolicy, network: ValueNetwork) -> torch.Tensor:
+    return torch.tensor(naive(reference, [network]).values(PROMPT, SOME))
+
+
+def state(network: ValueNetwork) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+# Heads
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_new_network_values_everything_at_zero(
+    tiny_reference: ReferencePolicy, source: Source
+) -> None:
+    network = build_network(card(tiny_reference, source, "a", "b"), tiny_reference)
+    hidden, tokens = torch.randn(3, 5, 32), torch.randint(31, (3, 5, 4))
+    if source == "state":
+        found = network.state_values(hidden)
+        assert found.shape == (3, 5, 2)
+    else:
+        found = network.action_values(hidden, tokens)
+        assert found.shape == (3, 5, 4, 2)
+    assert found.dtype == torch.float32
+    assert (found == 0).all()
+    found.sum().backward()  # and yet it can learn
+    assert network.head.state.weight.grad is not None
+    assert all(p.grad is not None and p.grad.any() for p in network.head.parameters())
+
+
+def test_the_action_head_against_a_loop() -> None:
+    head, table = ActionHead(hidden=4, embedding=3, vocabulary=6, outputs=2), torch.randn(6, 3)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+    hidden, tokens = torch.randn(2, 4), torch.tensor([[1, 5, 0], [2, 2, 3]])
+    found = head(hidden, tokens, table)
+    mix = head.mix.weight.reshape(2, 3, 4)  # [M, E, H]
+    for b in range(2):
+        for k in range(3):
+            a = int(tokens[b, k])
+            for m in range(2):
+                q = head.state.bias[m] + head.token[a, m]
+                for h in range(4):
+                    q = q + head.state.weight[m, h] * hidden[b, h]
+                    for e in range(3):
+                        q = q + table[a, e] * mix[m, e, h] * hidden[b, h]
+                assert found[b, k, m].item() == pytest.approx(q.item(), abs=1e-5)
+
+
+def test_heads_take_any_leading_shape_and_half_precision_states() -> None:
+    action, plain = ActionHead(4, 3, 6, 2), StateHead(4, 2)
+    for parameter in (*action.parameters(), *plain.parameters()):
+        torch.nn.init.normal_(parameter)
+    hidden, tokens, table = torch.randn(2, 5, 4), torch.randint(6, (2, 5, 3)), torch.randn(6, 3)
+    flat = action(hidden.flatten(0, 1), tokens.flatten(0, 1), table)
+    assert torch.allclose(action(hidden, tokens, table).flatten(0, 1), flat, atol=1e-6)
+    assert action(hidden.half(), tokens, table.half()).dtype == torch.float32
+    assert plain(hidden.half()).dtype == torch.float32
+
+
+# Trunks
+
+
+def test_all_layers_copied_are_the_reference_itself(build_reference: Build, family: str) -> None:
+    reference = build_reference(family, layers=3)
+    trunk = build_network(card(reference), reference, trunk=3).eval().trunk
+    assert trunk is not None
+    ids = torch.tensor([PROMPT])
+    with torch.no_grad():
+        ours = trunk(input_ids=ids).last_hidden_state
+        theirs = reference.model(input_ids=ids, output_hidden_states=True).hidden_states[-1]
+    assert torch.equal(ours, theirs)
+    parameters = dict(reference.model.base_model.named_parameters())
+    assert {name for name, _ in trunk.named_parameters()} == set(parameters)
+    for name, parameter in trunk.named_parameters():
+        assert parameter.requires_grad
+        assert parameter.data_ptr() != parameters[name].data_ptr()
+
+
+def test_first_layers_are_the_first_layers(build_reference: Build, family: str) -> None:
+    reference = build_reference(family, layers=3)
+    trunk = build_network(card(reference), reference, trunk=2).trunk
+    assert trunk is not None
+    assert trunk.config.num_hidden_layers == 2
+    assert reference.model.config.num_hidden_layers == 3
+    whole = reference.model.base_model.state_dict()
+    for name, tensor in trunk.state_dict().items():
+        assert torch.equal(tensor, whole[name]), name
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(1, 1), (2, 2), (3, 2), (4, 2), (6, 3)])
+def test_half_the_layers_by_default(build_reference: Build, depth: int, expected: int) -> None:
+    reference = build_reference(layers=depth)
+    trunk = build_network(card(reference), reference).trunk
+    assert trunk is not None
+    assert trunk.config.num_hidden_layers == expected
+
+
+@pytest.mark.parametrize("layers", [0, -1, 3])
+def test_layers_that_are_not_there(tiny_reference: ReferencePolicy, layers: int) -> None:
+    with pytest.raises(ValueError, match=rf"trunk must be 1 to 2 layers .*, got {layers}"):
+        build_network(card(tiny_reference), tiny_reference, trunk=layers)
+
+
+def test_the_copy_of_a_half_precision_model_is_float32(build_reference: Build) -> None:
+    reference = build_reference()
+    reference.model.half()
+    network = build_network(card(reference), reference)
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    whole = reference.model.base_model.state_dict()
+    assert network.trunk is not None
+    for name, tensor in network.trunk.state_dict().items():
+        assert torch.equal(tensor, whole[name].float())
+
+
+def test_the_reference_is_no_part_of_a_shared_network(tiny_reference: ReferencePolicy) -> None:
+    network = build_network(card(tiny_reference, "shared"), tiny_reference)
+    assert network.trunk is None
+    assert all(name.startswith("head.") for name in network.state_dict())
+    assert all(p.requires_grad for p in network.parameters())
+
+
+@pytest.fixture
+def other(tiny_lm: Callable[..., PreTrainedModel], tmp_path: Path) -> Callable[..., str]:
+    """Save another causal LM, and say where."""
+
+    def save(tokenizer: PreTrainedTokenizerBase | None, **model: Any) -> str:
+        folder = tmp_path / "other"
+        tiny_lm(**model).save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        return str(folder)
+
+    return save
+
+
+def test_another_model_as_trunk(
+    tiny_reference: ReferencePolicy, other: Callable[..., str], tiny_network: Make, tmp_path: Path
+) -> None:
+    name = other(tiny_reference.tokenizer, family="gpt2", layers=1, seed=5, hidden_size=24)
+    network = build_network(card(tiny_reference), tiny_reference, trunk=name)
+    assert network.trunk is not None
+    assert network.trunk.config.model_type == "gpt2"
+    assert network.action_values(torch.randn(24), torch.tensor([30])).shape == (1, 1)
+    network = tiny_network(tiny_reference, "action", trunk=name)
+    network.save_pretrained(tmp_path / "value")
+    again = ValueNetwork.from_pretrained(tmp_path / "value", tiny_reference)
+    assert state(again).keys() == state(network).keys()
+
+
+def test_another_tokenizer_as_trunk(
+    tiny_reference: ReferencePolicy,
+    other: Callable[..., str],
+    tiny_tokenizer: Callable[..., PreTrainedTokenizerBase],
+) -> None:
+    name = other(tiny_tokenizer(30))
+    with pytest.raises(ValueError, match=r"trunk .*other.* different tokenizers"):
+        build_network(card(tiny_reference), tiny_reference, trunk=name)
+
+
+def test_a_trunk_with_fewer_tokens(
+    tiny_reference: ReferencePolicy, other: Callable[..., str]
+) -> None:
+    name = other(tiny_reference.tokenizer, vocab=30)
+    with pytest.raises(ValueError, match=r"knows 30 tokens, the reference tiny llama 31"):
+        build_network(card(tiny_reference), tiny_reference, trunk=name)
+
+
+def test_a_trunk_without_a_tokenizer(
+    tiny_reference: ReferencePolicy, other: Callable[..., str]
+) -> None:
+    with pytest.raises(ValueError, match=r"tokenizer of trunk .* cannot be loaded") as caught:
+        build_network(card(tiny_reference), tiny_reference, trunk=other(None))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_trunk_that_cannot_be_cached(
+    tiny_reference: ReferencePolicy, other: Callable[..., str]
+) -> None:
+    name = other(tiny_reference.tokenizer, family="mistral", sliding_window=8)
+    with pytest.raises(ValueError, match="mistral models cannot be guided"):
+        build_network(card(tiny_reference), tiny_reference, trunk=name)
+
+
+def test_a_missing_trunk(tiny_reference: ReferencePolicy) -> None:
+    with pytest.raises(FileNotFoundError, match="trunk './nowhere' is a missing folder"):
+        build_network(card(tiny_reference), tiny_reference, trunk="./nowhere")
+
+
+# Folders
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_what_is_saved_comes_back_exactly(
+    tiny_reference: ReferencePolicy, tiny_network: Make, source: Source, tmp_path: Path, naive: Any
+) -> None:
+    network = tiny_network(tiny_reference, source, ("humor", "kind"))
+    network.save_pretrained(tmp_path / "value", "A card for people.")
+    again = ValueNetwork.from_pretrained(tmp_path / "value", tiny_reference)
+
+    assert again.card == network.card
+    assert not again.training
+    assert (tmp_path / "value" / "README.md").read_text() == "A card for people."
+    before, after = state(network), state(again)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert {tensor.dtype for tensor in after.values()} == {torch.float32}
+    same = numbers(naive, tiny_reference, again)
+    assert torch.equal(same, numbers(naive, tiny_reference, network))
+    assert same.shape == (3, 2)
+    files = {str(f.relative_to(tmp_path / "value")) for f in tmp_path.rglob("*") if f.is_file()}
+    trunk = {"trunk/config.json", "trunk/model.safetensors"} if source != "shared" else set()
+    assert files == {"README.md", "head.safetensors", "value.json"} | trunk
+
+
+def test_a_card_with_everything_comes_back(tiny_reference: ReferencePolicy, tmp_path: Path) -> None:
+    units = (Units(0.1, 2.5), Units(-3.0, 0.125))
+    full = ValueCard("shared", ("b", "a"), units, "some/model", "0" * 16, "m.f", 0.5, 3)
+    build_network(full, tiny_reference).save_pretrained(tmp_path)
+    assert read_card(tmp_path) == full
+
+
+@pytest.fixture
+def saved(tiny_reference: ReferencePolicy, tiny_network: Make, tmp_path: Path) -> Path:
+    tiny_network(tiny_reference).save_pretrained(tmp_path / "value")
+    return tmp_path / "value"
+
+
+def test_another_tokenizer_is_refused(build_reference: Build, saved: Path) -> None:
+    with pytest.raises(ValueError, match=r"different tokenizers: it was trained under tiny llama"):
+        ValueNetwork.from_pretrained(saved, build_reference(vocab=30))
+
+
+def test_a_shared_head_of_another_width_is_refused(
+    tiny_reference: ReferencePolicy, tiny_network: Make, build_reference: Build, tmp_path: Path
+) -> None:
+    tiny_network(tiny_reference, "shared").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"does not fit the reference tiny llama: .*weight") as e:
+        ValueNetwork.from_pretrained(tmp_path, build_reference(hidden_size=64))
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("folder", ["", "trunk"])
+def test_no_value_model_there(saved: Path, folder: str, tiny_reference: ReferencePolicy) -> None:
+    missing = saved.parent if not folder else saved / folder
+    with pytest.raises(FileNotFoundError, match=r"holds no value model: value.json is missing"):
+        ValueNetwork.from_pretrained(missing, tiny_reference)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"units": [], "objectives": [], "x": 1}'])
+def test_a_broken_card_is_named(saved: Path, text: str) -> None:
+    (saved / "value.json").write_text(text)
+    with pytest.raises(ValueError, match=r"value/value\.json is no card of a value model"):
+        read_card(saved)
+
+
+def test_a_missing_trunk_folder_is_not_looked_for_elsewhere(
+    saved: Path, tiny_reference: ReferencePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(saved / "trunk")
+    monkeypatch.chdir(saved.parent)
+    with pytest.raises(FileNotFoundError, match="trunk' is a missing folder"):
+        ValueNetwork.from_pretrained("value", tiny_reference)
+
+
+@pytest.mark.parametrize("file", ["head.safetensors", "trunk/model.safetensors"])
+@pytest.mark.parametrize("broken", [False, True])
+def test_missing_or_broken_weights(
+    saved: Path, tiny_reference: ReferencePolicy, file: str, broken: bool
+) -> None:
+    (saved / file).unlink()
+    if broken:
+        (saved / file).write_bytes(b"no weights")
+    with pytest.raises((ValueError, OSError), match=str(saved)) as caught:
+        ValueNetwork.from_pretrained(saved, tiny_reference)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_being_written_over_is_no_value_model(
+    saved: Path, tiny_reference: ReferencePolicy, tiny_network: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head of today beside a trunk of yesterday must not pass for a model."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("disk full")
+
+    network = tiny_network(tiny_reference, seed=9)
+    assert network.trunk is not None
+    monkeypatch.setattr(network.trunk, "save_pretrained", fail)
+    with pytest.raises(OSError, match="disk full"):
+        network.save_pretrained(saved)
+    with pytest.raises(FileNotFoundError, match="holds no value model"):
+        read_card(saved)
+
+
+# Adapters
+
+
+def test_only_adapters_and_head_are_trained(tiny_reference: ReferencePolicy) -> None:
+    network = build_network(card(tiny_reference), tiny_reference, lora=LORA)
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    adapters = {name for name in trained if "lora_" in name}
+    assert {name for name in trained if not name.startswith("head.")} == adapters
+    assert len(adapters) == 2 * 2 * 2  # two layers, two projections, A and B
+
+
+@pytest.mark.parametrize("source", ["action", "state"])
+def test_a_saved_adapter_is_folded_into_a_plain_model(
+    tiny_reference: ReferencePolicy, tiny_network: Make, source: Source, tmp_path: Path, naive: Any
+) -> None:
+    network = tiny_network(tiny_reference, source, lora=LORA)
+    before = state(network)
+    network.save_pretrained(tmp_path)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state(network).items())
+
+    plain = AutoModel.from_pretrained(tmp_path / "trunk")
+    assert not any("lora" in name for name in plain.state_dict())
+    assert not [file for file in tmp_path.rglob("*") if "adapter" in file.name]
+    again = ValueNetwork.from_pretrained(tmp_path, tiny_reference)
+    adapted = numbers(naive, tiny_reference, network)
+    assert torch.allclose(numbers(naive, tiny_reference, again), adapted, atol=1e-5)
+    plain_trunk = tiny_network(tiny_reference, source)
+    assert not torch.allclose(numbers(naive, tiny_reference, plain_trunk), adapted, atol=1e-2)
+
+
+def test_decoding_folds_adapters_in_and_out_again(
+    tiny_reference: ReferencePolicy, tiny_network: Make, naive: Any
+) -> None:
+    network = tiny_network(tiny_reference, lora=LORA).train()
+    before, adapted = state(network), numbers(naive, tiny_reference, network)
+    with decoding(network):
+        assert not network.training
+        assert torch.allclose(numbers(naive, tiny_reference, network), adapted, atol=1e-5)
+        assert any(not torch.equal(now, before[name]) for name, now in state(network).items())
+    assert network.training
+    for name, tensor in state(network).items():
+        torch.testing.assert_close(tensor, before[name])
+    with pytest.raises(KeyboardInterrupt), decoding(network):
+        raise KeyboardInterrupt
+    assert network.training
+    assert torch.allclose(numbers(naive, tiny_reference, network), adapted, atol=1e-5)
+
+
+def test_decoding_leaves_an_evaluating_network_as_it_is(
+    tiny_reference: ReferencePolicy, tiny_network: Make
+) -> None:
+    network = tiny_network(tiny_reference)
+    with decoding(network):
+        assert not network.training
+    assert not network.training
+
+
+# Several networks
+
+
+def test_objectives_are_those_of_all_networks_in_order(
+    tiny_reference: ReferencePolicy, tiny_network: Make
+) -> None:
+    two = tiny_network(tiny_reference, "shared", ("humor", "kind"))
+    one = tiny_network(tiny_reference, "shared", ("sense",))
+    assert objectives_of([one, two]) == ("sense", "humor", "kind")
+    assert objectives_of([]) == ()
+    with pytest.raises(ValueError, match="different objectives, got humor twice"):
+        objectives_of([two, one, two])
+
+
+def test_the_card_on_disk_is_plain_json(saved: Path) -> None:
+    fields = json.loads((saved / "value.json").read_text())
+    assert fields["source"] == "action"
+    assert fields["objectives"] == ["humor"]
+    assert fields["units"] == [{"mean": 0.5, "std": 2.0}]

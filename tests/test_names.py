@@ -1,0 +1,133 @@
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from mavis import names
+from mavis.names import is_local, locate, reachable
+
+
+@pytest.fixture
+def assets(tmp_path, monkeypatch):
+    (tmp_path / "assets" / "humor").mkdir(parents=True)
+    monkeypatch.setattr(names, "_ASSETS", tmp_path / "assets")
+    return tmp_path / "assets"
+
+
+class Hub:
+    """A hub that always gives the same answer."""
+
+    def __init__(self, answer):
+        self.answer, self.asked = answer, []
+
+    def __call__(self):
+        return self
+
+    def repo_info(self, name, repo_type, timeout):
+        self.asked.append((name, repo_type, timeout))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    def answer(with_what):
+        double = Hub(with_what)
+        monkeypatch.setattr(huggingface_hub, "HfApi", double)
+        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
+        return double
+
+    return answer
+
+
+def unknown_repository():
+    error = RepositoryNotFoundError.__new__(RepositoryNotFoundError)
+    Exception.__init__(error, "404")
+    return error
+
+
+def test_sandbox_names_are_paths_of_assets(assets):
+    assert locate("sandbox/humor") == str(assets / "humor")
+    assert locate("sandbox/humor/") == str(assets / "humor")
+
+
+@pytest.mark.parametrize("name", ["sandbox/humour", "sandbox/../humor", "sandbox/"])
+@pytest.mark.usefixtures("assets")
+def test_an_unknown_sandbox_name_lists_what_there_is(name):
+    with pytest.raises(FileNotFoundError, match="which holds sandbox/humor"):
+        locate(name)
+
+
+@pytest.mark.parametrize("name", ["./x", "../x", "/no/x", "~/no-such-x", "runs/humor/value", "x/"])
+def test_a_missing_path_is_said_to_be_missing(name):
+    with pytest.raises(FileNotFoundError, match="is a missing folder"):
+        locate(name, "value model")
+
+
+def test_what_exists_is_local(tmp_path, monkeypatch):
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+
+    assert Path(locate("owner/name")).is_dir()
+    assert locate("owner/other") == "owner/other"
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "m").mkdir()
+
+    assert locate("~/m") == str(tmp_path / "m")
+
+
+def test_an_empty_name_is_refused():
+    with pytest.raises(ValueError, match="name or a path"):
+        locate(" ")
+
+
+def test_hub_names_are_not_local():
+    assert not is_local("gpt2")
+    assert not is_local("owner/name.v1")
+
+
+def test_reachable_paths_do_not_ask_the_hub(tmp_path, hub):
+    double = hub(RuntimeError("asked"))
+
+    assert reachable(str(tmp_path)) == str(tmp_path)
+    assert double.asked == []
+
+
+def test_reachable_asks_the_hub_once_and_not_for_long(hub):
+    double = hub(None)
+
+    assert reachable("owner/name", kind="dataset") == "owner/name"
+    [(name, kind, seconds)] = double.asked
+    assert (name, kind) == ("owner/name", "dataset")
+    assert seconds <= 10
+
+
+def test_an_unknown_hub_name_is_said_to_be_unknown(hub):
+    hub(unknown_repository())
+
+    with pytest.raises(FileNotFoundError, match=r"reward model 'owner/name'.*the hub has none"):
+        reachable("owner/name", "reward model")
+
+
+def test_without_network_an_earlier_download_is_used(hub, monkeypatch, tmp_path):
+    hub(ConnectionError("no network"))
+    cached = str(tmp_path / "config.json")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: cached)
+
+    assert reachable("owner/name") == str(tmp_path)
+
+
+def test_without_network_and_download_it_says_so(hub):
+    hub(ConnectionError("no network"))
+
+    with pytest.raises(FileNotFoundError, match=r"never downloaded.*no network"):
+        reachable("owner/name")
+
+
+def test_what_cannot_be_a_hub_name_is_refused():
+    with pytest.raises(ValueError, match="neither a path nor a hub name"):
+        reachable("no spaces!")

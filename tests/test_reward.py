@@ -1,0 +1,171 @@
+import numpy as np
+import pytest
+import torch
+
+from mavis.reward import Units, score
+
+PROMPTS, REPLIES = ["p0", "p1", "p2"], ["r", "rr", "rrr"]
+
+
+def returning(value):
+    return lambda *_: value
+
+
+def test_rewards_are_called_with_texts_and_maximised_as_they_are():
+    asked = []
+
+    def lengths(prompts, responses):
+        asked.append((prompts, responses))
+        return [len(response) for response in responses]
+
+    scores = score("x", lengths, PROMPTS, REPLIES)
+
+    assert asked == [(PROMPTS, REPLIES)]
+    assert scores.tolist() == [1.0, 2.0, 3.0]
+    assert scores.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [1, True, 2.5],
+        (1.0, 1.0, 2.5),
+        torch.tensor([1.0, 1.0, 2.5], dtype=torch.float16, requires_grad=True),
+        np.array([1.0, 1.0, 2.5]),
+        [np.float32(1), torch.tensor(1.0), 2.5],
+    ],
+)
+def test_all_usual_kinds_of_numbers_are_taken(value):
+    scores = score("x", returning(value), PROMPTS, REPLIES)
+
+    assert scores.tolist() == [1.0, 1.0, 2.5]
+    assert not scores.requires_grad
+
+
+def test_none_and_nan_abstain():
+    scores = score("x", returning([None, float("nan"), 2]), PROMPTS, REPLIES)
+
+    assert scores.isnan().tolist() == [True, True, False]
+
+
+def test_no_replies_need_no_reward():
+    assert score("x", returning(None), [], []).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([1.0, 2.0], r"\[B = 3\], got 2"),
+        (torch.zeros(3, 1), r"got shape \[3, 1\]"),
+        (np.zeros(2), r"got shape \[2\]"),
+        (torch.tensor(1.0), r"got shape \[\]"),
+        (1.0, "got float"),
+        (None, "got NoneType"),
+        ("123", "got str"),
+        ({0: 1.0, 1: 1.0, 2: 1.0}, "got dict"),
+        ([1.0, "2", 3.0], "got '2' in it"),
+        ([1.0, [2.0], 3.0], r"got \[2.0\] in it"),
+        ([1.0, 1j, 3.0], "got 1j in it"),
+        ([1.0, torch.zeros(2), 3.0], "in it"),
+        ([1.0, float("inf"), 3.0], "must be finite, got inf"),
+        ([1.0, 1e300, 3.0], r"must be finite, got 1e\+300"),
+        ([None] * 3, "abstained for all 3"),
+    ],
+)
+def test_anything_else_stops_with_objective_prompt_and_response(value, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        score("humor", returning(value), PROMPTS, REPLIES)
+    row = 1 if "in it" in message or "finite" in message else 0
+    assert "objective 'humor'" in str(caught.value)
+    assert f"prompt 'p{row}', response '{REPLIES[row]}'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_long_texts_are_shortened_in_errors():
+    with pytest.raises(ValueError, match="…") as caught:
+        score("x", returning([None]), ["p" * 9999], ["r" * 9999])
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("bad", range(3))
+def test_a_reward_that_raises_is_traced_to_the_row(bad):
+    def picky(_prompts, responses):
+        if REPLIES[bad] in responses:
+            raise KeyError("oh no")
+        return [1.0] * len(responses)
+
+    with pytest.raises(ValueError, match="the reward raised KeyError: 'oh no'") as caught:
+        score("humor", picky, PROMPTS, REPLIES)
+    assert f"prompt 'p{bad}', response '{REPLIES[bad]}'" in str(caught.value)
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_a_reward_that_fails_only_on_batches_says_so():
+    def narrow(_prompts, responses):
+        if len(responses) > 2:
+            raise MemoryError("too many")
+        return [1.0] * len(responses)
+
+    with pytest.raises(ValueError, match=r"MemoryError: too many \(all 3 at once\)"):
+        score("x", narrow, PROMPTS, REPLIES)
+
+
+def test_a_missing_file_is_no_rows_fault_and_not_tried_again():
+    calls = []
+
+    def unready(prompts, responses):
+        calls.append(prompts + responses)
+        raise FileNotFoundError("model './x' is a missing folder")
+
+    with pytest.raises(ValueError, match="missing folder"):
+        score("x", unready, PROMPTS, REPLIES)
+    assert len(calls) == 1
+
+
+def test_prompts_and_replies_must_match():
+    with pytest.raises(ValueError, match="1 prompts for 3 responses"):
+        score("x", returning([1.0] * 3), ["p"], REPLIES)
+
+
+# units
+
+
+def test_units_are_mean_and_deviation_of_what_is_known():
+    units = Units.measure(torch.tensor([1.0, 3.0, 5.0, float("nan")]))
+
+    assert units == Units(mean=3.0, std=2.0)
+    standard = units.standard(torch.tensor([[1.0, 3.0], [5.0, float("nan")]]))
+    assert torch.equal(standard[0], torch.tensor([-1.0, 0.0]))
+    assert standard[1, 0] == 1
+    assert standard[1, 1].isnan()
+    assert standard.dtype == torch.float32
+
+
+def test_standard_scores_have_mean_0_and_deviation_1_on_any_scale():
+    scores = 1e4 + 1e3 * torch.randn(500, generator=torch.Generator().manual_seed(0))
+    standard = Units.measure(scores).standard(scores)
+
+    assert standard.mean().item() == pytest.approx(0, abs=1e-5)
+    assert standard.std().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("scores", [[2.0, 2.0], [0.0] * 5, [1e4, 1e4 + 1e-3, 1e4]])
+def test_constant_scores_are_refused(scores):
+    with pytest.raises(ValueError, match="constant scores"):
+        Units.measure(scores)
+
+
+def test_small_scales_are_not_constant():
+    assert Units.measure([1e-9, 3e-9]).std == pytest.approx(1.414e-9, rel=1e-3)
+
+
+@pytest.mark.parametrize("scores", [[], [1.0], [1.0, float("nan")]])
+def test_too_few_scores_are_refused(scores):
+    with pytest.raises(ValueError, match="at least 2"):
+        Units.measure(scores)
+
+
+@pytest.mark.parametrize("numbers", [(0.0, 0.0), (float("nan"), 1.0), (0.0, float("inf"))])
+def test_units_from_a_file_are_checked(numbers):
+    with pytest.raises(ValueError, match="std above 0"):
+        Units(*numbers)
