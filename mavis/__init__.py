@@ -31,6 +31,7 @@ STORY = (
     "learn.data",
     "learn.module",
     "learn.plots",
+    "learn.fitrun",
     "learn.tracking",
     "learn.rounds",
     "sandbox.grammar",

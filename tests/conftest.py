@@ -30,8 +30,13 @@ from mavis.reward import Units
 
 FAMILIES = ("llama", "gpt2", "qwen2", "qwen3", "gemma", "gpt_neox")
 
-# Enough to spell a dialogue; the last three are longer tokens, so that strings cross their borders.
-TOKENS = ("<end>", "<pad>", "<unk>", *"anstumibe", *"\n :?.HA", *"rdlohfywg", "um", "an", "st")
+# Enough to spell a dialogue, and for the default top-k of 40. The last three are longer tokens, so
+# that strings cross their borders.
+TOKENS = (
+    *("<end>", "<pad>", "<unk>"),
+    *"anstumibe\n :?.HArdlohfywgcjkpqvxz,",
+    *("um", "an", "st"),
+)
 CONTEXT = 160
 
 
@@ -174,17 +179,17 @@ def naive() -> type["Naive"]:
 
 
 class Naive:
-    """The guided policy from whole token sequences: no cache, no batch, no shared code."""
+    """The guided policy from whole token sequences: no cache, no padding, no shared code."""
 
     def __init__(self, reference: ReferencePolicy, networks: Sequence[ValueNetwork] = ()) -> None:
         self.reference, self.networks = reference, networks
 
-    def hidden(self, model: PreTrainedModel, tokens: Sequence[int]) -> torch.Tensor:
-        """The last hidden state [H] of a headless model after some tokens."""
+    def hidden(self, model: PreTrainedModel, *sequences: Sequence[int]) -> torch.Tensor:
+        """The last hidden states [R, H] of a headless model after sequences of one length."""
         with torch.no_grad():
-            output = model(input_ids=torch.tensor([list(tokens)]), use_cache=False)
+            output = model(input_ids=torch.tensor([list(s) for s in sequences]), use_cache=False)
         states: torch.Tensor = output.last_hidden_state
-        return states[0, -1]
+        return states[:, -1]
 
     def logits(self, tokens: Sequence[int]) -> list[float]:
         """The reference's next-token logits [V]."""
@@ -205,11 +210,11 @@ class Naive:
         head = {name: tensor.double() for name, tensor in network.head.state_dict().items()}
         weight, bias = head["state.weight"], head["state.bias"]
         if network.card.source == "state":
-            ends = [self.hidden(network.trunk, [*tokens, a]).double() for a in candidates]
+            ends = self.hidden(network.trunk, *([*tokens, a] for a in candidates)).double()
             return [(weight @ state + bias).tolist() for state in ends]
         model = self.reference.model.base_model if network.trunk is None else network.trunk
         table = model.get_input_embeddings().weight.detach().double()
-        state = self.hidden(model, tokens).double()
+        state = self.hidden(model, tokens)[0].double()
         mixed = (head["mix.weight"] @ state).reshape(len(network.card.objectives), -1)
         common = weight @ state + bias
         return [(common + mixed @ table[a] + head["token"][a]).tolist() for a in candidates]

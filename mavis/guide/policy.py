@@ -147,7 +147,7 @@ class GuidedPolicy:
                 start.stop,
                 tag=(at, copy),
             )
-            for at, start in enumerate(encoded)
+            for at, start in sorted(enumerate(encoded), key=lambda item: len(item[1].tokens))
             for copy in range(n)
         ]
         answers: dict[tuple[int, int], Answer] = {}

@@ -41,15 +41,18 @@ class SlotCache(Cache):
     def __init__(self, rows: int, slots: int) -> None:
         super().__init__(layers=[])
         self.rows, self.slots = rows, slots
-        self.keys: list[Tensor] = []  # per layer [rows, slots, heads, dim]
+        self.keys: list[Tensor] = []  # per layer [rows, heads, slots, dim]
         self.values: list[Tensor] = []
-        self._write = torch.empty(0, dtype=torch.long)
-        self._read: Tensor | slice = slice(0)
+        self._rows = self._slots = torch.empty(0, dtype=torch.long)
         self._span = 0
+        self._prefix = False
 
-    def aim(self, write: Tensor, read: Tensor | slice, span: int) -> None:
-        """Set the flat slots to write [R * q], the rows to read and how many slots they show."""
-        self._write, self._read, self._span = write, read, span
+    def aim(self, rows: Tensor, slots: Tensor, span: int, prefix: bool) -> None:
+        """Set the rows [R] and slots [R, q] to write, and how many slots the rows show.
+
+        `prefix`: the rows are 0 … R − 1 in order, so that a view serves and nothing is copied.
+        """
+        self._rows, self._slots, self._span, self._prefix = rows[:, None], slots, span, prefix
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
@@ -71,28 +74,32 @@ class SlotCache(Cache):
         """Make room for more slots a row; what is there stays."""
         for buffers in (self.keys, self.values):
             for layer, old in enumerate(buffers):
-                buffers[layer] = old.new_zeros((self.rows, slots, *old.shape[2:]))
-                buffers[layer][:, : self.slots] = old
+                heads, dim = old.shape[1], old.shape[3]
+                buffers[layer] = old.new_zeros((self.rows, heads, slots, dim))
+                buffers[layer][:, :, : self.slots] = old
         self.slots = slots
 
     def move(self, dst: Tensor, src: Tensor, span: int) -> None:
         """Copy the first `span` slots of the rows `src` to the rows `dst`."""
         for buffer in (*self.keys, *self.values):
-            buffer[dst, :span] = buffer[src, :span]
+            if len(dst) == 1:  # by far the most common, and cheap as views
+                buffer[int(dst), :, :span] = buffer[int(src), :, :span]
+            else:
+                buffer[dst, :, :span] = buffer[src, :, :span]
 
     def shift(self, rows: Tensor, to: Tensor, source: Tensor) -> None:
         """Copy one slot within each row."""
         for buffer in (*self.keys, *self.values):
-            buffer[rows, to] = buffer[rows, source]
+            buffer[rows, :, to] = buffer[rows, :, source]
 
     def _allocate(self, like: Tensor) -> Tensor:
-        shape = (self.rows, self.slots, like.shape[1], like.shape[3])
+        shape = (self.rows, like.shape[1], self.slots, like.shape[3])
         return torch.zeros(shape, dtype=like.dtype, device=like.device)
 
     def _store(self, buffer: Tensor, states: Tensor) -> Tensor:
-        flat = states.transpose(1, 2).flatten(0, 1)  # [R * q, heads, dim]
-        buffer.flatten(0, 1).index_copy_(0, self._write, flat)
-        return buffer[self._read, : self._span].transpose(1, 2)
+        buffer[self._rows, :, self._slots] = states.transpose(1, 2)
+        seen = buffer[: len(self._rows)] if self._prefix else buffer[self._rows[:, 0]]
+        return seen[:, :, : self._span]
 
 
 class Rows:
@@ -110,6 +117,7 @@ class Rows:
         self.lengths: Index = np.zeros(rows, dtype=np.int64)
         self._causal_lm = model.get_output_embeddings() is not None
         self._hidden = hidden
+        self._place = model.device  # asked once: `transformers` looks through all parameters for it
 
     def extend(self, rows: Index, tokens: Sequence[Sequence[int]]) -> Reading:
         """Write tokens behind each row, and read what the model says after the last of them.
@@ -187,17 +195,18 @@ class Rows:
         last: Index | None,
     ) -> Reading:
         """One forward of the model; `last` [R] picks one position a row, None keeps all."""
-        prefix = np.array_equal(rows, np.arange(len(rows)))  # then a view serves: nothing is copied
-        read = slice(0, len(rows)) if prefix else self._tensor(rows)
-        write = rows[:, None] * self.cache.slots + slots
-        self.cache.aim(self._tensor(write.ravel()), read, span)
+        prefix = np.array_equal(rows, np.arange(len(rows)))
+        self.cache.aim(self._tensor(rows), self._tensor(slots), span, prefix)
+        # As numbers, not as bool: every layer would convert it anew.
+        unseen = torch.zeros(mask.shape, dtype=self.model.dtype, device=mask.device)
+        unseen.masked_fill_(~mask, -torch.inf)
         options: dict[str, Any] = {}
         if self._causal_lm:
             keep = np.unique(last) if last is not None else np.arange(slots.shape[1])
             options = {"logits_to_keep": self._tensor(keep), "output_hidden_states": self._hidden}
         output = self.model(
             input_ids=self._tensor(tokens),
-            attention_mask=mask[:, None],
+            attention_mask=unseen[:, None],
             position_ids=self._tensor(positions),
             past_key_values=self.cache,
             use_cache=True,
@@ -219,7 +228,7 @@ class Rows:
         return states[self._tensor(np.arange(len(column))), self._tensor(column)]
 
     def _tensor(self, array: Index | Tensor) -> Tensor:
-        return torch.as_tensor(array, device=self.model.device)
+        return torch.as_tensor(array, device=self._place)
 
     def _make_room(self, span: int) -> None:
         if span >= self.cache.slots:

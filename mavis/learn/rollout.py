@@ -103,7 +103,9 @@ def grow(
         open_nodes[place.tree] += len(jobs)
         return jobs
 
-    roots = [_root(start, sampling, index) for index, start in enumerate(starts)]
+    # Prompts of like length side by side: a row pays for the longest one that is live.
+    order = sorted(range(len(prompts)), key=lambda index: len(starts[index].tokens))
+    roots = [_root(starts[index], sampling, index) for index in order]
     spans = decode(policy.reference, policy.networks, roots, rows=rows, follow=children)
     for span in spans:
         index = span.job.tag.tree

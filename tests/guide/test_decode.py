@@ -37,10 +37,10 @@ def varied(count: int, seed: int = 0, limit: int = 9) -> list[Job]:
             weights=tuple(rng.normal(0, 1, 4).round(3).tolist()),
             beta=float(rng.choice([0.0, 0.5, 1.0, 2.0])),
             temperature=float(rng.choice([0.7, 1.0, 1.6])),
-            top_k=int(rng.choice([0, 1, 3, 8, 31])),
+            top_k=int(rng.choice([0, 1, 3, 8, 40])),
             top_p=float(rng.choice([1.0, 0.8, 0.5])),
         )
-        prompt = rng.integers(1, 31, rng.choice([1, 2, 5, 12, 70])).tolist()
+        prompt = rng.integers(1, 40, rng.choice([1, 2, 5, 12, 70])).tolist()
         jobs.append(Job(prompt, int(rng.integers(1, limit + 1)), sampling, (seed, at), tag=at))
     return jobs
 
@@ -125,7 +125,7 @@ def test_streams_are_the_same_everywhere() -> None:
     assert stream((1,)).random() != stream(("1",)).random()
 
 
-GOLDEN = [0.0, 0.0]
+GOLDEN = [0.5699942910595558, 0.4246764577167744]
 
 
 def test_nothing_global_is_touched(
@@ -222,7 +222,7 @@ def enumerated(slow: Any, job: Job) -> dict[tuple[int, ...], float]:
     return found
 
 
-@pytest.mark.parametrize("beta", [0.0, 1.5])
+@pytest.mark.parametrize("beta", [0.0, 0.5])
 def test_samples_follow_the_exact_guided_distribution(
     build_reference: Build, tiny_network: Make, naive: Any, beta: float
 ) -> None:
@@ -230,13 +230,13 @@ def test_samples_follow_the_exact_guided_distribution(
 
     Right code fails each of the two cases with odds 1 in 10,000 (seeded: always or never).
     """
-    reference, count = build_reference(vocab=6), 4000
+    reference, count = build_reference(vocab=6), 2500
     networks = [
         tiny_network(reference, "action", ("humor",), seed=1),
         tiny_network(reference, "state", ("kind",), seed=2),
     ]
     sampling = Sampling((1.0, -0.7), beta, temperature=1.3, top_k=5)
-    jobs = [Job([3, 5], 3, sampling, ("sample", at), tag=at) for at in range(count)]
+    jobs = [Job([4], 3, sampling, ("sample", at), tag=at) for at in range(count)]
     exact = enumerated(naive(reference, networks), jobs[0])
     assert sum(exact.values()) == pytest.approx(1, abs=1e-9)
 
@@ -256,7 +256,7 @@ def test_samples_follow_the_exact_guided_distribution(
 
 def test_an_end_token_ends_a_job(build_reference: Build) -> None:
     reference = build_reference(vocab=6)
-    jobs = [Job([3], 40, Sampling(), (at,), tag=at) for at in range(20)]
+    jobs = [Job([3], 100, Sampling(top_k=0), (at,), tag=at) for at in range(20)]
     spans = run(reference, (), jobs)
     assert {span.reason for span in spans.values()} == {"end"}
     for span in spans.values():
@@ -272,7 +272,7 @@ def test_a_stop_string_ends_a_job_where_it_is_complete(tiny_reference: Reference
     """Every substring of up to 6 characters of what is said, over token borders and within them."""
     job = Job([5, 6, 7], 40, Sampling(), ("stop", 3))
     said = next(decode(tiny_reference, (), [job])).tokens
-    whole = text(tiny_reference, said)
+    whole = text(tiny_reference, [token for token in said if token != 0])
     assert any(piece in whole for piece in ("um", "an", "st"))  # tokens of two characters
     strings = [whole[a : a + n] for n in (1, 2, 3, 6) for a in range(len(whole) - n)]
     jobs = [Job(job.tokens, 40, job.sampling, job.key, (s, "@@"), tag=s) for s in {*strings}]
@@ -322,7 +322,7 @@ def grow(shape: Sequence[int], lengths: Sequence[int]) -> Callable[[Span], Seque
         children = []
         for child in range(shape[depth]):
             weights = tuple(w + 0.2 * child for w in span.job.sampling.weights)
-            sampling = Sampling(weights, beta=1.0, top_k=6 + child)
+            sampling = Sampling(weights, beta=1.0, top_k=4 + child)
             limit = lengths[(depth + child) % len(lengths)]
             tag = (*path, child)
             children.append(Job(tokens, limit, sampling, ("tree", *tag), tag=tag))
@@ -331,20 +331,18 @@ def grow(shape: Sequence[int], lengths: Sequence[int]) -> Callable[[Span], Seque
     return follow
 
 
-@pytest.mark.parametrize("rows", [1, 2, 7, 64])
 @pytest.mark.parametrize(
     ("shape", "lengths"),
     [
         ((3, 2, 2), (3, 1, 5)),
         ((1, 1, 1), (2,)),
-        ((2, 2, 2, 2, 2), (1, 2)),  # deeper than one row's two parking places
+        ((2, 2, 2, 2), (1, 2)),  # deeper than one row's two parking places
         ((4, 2), (0, 3)),  # segments without tokens
     ],
 )
 def test_a_tree_equals_each_of_its_paths_alone(
     tiny_reference: ReferencePolicy,
     networks: list[ValueNetwork],
-    rows: int,
     shape: Sequence[int],
     lengths: Sequence[int],
 ) -> None:
@@ -354,7 +352,6 @@ def test_a_tree_equals_each_of_its_paths_alone(
         for at in range(2)
     ]
     follow = grow(shape, lengths)
-    tree = run(tiny_reference, networks, roots, rows=rows, follow=follow)
     alone: dict[Any, Span] = {}
     waiting = list(roots)
     while waiting:
@@ -362,7 +359,8 @@ def test_a_tree_equals_each_of_its_paths_alone(
         alone |= run(tiny_reference, networks, [job], rows=1)
         span = alone[job.tag]
         waiting += [] if span.reason in ("end", "stop") else follow(span)
-    assert_same(tree, alone)
+    for rows in (1, 2, 7, 64):
+        assert_same(run(tiny_reference, networks, roots, rows=rows, follow=follow), alone)
 
 
 def test_a_parked_row_is_not_read_again(
@@ -391,7 +389,7 @@ def test_a_job_that_ended_has_no_children(build_reference: Build) -> None:
         asked.append(span.reason)
         return grow((2, 2, 2), (4,))(span)
 
-    root = Job([3], 4, Sampling(), ("ends",), tag=(0,))
+    root = Job([3], 4, Sampling(top_k=0), ("ends",), tag=(0,))
     spans = run(reference, (), [root], rows=2, follow=follow)
     assert {span.reason for span in spans.values()} >= {"end"}
     assert set(asked) == {"length"}

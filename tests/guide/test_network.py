@@ -54,7 +54,7 @@ def test_a_new_network_values_everything_at_zero(
     tiny_reference: ReferencePolicy, source: Source
 ) -> None:
     network = build_network(card(tiny_reference, source, "a", "b"), tiny_reference)
-    hidden, tokens = torch.randn(3, 5, 32), torch.randint(31, (3, 5, 4))
+    hidden, tokens = torch.randn(3, 5, 32), torch.randint(40, (3, 5, 4))
     if source == "state":
         found = network.state_values(hidden)
         assert found.shape == (3, 5, 2)
@@ -193,7 +193,7 @@ def test_another_tokenizer_as_trunk(
     other: Callable[..., str],
     tiny_tokenizer: Callable[..., PreTrainedTokenizerBase],
 ) -> None:
-    name = other(tiny_tokenizer(30))
+    name = other(tiny_tokenizer(39))
     with pytest.raises(ValueError, match=r"trunk .*other.* different tokenizers"):
         build_network(card(tiny_reference), tiny_reference, trunk=name)
 
@@ -201,8 +201,8 @@ def test_another_tokenizer_as_trunk(
 def test_a_trunk_with_fewer_tokens(
     tiny_reference: ReferencePolicy, other: Callable[..., str]
 ) -> None:
-    name = other(tiny_reference.tokenizer, vocab=30)
-    with pytest.raises(ValueError, match=r"knows 30 tokens, the reference tiny llama 31"):
+    name = other(tiny_reference.tokenizer, vocab=39)
+    with pytest.raises(ValueError, match=r"knows 39 tokens, the reference tiny llama 40"):
         build_network(card(tiny_reference), tiny_reference, trunk=name)
 
 
@@ -268,7 +268,7 @@ def saved(tiny_reference: ReferencePolicy, tiny_network: Make, tmp_path: Path) -
 
 def test_another_tokenizer_is_refused(build_reference: Build, saved: Path) -> None:
     with pytest.raises(ValueError, match=r"different tokenizers: it was trained under tiny llama"):
-        ValueNetwork.from_pretrained(saved, build_reference(vocab=30))
+        ValueNetwork.from_pretrained(saved, build_reference(vocab=39))
 
 
 def test_a_shared_head_of_another_width_is_refused(

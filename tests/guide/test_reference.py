@@ -111,7 +111,7 @@ def test_a_folder_is_loaded_as_it_was_saved(
     assert loaded.name == str(folder)
     assert loaded.fingerprint == tiny_reference.fingerprint
     assert loaded.ends == {0}
-    assert (loaded.vocabulary, loaded.context) == (31, 160)
+    assert (loaded.vocabulary, loaded.context) == (40, 160)
     tokens = [5, 3, 9, 20]
     assert naive(loaded).logits(tokens) == naive(tiny_reference).logits(tokens)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mavis.learn.tracking import FitRun, Tracking
+from mavis.learn.fitrun import FitRun
+from mavis.learn.tracking import Tracking
 
 # MLflow 3.17 declares its tables with a loader that SQLAlchemy 2.1 deprecates (`Tracking` keeps
 # that from the user; here MLflow's client is also used directly), and Lightning 2.6 builds a tree
