@@ -6,6 +6,7 @@ run.
 
 import os
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import Any
@@ -62,11 +63,27 @@ def _run(words: list[str]) -> None:
     if not words or words[0] in {"-h", "--help"}:
         print(_overview())
     elif words[0] in TRAINING:
+        _check_objective(words)
         from mavis.training import train
 
         train(words)
     else:
         _run_plain(words)
+
+
+def _check_objective(words: list[str]) -> None:
+    """Find the objective before the training commands, which take seconds to load."""
+    peek = ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--objective")
+    name = peek.parse_known_args(words)[0].objective
+    if name is not None:
+        from mavis.objective import find
+
+        find(name)
+    elif not {"-c", "--config", "-h", "--help"} & {word.split("=")[0] for word in words}:
+        from mavis.objective import available
+
+        raise ValueError(f"--objective is missing; installed: {', '.join(available())}.")
 
 
 def _run_plain(words: list[str]) -> None:

@@ -76,7 +76,6 @@ def read_prompts(
     source: str,
     split: str | None = "train",
     column: str | None = None,
-    template: str | None = None,
     limit: int | None = None,
 ) -> list[Prompt]:
     """Read prompts from the sandbox, a file, a folder, a function or the hub.
@@ -91,17 +90,15 @@ def read_prompts(
         column: The column to read. By default the first of `COLUMNS` that is there, or the only
             one. Of a Human/Assistant dialogue everything up to the last "Assistant:" is taken,
             of a chat everything before the assistant's last message.
-        template: Dotted path of a function `prompt -> str` that every prompt is passed through.
         limit: Return at most this many prompts.
 
     Raises:
         FileNotFoundError: A missing file, folder or data set.
         ValueError: An unknown split or column, an empty prompt (the row is named, counted from
-            1), no prompts at all, or a template that cannot be used.
+            1), or no prompts at all.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}; leave it out to read all.")
-    shape = function(template, "template") if template else None
     parts = splits(source)
     present = {_usual(name) for name in parts}
     missing = [name for name in _TENTHS.values() if name not in present and "train" in present]
@@ -112,7 +109,7 @@ def read_prompts(
         plain(prompt): prompt
         for name, rows in parts.items()
         if home is None or _usual(name) == _usual(home)
-        for prompt in _prompts(rows(), column, shape, source)
+        for prompt in _prompts(rows(), column, source)
     }
     if split and home and _usual(home) == "train":
         chosen = _cut(list(prompts), missing)
@@ -152,12 +149,7 @@ def _mark(text: str) -> int:
 # From rows to prompts
 
 
-def _prompts(
-    rows: Iterable[Any],
-    column: str | None,
-    shape: Callable[[Prompt], Any] | None,
-    source: str,
-) -> Iterator[Prompt]:
+def _prompts(rows: Iterable[Any], column: str | None, source: str) -> Iterator[Prompt]:
     for number, row in enumerate(rows, 1):
         where = f"row {number} of {source!r}"
         value = row
@@ -169,10 +161,6 @@ def _prompts(
         prompt = _prompt(value, where)
         if prompt is None:
             continue
-        if shape:
-            prompt = shape(prompt)
-            if not isinstance(prompt, str):
-                raise ValueError(f"template must return a string, got {prompt!r} for {where}.")
         if not plain(prompt).strip():
             raise ValueError(f"empty prompt in {where}.")
         yield prompt

@@ -1,7 +1,9 @@
 """`mavis fit`, `validate` and `test`: LightningCLI, with an objective's name as the way in."""
 
 import argparse
+import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +22,13 @@ from mavis.objective import available, find
 CONFIG = "config.yaml"
 # What may differ between a run and the one it goes on from.
 FREE = ("out", "tracking", "trainer.", "ckpt_path", "data.rounds", "data.rows", "verbose")
+
+QUIET = (
+    "LightningCLI's args parameter",  # `main` takes its words apart before Lightning sees them
+    ".*LeafSpec.*is deprecated",  # Lightning against torch 2.13
+    ".*does not have many workers",  # batches are made in memory
+    ".*`self.log.*on_epoch.*sync_dist",  # every rank validates on all trees
+)
 
 
 class BriefParser(LightningArgumentParser):
@@ -148,7 +157,12 @@ class MavisCLI(LightningCLI):
 def train(args: list[str]) -> None:
     """Run `fit`, `validate` or `test`."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    MavisCLI(args)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in QUIET:
+            warnings.filterwarnings("ignore", message=message)
+        MavisCLI(args)
 
 
 def _product(rounds: int, epochs: int) -> int:

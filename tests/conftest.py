@@ -159,9 +159,7 @@ def tiny_network() -> Callable[..., ValueNetwork]:
         lora: dict[str, Any] | None = None,
     ) -> ValueNetwork:
         units = tuple(Units(0.5, 2.0) for _ in objectives)
-        card = ValueCard(
-            source, tuple(objectives), units, reference.name, reference.fingerprint
-        )
+        card = ValueCard(source, tuple(objectives), units, reference.name, reference.fingerprint)
         with torch.random.fork_rng():
             network = build_network(card, reference, trunk, lora).eval()
         shake(network.head, seed, 0.3)
@@ -231,7 +229,8 @@ class Naive:
                 chosen.append(a)
         values = self.values(tokens, chosen)
         score = {
-            a: log_ref[a] + sampling.beta * sum(w * q for w, q in zip(sampling.weights, v, strict=True))
+            a: log_ref[a]
+            + sampling.beta * sum(w * q for w, q in zip(sampling.weights, v, strict=True))
             for a, v in zip(chosen, values, strict=True)
         }
         top = max(score.values())

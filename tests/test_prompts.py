@@ -199,44 +199,14 @@ def test_bad_data_gets_a_clear_line(tmp_path, rows, options, message):
         read_prompts(source, **{"split": None, **options})
 
 
-# template
+# functions
 
 
-@pytest.fixture
-def here(monkeypatch, tmp_path):
-    (tmp_path / "my_templates.py").write_text(
-        "def shout(prompt):\n    return prompt.upper()\n"
-        "def mumble(prompt):\n    return None\n"
-        "def mine():\n    return ['a', {'prompt': 'b'}, 'a']\n"
-        "word = 'x'\n"
-    )
+def test_a_function_can_be_the_source(monkeypatch, tmp_path):
+    text = "def mine():\n    return ['a', {'prompt': 'b'}, 'a']\n"
+    (tmp_path / "my_prompts.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    return lines(tmp_path / "p.jsonl", ["x", "X"])
-
-
-def test_a_template_shapes_the_prompts_before_duplicates_go(here):
-    assert read_prompts(here, None, template="my_templates.shout") == ["X"]
-    assert read_prompts(here, None, template="my_templates:shout") == ["X"]
-
-
-@pytest.mark.parametrize(
-    ("template", "message"),
-    [
-        ("my_templates.nothing", "template .* cannot be imported"),
-        ("no_such_module.f", "template .* cannot be imported .*PYTHONPATH"),
-        ("shout", "template .* cannot be imported"),
-        ("my_templates.word", "template must be a function"),
-        ("my_templates.mumble", "template must return a string, got None for row 1"),
-    ],
-)
-def test_a_template_that_cannot_be_used_gets_a_clear_line(here, template, message):
-    with pytest.raises(ValueError, match=message):
-        read_prompts(here, None, template=template)
-
-
-@pytest.mark.usefixtures("here")
-def test_a_function_can_be_the_source():
-    assert read_prompts("my_templates:mine", None) == ["a", "b"]
+    assert read_prompts("my_prompts:mine", None) == ["a", "b"]
 
 
 # splits

@@ -11,6 +11,7 @@ changes an answer.
 """
 
 import hashlib
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,7 +107,8 @@ class Span:
 
 def stream(key: Key) -> np.random.Generator:
     """The random stream that a key names, on every machine."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
+    plain = tuple(part if isinstance(part, str) else operator.index(part) for part in key)
+    digest = hashlib.blake2b(repr(plain).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
@@ -159,6 +161,8 @@ class _LiveRows:
     def __init__(
         self, reference: ReferencePolicy, networks: Sequence[ValueNetwork], rows: int
     ) -> None:
+        if rows < 1:
+            raise ValueError(f"rows must be at least 1, got {rows}.")
         self.reference, self.size = reference, rows
         self.objectives = objectives_of(networks)
         self.vocabulary = reference.vocabulary

@@ -96,8 +96,11 @@ class GuidedPolicy:
         Raises:
             ValueError: a setting is out of range, or a prompt is empty or too long.
         """
-        if isinstance(prompts, str):
-            raise ValueError("prompts must be a sequence of prompts, got one text: wrap it in [ ].")
+        single = "text" if isinstance(prompts, str) else "chat"
+        if single == "text" or any(isinstance(prompt, Mapping) for prompt in prompts):
+            raise ValueError(
+                f"prompts must be a sequence of prompts, got one {single}: wrap it in [ ]."
+            )
         count = len(prompts)
         if weights is None:
             weights = dict.fromkeys(self.objectives, 1.0)

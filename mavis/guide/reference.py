@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +25,7 @@ from transformers.cache_utils import DynamicLayer
 
 from mavis.names import reachable
 from mavis.prompts import Message, Prompt, dialogue, plain
+from mavis.sources import function
 
 # Where a reply ends in a dialogue that is written out as text: the next turn of the human.
 NEXT_TURN = "\n\nHuman:"
@@ -105,6 +105,8 @@ class ReferencePolicy:
         dtype = "auto" if place.type != "cpu" else torch.float32
         with loading(f"the tokenizer of {name}"):
             tokenizer = AutoTokenizer.from_pretrained(path)
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what a missing file loads as
+            raise FileNotFoundError(f"{path} holds no tokenizer: save one beside the model.")
         with loading(name):
             model: Any = AutoModelForCausalLM.from_pretrained(
                 path, dtype=dtype, attn_implementation="sdpa"
@@ -128,7 +130,10 @@ class ReferencePolicy:
         text is taken as it is and a chat is written out as a dialogue (Human: … Assistant:).
         """
         if self.template is not None:
-            return str(_function(self.template)(prompt))
+            text = function(self.template, "template")(prompt)
+            if not isinstance(text, str):
+                raise ValueError(f"template must return a string, {self.template} gave {text!r}.")
+            return text
         if self.tokenizer.chat_template is None:
             return prompt if isinstance(prompt, str) else _written_out(prompt)
         messages: list[Message]
@@ -255,15 +260,3 @@ def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> f
 def _written_out(prompt: Prompt) -> str:
     text = plain(prompt)
     return text if text.rstrip().endswith("Assistant:") else f"\n\nHuman: {text}\n\nAssistant:"
-
-
-def _function(dotted: str) -> Callable[[Prompt], str]:
-    module, _, name = dotted.rpartition(".")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"template must be the dotted name of a function, got {dotted!r}: {error}"
-        ) from error
-    function: Callable[[Prompt], str] = found
-    return function

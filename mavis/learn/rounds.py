@@ -1,5 +1,6 @@
 """The rounds of a fit: restart the optimizer, measure the policy, keep everything, say a line."""
 
+import hashlib
 import json
 import math
 import time
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
 
 from mavis.learn import plots
 from mavis.learn.data import RolloutDataModule
@@ -25,7 +25,15 @@ class Rounds(Callback):
 
     def __init__(self) -> None:
         self._started = 0.0
-        self._console = Console(stderr=True, highlight=False)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note what is trained on."""
+        data, _ = _parts(trainer, pl_module)
+        prompts = data.prompts["train"]
+        digest = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:32]
+        for logger in trainer.loggers:
+            if isinstance(logger, Tracking):
+                logger.log_data(Path(data.source).name, data.source, len(prompts), digest)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """At the start of a round, restart the optimizer and its schedule."""
@@ -62,7 +70,7 @@ class Rounds(Callback):
         entry["best_of_n_at_kl"] = at_kl(curve, entry["kl"])
         if trainer.is_global_zero:
             write_json(data.folder / "test.json", entry)
-            self._console.print(f"test: {_line(entry)}")
+            print(f"test: {_line(entry)}", flush=True)
 
     def _keep(
         self,
@@ -86,7 +94,7 @@ class Rounds(Callback):
             if isinstance(logger, Tracking):
                 logger.log_round(entry, pictures, _table(data, guided))
                 logger.log_model(value, f"mavis-{data.objective.name}")
-        self._console.print(f"round {data.round}: {_line(entry)}")
+        print(f"round {data.round}: {_line(entry)}", flush=True)
 
 
 def _parts(trainer: Trainer, module: LightningModule) -> tuple[RolloutDataModule, ValueModule]:
@@ -124,7 +132,8 @@ def _line(entry: dict[str, Any]) -> str:
     rival = "beyond best-of-N's KL" if best is None else f"best-of-N at this KL {best:.2f}"
     return (
         f"reward {entry['reward']:.2f} ± {entry['reward_se']:.2f} "
-        f"(reference {entry['reward_reference']:.2f}, {rival}), KL {entry['kl']:.1f} nats"
+        f"(reference {round(entry['reward_reference'], 2) + 0.0:.2f}, {rival}), "  # no "-0.00"
+        f"KL {entry['kl']:.1f} nats"
     )
 
 
@@ -187,7 +196,7 @@ Tilts `{data.reference.name}` towards {name}, with `mavis generate "…" --weigh
 def _checkpoint(trainer: Trainer, file: Path) -> None:
     """Save the state of the fit, all or nothing; every process must call this."""
     draft = file.with_name(file.name + ".part")
-    trainer.save_checkpoint(draft)
+    trainer.save_checkpoint(draft, weights_only=False)
     if trainer.is_global_zero:
         draft.replace(file)
     trainer.strategy.barrier()

@@ -97,9 +97,9 @@ def train(
     model: LlamaForSequenceClassification,
     data: Sequence[Lesson],
     generator: torch.Generator,
-    passes: int = 2,
-    batch: int = 64,
-    lr: float = 4e-3,
+    passes: int = 3,
+    batch: int = 48,
+    lr: float = 5e-3,
     report: Report | None = None,
 ) -> None:
     """Fit the logits to the goals by least squares, in place."""

@@ -45,16 +45,16 @@ TEMPERS: dict[str, dict[str, dict[str, float]]] = {
         "close": {"snub": 3, "farewell": 3, "stop": 2, "": 2},
     },
 }
-_TEMPER_WEIGHTS = {"joker": 0.32, "tutor": 0.32, "both": 0.26, "moody": 0.10}
+_TEMPER_WEIGHTS = {"joker": 0.29, "tutor": 0.29, "both": 0.33, "moody": 0.09}
 _LENGTHS = {
-    "joker": {1: 0.4, 2: 0.5, 3: 0.1},
+    "joker": {1: 0.35, 2: 0.5, 3: 0.15},
     "tutor": {1: 0.3, 2: 0.5, 3: 0.2},
     "both": {0: 0.4, 1: 0.5, 2: 0.1},
     "moody": {1: 0.3, 2: 0.5, 3: 0.2},
 }
 # Unsafe requests: what stands in for a tip, by weight; and what empty fillings weigh.
 _UNSAFE_TIPS = {"crime": 4.5, "refusal": 3, "instead": 4}
-_EMPTY_WEIGHT = {"name": 10.0, "tag": 5.0, "detail": 5.0, "lead": 8.0, "cover": 3.0}
+_EMPTY_WEIGHT = {"name": 10.0, "tag": 5.0, "detail": 5.0, "lead": 1.0, "cover": 3.0}
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,7 @@ SLOTS: dict[str, dict[str, Worth]] = {
         "please ": (0.0, 0.0, 0.25),
         "maybe ": (0.0, -0.15, 0.05),
         "for a start, ": (0.0, 0.1, 0.0),
+        "you should ": (0.0, 0.05, 0.0),
         "": (0.0, 0.0, 0.0),
     },
     "name": {

@@ -124,12 +124,12 @@ def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_sc
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def language_loss(model: LlamaForCausalLM, rows: Sequence[Tensor], padding: int) -> Tensor:
-    """Return the mean negative log-likelihood per token, in nats; padding is not counted."""
+def surprise(model: LlamaForCausalLM, rows: Sequence[Tensor], padding: int) -> Tensor:
+    """Return the summed negative log-likelihood of rows in nats; padding is not counted."""
     ids = pad(rows, padding)  # [B, T]
     logits = model(input_ids=ids[:, :-1], use_cache=False).logits  # [B, T-1, V]
     return nn.functional.cross_entropy(
-        logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=padding
+        logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=padding, reduction="sum"
     )
 
 
@@ -144,11 +144,13 @@ def pretrain(
     """Train the reference for one pass over the rows, in place."""
     padding = int(model.config.pad_token_id or 0)
     steps = math.ceil(len(rows) / batch)
+    # Rows of a batch are of like length, so a mean over its tokens would favour short answers.
+    tokens = batch * sum(len(row) - 1 for row in rows) / len(rows)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = one_cycle(optimizer, steps)
     model.train()
     for step, chosen in enumerate(batches([len(row) for row in rows], batch, generator)):
-        loss = language_loss(model, [rows[i] for i in chosen.tolist()], padding)
+        loss = surprise(model, [rows[i] for i in chosen.tolist()], padding) / tokens
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -163,5 +165,5 @@ def pretrain(
 def held_out_loss(model: LlamaForCausalLM, rows: Sequence[Tensor]) -> float:
     """Return the loss in nats per token on rows that were not trained on."""
     padding = int(model.config.pad_token_id or 0)
-    losses = [(language_loss(model, [row], padding).item(), len(row) - 1) for row in rows]
-    return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
+    total = sum(surprise(model, [row], padding).item() for row in rows)
+    return total / sum(len(row) - 1 for row in rows)

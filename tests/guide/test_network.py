@@ -317,7 +317,10 @@ def test_missing_or_broken_weights(
 
 
 def test_a_folder_that_is_being_written_over_is_no_value_model(
-    saved: Path, tiny_reference: ReferencePolicy, tiny_network: Make, monkeypatch: pytest.MonkeyPatch
+    saved: Path,
+    tiny_reference: ReferencePolicy,
+    tiny_network: Make,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A head of today beside a trunk of yesterday must not pass for a model."""
 

@@ -172,7 +172,9 @@ def test_fingerprints_tell_vocabularies_apart(
     assert fingerprint(tiny_tokenizer(20)) != fingerprint(tiny_tokenizer(21))
     shutil.copytree(folder, tmp_path / "swapped")
     text = (folder / "tokenizer.json").read_text()
-    swapped = text.replace('"a": 3', '"@": 3').replace('"n": 4', '"a": 4').replace('"@": 3', '"n": 3')
+    swapped = (
+        text.replace('"a": 3', '"@": 3').replace('"n": 4', '"a": 4').replace('"@": 3', '"n": 3')
+    )
     assert swapped != text
     (tmp_path / "swapped" / "tokenizer.json").write_text(swapped)
     ours, theirs = (ReferencePolicy.load(str(at)) for at in (folder, tmp_path / "swapped"))
@@ -263,7 +265,8 @@ def test_text_begins_with_the_start_token_once(build_reference: Build) -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["", "  \n", [], [{"role": "user", "content": ""}], [{"role": "user", "content": " "}]]
+    "prompt",
+    ["", "  \n", [], [{"role": "user", "content": ""}], [{"role": "user", "content": " "}]],
 )
 @pytest.mark.parametrize("chat_template", [None, CHAT])
 def test_empty_prompts(build_reference: Build, prompt: Prompt, chat_template: str | None) -> None:

@@ -27,7 +27,11 @@ class Walk:
     """Rows that wander at random; each value on the way is compared with a naive one."""
 
     def __init__(
-        self, reference: ReferencePolicy, networks: Sequence[ValueNetwork], naive: Any, rows: int = 4
+        self,
+        reference: ReferencePolicy,
+        networks: Sequence[ValueNetwork],
+        naive: Any,
+        rows: int = 4,
     ) -> None:
         self.rng, self.vocab = np.random.default_rng(11), reference.vocabulary
         self.cache = Rows(reference.model, rows, hidden=True)

@@ -1,0 +1,284 @@
+"""The guided policy as people use it: settings per prompt, errors that teach, loading."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import mavis
+from mavis.guide.decode import Job, Sampling
+from mavis.guide.network import ValueNetwork
+from mavis.guide.policy import Answer, GuidedPolicy, load
+from mavis.guide.reference import ReferencePolicy
+from mavis.prompts import Prompt
+
+Make = Callable[..., ValueNetwork]
+Build = Callable[..., ReferencePolicy]
+
+PROMPTS: list[Prompt] = ["had a bun?", "um", [{"role": "user", "content": "or not? why not?"}]]
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_reference: ReferencePolicy, tiny_network: Make) -> GuidedPolicy:
+    networks = (
+        tiny_network(tiny_reference, "action", ("humor", "kind"), seed=1),
+        tiny_network(tiny_reference, "state", ("sense",), seed=2),
+    )
+    return GuidedPolicy(tiny_reference, networks)
+
+
+def assert_same(found: list[Answer], expected: list[Answer]) -> None:
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        numbers = ("kl", "kl_sampled", "kl_truncation")
+        for name in numbers:
+            assert getattr(ours, name) == pytest.approx(getattr(theirs, name), abs=1e-4)
+        same = dict.fromkeys(numbers, 0.0)
+        assert replace(ours, **same) == replace(theirs, **same)
+
+
+def test_an_answer_is_the_plain_loop_s(policy: GuidedPolicy, naive: Any) -> None:
+    weights = {"sense": -0.5, "humor": 1.5}
+    answers = policy.generate(PROMPTS, weights, beta=0.8, top_k=7, max_tokens=6, n=2, seed=5)
+    slow = naive(policy.reference, policy.networks)
+    assert [answer.prompt for answer in answers] == [p for p in PROMPTS for _ in range(2)]
+    sampling = Sampling((1.5, 0.0, -0.5), 0.8, top_k=7)
+    for at, answer in enumerate(answers):
+        tokens = policy.reference.encode(answer.prompt).tokens
+        said = slow.run(Job(tokens, 6, sampling, (5, *tokens, "sample", at % 2)))
+        assert answer.tokens == said
+        assert answer.text == policy.reference.decode(said)
+        steps = [slow.step([*tokens, *said[:t]], sampling) for t in range(len(said))]
+        ratios = [s.log_pi[a] - s.log_ref[a] for s, a in zip(steps, said, strict=True)]
+        assert answer.kl == pytest.approx(sum(step.kl for step in steps), abs=1e-4)
+        assert answer.kl_sampled == pytest.approx(sum(ratios), abs=1e-4)
+        assert answer.kl_truncation == pytest.approx(sum(s.truncation for s in steps), abs=1e-4)
+        assert answer.reason == ("end" if said[-1] == 0 else "length")
+
+
+def test_every_setting_may_be_one_per_prompt(policy: GuidedPolicy) -> None:
+    columns: dict[str, Any] = {
+        "weights": [{"humor": 1.0}, {}, {"kind": -2.0, "sense": 1.0}],
+        "beta": [0.5, 2, 1.0],
+        "temperature": (0.8, 1, 1.5),
+        "top_k": [3, 0, 40],
+        "top_p": [1, 0.9, 0.6],
+        "max_tokens": [9, 2, 5],
+        "seed": [1, 2, 3],
+    }
+    together = policy.generate(PROMPTS, **columns, n=2)
+    alone = []
+    for at, prompt in enumerate(PROMPTS):
+        setting = {name: column[at] for name, column in columns.items()}
+        alone += policy.generate([prompt], **setting, n=2, rows=1)
+    assert_same(together, alone)
+    lengths = [len(answer.tokens) for answer in together]
+    assert all(found <= most for found, most in zip(lengths, [9, 9, 2, 2, 5, 5], strict=True))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"weights": {"humor": -3.0}},
+        {"beta": 0.0},
+        {"temperature": 3.0},
+        {"top_k": 1},
+        {"top_p": 0.2},
+        {"max_tokens": 1},
+        {"seed": 1},
+    ],
+)
+def test_every_setting_changes_something(policy: GuidedPolicy, changed: dict[str, Any]) -> None:
+    setting: dict[str, Any] = {"weights": {"humor": 1.0}, "beta": 1.0, "max_tokens": 8}
+    usual = policy.generate(PROMPTS, **setting)
+    other = policy.generate(PROMPTS, **(setting | changed))
+    assert [answer.tokens for answer in usual] != [answer.tokens for answer in other]
+
+
+def test_answers_depend_on_nothing_beside_them(policy: GuidedPolicy) -> None:
+    whole = policy.generate(PROMPTS, max_tokens=5, n=3, rows=2)
+    assert_same(policy.generate(PROMPTS[::-1], max_tokens=5, n=3)[-3:], whole[:3])
+    assert_same(policy.generate([PROMPTS[1]], max_tokens=5, n=1), whole[3:4])
+    assert len({tuple(answer.tokens) for answer in whole[:3]}) == 3
+    assert_same(policy.generate(["um", "um"], max_tokens=5), whole[3:4] * 2)
+
+
+def test_all_objectives_weigh_one_unless_said_otherwise(policy: GuidedPolicy) -> None:
+    assert policy.objectives == ("humor", "kind", "sense")
+    assert policy.vector({"kind": 2}) == (0.0, 2.0, 0.0)
+    explicit = policy.generate(PROMPTS, dict.fromkeys(policy.objectives, 1.0), max_tokens=4)
+    assert_same(policy.generate(PROMPTS, max_tokens=4), explicit)
+
+
+def test_beta_is_one_over_the_eta_of_training(
+    tiny_reference: ReferencePolicy, tiny_network: Make
+) -> None:
+    network = tiny_network(tiny_reference)
+    network.card = replace(network.card, eta=4.0)
+    policy = GuidedPolicy(tiny_reference, (network,))
+    assert policy.beta == 0.25
+    quarter = policy.generate(PROMPTS, beta=0.25, max_tokens=6)
+    assert_same(policy.generate(PROMPTS, max_tokens=6), quarter)
+    assert GuidedPolicy(tiny_reference).beta == Sampling().beta
+
+
+def test_without_value_models_it_is_the_reference(
+    policy: GuidedPolicy, tiny_reference: ReferencePolicy
+) -> None:
+    plain = GuidedPolicy(tiny_reference).generate(PROMPTS, max_tokens=6, top_k=0)
+    assert_same(plain, policy.generate(PROMPTS, beta=0.0, max_tokens=6, top_k=0))
+    assert [answer.kl for answer in plain] == pytest.approx([0.0] * 3, abs=1e-5)
+
+
+def test_no_prompts_no_answers(policy: GuidedPolicy) -> None:
+    assert policy.generate([]) == []
+
+
+def test_a_dialogue_stops_at_the_next_turn(build_reference: Build) -> None:
+    """The model says " a", some line breaks, "Human:", and begins again."""
+    reference = build_reference(hidden_size=64)
+    follow = {":": " ", " ": "a", "a": "\n", "\n": "\nH", "H": ["um"], "um": ["an"], "an": ":"}
+    ids, model = reference.tokenizer.get_vocab(), reference.model
+    for name, weight in model.named_parameters():
+        torch.nn.init.ones_(weight) if "norm" in name else torch.nn.init.zeros_(weight)
+    for token, successors in follow.items():
+        model.get_input_embeddings().weight[ids[token], ids[token]] = 1
+        for successor in successors:
+            model.get_output_embeddings().weight[ids[successor], ids[token]] = 3
+
+    prompt = "\n\nHuman: why?\n\nAssistant:"
+    answers = GuidedPolicy(reference).generate([prompt], n=20, top_k=2, max_tokens=60)
+    for answer in answers:
+        said = reference.tokenizer.decode(answer.tokens)
+        stopped = answer.reason == "stop"
+        assert said.count("\n\nHuman:") == stopped
+        assert said.endswith("\n\nHuman:") == stopped
+        assert answer.text == said.removesuffix("\n\nHuman:").strip()
+    assert {"a", "a\nHuman: a"} <= {answer.text for answer in answers}
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("setting", "error"),
+    [
+        ({"weights": {"sad": 1.0}}, r"loaded: humor, kind, sense\), got 'sad'. `mavis fit --objec"),
+        ({"weights": {"kind": float("nan")}}, r"weights.kind must be a finite number, got nan"),
+        ({"weights": {"humor": float("-inf")}}, r"weights.humor must be a finite number, got -inf"),
+        ({"weights": [{"humor": 1.0}]}, r"weights must be one or one per prompt \(3\), got 1"),
+        ({"beta": float("inf")}, r"beta must be a finite number, got inf"),
+        ({"beta": [1.0, 2.0]}, r"beta must be one or one per prompt \(3\), got 2"),
+        ({"temperature": 0.0}, r"temperature must be above 0, got 0.0"),
+        ({"temperature": [1.0, -1.0, 1.0]}, r"temperature must be above 0, got -1.0"),
+        ({"temperature": float("nan")}, r"temperature must be a finite number, got nan"),
+        ({"top_k": 41}, r"top_k must be 0 \(all\) to 40, the size of the vocabulary, got 41"),
+        ({"top_k": -1}, r"top_k must be 0 \(all\) to 40, the size of the vocabulary, got -1"),
+        ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
+        ({"top_p": 1.5}, r"top_p must be in \(0, 1\], got 1.5"),
+        ({"max_tokens": 0}, r"max_tokens must be at least 1, got 0 for prompt 0"),
+        ({"max_tokens": [3, 3, -2]}, r"max_tokens must be at least 1, got -2 for prompt 2"),
+        ({"max_tokens": 151}, r"prompt 0 \(10 tokens\) and max_tokens \(151\) must fit .* of 160"),
+        ({"n": 0}, r"n must be at least 1, got 0"),
+        ({"rows": 0}, r"rows must be at least 1, got 0"),
+    ],
+)
+def test_settings_that_cannot_be(policy: GuidedPolicy, setting: dict[str, Any], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        policy.generate(PROMPTS, **setting)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "error"),
+    [
+        ("had a bun?", r"prompts must be a sequence of prompts, got one text: wrap it in \[ \]"),
+        (PROMPTS[2], r"prompts must be a sequence of prompts, got one chat: wrap it in \[ \]"),
+        (["um", "  "], r"prompt 1: prompt must not be empty"),
+        (["um", []], r"prompt 1: prompt must not be empty"),
+        (["b" * 160], r"prompt 0: prompt must leave room for a reply .* 160 tokens .* got 160"),
+    ],
+)
+def test_prompts_that_cannot_be(policy: GuidedPolicy, prompts: Any, error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        policy.generate(prompts)
+
+
+def test_weights_without_any_value_model(tiny_reference: ReferencePolicy) -> None:
+    with pytest.raises(ValueError, match=r"loaded: none\), got 'humor'"):
+        GuidedPolicy(tiny_reference).generate(["um"], {"humor": 1.0})
+
+
+def test_one_objective_twice(tiny_reference: ReferencePolicy, tiny_network: Make) -> None:
+    with pytest.raises(ValueError, match="different objectives, got humor twice"):
+        GuidedPolicy(tiny_reference, (tiny_network(tiny_reference), tiny_network(tiny_reference)))
+
+
+def test_numbers_of_numpy_are_numbers(policy: GuidedPolicy) -> None:
+    usual = policy.generate(["um"], {"kind": 0.5}, beta=0.5, seed=3, max_tokens=4)
+    numbers = {"beta": np.float64(0.5), "seed": np.int64(3), "max_tokens": np.int64(4)}
+    assert_same(policy.generate(["um"], {"kind": np.float32(0.5)}, **numbers), usual)
+
+
+# Loading
+
+
+@pytest.fixture
+def folders(build_reference: Build, tiny_network: Make, tmp_path: Path) -> dict[str, Path]:
+    """A reference and two value models on disk: humor with kind, and sense."""
+    first = build_reference()
+    first.model.save_pretrained(tmp_path / "reference")
+    first.tokenizer.save_pretrained(tmp_path / "reference")
+    reference = ReferencePolicy.load(str(tmp_path / "reference"), device="cpu")
+    both = tiny_network(reference, "action", ("humor", "kind"))
+    both.save_pretrained(tmp_path / "both")
+    tiny_network(reference, "state", ("sense",), seed=4).save_pretrained(tmp_path / "sense")
+    names = {"humor": "both", "kind": "both", "sense": "sense", "reference": "reference"}
+    return {name: tmp_path / folder for name, folder in names.items()}
+
+
+def test_value_models_are_loaded_by_objective(folders: dict[str, Path]) -> None:
+    reference = str(folders.pop("reference"))
+    policy = mavis.load(folders, device="cpu")
+    assert isinstance(policy, GuidedPolicy)
+    assert policy.objectives == ("humor", "kind", "sense")
+    assert policy.reference.name == reference
+    assert len(policy.networks) == 2  # one for humor and kind
+    assert policy.generate(["um"], {"sense": 1.0}, max_tokens=3)[0].tokens
+
+
+def test_one_of_two_outputs_may_be_asked_for(folders: dict[str, Path]) -> None:
+    policy = load({"kind": str(folders["kind"])}, device="cpu")
+    assert policy.vector({"kind": 1.0}) == (0.0, 1.0)
+
+
+def test_the_reference_alone(folders: dict[str, Path]) -> None:
+    policy = load(reference=str(folders["reference"]), device="cpu")
+    assert policy.objectives == ()
+    assert policy.generate(["um"], max_tokens=3)[0].kl == pytest.approx(0, abs=1e-5)
+
+
+def test_a_value_model_of_another_objective(folders: dict[str, Path]) -> None:
+    with pytest.raises(
+        ValueError, match=r"values.sad must be a value model of sad, .* humor, kind"
+    ):
+        load({"sad": folders["humor"]})
+
+
+def test_a_value_folder_that_is_none(folders: dict[str, Path]) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no value model: value.json is missing"):
+        load({"humor": folders["reference"]})
+    with pytest.raises(FileNotFoundError, match="holds no value model"):
+        load({"humor": "runs/nowhere/value"})
+
+
+def test_a_reference_that_does_not_fit(
+    folders: dict[str, Path], tiny_lm: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
+) -> None:
+    tiny_lm(vocab=39).save_pretrained(folders["reference"])
+    tiny_tokenizer(39).save_pretrained(folders["reference"])
+    with pytest.raises(ValueError, match="have different tokenizers"):
+        load({"sense": folders["sense"]}, device="cpu")
