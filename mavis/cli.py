@@ -9,7 +9,10 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from inspect import signature
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 TRAINING = {
     "fit": "Train an objective's value model, round by round.",
@@ -63,27 +66,34 @@ def _run(words: list[str]) -> None:
     if not words or words[0] in {"-h", "--help"}:
         print(_overview())
     elif words[0] in TRAINING:
-        _check_objective(words)
+        name = _objective(words)
         from mavis.training import train
 
-        train(words)
+        train(words, name)
     else:
         _run_plain(words)
 
 
-def _check_objective(words: list[str]) -> None:
-    """Find the objective before the training commands, which take seconds to load."""
+def _objective(words: list[str]) -> str | None:
+    """The objective that a training command names, itself or in a configuration file.
+
+    It is looked up first: that takes no time, and the training commands take seconds to load.
+    """
+    from mavis.objective import available, find
+
     peek = ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--objective")
-    name = peek.parse_known_args(words)[0].objective
+    peek.add_argument("-c", "--config", action="append", default=[])
+    known = peek.parse_known_args(words)[0]
+    name: str | None = known.objective
+    for file in reversed(known.config):
+        if name is None and Path(file).is_file():
+            name = (yaml.safe_load(Path(file).read_text()) or {}).get("objective")
     if name is not None:
-        from mavis.objective import find
-
         find(name)
-    elif not {"-c", "--config", "-h", "--help"} & {word.split("=")[0] for word in words}:
-        from mavis.objective import available
-
+    elif not {"-h", "--help"} & set(words):
         raise ValueError(f"--objective is missing; installed: {', '.join(available())}.")
+    return name
 
 
 def _run_plain(words: list[str]) -> None:

@@ -8,10 +8,10 @@ import hashlib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from mavis.sources import function, splits
+from mavis.sources import splits
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": "…"}
 Prompt = str | list[Message]

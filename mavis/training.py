@@ -1,6 +1,5 @@
 """`mavis fit`, `validate` and `test`: LightningCLI, with an objective's name as the way in."""
 
-import argparse
 import logging
 import os
 import warnings
@@ -42,10 +41,8 @@ class BriefParser(LightningArgumentParser):
 class MavisCLI(LightningCLI):
     """The training commands; an objective's plugin says which module is trained."""
 
-    def __init__(self, args: list[str]) -> None:
-        peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        peek.add_argument("--objective")
-        self.objective: str | None = peek.parse_known_args(args)[0].objective
+    def __init__(self, args: list[str], objective: str | None) -> None:
+        self.objective = objective
         super().__init__(
             LightningModule,
             RolloutDataModule,
@@ -154,15 +151,15 @@ class MavisCLI(LightningCLI):
             chosen.ckpt_path = str(last)
 
 
-def train(args: list[str]) -> None:
-    """Run `fit`, `validate` or `test`."""
+def train(args: list[str], objective: str | None) -> None:
+    """Run `fit`, `validate` or `test` of an objective (None: to ask for help)."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         for message in QUIET:
             warnings.filterwarnings("ignore", message=message)
-        MavisCLI(args)
+        MavisCLI(args, objective)
 
 
 def _product(rounds: int, epochs: int) -> int:

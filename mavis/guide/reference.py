@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,12 +154,7 @@ class ReferencePolicy:
         said = prompt if isinstance(prompt, str) else "".join(turn["content"] for turn in prompt)
         if not said.strip():
             raise ValueError("prompt must not be empty.")
-        text = self.render(prompt)
-        written = self.template is not None or self.tokenizer.chat_template is None
-        tokens = list(self.tokenizer(text, add_special_tokens=written).input_ids)
-        start = self.tokenizer.bos_token_id
-        if written and isinstance(start, int) and tokens[:1] != [start]:
-            tokens.insert(0, start)
+        text, tokens = self._tokens(prompt)
         if not tokens:
             raise ValueError(f"prompt must have tokens, got none for {text[:60]!r}.")
         if len(tokens) >= self.context:
@@ -167,8 +162,25 @@ class ReferencePolicy:
                 f"prompt must leave room for a reply in the context of {self.context} tokens of "
                 f"{self.name}, got {len(tokens)} tokens: {text[:60]!r} …"
             )
-        stop = (NEXT_TURN,) if written and text.rstrip().endswith("Assistant:") else ()
-        return Encoded(tokens, stop)
+        written_out = self._plain_text and text.rstrip().endswith("Assistant:")
+        return Encoded(tokens, (NEXT_TURN,) if written_out else ())
+
+    def length(self, prompt: Prompt) -> int:
+        """How many tokens a prompt has."""
+        return len(self._tokens(prompt)[1])
+
+    @property
+    def _plain_text(self) -> bool:
+        """Whether prompts are rendered as text, without the special tokens of a chat."""
+        return self.template is not None or self.tokenizer.chat_template is None
+
+    def _tokens(self, prompt: Prompt) -> tuple[str, list[int]]:
+        text = self.render(prompt)
+        tokens = list(self.tokenizer(text, add_special_tokens=self._plain_text).input_ids)
+        start = self.tokenizer.bos_token_id
+        if self._plain_text and isinstance(start, int) and tokens[:1] != [start]:
+            tokens.insert(0, start)
+        return text, tokens
 
     def decode(self, tokens: Sequence[int], stop: Sequence[str] = ()) -> str:
         """The reply that response tokens spell, up to an end token or a stop string."""

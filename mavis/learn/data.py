@@ -1,5 +1,6 @@
 """`RolloutDataModule`: a data set that the current guided policy writes, anew every round."""
 
+import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -194,21 +195,34 @@ class RolloutDataModule(LightningDataModule):
         self.round = int(state_dict["rounds"])
 
     def _read(self, split: str) -> list[Prompt]:
-        prompts = read_prompts(self.source, split, self.column)
-        for at, prompt in enumerate(prompts):
-            try:
-                length = len(self.reference.encode(prompt).tokens)
-            except ValueError as error:
-                raise ValueError(f"{self.source}, {split} prompt {at}: {error}") from error
-            if length + self.max_tokens > self.reference.context:
-                raise ValueError(
-                    f"{self.source}, {split} prompt {at} has {length} tokens; with max_tokens = "
-                    f"{self.max_tokens} it must fit into the reference's context of "
-                    f"{self.reference.context}: shorten one of them."
-                )
-        # The order is the seed's, so that rounds and held-out sets are fair samples.
-        order = np.random.default_rng((self.seed, len(prompts))).permutation(len(prompts))
-        return [prompts[index] for index in order]
+        """As many prompts of a split as the run needs, in the seed's order; too long ones left out.
+
+        Raises:
+            ValueError: none is short enough.
+        """
+        wanted = (
+            self.rounds * self.trees if split == "train" else max(self.held_out, VALIDATION_TREES)
+        )
+        found = read_prompts(self.source, split, self.column)
+        room = self.reference.context - self.max_tokens
+        kept: list[Prompt] = []
+        long = 0
+        for index in np.random.default_rng((self.seed, len(found))).permutation(len(found)):
+            if self.reference.length(found[index]) <= room:
+                kept.append(found[index])
+            else:
+                long += 1
+            if len(kept) == wanted:
+                break
+        left_out = (
+            f"{long} of {long + len(kept)} {split} prompts of {self.source} with max_tokens = "
+            f"{self.max_tokens} are longer than the reference's context of {self.reference.context}"
+        )
+        if not kept:
+            raise ValueError(f"{left_out}: shorten them, or lower data.max_tokens.")
+        if long and self.collector.crew.rank == 0:
+            print(f"mavis: {left_out}: left out.", file=sys.stderr)
+        return kept
 
     def _answers(self, split: str) -> list[list[dict[str, Any]]]:
         return self.collector.samples(

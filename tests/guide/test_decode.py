@@ -71,7 +71,7 @@ def assert_same(found: dict[Any, Span], expected: dict[Any, Span]) -> None:
 def test_decoding_equals_the_plain_loop_in_tokens_and_in_nats(
     tiny_reference: ReferencePolicy, networks: list[ValueNetwork], naive: Any
 ) -> None:
-    jobs = varied(16)
+    jobs = varied(12)
     spans, slow = run(tiny_reference, networks, jobs, rows=5), naive(tiny_reference, networks)
     for job in jobs:
         span = spans[job.tag]
@@ -85,17 +85,17 @@ def test_decoding_equals_the_plain_loop_in_tokens_and_in_nats(
             assert span.truncation[at] == pytest.approx(step.truncation, abs=1e-4)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 64])
-def test_rows_beside_it_change_nothing_for_a_row(
-    tiny_reference: ReferencePolicy, networks: list[ValueNetwork], rows: int
+def test_rows_beside_it_and_their_order_change_nothing_for_a_row(
+    tiny_reference: ReferencePolicy, networks: list[ValueNetwork]
 ) -> None:
     jobs = varied(14, seed=1)
     alone: dict[Any, Span] = {}
     for job in jobs:
         alone |= run(tiny_reference, networks, [job], rows=1)
-    assert_same(run(tiny_reference, networks, jobs, rows=rows), alone)
-    back = run(tiny_reference, networks, jobs[::-1], rows=rows)
-    assert_same(back, alone)
+    for rows in (1, 3, 64):
+        assert_same(run(tiny_reference, networks, jobs, rows=rows), alone)
+    for rows in (3, 64):
+        assert_same(run(tiny_reference, networks, jobs[::-1], rows=rows), alone)
 
 
 def test_every_family_decodes_like_the_plain_loop(
@@ -340,10 +340,10 @@ def grow(shape: Sequence[int], lengths: Sequence[int]) -> Callable[[Span], Seque
 @pytest.mark.parametrize(
     ("shape", "lengths"),
     [
-        ((3, 2, 2), (3, 1, 5)),
+        ((3, 2), (3, 1, 5)),
         ((1, 1, 1), (2,)),
-        ((2, 2, 2, 2), (1, 2)),  # deeper than one row's two parking places
-        ((4, 2), (0, 3)),  # segments without tokens
+        ((2, 2, 2, 2), (1,)),  # deeper than one row's two parking places
+        ((3, 2), (0, 3)),  # segments without tokens
     ],
 )
 def test_a_tree_equals_each_of_its_paths_alone(
@@ -354,7 +354,7 @@ def test_a_tree_equals_each_of_its_paths_alone(
 ) -> None:
     weights = (0.5, -0.5, 0.3, 0.2)
     roots = [
-        Job([4, 5, 6][: at + 1] * 3, 2, Sampling(weights, 1.0), ("tree", at), tag=(at,))
+        Job([4, 5, 6][: at + 1] * 3, 2, Sampling(weights, 1.0, top_k=5), ("tree", at), tag=(at,))
         for at in range(2)
     ]
     follow = grow(shape, lengths)

@@ -250,7 +250,7 @@ def test_a_template_function_has_the_first_word(build_reference: Build) -> None:
     "template", ["nowhere.to.be.found", "mavis.prompts.nothing", "plain", "", "mavis.prompts."]
 )
 def test_a_template_that_is_not_there(build_reference: Build, template: str) -> None:
-    with pytest.raises(ValueError, match="template must be the dotted name of a function"):
+    with pytest.raises(ValueError, match="template .* cannot be imported"):
         build_reference(template=template)
 
 
