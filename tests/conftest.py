@@ -7,6 +7,7 @@ needs: `tiny_lm("gpt2", layers=3)`, `tiny_network(reference, "state", ("humor", 
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported
@@ -241,12 +242,9 @@ class Naive:
         """The tokens of a job without stop strings, drawn with the job's own stream."""
         draws, tokens = stream(job.key), list(job.tokens)
         for _ in range(job.limit):
-            pick, mass, uniform = None, 0.0, draws.random()
-            for pick, log_pi in self.step(tokens, job.sampling).log_pi.items():
-                mass += math.exp(log_pi)
-                if mass > uniform:
-                    break
-            assert pick is not None
+            log_pi, uniform = self.step(tokens, job.sampling).log_pi, draws.random()
+            mass = list(accumulate(math.exp(p) for p in log_pi.values()))
+            pick = list(log_pi)[sum(m <= uniform * mass[-1] for m in mass)]
             tokens.append(pick)
             if pick in self.reference.ends:
                 break
@@ -254,7 +252,7 @@ class Naive:
 
 
 class NaiveStep:
-    """log π of the candidates, most likely under the reference first, and log π_ref of all tokens."""
+    """log π of the candidates, likely ones first, and log π_ref of all tokens."""
 
     def __init__(self, log_pi: dict[int, float], log_ref: dict[int, float]) -> None:
         self.log_pi, self.log_ref = log_pi, log_ref

@@ -141,21 +141,36 @@ class GuidedPolicy:
                     f"prompt {at} ({len(start.tokens)} tokens) and max_tokens ({limit}) must fit "
                     f"into the context of {self.reference.context} tokens: shorten one of them."
                 )
-        jobs = [
-            Job(
-                start.tokens,
-                limits[at],
-                samplings[at],
-                (seeds[at], *start.tokens, "sample", copy),
-                start.stop,
-                tag=(at, copy),
-            )
-            for at, start in sorted(enumerate(encoded), key=lambda item: len(item[1].tokens))
-            for copy in range(n)
+        # A prompt is read once; its n answers fork from there.
+        read = Sampling((0.0,) * len(self.objectives))
+        roots = [
+            Job(start.tokens, 0, read, ("root",), tag=(at, -1)) for at, start in enumerate(encoded)
         ]
+        roots.sort(key=lambda job: len(job.tokens))  # a row pays for the longest one beside it
+
+        def answers_to(root: Span) -> list[Job]:
+            at, copy = root.job.tag
+            if copy >= 0:
+                return []
+            start = encoded[at]
+            key = (seeds[at], *start.tokens, "sample")
+            return [
+                Job(
+                    start.tokens,
+                    limits[at],
+                    samplings[at],
+                    (*key, copy),
+                    start.stop,
+                    tag=(at, copy),
+                )
+                for copy in range(n)
+            ]
+
         answers: dict[tuple[int, int], Answer] = {}
-        for span in decode(self.reference, self.networks, jobs, rows=min(rows, len(jobs) or 1)):
-            answers[span.job.tag] = self._answer(prompts[span.job.tag[0]], span)
+        size = min(rows, max(1, n * len(roots)))
+        for span in decode(self.reference, self.networks, roots, rows=size, follow=answers_to):
+            if span.job.limit:
+                answers[span.job.tag] = self._answer(prompts[span.job.tag[0]], span)
         return [answers[key] for key in sorted(answers)]
 
     def _encode(self, prompt: Prompt, at: int) -> Encoded:

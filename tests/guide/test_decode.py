@@ -16,16 +16,8 @@ from mavis.guide.reference import ReferencePolicy
 
 Make = Callable[..., ValueNetwork]
 Build = Callable[..., ReferencePolicy]
-
-
-@pytest.fixture(scope="module")
-def networks(tiny_reference: ReferencePolicy, tiny_network: Make) -> list[ValueNetwork]:
-    """All three sources, M = 4."""
-    return [
-        tiny_network(tiny_reference, "state", ("humor", "kind"), seed=1),
-        tiny_network(tiny_reference, "action", ("sense",), seed=2, trunk=1),
-        tiny_network(tiny_reference, "shared", ("brevity",), seed=3),
-    ]
+Run = Callable[..., dict[Any, Span]]
+Compare = Callable[..., None]
 
 
 def varied(count: int, seed: int = 0, limit: int = 9) -> list[Job]:
@@ -45,34 +37,17 @@ def varied(count: int, seed: int = 0, limit: int = 9) -> list[Job]:
     return jobs
 
 
-def run(
-    reference: ReferencePolicy,
-    networks: Sequence[ValueNetwork],
-    jobs: Sequence[Job],
-    **options: Any,
-) -> dict[Any, Span]:
-    """Spans by tag."""
-    spans = {span.job.tag: span for span in decode(reference, networks, jobs, **options)}
-    return spans
-
-
-def assert_same(found: dict[Any, Span], expected: dict[Any, Span]) -> None:
-    assert found.keys() == expected.keys()
-    for tag, span in found.items():
-        other = expected[tag]
-        assert (span.tokens, span.reason) == (other.tokens, other.reason), tag
-        for name in ("log_ratio", "kl", "truncation"):
-            assert getattr(span, name) == pytest.approx(getattr(other, name), abs=1e-4), tag
-
-
 # One path
 
 
 def test_decoding_equals_the_plain_loop_in_tokens_and_in_nats(
-    tiny_reference: ReferencePolicy, networks: list[ValueNetwork], naive: Any
+    tiny_reference: ReferencePolicy, three_networks: list[ValueNetwork], naive: Any, run: Run
 ) -> None:
     jobs = varied(12)
-    spans, slow = run(tiny_reference, networks, jobs, rows=5), naive(tiny_reference, networks)
+    spans, slow = (
+        run(tiny_reference, three_networks, jobs, rows=5),
+        naive(tiny_reference, three_networks),
+    )
     for job in jobs:
         span = spans[job.tag]
         assert span.tokens == slow.run(job)
@@ -86,20 +61,23 @@ def test_decoding_equals_the_plain_loop_in_tokens_and_in_nats(
 
 
 def test_rows_beside_it_and_their_order_change_nothing_for_a_row(
-    tiny_reference: ReferencePolicy, networks: list[ValueNetwork]
+    tiny_reference: ReferencePolicy,
+    three_networks: list[ValueNetwork],
+    run: Run,
+    assert_same: Compare,
 ) -> None:
     jobs = varied(14, seed=1)
     alone: dict[Any, Span] = {}
     for job in jobs:
-        alone |= run(tiny_reference, networks, [job], rows=1)
+        alone |= run(tiny_reference, three_networks, [job], rows=1)
     for rows in (1, 3, 64):
-        assert_same(run(tiny_reference, networks, jobs, rows=rows), alone)
+        assert_same(run(tiny_reference, three_networks, jobs, rows=rows), alone)
     for rows in (3, 64):
-        assert_same(run(tiny_reference, networks, jobs[::-1], rows=rows), alone)
+        assert_same(run(tiny_reference, three_networks, jobs[::-1], rows=rows), alone)
 
 
 def test_every_family_decodes_like_the_plain_loop(
-    build_reference: Build, tiny_network: Make, naive: Any, family: str
+    build_reference: Build, tiny_network: Make, naive: Any, family: str, run: Run
 ) -> None:
     reference = build_reference(family)
     networks = [tiny_network(reference, "state", ("a",)), tiny_network(reference, "action", ("b",))]
@@ -132,10 +110,10 @@ GOLDEN = [0.5699942910595558, 0.4246764577167744]
 
 
 def test_nothing_global_is_touched(
-    tiny_reference: ReferencePolicy, networks: list[ValueNetwork]
+    tiny_reference: ReferencePolicy, three_networks: list[ValueNetwork], run: Run
 ) -> None:
     before, legacy = torch.get_rng_state(), np.random.get_state()[1]
-    run(tiny_reference, networks, varied(3))
+    run(tiny_reference, three_networks, varied(3))
     assert torch.equal(torch.get_rng_state(), before)
     assert (np.random.get_state()[1] == legacy).all()
     assert torch.is_grad_enabled()
@@ -149,7 +127,7 @@ def test_grad_mode_is_the_callers_own_between_spans(tiny_reference: ReferencePol
 
 
 def test_a_network_can_be_trained_after_decoding(
-    tiny_reference: ReferencePolicy, tiny_network: Make
+    tiny_reference: ReferencePolicy, tiny_network: Make, run: Run
 ) -> None:
     network = tiny_network(tiny_reference)
     run(tiny_reference, [network], [Job([5, 6], 3, Sampling((1.0,)), (0,))])
@@ -178,18 +156,21 @@ def test_no_jobs(tiny_reference: ReferencePolicy) -> None:
 
 
 def test_a_job_that_cannot_be_is_refused(
-    tiny_reference: ReferencePolicy, networks: list[ValueNetwork]
+    tiny_reference: ReferencePolicy, three_networks: list[ValueNetwork]
 ) -> None:
     wrong = Job([5], 3, Sampling((1.0,)), (0,))
     with pytest.raises(ValueError, match=r"weights must have one entry per objective \(M = 4: hum"):
-        list(decode(tiny_reference, networks, [wrong]))
+        list(decode(tiny_reference, three_networks, [wrong]))
 
 
 # The tilt at work
 
 
 def test_beta_zero_is_the_reference(
-    tiny_reference: ReferencePolicy, networks: list[ValueNetwork]
+    tiny_reference: ReferencePolicy,
+    three_networks: list[ValueNetwork],
+    run: Run,
+    assert_same: Compare,
 ) -> None:
     weights = (3.0, -2.0, 1.0, 5.0)
     for top_k in (0, 5):
@@ -198,7 +179,7 @@ def test_beta_zero_is_the_reference(
             for at in range(6)
         ]
         plain = [Job(job.tokens, 8, Sampling(top_k=top_k), job.key, tag=job.tag) for job in guided]
-        spans = run(tiny_reference, networks, guided)
+        spans = run(tiny_reference, three_networks, guided)
         assert_same(spans, run(tiny_reference, (), plain))
         for span in spans.values():
             # What is left of log π/π_ref and of the KL is what top-k takes away, and no more.
@@ -226,7 +207,7 @@ def enumerated(slow: Any, job: Job) -> dict[tuple[int, ...], float]:
 
 @pytest.mark.parametrize("beta", [0.0, 0.5])
 def test_samples_follow_the_exact_guided_distribution(
-    build_reference: Build, tiny_network: Make, naive: Any, beta: float
+    build_reference: Build, tiny_network: Make, naive: Any, beta: float, run: Run
 ) -> None:
     """Chi-square over all responses of up to 3 of 6 tokens.
 
@@ -256,7 +237,7 @@ def test_samples_follow_the_exact_guided_distribution(
 # Ends
 
 
-def test_an_end_token_ends_a_job(build_reference: Build) -> None:
+def test_an_end_token_ends_a_job(build_reference: Build, run: Run) -> None:
     reference = build_reference(vocab=6)
     jobs = [Job([3], 100, Sampling(top_k=0), (at,), tag=at) for at in range(20)]
     spans = run(reference, (), jobs)
@@ -270,7 +251,9 @@ def text(reference: ReferencePolicy, tokens: Sequence[int]) -> str:
     return str(reference.tokenizer.decode(list(tokens)))
 
 
-def test_a_stop_string_ends_a_job_where_it_is_complete(tiny_reference: ReferencePolicy) -> None:
+def test_a_stop_string_ends_a_job_where_it_is_complete(
+    tiny_reference: ReferencePolicy, run: Run
+) -> None:
     """Every substring of up to 6 characters of what is said, over token borders and within them."""
     tries = [Job([5, 6, 7], 30, Sampling(), ("stop", at)) for at in range(100)]
     for span in decode(tiny_reference, (), tries):
@@ -302,102 +285,15 @@ def test_a_stop_string_may_begin_in_the_response_so_far_but_not_in_the_prompt(
 
 
 def test_a_limit_of_zero_only_reads(
-    tiny_reference: ReferencePolicy, networks: list[ValueNetwork]
+    tiny_reference: ReferencePolicy,
+    three_networks: list[ValueNetwork],
+    run: Run,
+    assert_same: Compare,
 ) -> None:
     jobs = varied(7, seed=4)
     still = [Job(job.tokens, 0, job.sampling, job.key, tag=("still", job.tag)) for job in jobs]
     mixed = [job for pair in zip(jobs, still, strict=True) for job in pair]
-    spans = run(tiny_reference, networks, mixed, rows=3)
+    spans = run(tiny_reference, three_networks, mixed, rows=3)
     for job in still:
         assert spans.pop(job.tag) == Span(job, reason="length")
-    assert_same(spans, run(tiny_reference, networks, jobs, rows=3))
-
-
-# Trees
-
-
-def grow(shape: Sequence[int], lengths: Sequence[int]) -> Callable[[Span], Sequence[Job]]:
-    """Children of a span: `shape[d]` of them behind depth d, each with settings of its own."""
-
-    def follow(span: Span) -> Sequence[Job]:
-        path: tuple[int, ...] = span.job.tag
-        depth = len(path) - 1
-        if depth == len(shape):
-            return ()
-        tokens = [*span.job.tokens, *span.tokens]
-        children = []
-        for child in range(shape[depth]):
-            weights = tuple(w + 0.2 * child for w in span.job.sampling.weights)
-            sampling = Sampling(weights, beta=1.0, top_k=4 + child)
-            limit = lengths[(depth + child) % len(lengths)]
-            tag = (*path, child)
-            children.append(Job(tokens, limit, sampling, ("tree", *tag), tag=tag))
-        return children
-
-    return follow
-
-
-@pytest.mark.parametrize(
-    ("shape", "lengths"),
-    [
-        ((3, 2), (3, 1, 5)),
-        ((1, 1, 1), (2,)),
-        ((2, 2, 2, 2), (1,)),  # deeper than one row's two parking places
-        ((3, 2), (0, 3)),  # segments without tokens
-    ],
-)
-def test_a_tree_equals_each_of_its_paths_alone(
-    tiny_reference: ReferencePolicy,
-    networks: list[ValueNetwork],
-    shape: Sequence[int],
-    lengths: Sequence[int],
-) -> None:
-    weights = (0.5, -0.5, 0.3, 0.2)
-    roots = [
-        Job([4, 5, 6][: at + 1] * 3, 2, Sampling(weights, 1.0, top_k=5), ("tree", at), tag=(at,))
-        for at in range(2)
-    ]
-    follow = grow(shape, lengths)
-    alone: dict[Any, Span] = {}
-    waiting = list(roots)
-    while waiting:
-        job = waiting.pop()
-        alone |= run(tiny_reference, networks, [job], rows=1)
-        span = alone[job.tag]
-        waiting += [] if span.reason in ("end", "stop") else follow(span)
-    for rows in (1, 2, 7, 64):
-        assert_same(run(tiny_reference, networks, roots, rows=rows, follow=follow), alone)
-
-
-def test_a_parked_row_is_not_read_again(
-    tiny_reference: ReferencePolicy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = []
-    forward = tiny_reference.model.forward
-
-    def counted(*args: Any, **options: Any) -> Any:
-        read.append(options["input_ids"].numel())
-        return forward(*args, **options)
-
-    monkeypatch.setattr(tiny_reference.model, "forward", counted)
-    root = Job([4] * 50, 2, Sampling(), ("once",), tag=(0,))
-    spans = run(tiny_reference, (), [root], rows=4, follow=grow((3, 2), (2,)))
-    assert len(spans) == 1 + 3 + 6
-    # 49 tokens of the prompt, then one for each token that is said.
-    assert sum(read) == 49 + sum(len(span.tokens) for span in spans.values())
-
-
-def test_a_job_that_ended_has_no_children(build_reference: Build) -> None:
-    reference = build_reference(vocab=6)
-    asked = []
-
-    def follow(span: Span) -> Sequence[Job]:
-        asked.append(span.reason)
-        return grow((2, 2, 2), (4,))(span)
-
-    root = Job([3], 4, Sampling(top_k=0), ("ends",), tag=(0,))
-    spans = run(reference, (), [root], rows=2, follow=follow)
-    assert {span.reason for span in spans.values()} >= {"end"}
-    assert set(asked) == {"length"}
-    parents = {tag[:-1] for tag in spans}
-    assert not [tag for tag, span in spans.items() if span.reason == "end" and tag in parents]
+    assert_same(spans, run(tiny_reference, three_networks, jobs, rows=3))

@@ -269,7 +269,7 @@ def test_a_value_model_of_another_objective(folders: dict[str, Path]) -> None:
 
 
 def test_a_value_folder_that_is_none(folders: dict[str, Path]) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no value model: value.json is missing"):
+    with pytest.raises(FileNotFoundError, match=r"holds no value model: value.json is missing"):
         load({"humor": folders["reference"]})
     with pytest.raises(FileNotFoundError, match="holds no value model"):
         load({"humor": "runs/nowhere/value"})

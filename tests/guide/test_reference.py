@@ -20,8 +20,10 @@ from mavis.prompts import Prompt, plain
 
 Build = Callable[..., ReferencePolicy]
 
-# <unk> for what has no token: the tiny tokenizer has no "|" and so on.
-CHAT = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
+CHAT = (
+    "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}a:{% endif %}"
+)
 DIALOGUE = "\n\nHuman: had a bun?\n\nAssistant: um.\n\nHuman: or not?\n\nAssistant:"
 
 
@@ -250,7 +252,7 @@ def test_a_template_function_has_the_first_word(build_reference: Build) -> None:
     "template", ["nowhere.to.be.found", "mavis.prompts.nothing", "plain", "", "mavis.prompts."]
 )
 def test_a_template_that_is_not_there(build_reference: Build, template: str) -> None:
-    with pytest.raises(ValueError, match="template .* cannot be imported"):
+    with pytest.raises(ValueError, match=r"template .* cannot be imported"):
         build_reference(template=template)
 
 

@@ -34,8 +34,11 @@ def test_brute_force_on_five_tokens() -> None:
     weights, beta, temperature, top_k = [0.8, -0.5], 1.7, 0.6, 3
     log_ref = log_softmax([z / temperature for z in logits])
     kept = sorted(range(5), key=lambda a: -log_ref[a])[:top_k]
-    score = {a: log_ref[a] + beta * sum(w * q for w, q in zip(weights, values[a])) for a in kept}
-    expected = dict(zip(kept, log_softmax(list(score.values()))))
+    score = {
+        a: log_ref[a] + beta * sum(w * q for w, q in zip(weights, values[a], strict=True))
+        for a in kept
+    }
+    expected = dict(zip(kept, log_softmax(list(score.values())), strict=True))
 
     tokens, found = options(torch.tensor([logits]), temperature, top_k)
     q = torch.tensor(values)[tokens]
@@ -137,7 +140,8 @@ def test_kl_and_truncation_are_explicit_sums_where_tokens_are_missing() -> None:
     found = candidates(logits, torch.ones(3), top_k, torch.ones(3))
     log_pi = tilt(found.log_ref, torch.randn(3, 9, 1), torch.ones(3, 1), torch.full((3,), 2.0))
     for row in range(3):
-        pairs = list(zip(log_pi[row].tolist(), found.log_ref[row].tolist()))[: int(top_k[row])]
+        pairs = list(zip(log_pi[row].tolist(), found.log_ref[row].tolist(), strict=True))
+        pairs = pairs[: int(top_k[row])]
         kl = sum(math.exp(p) * (p - r) for p, r in pairs)
         cut = -math.log(sum(math.exp(r) for _, r in pairs))
         assert exact_kl(log_pi, found.log_ref)[row].item() == pytest.approx(kl, abs=1e-6)
