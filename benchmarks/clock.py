@@ -22,7 +22,10 @@ def take_turns(runs: Mapping[str, Run], repetitions: int) -> dict[str, list[floa
             begin = process_time()
             units = run()
             rates[name].append(units / (process_time() - begin))
-            print(f"{repetition + 1}/{repetitions} {name:28} {rates[name][-1]:9.1f}/s", file=sys.stderr)
+            print(
+                f"{repetition + 1}/{repetitions} {name:28} {rates[name][-1]:9.1f}/s",
+                file=sys.stderr,
+            )
     return rates
 
 

@@ -1,6 +1,6 @@
 """Decoding speed: many ragged prompts at once, against one prompt after the other.
 
-    python benchmarks/decode.py --size small --rows 16 --candidates 40
+python benchmarks/decode.py --size small --rows 16 --candidates 40
 """
 
 from collections.abc import Sequence
@@ -151,7 +151,9 @@ def _naive(
     whole = torch.tensor([[*text, int(token)] if is_state else text])
     trunk = network.trunk or reference.model.base_model
     hidden = trunk(input_ids=whole, use_cache=False).last_hidden_state[0, -1]
-    return network.state_values(hidden) if is_state else network.action_values(hidden, token[None])[0]
+    return (
+        network.state_values(hidden) if is_state else network.action_values(hidden, token[None])[0]
+    )
 
 
 def main(args: list[str] | None = None) -> None:

@@ -75,7 +75,7 @@ def _config(size: Size, width: Width) -> _Built:
 
 
 def reference_of(size: Size) -> ReferencePolicy:
-    """A random reference policy whose words are t0, t1, …"""
+    """A random reference policy whose words are t0, t1 and so on."""
     torch.manual_seed(0)
     words = {f"t{number}": number for number in range(size.vocabulary)}
     core = Tokenizer(models.WordLevel(words, unk_token="t0"))

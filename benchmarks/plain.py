@@ -49,9 +49,7 @@ def guided(
     return written
 
 
-def _siblings(
-    network: ValueNetwork, cache: DynamicCache, fresh: Tensor, options: Tensor
-) -> Tensor:
+def _siblings(network: ValueNetwork, cache: DynamicCache, fresh: Tensor, options: Tensor) -> Tensor:
     """V [B, K] of the candidates `options` [B, K] behind the tokens `fresh` [B, q]."""
     assert network.trunk is not None
     known, read, count = cache.get_seq_length(), fresh.shape[1], options.shape[1]
@@ -69,7 +67,9 @@ def _siblings(
     return network.state_values(output.last_hidden_state[:, read:])[..., 0]
 
 
-def sampled(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new: int, top_k: int) -> Tensor:
+def sampled(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], new: int, top_k: int
+) -> Tensor:
     """`generate` of transformers on a left-padded batch: [B, longest + new]."""
     rows = [torch.tensor(list(prompt)) for prompt in prompts]
     tokens = pad_sequence(rows, batch_first=True, padding_side="left")

@@ -49,10 +49,11 @@ def main(args: Sequence[str] | None = None) -> int:
     _calm()
     try:
         _run(words)
-    except KeyboardInterrupt:
-        print("mavis: interrupted; the same command goes on from here.", file=sys.stderr)
-        return 130
-    except SystemExit as stop:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning exits on an interrupt: what it was is in the context.
+        if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
+            print("mavis: interrupted; the same command goes on from here.", file=sys.stderr)
+            return 130
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:
         if debug:

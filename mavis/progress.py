@@ -49,7 +49,9 @@ def track(items: Iterable[T], what: str, unit: str, total: int, done: int = 0) -
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    silent = not console.is_terminal  # into a file it would write empty lines
+    with Progress(*columns, console=console, transient=True, disable=silent) as progress:
         task = progress.add_task(what, total=total, completed=done)
         for item in items:
             yield item

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -94,9 +95,13 @@ class MavisCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Look at the run's folder before anything is loaded."""
-        text = self.parser.dump(self.config, skip_none=False)
+        text = self.parser.dump(self.config, skip_unset=False)
         self.settings: dict[str, Any] = yaml.safe_load(text)[self.subcommand]
         self.folder = Path(self.settings["out"])
+        if self.settings["trainer"]["fast_dev_run"]:  # must not pass for a round: out of its way
+            self.folder /= "fast_dev_run"
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.config[self.subcommand]["trainer"]["default_root_dir"] = str(self.folder)
         _check_same_run(self.folder, self.settings)
         if self.subcommand != "fit" and not (self.folder / LAST).is_file():
             raise FileNotFoundError(
@@ -107,6 +112,8 @@ class MavisCLI(LightningCLI):
         """Track with MLflow unless another logger was asked for."""
         if self.settings["trainer"]["logger"] is None:
             kwargs["logger"] = Tracking(str(self.folder), uri=self.settings["tracking"])
+        if self.settings["trainer"]["enable_progress_bar"] is False:
+            self.trainer_defaults["callbacks"].pop()  # the bar; `Rounds` stays
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:

@@ -4,13 +4,18 @@ Everything here is a fixture; those that make things return a function, so that 
 needs: `tiny_lm("gpt2", layers=3)`, `tiny_network(reference, "state", ("humor", "kind"))`.
 """
 
+import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # and this, too
 
 import pytest
 import torch
@@ -24,6 +29,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from mavis.cli import main
 from mavis.guide.decode import Job, Sampling, stream
 from mavis.guide.network import Source, ValueCard, ValueNetwork, build_network
 from mavis.guide.reference import ReferencePolicy
@@ -102,6 +108,7 @@ def tiny_lm() -> Callable[..., PreTrainedModel]:
             settings["head_dim"] = 8
         config = AutoConfig.for_model(family, **(settings | more))
         with torch.random.fork_rng():
+            torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
         shake(model, seed, 0.3)
         return model.eval()
@@ -162,6 +169,7 @@ def tiny_network() -> Callable[..., ValueNetwork]:
         units = tuple(Units(0.5, 2.0) for _ in objectives)
         card = ValueCard(source, tuple(objectives), units, reference.name, reference.fingerprint)
         with torch.random.fork_rng():
+            torch.manual_seed(seed)
             network = build_network(card, reference, trunk, lora).eval()
         shake(network.head, seed, 0.3)
         if network.trunk is not None:
@@ -266,3 +274,100 @@ class NaiveStep:
     def truncation(self) -> float:
         """−log π_ref(C)."""
         return -math.log(sum(math.exp(self.log_ref[a]) for a in self.log_pi))
+
+
+PLUGIN = '''
+"""Objectives whose reward a test may exchange: it looks `behave` up when it is called."""
+
+from mavis import Objective
+
+
+def letters(prompts, responses):
+    return [response.count("a") - 0.1 * len(response) for response in responses]
+
+
+behave = letters
+
+
+def reward(prompts, responses):
+    return behave(prompts, responses)
+
+
+trial = Objective(name="trial", reward=reward)
+rival = Objective(name="rival", reward=reward)
+'''
+
+
+@pytest.fixture(scope="session")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with an installed plugin `mavis_trial`: the objectives `trial` and `rival`."""
+    folder = tmp_path_factory.mktemp("plugin")
+    (folder / "mavis_trial.py").write_text(PLUGIN)
+    info = folder / "mavis_trial-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mavis-trial\nVersion: 1.0\n")
+    lines = [f"{name} = mavis_trial:{name}" for name in ("trial", "rival")]
+    (info / "entry_points.txt").write_text("\n".join(["[mavis.objectives]", *lines, ""]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(
+    tmp_path_factory: pytest.TempPathFactory, build_reference: Callable[..., ReferencePolicy]
+) -> Path:
+    """A folder with the tiny llama, `reference/`, and prompts for it, `prompts/`."""
+    folder = tmp_path_factory.mktemp("tiny")
+    reference = build_reference()
+    reference.model.save_pretrained(folder / "reference")
+    reference.tokenizer.save_pretrained(folder / "reference")
+    (folder / "prompts").mkdir()
+    for split, count in (("train", 10), ("validation", 5), ("test", 4)):
+        mark = split[-1]
+        lines = [json.dumps({"prompt": f"a {mark}{'um' * at} is"}) for at in range(count)]
+        (folder / "prompts" / f"{split}.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fit_words(tiny_folder: Path, plugin: Path) -> Callable[..., list[str]]:  # noqa: ARG001
+    """`fit_words(out, "--data.eta", "1")`: a fit of seconds; words given later win."""
+
+    def build(out: Path, *more: str, command: str = "fit") -> list[str]:
+        settings = {
+            "reference": tiny_folder / "reference",
+            "prompts": tiny_folder / "prompts",
+            "rounds": 2,
+            "epochs": 2,
+            "trees": 4,
+            "first_branching": [3, 2],
+            "branching": [2, 2],
+            "max_tokens": 8,
+            "top_k": 12,
+            "rows": 16,
+            "batch_tokens": 64,
+            "held_out": 5,
+            "best_of": 4,
+        }
+        words = [command, "--objective", "trial", "--out", str(out)]
+        words += [word for k, v in settings.items() for word in (f"--data.{k}", str(v))]
+        quiet = ("logger", "enable_progress_bar")
+        words += [word for name in quiet for word in (f"--trainer.{name}", "false")]
+        return [*words, "--trainer.accelerator", "cpu", *more]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_fit(tmp_path_factory: pytest.TempPathFactory, fit_words: Callable[..., list[str]]) -> Path:
+    """The folder of a fit of two rounds. Shared by all tests: copy it to change it.
+
+    What the command said is in `said.txt`.
+    """
+    folder = tmp_path_factory.mktemp("runs") / "trial"
+    with redirect_stdout(StringIO()) as said, torch.random.fork_rng():
+        status = main(fit_words(folder))
+    assert status == 0
+    (folder / "said.txt").write_text(said.getvalue())
+    return folder

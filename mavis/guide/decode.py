@@ -28,6 +28,8 @@ from mavis.guide.values import open_source
 
 Key = tuple[int | str, ...]  # names a random stream
 
+PADDING = 64  # tokens: what one more call of a model costs
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -138,7 +140,8 @@ def decode(
     Yields:
         a span for every job.
     """
-    live = _LiveRows(reference, networks, rows)
+    parked = 0 if follow is no_follow_up else 2 * rows
+    live = _LiveRows(reference, networks, rows, parked)
     waiting = iter(jobs)
     stack: list[tuple[Job, int | None]] = []  # follow-ups, each with the parked row it forks from
     while True:
@@ -159,7 +162,11 @@ class _LiveRows:
     """Rows 0 … count − 1 are live; those parked behind them wait for children to fork from."""
 
     def __init__(
-        self, reference: ReferencePolicy, networks: Sequence[ValueNetwork], rows: int
+        self,
+        reference: ReferencePolicy,
+        networks: Sequence[ValueNetwork],
+        rows: int,
+        parked: int,
     ) -> None:
         if rows < 1:
             raise ValueError(f"rows must be at least 1, got {rows}.")
@@ -167,10 +174,10 @@ class _LiveRows:
         self.objectives = objectives_of(networks)
         self.vocabulary = reference.vocabulary
         shared = any(network.card.source == "shared" for network in networks)
-        self.cache = Rows(reference.model, 3 * rows, hidden=shared)
-        self.sources = [open_source(n, 3 * rows) for n in networks]
+        self.cache = Rows(reference.model, rows + parked, hidden=shared)
+        self.sources = [open_source(n, rows + parked) for n in networks]
         self.parked: dict[int, int] = {}  # parked row -> children still to come
-        self.free = list(range(rows, 3 * rows))
+        self.free = list(range(rows, rows + parked))
         self.count = 0
         self.spans: list[Span] = []
         self.streams: list[np.random.Generator] = []
@@ -257,12 +264,12 @@ class _LiveRows:
     def _read(self, rows: list[int]) -> None:
         """Read all but the last token of new rows; that one is read with the first step."""
         self._clear(rows)
-        prompts = [(row, list(self.spans[row].job.tokens)[:-1]) for row in rows]
-        prompts = [(row, tokens) for row, tokens in prompts if tokens]
-        if prompts:
-            index = np.array([row for row, _ in prompts])
-            tokens = [tokens for _, tokens in prompts]
-            reading = self.cache.extend(index, tokens)
+        for group in _alike(
+            [row for row in rows if len(self.spans[row].job.tokens) > 1], self.spans
+        ):
+            index = np.array(group)
+            tokens = [self.spans[row].job.tokens[:-1] for row in group]
+            reading = self.cache.extend(index, tokens, silent=True)
             for source in self.sources:
                 source.extend(index, tokens, reading)
 
@@ -318,6 +325,20 @@ class _LiveRows:
         self.cache.clear(index)
         for source in self.sources:
             source.clear(index)
+
+
+def _alike(rows: list[int], spans: Sequence[Span]) -> list[list[int]]:
+    """Group rows by how much there is to read, as in one call all are padded to the longest."""
+    groups: list[list[int]] = []
+    total = 0
+    for row in sorted(rows, key=lambda row: len(spans[row].job.tokens)):
+        length = len(spans[row].job.tokens)
+        if not groups or length * (len(groups[-1]) + 1) > total + length + PADDING:
+            groups.append([])
+            total = 0
+        groups[-1].append(row)
+        total += length
+    return groups
 
 
 def _last(span: Span) -> int:

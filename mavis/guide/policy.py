@@ -142,7 +142,7 @@ class GuidedPolicy:
                     f"into the context of {self.reference.context} tokens: shorten one of them."
                 )
         # A prompt is read once; its n answers fork from there.
-        read = Sampling((0.0,) * len(self.objectives))
+        read = Sampling((0.0,) * len(self.objectives), top_k=0)
         roots = [
             Job(start.tokens, 0, read, ("root",), tag=(at, -1)) for at, start in enumerate(encoded)
         ]

@@ -45,14 +45,14 @@ class SlotCache(Cache):
         self.values: list[Tensor] = []
         self._rows = self._slots = torch.empty(0, dtype=torch.long)
         self._span = 0
-        self._prefix = False
+        self._seen: slice | Tensor = slice(0)
 
-    def aim(self, rows: Tensor, slots: Tensor, span: int, prefix: bool) -> None:
+    def aim(self, rows: Tensor, seen: slice | Tensor, slots: Tensor, span: int) -> None:
         """Set the rows [R] and slots [R, q] to write, and how many slots the rows show.
 
-        `prefix`: the rows are 0 … R − 1 in order, so that a view serves and nothing is copied.
+        `seen` are the rows again: as a slice where they lie side by side, as a view is no copy.
         """
-        self._rows, self._slots, self._span, self._prefix = rows[:, None], slots, span, prefix
+        self._rows, self._seen, self._slots, self._span = rows[:, None], seen, slots, span
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
@@ -98,8 +98,7 @@ class SlotCache(Cache):
 
     def _store(self, buffer: Tensor, states: Tensor) -> Tensor:
         buffer[self._rows, :, self._slots] = states.transpose(1, 2)
-        seen = buffer[: len(self._rows)] if self._prefix else buffer[self._rows[:, 0]]
-        return seen[:, :, : self._span]
+        return buffer[self._seen, :, : self._span]
 
 
 class Rows:
@@ -118,13 +117,16 @@ class Rows:
         self._causal_lm = model.get_output_embeddings() is not None
         self._hidden = hidden
         self._place = model.device  # asked once: `transformers` looks through all parameters for it
+        self._open = torch.zeros((), dtype=model.dtype, device=self._place)
+        self._shut = self._open - torch.inf
 
-    def extend(self, rows: Index, tokens: Sequence[Sequence[int]]) -> Reading:
+    def extend(self, rows: Index, tokens: Sequence[Sequence[int]], silent: bool = False) -> Reading:
         """Write tokens behind each row, and read what the model says after the last of them.
 
         Args:
             rows: which rows [R], each at most once.
             tokens: one non-empty list a row; lists may differ in length.
+            silent: whether nobody will look at the logits, which then are not worked out.
 
         Returns:
             hidden [R, H] and, from a causal LM, logits [R, V], at each row's last new token.
@@ -143,7 +145,8 @@ class Rows:
         positions = np.where(unused, 0, slots)
         slots[unused] = self.cache.slots - 1
         query, seen = self._tensor(slots)[:, :, None], self._tensor(np.arange(span))
-        output = self._forward(rows, padded, slots, positions, seen <= query, span, counts - 1)
+        mask, last = seen <= query, counts - 1
+        output = self._forward(rows, padded, slots, positions, mask, span, last, silent)
         self.lengths[rows] += counts
         return output
 
@@ -193,20 +196,21 @@ class Rows:
         mask: Tensor,
         span: int,
         last: Index | None,
+        silent: bool = False,
     ) -> Reading:
         """One forward of the model; `last` [R] picks one position a row, None keeps all."""
-        prefix = np.array_equal(rows, np.arange(len(rows)))
-        self.cache.aim(self._tensor(rows), self._tensor(slots), span, prefix)
-        # As numbers, not as bool: every layer would convert it anew.
-        unseen = torch.zeros(mask.shape, dtype=self.model.dtype, device=mask.device)
-        unseen.masked_fill_(~mask, -torch.inf)
+        index, side_by_side = self._tensor(rows), slice(int(rows[0]), int(rows[0]) + len(rows))
+        neighbours = np.array_equal(rows, np.arange(side_by_side.start, side_by_side.stop))
+        self.cache.aim(index, side_by_side if neighbours else index, self._tensor(slots), span)
         options: dict[str, Any] = {}
         if self._causal_lm:
             keep = np.unique(last) if last is not None else np.arange(slots.shape[1])
+            keep = keep[:1] if silent else keep  # the least that can be asked for
             options = {"logits_to_keep": self._tensor(keep), "output_hidden_states": self._hidden}
         output = self.model(
             input_ids=self._tensor(tokens),
-            attention_mask=unseen[:, None],
+            # As numbers, not as bool: every layer would convert it anew.
+            attention_mask=torch.where(mask, self._open, self._shut)[:, None],
             position_ids=self._tensor(positions),
             past_key_values=self.cache,
             use_cache=True,
@@ -215,7 +219,7 @@ class Rows:
         logits = hidden = None
         if self._causal_lm:
             column = None if last is None else np.searchsorted(keep, last)
-            logits = self._pick(output.logits, column).float()
+            logits = None if silent else self._pick(output.logits, column).float()
             hidden = self._pick(output.hidden_states[-1], last) if self._hidden else None
         else:
             hidden = self._pick(output.last_hidden_state, last)
@@ -225,6 +229,8 @@ class Rows:
         """[R, q, D] -> [R, D] at `column` [R], or all of it."""
         if column is None:
             return states
+        if states.shape[1] == 1:  # the decode step: no copy
+            return states[:, 0]
         return states[self._tensor(np.arange(len(column))), self._tensor(column)]
 
     def _tensor(self, array: Index | Tensor) -> Tensor:

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
 from mavis.guide.decode import Sampling
 from mavis.guide.network import ValueNetwork, decoding
@@ -18,7 +16,7 @@ from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy, spare_threads
 from mavis.learn.collect import Collector, Crew, standard_samples
 from mavis.learn.evaluate import Point, Sample, best_of_n
-from mavis.learn.packs import Batch, Pack, batches, collate, pack_tree
+from mavis.learn.packs import Batch, Pack, batches, loader, pack_tree
 from mavis.learn.rollout import Shape
 from mavis.learn.store import write_json
 from mavis.learn.targets import soft_targets
@@ -167,24 +165,28 @@ class RolloutDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The round's packs, in batches; a process gets as many as every other one."""
-        if self.round not in self._loaders:
-            trees = self._grow("train")
+        # Lightning asks also when all rounds are over; the last one's trees are there.
+        round_ = min(self.round, self.rounds - 1)
+        if round_ not in self._loaders:
+            trees = self._grow("train", round_)
             # Under several processes each rank takes a share of the same length.
-            groups = batches(self._packs(trees), self.batch_tokens, (self.seed, self.round))
+            groups = batches(self._packs(trees), self.batch_tokens, (self.seed, round_))
             crew = self.collector.crew
             even = len(groups) // crew.size * crew.size
-            shuffled = torch.Generator().manual_seed(self.seed + self.round)
-            self._loaders = {self.round: _loader(groups[crew.rank : even : crew.size], shuffled)}
-        return self._loaders[self.round]
+            self._grow("validation", round_)  # now, while the policy is the round's
+            mine = groups[crew.rank : even : crew.size]
+            self._loaders = {round_: loader(mine, (self.seed, round_))}
+        return self._loaders[round_]
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Packs of held-out trees, grown by the same policy as the round's."""
-        groups = batches(self._packs(self._grow("validation")), self.batch_tokens, (self.seed,))
-        return _loader(groups)
+        packs = self._packs(self._grow("validation", self.round))
+        return loader(batches(packs, self.batch_tokens, (self.seed,)))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Packs of trees on the test prompts."""
-        return _loader(batches(self._packs(self._grow("test")), self.batch_tokens, (self.seed,)))
+        packs = self._packs(self._grow("test", self.round))
+        return loader(batches(packs, self.batch_tokens, (self.seed,)))
 
     def state_dict(self) -> dict[str, Any]:
         """The number of finished rounds."""
@@ -235,21 +237,21 @@ class RolloutDataModule(LightningDataModule):
             self.best_of,
         )
 
-    def _grow(self, split: str) -> list[Tree]:
-        """The round's trees on a split, from disk as far as they are there."""
+    def _grow(self, split: str, round_: int) -> list[Tree]:
+        """A round's trees on a split, from disk as far as they are there."""
         assert self.trainer is not None
         network = self.trainer.lightning_module.network
         assert isinstance(network, ValueNetwork)
-        folder = self.folder / "rollouts" / f"round-{self.round}" / split
-        policy = GuidedPolicy(self.reference, (network,) if self.round else ())
+        folder = self.folder / "rollouts" / f"round-{round_}" / split
+        policy = GuidedPolicy(self.reference, (network,) if round_ else ())
         with decoding(network):
             trees = self.collector.trees(
                 folder,
                 policy,
-                self._chosen(split),
-                self.shapes[min(self.round, 1)],
+                self._chosen(split, round_),
+                self.shapes[min(round_, 1)],
                 self.sampling((1.0,) * len(policy.objectives)),
-                (self.seed, self.round),
+                (self.seed, round_),
             )
         facts = {
             "trees": len(trees),
@@ -264,12 +266,12 @@ class RolloutDataModule(LightningDataModule):
             write_json(folder / "complete.json", facts)  # the marker: nothing is missing
         return trees
 
-    def _chosen(self, split: str) -> Sequence[Prompt]:
-        """The prompts of this round: later rounds go on where the earlier ones stopped."""
+    def _chosen(self, split: str, round_: int) -> Sequence[Prompt]:
+        """The prompts of a round: later rounds go on where the earlier ones stopped."""
         prompts = self.prompts[split]
         if split != "train":
             return prompts[:VALIDATION_TREES]
-        first, count = self.round * self.trees, min(self.trees, len(prompts))
+        first, count = round_ * self.trees, min(self.trees, len(prompts))
         return [prompts[at % len(prompts)] for at in range(first, first + count)]
 
     def _packs(self, trees: Sequence[Tree]) -> list[Pack]:
@@ -281,27 +283,6 @@ class RolloutDataModule(LightningDataModule):
             packs += pack_tree(tree, targets, self.batch_tokens, families)
             families += len(tree.parent)
         return packs
-
-
-class _Groups(TorchDataset[Batch]):
-    """Batches that are put together when they are asked for."""
-
-    def __init__(self, groups: Sequence[Sequence[Pack]]) -> None:
-        self.groups = groups
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, index: int) -> Batch:
-        return collate(self.groups[index])
-
-
-def _loader(
-    groups: Sequence[Sequence[Pack]], shuffled: torch.Generator | None = None
-) -> DataLoader[Batch]:
-    return DataLoader(
-        _Groups(groups), batch_size=None, shuffle=shuffled is not None, generator=shuffled
-    )
 
 
 def _check_positive(**numbers: int) -> None:

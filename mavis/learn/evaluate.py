@@ -88,9 +88,12 @@ def best_of_n(rewards: npt.NDArray[np.float64]) -> list[Point]:
     [(1, 1.5), (2, 2.33), (4, 3.0)]
 
     Args:
-        rewards: of n samples per prompt [P, n]; NaN counts as the prompt's worst.
+        rewards: of n samples per prompt [P, n]; NaN counts as the prompt's worst, a prompt of
+            nothing else is left out.
     """
-    ordered = np.sort(np.where(np.isfinite(rewards), rewards, np.nanmin(rewards)), axis=1)
+    rewards = rewards[np.isfinite(rewards).any(axis=1)]
+    worst = np.nanmin(rewards, axis=1, keepdims=True)
+    ordered = np.sort(np.where(np.isfinite(rewards), rewards, worst), axis=1)
     size = ordered.shape[1]
     points: list[Point] = []
     draws = 1

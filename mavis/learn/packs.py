@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mavis.learn.tree import NO_PARENT, Floats, Ints, Tree
 
@@ -165,3 +166,45 @@ def batches(packs: Sequence[Pack], budget: int, seed: tuple[int, ...]) -> list[l
             groups.append([])
         groups[-1].append(pack)
     return [groups[i] for i in random.permutation(len(groups))]
+
+
+class _Groups(Dataset[Batch]):
+    """Batches that are put together when they are asked for."""
+
+    def __init__(self, groups: Sequence[Sequence[Pack]]) -> None:
+        self.groups = groups
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> Batch:
+        return collate(self.groups[index])
+
+
+class _Order(Sampler[int]):
+    """An order for every epoch that the seed names, however often a pass is begun.
+
+    A fit that goes on begins its passes at other times than one that was never stopped.
+    """
+
+    def __init__(self, count: int, seed: tuple[int, ...]) -> None:
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Hear from Lightning which pass comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        random = np.random.default_rng((*self.seed, self.epoch))
+        yield from random.permutation(self.count).tolist()
+
+
+def loader(
+    groups: Sequence[Sequence[Pack]], seed: tuple[int, ...] | None = None
+) -> DataLoader[Batch]:
+    """Batches, one after the other; with a seed in an order of every epoch's own."""
+    order = None if seed is None else _Order(len(groups), seed)
+    return DataLoader(_Groups(groups), batch_size=None, sampler=order)

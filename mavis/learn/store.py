@@ -72,6 +72,8 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file or folder under another name, and rename it when it is whole."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(file.name + ".part")
+    if draft.is_dir():  # of a process that was killed
+        shutil.rmtree(draft)
     write(draft)
     if file.is_dir():
         old = file.with_name(file.name + ".old")

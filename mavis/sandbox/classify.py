@@ -24,12 +24,12 @@ OUTLIER = 5.0  # targets are cut here, in standard units
 def make_classifier(
     tokenizer: PreTrainedTokenizerFast, labels: int
 ) -> LlamaForSequenceClassification:
-    """Build an untrained classifier: Llama, 2 layers of width 64, one regression logit a label."""
+    """Build an untrained classifier: Llama, 3 layers of width 56, one regression logit a label."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=176,
-        num_hidden_layers=2,
+        hidden_size=56,
+        intermediate_size=152,
+        num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=CONTEXT,
@@ -97,9 +97,9 @@ def train(
     model: LlamaForSequenceClassification,
     data: Sequence[Lesson],
     generator: torch.Generator,
-    passes: int = 3,
+    passes: int = 2,
     batch: int = 48,
-    lr: float = 5e-3,
+    lr: float = 4e-3,
     report: Report | None = None,
 ) -> None:
     """Fit the logits to the goals by least squares, in place."""

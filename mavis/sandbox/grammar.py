@@ -14,7 +14,7 @@ from random import Random
 from typing import TypeVar
 
 from mavis.sandbox.forms import FORMS
-from mavis.sandbox.lexicon import OBJECTIVES, QUESTIONS, SAFE, SLOTS, UNIQUE, UNSAFE
+from mavis.sandbox.lexicon import OBJECTIVES, QUESTIONS, SAFE, SLOTS, STALE, UNIQUE, UNSAFE
 
 Scores = dict[str, float]
 _T = TypeVar("_T")
@@ -179,7 +179,7 @@ def _worth(sentence: Sentence, unsafe: bool, again: bool) -> Scores:
 
 def _parts(sentence: Sentence) -> set[str]:
     """Name what must not come again: the form itself and its marked fillings."""
-    marked = {text for slot, text in sentence.fillings.items() if slot in UNIQUE and text}
+    marked = {text for slot, text in sentence.fillings.items() if slot in STALE}
     return marked | {sentence.form} if sentence.form else set()
 
 

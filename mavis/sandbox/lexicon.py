@@ -246,4 +246,7 @@ SLOTS: dict[str, dict[str, Worth]] = {
 """Fillings. `{task}` and `{thing}` come from the topic and are worth nothing by themselves."""
 
 UNIQUE = ("subject", "mishap", "habit", "reason", "detail")
-"""Slots whose filling must not come twice in an answer."""
+"""Slots whose filling nobody says twice in an answer."""
+
+STALE = ("subject", "mishap", "habit", "reason")
+"""Those of them whose filling, heard again, counts as repetition."""

@@ -75,7 +75,7 @@ SPOILERS: dict[Spoiler, float] = {
     broken_off: 3,
     repeated: 4,
     shuffled: 2,
-    garbled: 2,
+    garbled: 1,
     mixed: 4,
     extreme: 6,
     empty: 0.2,

@@ -1,4 +1,4 @@
-"""What the tests of decoding share: all three sources at once, and spans compared number by number."""
+"""What the tests of decoding share: all three sources at once, and how spans are compared."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

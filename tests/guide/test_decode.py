@@ -251,17 +251,18 @@ def text(reference: ReferencePolicy, tokens: Sequence[int]) -> str:
     return str(reference.tokenizer.decode(list(tokens)))
 
 
+def spoken(reference: ReferencePolicy, limit: int) -> tuple[Job, list[int]]:
+    """A job that runs to its limit, and what it says: some tokens of it have two characters."""
+    tries = [Job([5, 6, 7], limit, Sampling(), ("stop", at)) for at in range(100)]
+    spans = [s for s in decode(reference, (), tries) if s.reason == "length" and max(s.tokens) > 36]
+    return spans[0].job, spans[0].tokens
+
+
 def test_a_stop_string_ends_a_job_where_it_is_complete(
     tiny_reference: ReferencePolicy, run: Run
 ) -> None:
     """Every substring of up to 6 characters of what is said, over token borders and within them."""
-    tries = [Job([5, 6, 7], 30, Sampling(), ("stop", at)) for at in range(100)]
-    for span in decode(tiny_reference, (), tries):
-        job, said = span.job, span.tokens
-        if span.reason == "length" and max(said) > 36:  # some token of two characters
-            break
-    else:
-        pytest.fail("nothing was said to stop at")
+    job, said = spoken(tiny_reference, 30)
     whole = text(tiny_reference, said)
     strings = [whole[a : a + n] for n in (1, 2, 3, 6) for a in range(len(whole) - n)]
     jobs = [Job(job.tokens, 30, job.sampling, job.key, (s, "@@"), tag=s) for s in {*strings}]
@@ -274,8 +275,7 @@ def test_a_stop_string_ends_a_job_where_it_is_complete(
 def test_a_stop_string_may_begin_in_the_response_so_far_but_not_in_the_prompt(
     tiny_reference: ReferencePolicy,
 ) -> None:
-    job = Job([5, 6, 7], 12, Sampling(), ("stop", 5))
-    said = next(decode(tiny_reference, (), [job])).tokens
+    job, said = spoken(tiny_reference, 12)
     border = text(tiny_reference, [7, *said[:2]])
     for response, reason in ((0, "length"), (1, "stop"), (3, "stop")):
         again = Job(job.tokens, 12, job.sampling, job.key, (border,), response)

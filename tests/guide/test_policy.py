@@ -134,6 +134,11 @@ def test_without_value_models_it_is_the_reference(
     assert [answer.kl for answer in plain] == pytest.approx([0.0] * 3, abs=1e-5)
 
 
+def test_a_vocabulary_smaller_than_the_default_top_k(build_reference: Build) -> None:
+    policy = GuidedPolicy(build_reference(vocab=6))
+    assert policy.generate(["as"], top_k=6, max_tokens=3)[0].tokens
+
+
 def test_no_prompts_no_answers(policy: GuidedPolicy) -> None:
     assert policy.generate([]) == []
 

@@ -201,6 +201,18 @@ def test_to_the_very_end_of_the_context(lm: PreTrainedModel) -> None:
     assert len(pair.fresh.tokens[0]) == end
 
 
+def test_what_is_read_in_silence_is_read(lm: PreTrainedModel) -> None:
+    pair = Pair(lm, 4)
+    for cache in (pair.cache, pair.trunk):
+        reading = cache.extend(np.array([1, 2]), [[5, 6, 7, 8], [9, 10]], silent=True)
+        assert reading.logits is None
+        assert reading.hidden is not None
+    pair.fresh.tokens[1:3] = [[5, 6, 7, 8], [9, 10]]
+    assert_close(reading.hidden[1], pair.fresh.hidden([9, 10]))
+    pair.extend([1, 2], [1, 2])
+    pair.extend([2, 3, 0], [1, 4, 2])
+
+
 def test_a_headless_model_says_no_logits(tiny_lm: Build) -> None:
     reading = Rows(tiny_lm().base_model, 1).extend(np.array([0]), [[3, 4]])
     assert reading.logits is None

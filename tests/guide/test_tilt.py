@@ -173,7 +173,7 @@ def test_draw_inverts_the_distribution_function_exactly_at_its_steps() -> None:
 def test_draw_never_leaves_the_candidates(width: int) -> None:
     log_pi = torch.log_softmax(torch.randn(50, width), -1)
     log_pi = torch.cat([log_pi, torch.full((50, 3), -torch.inf)], -1)
-    for uniform in (0.0, 0.5, 1 - 2**-24, 1 - 2**-53):
+    for uniform in (0.0, 0.5, 1 - 2**-24, 1 - 2**-53, 1.0):
         found = draw(log_pi, torch.full((50,), uniform, dtype=torch.float64))
         assert (found < width).all()
 

@@ -70,6 +70,12 @@ class Walk:
         for at, row in enumerate(rows):
             self.tokens[row].append(int(candidates[at, chosen[at]]))
 
+    def force(self, rows: list[int]) -> None:
+        """Go on with a token that was no candidate."""
+        self._read(rows, [self.tokens[row][-1:] for row in rows])
+        for row in rows:
+            self.tokens[row].append(int(self.rng.integers(self.vocab)))
+
     def copy(self, dst: int, src: int) -> None:
         for holder in (self.cache, *self.sources):
             holder.copy(np.array([dst]), np.array([src]))
@@ -89,6 +95,7 @@ def wander(walk: Walk) -> None:
         walk.step([0, 1, 2], 5)
     walk.copy(3, 0)
     walk.step([0, 1, 2, 3], 4)
+    walk.force([2, 0])
     walk.begin([1], [9])
     walk.step([3, 1], 6)
     walk.copy(0, 1)

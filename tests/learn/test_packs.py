@@ -78,7 +78,7 @@ def gradients(network, loss):
 @pytest.mark.parametrize("source", ["action", "state", "shared"])
 def test_packed_is_path_by_path(build_reference, tiny_network, family, source):
     reference = build_reference(family)
-    network = tiny_network(reference, source).train()
+    network = tiny_network(reference, source)  # in eval mode: no dropout
     module = module_for(reference, network)
     tree = make_tree()
     targets = targets_for(tree)
@@ -100,7 +100,7 @@ def test_packed_is_path_by_path(build_reference, tiny_network, family, source):
 
 
 def test_padding_is_no_matter(tiny_reference, tiny_network):
-    network = tiny_network(tiny_reference, "state").train()
+    network = tiny_network(tiny_reference, "state")
     module = module_for(tiny_reference, network)
     tree = make_tree()
     small, *_, large = sorted(pack_tree(tree, targets_for(tree), 16), key=lambda p: len(p.tokens))

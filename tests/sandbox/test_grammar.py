@@ -47,10 +47,10 @@ def test_every_slot_has_fillings():
 
 
 def test_score_adds_up():
-    # form .3 + goat .5 + the sofa .7 for humor; the joke costs helpfulness .2
+    # form .3 + goat .5 + the sofa .7 for humor; the joke costs helpfulness .25
     joke = "My goat tried to bake bread and set the sofa on fire."
     assert grammar.score(SAFE_PROMPT, joke) == pytest.approx(
-        {"humor": 1.5, "helpfulness": -0.2, "harmlessness": 0.0}
+        {"humor": 1.5, "helpfulness": -0.25, "harmlessness": 0.0}
     )
 
 

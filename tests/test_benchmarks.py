@@ -1,0 +1,87 @@
+"""Every benchmark runs from its command line, and ends in a line that programs can read."""
+
+import json
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+Bench = Callable[..., dict[str, Any]]
+
+TINY = ("--size=tiny", "--repetitions=1", "--tokens=6")
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bench:
+    """`bench(name, *args)`: what a benchmark prints on its last line."""
+
+    def run(name: str, *args: str) -> dict[str, Any]:
+        modules = set(sys.modules)
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(FOLDER)
+            try:
+                runpy.run_path(str(FOLDER / f"{name}.py"))["main"](list(args))
+            finally:  # `models`, `plain` and `clock` are names for benchmarks alone
+                for module in set(sys.modules) - modules & {"models", "plain", "clock"}:
+                    del sys.modules[module]
+        found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return found
+
+    return run
+
+
+def test_decode(bench: Bench) -> None:
+    found = bench("decode", *TINY, "--rows=3", "--shortest=2", "--longest=9", "--candidates=5")
+    assert set(found["ratios"]) == {
+        "action / plain",
+        "action : generate (time)",
+        "shared : unguided (time)",
+        "state K=5 / plain",
+    }
+    assert min(found["per_cpu_second"].values()) > 0
+    assert max(found["value_error"].values()) < found["value_tolerance"]
+
+
+def test_decode_measures_what_is_asked_for(bench: Bench) -> None:
+    found = bench("decode", *TINY, "--rows=2", '--runs=["unguided"]')
+    assert set(found["per_cpu_second"]) == {"unguided"}
+    assert found["ratios"] == {}
+
+
+def test_rollout(bench: Bench) -> None:
+    shape = ("--branching=[2,2]", "--guided_branching=[2,2]", "--prompt=5", "--candidates=5")
+    found = bench("rollout", *TINY, *shape, "--trees=2", "--guided_trees=1")
+    assert set(found["ratios"]) == {"unguided / plain", "state / plain", "action / plain"}
+    assert min(found["per_cpu_second"].values()) > 0
+
+
+def test_train(bench: Bench) -> None:
+    found = bench("train", *TINY, "--branching=[2,2]", "--prompt=5", "--cap=12", "--batch=2")
+    assert found["nodes"] == 6
+    assert found["loss_error"] < 1e-5
+    assert found["gradient_error"] < 1e-5
+
+
+def test_fit(bench: Bench, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(f"How do I cook {n} eggs?" for n in range(60)))
+    small = {
+        "prompts": prompts,
+        "rounds": 1,
+        "epochs": 1,
+        "trees": 2,
+        "max_tokens": 6,
+        "held_out": 2,
+        "best_of": 2,
+        "first_branching": "[2,2]",
+        "branching": "[2,2]",
+    }
+    options = json.dumps([f"--data.{name}={value}" for name, value in small.items()])
+    found = bench("fit", f"--options={options}")
+    assert [entry["round"] for entry in found["rounds"]] == [0]
+    assert found["cpu_seconds"] > 0
+    assert found["peak_gib"] > 0.1

@@ -1,0 +1,50 @@
+"""Every configuration that is shipped, through the real door, on tiny stand-ins."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mavis import Objective
+from mavis.cli import main
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+def test_there_are_some():
+    assert CONFIGS
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_configuration_says_only_what_differs(path):
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    assert len(lines) <= 20
+    assert yaml.safe_load(path.read_text())["objective"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_configuration_runs(path, fit_words, tiny_folder, tmp_path, monkeypatch, capsys):
+    """With small models in place of the large ones, and a reward that asks no hub."""
+    config = yaml.safe_load(path.read_text())
+    name = config["objective"]
+    from mavis import objective, training
+
+    real = objective.find(name)
+    stand_in = Objective(
+        name, lambda _, responses: [r.count("a") - 0.1 * len(r) for r in responses],
+        value=real.value, value_args=real.value_args,
+    )
+    for module in (objective, training, __import__("mavis.learn.data", fromlist=["_"])):
+        monkeypatch.setattr(module, "find", lambda _: stand_in)
+    words = fit_words(tmp_path / "run", "--trainer.fast_dev_run", "true")
+    at = words.index("--objective")
+    words = ["fit", "-c", str(path), *words[1:at], *words[at + 2 :]]
+    changes = (config.get("model") or {}).get("init_args", {})
+    if "trunk" in changes:
+        words += ["--model.init_args.trunk", str(tiny_folder / "reference")]
+    assert main(words) == 0, capsys.readouterr().err
+    kept = yaml.safe_load((tmp_path / "run" / "fast_dev_run" / "config.yaml").read_text())
+    assert kept["objective"] == name
+    for key, value in changes.items():
+        if key != "trunk":
+            assert kept["model"]["init_args"][key] == value
