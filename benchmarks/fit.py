@@ -1,6 +1,6 @@
 """The whole of `mavis fit` as its user sees it: time, memory and what came out.
 
-    python benchmarks/fit.py --objective humor
+python benchmarks/fit.py --objective humor
 """
 
 import json

@@ -11,8 +11,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
-from mavis.guide.network import Source, ValueCard, ValueNetwork, embeddings
+from mavis.guide.network import Source, ValueCard, ValueNetwork
 from mavis.guide.reference import ReferencePolicy
+from mavis.guide.trunk import embeddings
 from mavis.reward import Units
 
 CONTEXT = 1024

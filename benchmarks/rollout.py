@@ -12,7 +12,7 @@ from models import SIZES, network_of, prompts_of, reference_of, sizes_of, text_o
 from plain import Writer, guided, sampled
 from plain import grow as plain_grow
 
-from mavis.guide.decode import Sampling
+from mavis.guide.jobs import Sampling
 from mavis.guide.network import Source, ValueNetwork
 from mavis.guide.policy import GuidedPolicy
 from mavis.learn.rollout import Shape, grow

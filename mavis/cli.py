@@ -20,6 +20,10 @@ TRAINING = {
     "test": "Measure the last round's policy on the test prompts.",
 }
 Command = Callable[..., None]
+NOISE = (  # what the parser says around the reason why a value fits none of an option's types
+    *("Does not validate against", "Subtypes:", "Errors:", "Given value type:"),
+    *("Expected a <class 'NoneType'>", "Given value: NestedArg"),
+)
 
 
 def commands() -> dict[tuple[str, ...], Command]:
@@ -88,7 +92,9 @@ def _objective(words: list[str]) -> str | None:
     known = peek.parse_known_args(words)[0]
     name: str | None = known.objective
     for file in reversed(known.config):
-        if name is None and Path(file).is_file():
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"config {file!r} is a missing file.")
+        if name is None:
             name = (yaml.safe_load(Path(file).read_text()) or {}).get("objective")
     if name is not None:
         find(name)
@@ -160,8 +166,11 @@ def _calm() -> None:
 
 def _brief(error: BaseException) -> str:
     """The first lines of an error, without what its library says about usage."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = " ".join(lines[:4]) or type(error).__name__
+    lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
+    text = (
+        " ".join([line for line in lines if line and not line.startswith(NOISE)][:4])
+        or type(error).__name__
+    )
     known = ValueError | LookupError | OSError | ImportError | RuntimeError
     text = text.strip("'\"") if isinstance(error, LookupError) else text
     return text if isinstance(error, known) else f"{type(error).__name__}: {text}"

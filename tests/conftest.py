@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from mavis.cli import main
-from mavis.guide.decode import Job, Sampling, stream
+from mavis.guide.jobs import Job, Sampling, stream
 from mavis.guide.network import Source, ValueCard, ValueNetwork, build_network
 from mavis.guide.reference import ReferencePolicy
 from mavis.reward import Units

@@ -31,8 +31,10 @@ def test_a_configuration_runs(path, fit_words, tiny_folder, tmp_path, monkeypatc
 
     real = objective.find(name)
     stand_in = Objective(
-        name, lambda _, responses: [r.count("a") - 0.1 * len(r) for r in responses],
-        value=real.value, value_args=real.value_args,
+        name,
+        lambda _, responses: [r.count("a") - 0.1 * len(r) for r in responses],
+        value=real.value,
+        value_args=real.value_args,
     )
     for module in (objective, training, __import__("mavis.learn.data", fromlist=["_"])):
         monkeypatch.setattr(module, "find", lambda _: stand_in)

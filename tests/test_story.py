@@ -103,7 +103,8 @@ sys.exit(f"imported {heavy}" if heavy else 0 if status == 0 and said.getvalue() 
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["objectives", "list"], ["generate", "--help"], ["sandbox", "build", "--help"]]
+    "words",
+    [["--help"], ["objectives", "list"], ["generate", "--help"], ["sandbox", "build", "--help"]],
 )
 def test_light_commands_import_nothing_heavy(words):
     done = subprocess.run(

@@ -11,10 +11,8 @@ Values are in standard units of the objective's reward. A network is saved as a 
 """
 
 import json
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,16 +20,10 @@ from typing import Any, Literal, cast
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from mavis.guide.reference import (
-    ReferencePolicy,
-    check_architecture,
-    check_model_folder,
-    fingerprint,
-    loading,
-)
-from mavis.names import reachable
+from mavis.guide.reference import ReferencePolicy, loading
+from mavis.guide.trunk import embeddings, first_layers, load_trunk, merged, sibling, with_lora
 from mavis.reward import Units
 
 Source = Literal["action", "state", "shared"]
@@ -152,7 +144,7 @@ class ValueNetwork(nn.Module):
         head = {name: value.contiguous().cpu() for name, value in self.head.state_dict().items()}
         save_file(head, folder / "head.safetensors")
         if self.trunk is not None:
-            _merged(self.trunk).save_pretrained(folder / "trunk")
+            merged(self.trunk).save_pretrained(folder / "trunk")
         (folder / "README.md").write_text(text)
         # Last: its presence says that the folder is whole.
         (folder / "value.json").write_text(json.dumps(asdict(self.card), indent=2) + "\n")
@@ -174,7 +166,7 @@ class ValueNetwork(nn.Module):
             )
         trunk = None
         if card.source != "shared":
-            trunk = _load_trunk(str(folder.absolute() / "trunk"))  # a path, never a hub name
+            trunk = load_trunk(str(folder.absolute() / "trunk"))  # a path, never a hub name
         network = cls(card, trunk, embeddings(reference.model), reference.vocabulary)
         with loading(f"the head of value model {folder}"):
             head = load_file(folder / "head.safetensors")
@@ -228,13 +220,11 @@ def build_network(
     model = None
     if card.source != "shared":
         if isinstance(trunk, str):
-            _check_tokenizer(trunk, reference)
-            model = _load_trunk(trunk)
-            _check_size(model, trunk, reference)
+            model = sibling(trunk, reference)
         else:
-            model = _first_layers(reference.model, trunk)
+            model = first_layers(reference.model, trunk)
         if lora is not None:
-            model = _with_lora(model, lora)
+            model = with_lora(model, lora)
     network = ValueNetwork(card, model, embeddings(reference.model), reference.vocabulary)
     return network.to(reference.model.device)
 
@@ -255,81 +245,6 @@ def decoding(network: ValueNetwork) -> Iterator[None]:
         if adapted:
             cast(Any, network.trunk).unmerge_adapter()
         network.train(training)
-
-
-def _first_layers(model: PreTrainedModel, layers: int | None) -> PreTrainedModel:
-    """Copy the first layers of a causal LM, its embeddings and its final norm, in float32."""
-    depth = int(model.config.num_hidden_layers)
-    count = max(2, depth // 2) if layers is None else layers
-    count = min(count, depth) if layers is None else count
-    if not 1 <= count <= depth:
-        raise ValueError(f"trunk must be 1 to {depth} layers of the reference, got {count}.")
-    config: PreTrainedConfig = deepcopy(model.config)
-    config.num_hidden_layers = count
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:count]
-    trunk: PreTrainedModel = AutoModel.from_config(config, attn_implementation="sdpa")
-    # Layers beyond the copy's have no place in it; everything else must find one.
-    missing = trunk.load_state_dict(model.base_model.state_dict(), strict=False).missing_keys
-    if missing:
-        raise ValueError(
-            f"{config.model_type} cannot be copied by layers: {missing[0]} is missing."
-        )
-    return cast(PreTrainedModel, trunk.float())
-
-
-def _load_trunk(name: str) -> PreTrainedModel:
-    path = reachable(name, "trunk")
-    check_model_folder(path)
-    with loading(f"trunk {name}"):
-        config = AutoConfig.from_pretrained(path)
-    check_architecture(config)
-    with loading(f"trunk {name}"):
-        model: PreTrainedModel = AutoModel.from_pretrained(
-            path, dtype=torch.float32, attn_implementation="sdpa"
-        )
-    return model
-
-
-def _check_tokenizer(trunk: str, reference: ReferencePolicy) -> None:
-    path = reachable(trunk, "trunk")
-    check_model_folder(path)
-    with loading(f"the tokenizer of trunk {trunk}"):
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    if fingerprint(tokenizer) != reference.fingerprint:
-        raise ValueError(f"trunk {trunk} and reference {reference.name} have different tokenizers.")
-
-
-def _check_size(model: PreTrainedModel, trunk: str, reference: ReferencePolicy) -> None:
-    size = len(embeddings(model))
-    if size < reference.vocabulary:
-        raise ValueError(
-            f"trunk {trunk} knows {size} tokens, the reference {reference.name} "
-            f"{reference.vocabulary}."
-        )
-
-
-def _with_lora(model: PreTrainedModel, options: dict[str, Any]) -> PreTrainedModel:
-    from peft import LoraConfig, get_peft_model
-
-    with warnings.catch_warnings():
-        # peft reads an attribute that newer transformers have under another name.
-        warnings.filterwarnings("ignore", ".is_gradient_checkpointing", FutureWarning)
-        return cast(PreTrainedModel, get_peft_model(model, LoraConfig(**options)))
-
-
-def _merged(trunk: PreTrainedModel) -> PreTrainedModel:
-    """The trunk with its adapters folded in, as a plain model; the trunk itself stays as it is."""
-    if not hasattr(trunk, "merge_and_unload"):
-        return trunk
-    return cast(PreTrainedModel, cast(Any, deepcopy(trunk)).merge_and_unload())
-
-
-def embeddings(model: PreTrainedModel) -> Tensor:
-    """A model's table of token embeddings [V, E]."""
-    layer = model.get_input_embeddings()
-    assert isinstance(layer, nn.Embedding)
-    return layer.weight
 
 
 def objectives_of(networks: Sequence[ValueNetwork]) -> tuple[str, ...]:

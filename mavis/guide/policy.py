@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from mavis.guide.decode import Job, Sampling, Span, decode
+from mavis.guide.decode import decode
+from mavis.guide.jobs import Job, Sampling, Span
 from mavis.guide.network import ValueNetwork, objectives_of, read_card
 from mavis.guide.reference import Encoded, ReferencePolicy
 from mavis.prompts import Prompt

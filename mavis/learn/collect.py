@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mavis.guide.decode import Sampling
+from mavis.guide.jobs import Sampling
 from mavis.guide.policy import GuidedPolicy
 from mavis.learn.evaluate import Sample
 from mavis.learn.rollout import Shape, grow

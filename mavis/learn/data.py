@@ -10,7 +10,7 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from mavis.guide.decode import Sampling
+from mavis.guide.jobs import Sampling
 from mavis.guide.network import ValueNetwork, decoding
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy, spare_threads

@@ -8,7 +8,8 @@ whatever grows beside it.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mavis.guide.decode import Job, Key, Sampling, Span, decode, stream
+from mavis.guide.decode import decode
+from mavis.guide.jobs import Job, Key, Sampling, Span, stream
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import Encoded
 from mavis.learn.tree import Path, Segment, Tree, build_tree

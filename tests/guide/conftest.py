@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from mavis.guide.decode import Job, Span, decode
+from mavis.guide.decode import decode
+from mavis.guide.jobs import Job, Span
 from mavis.guide.network import ValueNetwork
 from mavis.guide.reference import ReferencePolicy
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from mavis.guide.decode import Job, Sampling, Span, decode, stream
+from mavis.guide.decode import decode
+from mavis.guide.jobs import Job, Sampling, Span, stream
 from mavis.guide.network import ValueNetwork
 from mavis.guide.reference import ReferencePolicy
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mavis.guide.decode import Job, Sampling, Span
+from mavis.guide.jobs import Job, Sampling, Span
 from mavis.guide.network import ValueNetwork
 from mavis.guide.reference import ReferencePolicy
 

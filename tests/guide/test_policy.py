@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import mavis
-from mavis.guide.decode import Job, Sampling
+from mavis.guide.jobs import Job, Sampling
 from mavis.guide.network import ValueNetwork
 from mavis.guide.policy import Answer, GuidedPolicy, load
 from mavis.guide.reference import ReferencePolicy

@@ -34,7 +34,9 @@ class World:
 
     def ratio(self, policy, leaf):
         """log π/π_ref of every token of a response."""
-        return [float((policy[leaf[:t]] - self.log_ref[leaf[:t]])[leaf[t]]) for t in range(len(leaf))]
+        return [
+            float((policy[leaf[:t]] - self.log_ref[leaf[:t]])[leaf[t]]) for t in range(len(leaf))
+        ]
 
     def chance(self, policy, leaf, start=0):
         return float(np.exp(sum(policy[leaf[:t]][leaf[t]] for t in range(start, len(leaf)))))
@@ -42,7 +44,8 @@ class World:
     def value(self, policy):
         """E[reward] − η KL, over all responses."""
         return sum(
-            self.chance(policy, leaf) * (self.reward[leaf] - self.eta * sum(self.ratio(policy, leaf)))
+            self.chance(policy, leaf)
+            * (self.reward[leaf] - self.eta * sum(self.ratio(policy, leaf)))
             for leaf in self.leaves
         )
 

@@ -71,7 +71,9 @@ def rates(module):
     return found
 
 
-@pytest.mark.parametrize("arguments", [{}, {"source": "state"}, {"lora": LORA}, {"trunk": 1}], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [{}, {"source": "state"}, {"lora": LORA}, {"trunk": 1}], ids=str
+)
 def test_it_memorises_a_tree(reference, arguments):
     module = module_on(reference, **arguments).train()
     batch = batch_of(make_tree())

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mavis.guide.decode import Job, Sampling, decode
+from mavis.guide.decode import decode
+from mavis.guide.jobs import Job, Sampling
 from mavis.guide.policy import GuidedPolicy
 from mavis.learn.rollout import Shape, grow
 

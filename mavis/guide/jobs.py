@@ -1,0 +1,97 @@
+"""What the decoding core is asked for, and what it gives back: jobs, their settings, and spans.
+
+Every job names its random stream, so that neither the rows beside it nor their order change it.
+"""
+
+import hashlib
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Key = tuple[int | str, ...]  # names a random stream
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one row samples.
+
+    Args:
+        weights: λ, one per objective [M]; any real numbers.
+        beta: strength of the tilt; 0 is the reference policy with the same top-k.
+        temperature: of the reference policy, above 0.
+        top_k: how many candidates; 0 is the whole vocabulary.
+        top_p: probability mass of candidates, in (0, 1].
+    """
+
+    weights: tuple[float, ...] = ()
+    beta: float = 2.0
+    temperature: float = 1.0
+    top_k: int = 40
+    top_p: float = 1.0
+
+    def check(self, objectives: Sequence[str], vocabulary: int) -> None:
+        """Raise ValueError for settings that no row can have."""
+        if len(self.weights) != len(objectives):
+            legend = f"M = {len(objectives)}: {', '.join(objectives) or 'none'}"
+            raise ValueError(
+                f"weights must have one entry per objective ({legend}), got {len(self.weights)}."
+            )
+        numbers = {"beta": self.beta, "temperature": self.temperature, "top_p": self.top_p}
+        numbers |= {f"weights.{n}": w for n, w in zip(objectives, self.weights, strict=True)}
+        for name, value in numbers.items():
+            if not np.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value}.")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}.")
+        if not 0 <= self.top_k <= vocabulary:
+            raise ValueError(
+                f"top_k must be 0 (all) to {vocabulary}, the size of the vocabulary, "
+                f"got {self.top_k}."
+            )
+
+
+@dataclass(frozen=True)
+class Job:
+    """Go on from `tokens`, for at most `limit` more.
+
+    Args:
+        tokens: prompt and response so far; not empty.
+        response: how many of the last tokens are response (a stop string may begin in them).
+        limit: how many tokens to add at most; 0 only reads.
+        sampling: how.
+        key: names the job's random stream; equal keys draw alike.
+        stop: strings that end a response.
+        tag: the caller's own.
+    """
+
+    tokens: Sequence[int]
+    limit: int
+    sampling: Sampling
+    key: Key
+    stop: tuple[str, ...] = ()
+    response: int = 0
+    tag: Any = None
+
+
+@dataclass
+class Span:
+    """What a job has added: one entry per new token, and why it ended."""
+
+    job: Job
+    tokens: list[int] = field(default_factory=list)
+    log_ratio: list[float] = field(default_factory=list)  # log π/π_ref of the token, nats
+    kl: list[float] = field(default_factory=list)  # KL(π ‖ π_ref) at the state before it, nats
+    truncation: list[float] = field(default_factory=list)  # −log π_ref(C|s) there, nats
+    reason: str = ""  # "end", "stop" or "length"
+
+
+def stream(key: Key) -> np.random.Generator:
+    """The random stream that a key names, on every machine."""
+    plain = tuple(part if isinstance(part, str) else operator.index(part) for part in key)
+    digest = hashlib.blake2b(repr(plain).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))

@@ -1,0 +1,103 @@
+"""The trunk of a value network: layers of the reference policy, or another model, with adapters."""
+
+import warnings
+from copy import deepcopy
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+
+from mavis.guide.reference import (
+    ReferencePolicy,
+    check_architecture,
+    check_model_folder,
+    fingerprint,
+    loading,
+)
+from mavis.names import reachable
+
+
+def first_layers(model: PreTrainedModel, layers: int | None) -> PreTrainedModel:
+    """Copy the first layers of a causal LM, its embeddings and its final norm, in float32."""
+    depth = int(model.config.num_hidden_layers)
+    count = max(2, depth // 2) if layers is None else layers
+    count = min(count, depth) if layers is None else count
+    if not 1 <= count <= depth:
+        raise ValueError(f"trunk must be 1 to {depth} layers of the reference, got {count}.")
+    config: PreTrainedConfig = deepcopy(model.config)
+    config.num_hidden_layers = count
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:count]
+    trunk: PreTrainedModel = AutoModel.from_config(config, attn_implementation="sdpa")
+    # Layers beyond the copy's have no place in it; everything else must find one.
+    missing = trunk.load_state_dict(model.base_model.state_dict(), strict=False).missing_keys
+    if missing:
+        raise ValueError(
+            f"{config.model_type} cannot be copied by layers: {missing[0]} is missing."
+        )
+    return cast(PreTrainedModel, trunk.float())
+
+
+def load_trunk(name: str) -> PreTrainedModel:
+    """Load a folder or hub name as a trunk, in float32."""
+    path = reachable(name, "trunk")
+    check_model_folder(path)
+    with loading(f"trunk {name}"):
+        config = AutoConfig.from_pretrained(path)
+    check_architecture(config)
+    with loading(f"trunk {name}"):
+        model: PreTrainedModel = AutoModel.from_pretrained(
+            path, dtype=torch.float32, attn_implementation="sdpa"
+        )
+    return model
+
+
+def sibling(name: str, reference: ReferencePolicy) -> PreTrainedModel:
+    """Load another model as the trunk.
+
+    Raises:
+        ValueError: its tokenizer is not the reference policy's, or it knows fewer tokens.
+    """
+    _check_tokenizer(name, reference)
+    model = load_trunk(name)
+    size = len(embeddings(model))
+    if size < reference.vocabulary:
+        raise ValueError(
+            f"trunk {name} knows {size} tokens, the reference {reference.name} "
+            f"{reference.vocabulary}."
+        )
+    return model
+
+
+def _check_tokenizer(trunk: str, reference: ReferencePolicy) -> None:
+    path = reachable(trunk, "trunk")
+    check_model_folder(path)
+    with loading(f"the tokenizer of trunk {trunk}"):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    if fingerprint(tokenizer) != reference.fingerprint:
+        raise ValueError(f"trunk {trunk} and reference {reference.name} have different tokenizers.")
+
+
+def with_lora(model: PreTrainedModel, options: dict[str, Any]) -> PreTrainedModel:
+    """Add trainable adapters to a trunk (`options`: of `peft.LoraConfig`), and freeze the rest."""
+    from peft import LoraConfig, get_peft_model
+
+    with warnings.catch_warnings():
+        # peft reads an attribute that newer transformers have under another name.
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing", FutureWarning)
+        return cast(PreTrainedModel, get_peft_model(model, LoraConfig(**options)))
+
+
+def merged(trunk: PreTrainedModel) -> PreTrainedModel:
+    """The trunk with its adapters folded in, as a plain model; the trunk itself stays as it is."""
+    if not hasattr(trunk, "merge_and_unload"):
+        return trunk
+    return cast(PreTrainedModel, cast(Any, deepcopy(trunk)).merge_and_unload())
+
+
+def embeddings(model: PreTrainedModel) -> Tensor:
+    """A model's table of token embeddings [V, E]."""
+    layer = model.get_input_embeddings()
+    assert isinstance(layer, nn.Embedding)
+    return layer.weight

@@ -1,0 +1,119 @@
+"""What is collected is made once and scored once, by however many processes, killed or not."""
+
+import numpy as np
+import pytest
+
+from mavis.guide.jobs import Sampling
+from mavis.guide.policy import GuidedPolicy
+from mavis.learn.collect import Collector, Crew, standard_samples
+from mavis.learn.rollout import Shape
+from mavis.learn.store import Shards
+from mavis.objective import Objective
+from mavis.reward import Units
+
+PROMPTS = ["an ant", "a tin", "hats", "tens", "an aunt is", "umbra"]
+SHAPE = Shape((2, 2), 6)
+SAMPLING = Sampling((), top_k=12)
+
+
+def letters(_, responses):
+    return [float(len(response)) for response in responses]
+
+
+@pytest.fixture
+def policy(tiny_reference):
+    return GuidedPolicy(tiny_reference)
+
+
+def collector(reward=letters, crew=None):
+    return Collector(Objective("trial", reward), crew or Crew(), 8)
+
+
+def trees(folder, policy, who):
+    return who.trees(folder, policy, PROMPTS, SHAPE, SAMPLING, (0, 0))
+
+
+def same(left, right):
+    assert len(left) == len(right)
+    for one, other in zip(left, right, strict=True):
+        assert one.prompt == other.prompt
+        assert one.tokens.tolist() == other.tokens.tolist()
+        np.testing.assert_array_equal(one.rewards, other.rewards)
+
+
+def test_trees_are_scored_and_in_the_order_of_their_prompts(policy, tmp_path):
+    found = trees(tmp_path, policy, collector())
+    assert [tree.prompt for tree in found] == PROMPTS
+    for tree in found:
+        assert tree.rewards.tolist() == letters(None, tree.responses)
+
+
+def test_nothing_is_made_or_scored_twice(policy, tmp_path):
+    first = trees(tmp_path, policy, collector())
+
+    def never(*_):
+        raise AssertionError
+
+    who = collector(never)
+    same(trees(tmp_path, None, who), first)
+    assert who.seconds.keys() == {"made", "scored"}
+
+
+def test_two_processes_make_what_one_makes(policy, tmp_path):
+    """Each its share; here one after the other, the first meeting nobody."""
+    alone = trees(tmp_path / "one", policy, collector())
+    crew = [collector(crew=Crew(rank, 2)) for rank in (0, 1)]
+    assert len(trees(tmp_path / "two", policy, crew[1])) == 3
+    assert len(Shards(tmp_path / "two" / "made").rows()) == 3
+    trees(tmp_path / "two", policy, crew[0])
+    for who in crew:
+        same(trees(tmp_path / "two", policy, who), alone)
+
+
+def test_everybody_is_waited_for(policy, tmp_path):
+    met = []
+    trees(tmp_path, policy, collector(crew=Crew(meet=lambda: met.append(1))))
+    assert len(met) == 2  # when all is made, and when all is scored
+
+
+def test_rewards_that_stop_the_run_lose_no_rollouts(policy, tmp_path):
+    with pytest.raises(ValueError, match="the reward raised"):
+        trees(tmp_path, policy, collector(lambda *_: 1 / 0))
+    assert len(Shards(tmp_path / "made").rows()) == len(PROMPTS)
+    same(trees(tmp_path, None, collector()), trees(tmp_path / "new", policy, collector()))
+
+
+def test_abstained_leaves_are_nan(policy, tmp_path):
+    def picky(_, responses):
+        return [None if at % 3 else 1.0 for at in range(len(responses))]
+
+    rewards = np.concatenate([tree.rewards for tree in trees(tmp_path, policy, collector(picky))])
+    assert np.isnan(rewards).sum() == sum(at % 3 > 0 for at in range(len(rewards)))
+
+
+def test_a_round_is_scored_in_large_parts(policy, tmp_path):
+    sizes = []
+
+    def counting(_, responses):
+        sizes.append(len(responses))
+        return letters(None, responses)
+
+    trees(tmp_path, policy, collector(counting))
+    assert len(sizes) == 1
+
+
+def test_samples_are_those_of_the_policy(policy, tmp_path):
+    found = collector().samples(tmp_path, policy, PROMPTS, SAMPLING, 6, 3, n=2)
+    count = len(PROMPTS)
+    answers = policy.sample(PROMPTS, [SAMPLING] * count, [6] * count, [3] * count, 2)
+    flat = [row for rows in found for row in rows]
+    assert [len(rows) for rows in found] == [2] * count
+    assert [row["tokens"] for row in flat] == [answer.tokens for answer in answers]
+    assert [row["response"] for row in flat] == [answer.text for answer in answers]
+    assert [row["reward"] for row in flat] == letters(None, [a.text for a in answers])
+    for row, answer in zip(flat, answers, strict=True):
+        assert row["kl"] == pytest.approx(answer.kl, abs=1e-5)
+        assert row["kl_sampled"] == pytest.approx(answer.kl_sampled, abs=1e-5)
+    samples = standard_samples(found, Units(2.0, 4.0))
+    assert [s.reward for s in samples] == pytest.approx([(r["reward"] - 2) / 4 for r in flat])
+    assert [s.prompt for s in samples[::2]] == PROMPTS
