@@ -69,7 +69,6 @@ def _config(size: Size, width: Width) -> _Built:
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=None,
-        attn_implementation="sdpa",
     )
     layer = 4 * width.hidden**2 + 3 * width.hidden * width.inner
     return _Built(config, (width.layers * layer + size.vocabulary * width.hidden) / 1e6)

@@ -115,14 +115,17 @@ def paths(tree: Tree) -> list[list[int]]:
     return whole[1:]
 
 
-def train(network: ValueNetwork, tree: Tree, targets: Floats, batch: int) -> float:
+Lesson = tuple[Tree, Floats]  # a tree of T tokens and its targets [T]
+
+
+def train(network: ValueNetwork, lessons: Sequence[Lesson], batch: int) -> float:
     """Squared error at every node's end and its gradient, a right-padded row per node."""
     assert network.trunk is not None
-    ends = torch.from_numpy(targets[tree.start[2:] - 1])
-    rows = [torch.tensor(path) for path in paths(tree)]
+    ends = torch.cat([torch.from_numpy(t[tree.start[2:] - 1]) for tree, t in lessons])
+    rows = [torch.tensor(path) for tree, _ in lessons for path in paths(tree)]
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
     total = 0.0
-    for chunk in order.split(batch):
+    for chunk in torch.split(order, batch):
         some = [rows[i] for i in chunk]
         last = torch.tensor([len(row) - 1 for row in some])
         tokens = pad_sequence(some, batch_first=True)

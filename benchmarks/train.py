@@ -3,7 +3,7 @@
 python benchmarks/train.py --size small --cap 1024
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from clock import Run, compare, medians, report, take_turns
 from jsonargparse import auto_cli
 from models import SIZES, Size, network_of, prompts_of, reference_of, sizes_of
+from plain import Lesson
 from plain import train as plain_train
 
 from mavis.guide.network import ValueNetwork
@@ -22,20 +23,22 @@ from mavis.learn.tree import Floats, Path, Segment, Tree, build_tree
 
 def train(
     size: str = "small",
+    trees: int = 3,
     branching: tuple[int, ...] = (4, 2, 2, 2, 2),
     tokens: int = 128,
     prompt: int = 64,
     cap: int = 1024,
     batch: int = 32,
-    repetitions: int = 5,
+    repetitions: int = 3,
 ) -> dict[str, Any]:
-    """Measure forward and backward of the mean squared error at all node ends of a tree.
+    """Measure forward and backward of the mean squared error at all node ends of some trees.
 
-    Every turn has another random tree, the same for both ways.
+    Every turn has other random trees, the same for both ways.
 
     Args:
         size: of the random pair, whose value model is trained: tiny, small or medium.
-        branching: of the tree, children per node level by level.
+        trees: how many a turn learns from.
+        branching: of the trees, children per node level by level.
         tokens: the longest response.
         prompt: tokens of the prompt.
         cap: tokens per pack.
@@ -47,21 +50,23 @@ def train(
         network_of(pair, reference_of(pair), "state", "objective").train().requires_grad_(True)
     )
     shape = Shape(tuple(branching), tokens)
-    trees = [random_tree(pair, shape, prompt, seed) for seed in range(repetitions)]
-    targets = [_random_targets(tree) for tree in trees]
+    seeds = np.arange(repetitions * trees).reshape(repetitions, trees)
+    woods = [[random_tree(pair, shape, prompt, int(seed)) for seed in some] for some in seeds]
+    lessons = [[(tree, _random_targets(tree)) for tree in wood] for wood in woods]
+    nodes = [sum(len(tree.parent) - 1 for tree in wood) for wood in woods]
     found: dict[str, list[tuple[float, torch.Tensor]]] = {"packed": [], "plain": []}
 
-    def turn(name: str, learn: Callable[[Tree, Floats], float]) -> int:
+    def turn(name: str, learn: Callable[[list[Lesson]], float]) -> int:
         number = len(found[name])
-        loss = learn(trees[number], targets[number])
+        loss = learn(lessons[number])
         gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
         found[name].append((loss, torch.cat(gradients)))
         network.zero_grad()
-        return len(trees[number].parent) - 1
+        return nodes[number]
 
     ways: dict[str, Run] = {
-        "packed": lambda: turn("packed", lambda *of: packed_loss(network, *of, cap)),
-        "plain": lambda: turn("plain", lambda *of: plain_train(network, *of, batch)),
+        "packed": lambda: turn("packed", lambda some: packed_loss(network, some, cap)),
+        "plain": lambda: turn("plain", lambda some: plain_train(network, some, batch)),
     }
     rates = take_turns(ways, repetitions)
     ratios = compare(rates, {"packed / plain": ("packed", "plain", "at least", 4)})
@@ -71,8 +76,9 @@ def train(
         "size": size,
         "million_parameters": sizes_of(pair),
         "branching": list(branching),
-        "nodes": [len(tree.parent) - 1 for tree in trees],
-        "tokens": [len(tree.tokens) for tree in trees],
+        "trees": trees,
+        "nodes": nodes,
+        "tokens": [sum(len(tree.tokens) for tree in wood) for wood in woods],
         "cap": cap,
         "batch": batch,
         "unit": "node targets",
@@ -83,11 +89,11 @@ def train(
     }
 
 
-def packed_loss(network: ValueNetwork, tree: Tree, targets: Floats, cap: int) -> float:
+def packed_loss(network: ValueNetwork, lessons: Sequence[Lesson], cap: int) -> float:
     """As training does it: cut into packs, put side by side, forward and backward."""
     module = ValueModule(source="state")
     module.network = network
-    packs = pack_tree(tree, targets, cap)
+    packs = [pack for tree, targets in lessons for pack in pack_tree(tree, targets, cap)]
     known = sum(int(np.isfinite(pack.targets).sum()) for pack in packs)
     total = 0.0
     for group in batches(packs, cap, (0,)):

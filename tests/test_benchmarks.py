@@ -61,7 +61,9 @@ def test_rollout(bench: Bench) -> None:
 
 
 def test_train(bench: Bench) -> None:
-    found = bench("train", *TINY, "--branching=[2,2]", "--prompt=5", "--cap=12", "--batch=2")
+    found = bench(
+        "train", *TINY, "--trees=1", "--branching=[2,2]", "--prompt=5", "--cap=12", "--batch=2"
+    )
     assert found["nodes"] == [6]
     assert found["loss_error"] < 1e-5
     assert found["gradient_error"] < 1e-5

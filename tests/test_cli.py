@@ -1,4 +1,4 @@
-"""The command line through its real door: what it refuses, in one line, and before minutes go by."""
+"""The command line through its real door: what it refuses in one line, before minutes go by."""
 
 import json
 import shutil

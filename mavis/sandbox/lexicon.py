@@ -247,6 +247,3 @@ SLOTS: dict[str, dict[str, Worth]] = {
 
 UNIQUE = ("subject", "mishap", "habit", "reason", "detail")
 """Slots whose filling nobody says twice in an answer."""
-
-STALE = ("subject", "mishap", "habit", "reason")
-"""Those of them whose filling, heard again, counts as repetition."""

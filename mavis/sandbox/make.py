@@ -26,7 +26,7 @@ from mavis.sandbox.spoil import spoil
 
 SPLITS = {"train": 900, "validation": 400, "test": 524}
 TWO_TURNS = 0.1  # share of the reference's texts that hold two dialogues
-SPOILT = 0.4  # share of the rewards' texts that the grammar would not say
+SPOILT = 0.5  # share of the rewards' texts that the grammar would not say
 HELD_OUT = 500
 
 

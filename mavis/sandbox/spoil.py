@@ -73,7 +73,7 @@ def empty(rng: Random, responses: Sequence[str]) -> str:  # noqa: ARG001
 
 SPOILERS: dict[Spoiler, float] = {
     broken_off: 3,
-    repeated: 4,
+    repeated: 8,
     shuffled: 2,
     garbled: 1,
     mixed: 4,

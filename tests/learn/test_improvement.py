@@ -152,8 +152,8 @@ def test_charging_the_whole_path_does_not_converge(world):
 def test_trees_converge_to_the_exact_targets():
     """Targets of sampled trees are unbiased, for every token, not only at the ends of segments.
 
-    For each (s, a) the targets of different nodes are independent, given (s, a). Ten to twenty means are
-    held to 4.5 standard errors: a right program fails for fewer than 1 seed in 5,000.
+    For each (s, a) the targets of different nodes are independent, given (s, a). Ten to twenty
+    means are held to 4.5 standard errors: a right program fails for fewer than 1 seed in 5,000.
     """
     world = World(6, 4, 3, 0.5)
     policy, _ = rounds(world, 1, 0.3)  # a guided policy, so that there is something to charge

@@ -14,14 +14,6 @@ import torch
 from mavis.learn.fitrun import FitRun
 from mavis.learn.tracking import Tracking
 
-# MLflow 3.17 declares its tables with a loader that SQLAlchemy 2.1 deprecates (`Tracking` keeps
-# that from the user; here MLflow's client is also used directly), and Lightning 2.6 builds a tree
-# leaf in a way that torch 2.13 deprecates.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning"),
-]
-
 SAMPLE = {
     "prompt": "Tell me a story.",
     "reference": "Once.",
