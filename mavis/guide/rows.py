@@ -79,13 +79,14 @@ class SlotCache(Cache):
                 buffers[layer][:, :, : self.slots] = old
         self.slots = slots
 
-    def move(self, dst: Tensor, src: Tensor, span: int) -> None:
+    def move(self, dst: Index, src: Index, span: int) -> None:
         """Copy the first `span` slots of the rows `src` to the rows `dst`."""
         for buffer in (*self.keys, *self.values):
             if len(dst) == 1:  # by far the most common, and cheap as views
-                buffer[int(dst), :, :span] = buffer[int(src), :, :span]
+                buffer[dst[0], :, :span] = buffer[src[0], :, :span]
             else:
-                buffer[dst, :, :span] = buffer[src, :, :span]
+                read, write = torch.from_numpy(src), torch.from_numpy(dst)
+                buffer[write, :, :span] = buffer[read, :, :span]
 
     def shift(self, rows: Tensor, to: Tensor, source: Tensor) -> None:
         """Copy one slot within each row."""
@@ -180,7 +181,7 @@ class Rows:
     def copy(self, dst: Index, src: Index) -> None:
         """Make the rows `dst` equal to the rows `src`."""
         span = int(self.lengths[src].max(initial=0))
-        self.cache.move(self._tensor(dst), self._tensor(src), span)
+        self.cache.move(dst, src, span)
         self.lengths[dst] = self.lengths[src]
 
     def clear(self, rows: Index) -> None:

@@ -29,6 +29,7 @@ def first_layers(model: PreTrainedModel, layers: int | None) -> PreTrainedModel:
     config.num_hidden_layers = count
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:count]
+    _without_dropout(config)
     trunk: PreTrainedModel = AutoModel.from_config(config, attn_implementation="sdpa")
     # Layers beyond the copy's have no place in it; everything else must find one.
     missing = trunk.load_state_dict(model.base_model.state_dict(), strict=False).missing_keys
@@ -46,11 +47,19 @@ def load_trunk(name: str) -> PreTrainedModel:
     with loading(f"trunk {name}"):
         config = AutoConfig.from_pretrained(path)
     check_architecture(config)
+    _without_dropout(config)
     with loading(f"trunk {name}"):
         model: PreTrainedModel = AutoModel.from_pretrained(
-            path, dtype=torch.float32, attn_implementation="sdpa"
+            path, config=config, dtype=torch.float32, attn_implementation="sdpa"
         )
     return model
+
+
+def _without_dropout(config: PreTrainedConfig) -> None:
+    """Switch dropout off: noise in a regression, and packed tokens would share their masks."""
+    for name, value in config.to_dict().items():
+        if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
+            setattr(config, name, 0.0)
 
 
 def sibling(name: str, reference: ReferencePolicy) -> PreTrainedModel:
