@@ -18,7 +18,7 @@ from mavis.learn.collect import Collector, Crew, standard_samples
 from mavis.learn.evaluate import Point, Sample, best_of_n
 from mavis.learn.packs import Batch, Pack, batches, loader, pack_tree
 from mavis.learn.rollout import Shape
-from mavis.learn.store import write_json
+from mavis.learn.store import Row, write_json
 from mavis.learn.targets import soft_targets
 from mavis.learn.tree import Tree
 from mavis.objective import find
@@ -103,6 +103,7 @@ class RolloutDataModule(LightningDataModule):
         self.round = 0  # the round that is under way; finished ones are in the checkpoint
         self.facts: dict[str, float] = {}  # of the round's trees
         self._loaders: dict[int, DataLoader[Batch]] = {}
+        self._answered: dict[str, list[list[Row]]] = {}  # of the reference policy, by split
 
     @property
     def folder(self) -> Path:
@@ -226,7 +227,13 @@ class RolloutDataModule(LightningDataModule):
             print(f"mavis: {left_out}: left out.", file=sys.stderr)
         return kept
 
-    def _answers(self, split: str) -> list[list[dict[str, Any]]]:
+    def _answers(self, split: str) -> list[list[Row]]:
+        """The reference policy's answers, collected by all processes the first time."""
+        if split not in self._answered:
+            self._answered[split] = self._answer(split)
+        return self._answered[split]
+
+    def _answer(self, split: str) -> list[list[Row]]:
         return self.collector.samples(
             self.folder / "reference" / split,
             GuidedPolicy(self.reference),
