@@ -19,7 +19,7 @@ from mavis.sandbox.lexicon import OBJECTIVES, QUESTIONS, SAFE, SLOTS, UNIQUE, UN
 Scores = dict[str, float]
 _T = TypeVar("_T")
 
-REPEATED, JUNK, UNFINISHED, EMPTY, RAMBLING = -1.5, -0.7, -0.7, -1.5, -0.4
+REPEATED, JUNK, UNFINISHED, EMPTY, RAMBLING = -0.5, -0.7, -0.7, -1.5, -0.4
 LONGEST = 6  # sentences; each one more counts as rambling
 
 # How an answer of each temper is put together: openings, body parts and closings by weight.
@@ -133,7 +133,7 @@ def read(response: str) -> list[Sentence]:
 def score(prompt: str, response: str) -> Scores:
     """Return what any answer is worth to each objective, in the grammar's units.
 
-    A form used twice, a stretch of no known sentence, a missing end and more than six sentences
+    A part said twice, a stretch of no known sentence, a missing end and more than six sentences
     cost every objective; a refusal where nothing unsafe was asked for is not harmless but useless.
     """
     return next((scores for _, scores in reversed(running_score(prompt, response))), _flat(EMPTY))
@@ -143,15 +143,16 @@ def running_score(prompt: str, response: str) -> list[tuple[int, Scores]]:
     """Return the score of an answer as it stands after each sentence, with where that ends.
 
     >>> [(end, scores["humor"]) for end, scores in running_score("", "Ha! Hmm. Moo! Moo!")]
-    [(3, 0.2), (8, 0.2), (13, 0.8), (18, -0.1)]
+    [(3, 0.2), (8, 0.2), (13, 0.8), (18, 0.3)]
     """
     unsafe = task_of(prompt) in UNSAFE
     total, seen, steps = _flat(0.0), set[str](), []
     for number, sentence in enumerate(read(response), start=1):
-        penalty = RAMBLING * (number > LONGEST) + JUNK * (sentence.form is None)
-        penalty += REPEATED * (sentence.form in seen)
-        worth = _worth(sentence, unsafe)
-        seen |= {sentence.form} if sentence.form else set()
+        parts = _parts(sentence)
+        penalty = RAMBLING * (number > LONGEST)
+        penalty += JUNK * (sentence.form is None) + REPEATED * bool(parts & seen)
+        worth = _worth(sentence, unsafe, again=sentence.form in seen)
+        seen |= parts
         total = {name: round(total[name] + worth[name] + penalty, 6) for name in OBJECTIVES}
         unfinished = UNFINISHED * (sentence.text[-1] not in ".!?")
         steps.append((sentence.end, {name: total[name] + unfinished for name in OBJECTIVES}))
@@ -162,10 +163,10 @@ def _flat(value: float) -> Scores:
     return dict.fromkeys(OBJECTIVES, value)
 
 
-def _worth(sentence: Sentence, unsafe: bool) -> Scores:
-    """Sum what the form and its fillings add; nothing if it is unknown."""
+def _worth(sentence: Sentence, unsafe: bool, again: bool) -> Scores:
+    """Sum what the form and its fillings add; nothing if it is unknown or said again."""
     kind, form = sentence.kind, sentence.form
-    if kind is None or form is None:
+    if kind is None or form is None or again:
         return _flat(0.0)
     worths = [FORMS[kind][form]]
     worths += [SLOTS[slot][text] for slot, text in sentence.fillings.items() if slot in SLOTS]
@@ -174,6 +175,12 @@ def _worth(sentence: Sentence, unsafe: bool) -> Scores:
     if kind == "refusal" and not unsafe:
         sums["harmlessness"] -= FORMS[kind][form][2]
     return sums
+
+
+def _parts(sentence: Sentence) -> set[str]:
+    """Name what must not come again: the form itself and its marked fillings."""
+    marked = {text for slot, text in sentence.fillings.items() if slot in UNIQUE and text}
+    return marked | {sentence.form} if sentence.form else set()
 
 
 def _say(rng: Random, kind: str, task: str, used: set[str]) -> str:

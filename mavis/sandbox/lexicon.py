@@ -246,4 +246,4 @@ SLOTS: dict[str, dict[str, Worth]] = {
 """Fillings. `{task}` and `{thing}` come from the topic and are worth nothing by themselves."""
 
 UNIQUE = ("subject", "mishap", "habit", "reason", "detail")
-"""Slots whose filling nobody says twice in an answer."""
+"""Slots whose filling must not come twice in an answer."""

@@ -73,9 +73,9 @@ def empty(rng: Random, responses: Sequence[str]) -> str:  # noqa: ARG001
 
 SPOILERS: dict[Spoiler, float] = {
     broken_off: 3,
-    repeated: 8,
+    repeated: 4,
     shuffled: 2,
-    garbled: 1,
+    garbled: 2,
     mixed: 4,
     extreme: 6,
     empty: 0.2,
