@@ -55,7 +55,8 @@ class RolloutDataModule(LightningDataModule):
         rows: rows that are decoded side by side.
         batch_tokens: the most tokens in a batch, and in a pack.
         held_out: prompts on which every round's policy is measured.
-        best_of: answers of the reference policy to each of them, for units and best-of-N.
+        best_of: answers of the reference policy to the first half of them, for standard units and
+            best-of-N.
         seed: of every random draw.
     """
 
@@ -66,9 +67,9 @@ class RolloutDataModule(LightningDataModule):
         column: str | None = None,
         template: str | None = None,
         reference: str = "sandbox/reference",
-        rounds: int = 2,
-        epochs: int = 3,
-        trees: int = 256,
+        rounds: int = 3,
+        epochs: int = 2,
+        trees: int = 160,
         first_branching: tuple[int, ...] = (4, 2, 2, 2, 2),
         branching: tuple[int, ...] = (2, 2, 2, 2, 2),
         max_tokens: int = 64,
@@ -77,8 +78,8 @@ class RolloutDataModule(LightningDataModule):
         temperature: float = 1.0,
         top_k: int = 40,
         top_p: float = 1.0,
-        rows: int = 64,
-        batch_tokens: int = 1024,
+        rows: int = 128,
+        batch_tokens: int = 512,
         held_out: int = 200,
         best_of: int = 32,
         seed: int = 0,
@@ -237,7 +238,7 @@ class RolloutDataModule(LightningDataModule):
         return self.collector.samples(
             self.folder / "reference" / split,
             GuidedPolicy(self.reference),
-            self.prompts[split][: self.held_out],
+            self.prompts[split][: self.held_out // 2],
             self.sampling(()),
             self.max_tokens,
             self.seed,

@@ -108,7 +108,7 @@ def _entry(
     data: RolloutDataModule, guided: list[Sample], baseline: list[Sample], trainer: Trainer
 ) -> dict[str, Any]:
     """What `metrics.json` says of a round."""
-    reference = summary(baseline[:: data.best_of])  # one answer a prompt, as many as are guided
+    reference = summary(baseline[:: max(1, len(baseline) // len(guided))])  # as many as guided
     everything = summary(baseline)
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return {
@@ -148,7 +148,7 @@ def _table(data: RolloutDataModule, guided: list[Sample], count: int = 50) -> li
             "reward_reference": old.reward,
             "reward_guided": new.reward,
         }
-        for old, new in zip(baseline[:: data.best_of], guided, strict=True)
+        for old, new in zip(baseline[:: data.best_of], guided, strict=False)
     ][:count]
 
 
