@@ -54,7 +54,10 @@ class MavisCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             trainer_defaults={
-                "callbacks": [Rounds(), RichProgressBar(console_kwargs={"stderr": True})],
+                "callbacks": [
+                    Rounds(),
+                    RichProgressBar(refresh_rate=10, console_kwargs={"stderr": True}),
+                ],
                 "gradient_clip_val": 1.0,
                 "log_every_n_steps": 10,
                 "num_sanity_val_steps": 0,

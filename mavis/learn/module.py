@@ -134,7 +134,7 @@ class ValueModule(LightningModule):
         """AdamW; within a round the rate rises for `warmup` steps, then falls to 0."""
         rate = self.lr * (self.later_lr if self.data.round else 1.0)
         trained = [p for p in self.network.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=self.weight_decay, fused=True)
         steps = len(self.data.train_dataloader()) * self.data.epochs
         warmup = min(self.warmup, max(1, steps // 2))
 
