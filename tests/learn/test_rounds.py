@@ -287,15 +287,15 @@ def test_disk_full(tiny_fit, fit_words, tmp_path, monkeypatch, capsys):
     full = OSError(28, "No space left on device")
     with monkeypatch.context() as patch:
         patch.setattr("mavis.learn.collect.PER_SHARD", 1)
-        patch.setattr(Dataset, "save_to_disk", Stopper(Dataset.save_to_disk, 9, full))
+        patch.setattr(Dataset, "save_to_disk", Stopper(Dataset.save_to_disk, 5, full))
         assert main(fit_words(run)) == 1
     said = capsys.readouterr()
     assert "No space left on device" in said.err
     assert said.err.strip() == "mavis: error: [Errno 28] No space left on device"
     assert said.out == ""
     answers, trees = run / "reference" / "validation", run / "rollouts" / "round-0" / "train"
-    assert len(rows(answers / "made")) == 5
-    assert len(rows(trees / "made")) == 1  # behind 5 answers, 2 shards of scores
+    assert len(rows(answers / "made")) == 2
+    assert len(rows(trees / "made")) == 1  # behind 2 shards of answers, 1 of their scores
     assert main(fit_words(run)) == 0
     same_run(run, tiny_fit)
 
