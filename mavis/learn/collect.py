@@ -79,7 +79,7 @@ class Collector:
         n: int = 1,
     ) -> list[list[Row]]:
         """For every prompt its n scored answers, as rows with the fields of `Sample`."""
-        share = max(1, 4 * self.rows // n)  # prompts at a time: few enough to be kept often
+        share = max(1, 16 * self.rows // n)  # prompts at a time: few enough to be kept often
 
         def make(missing: Sequence[int]) -> Iterator[Row]:
             for part in chunks(missing, share):

@@ -149,8 +149,8 @@ class RolloutDataModule(LightningDataModule):
     def baseline(self, split: str) -> tuple[list[Sample], list[Point]]:
         """The reference policy's answers to held-out prompts, and its best-of-N curve."""
         samples = standard_samples(self._answers(split), self.units)
-        rewards = np.array([sample.reward for sample in samples]).reshape(-1, self.best_of)
-        return samples, best_of_n(rewards)
+        pairs = np.array([(sample.reward, sample.kl_truncation) for sample in samples])
+        return samples, best_of_n(*pairs.T.reshape(2, -1, self.best_of))
 
     def evaluate(self, network: ValueNetwork, split: str, folder: Path) -> list[Sample]:
         """The guided policy's answers to held-out prompts, one each; kept in `folder`."""

@@ -78,30 +78,37 @@ def repetition(responses: Sequence[Sequence[int]], n: int) -> float:
     return float(np.mean(shares)) if shares else 0.0
 
 
-def best_of_n(rewards: npt.NDArray[np.float64]) -> list[Point]:
+def best_of_n(rewards: npt.NDArray[np.float64], truncation: npt.NDArray[np.float64]) -> list[Point]:
     """The exact mean reward of best-of-N on given samples, for N = 1, 2, 4, … up to n.
 
     For each prompt the expected maximum of N of its n rewards, drawn without replacement: the i-th
-    smallest is the best with probability C(i−1, N−1) / C(n, N). KL = log N − (N−1)/N.
+    smallest is the best with probability C(i−1, N−1) / C(n, N). KL = log N − (N−1)/N from what the
+    samples were drawn from, plus what top-k cost them already: like every KL here it is one from
+    the untruncated reference.
 
-    >>> [(n, round(reward, 2)) for n, _, reward in best_of_n(np.array([[0.0, 1.0, 2.0, 3.0]]))]
+    >>> rewards = np.array([[0.0, 1.0, 2.0, 3.0]])
+    >>> [(n, round(reward, 2)) for n, _, reward in best_of_n(rewards, 0 * rewards)]
     [(1, 1.5), (2, 2.33), (4, 3.0)]
 
     Args:
         rewards: of n samples per prompt [P, n]; NaN counts as the prompt's worst, a prompt of
             nothing else is left out.
+        truncation: nats that truncation cost each sample [P, n].
     """
-    rewards = rewards[np.isfinite(rewards).any(axis=1)]
+    known = np.isfinite(rewards).any(axis=1)
+    rewards, truncation = rewards[known], truncation[known]
     worst = np.nanmin(rewards, axis=1, keepdims=True)
-    ordered = np.sort(np.where(np.isfinite(rewards), rewards, worst), axis=1)
+    rewards = np.where(np.isfinite(rewards), rewards, worst)
+    order = np.argsort(rewards, axis=1)
+    ordered = np.take_along_axis(rewards, order, axis=1)
+    cost = np.take_along_axis(truncation, order, axis=1)
     size = ordered.shape[1]
     points: list[Point] = []
     draws = 1
     while draws <= size:
         odds = [math.comb(i, draws - 1) / math.comb(size, draws) for i in range(size)]
-        points.append(
-            (draws, math.log(draws) - (draws - 1) / draws, float((ordered @ odds).mean()))
-        )
+        kl = math.log(draws) - (draws - 1) / draws + float((cost @ odds).mean())
+        points.append((draws, kl, float((ordered @ odds).mean())))
         draws *= 2
     return points
 

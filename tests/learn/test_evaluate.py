@@ -18,26 +18,37 @@ from mavis.learn.evaluate import (
 
 
 def test_best_of_n_by_enumeration():
-    rewards = np.random.default_rng(0).normal(size=(5, 8))
-    points = best_of_n(rewards)
+    rewards, cut = np.random.default_rng(0).normal(size=(2, 5, 8))
+    points = best_of_n(rewards, cut)
     assert [n for n, _, _ in points] == [1, 2, 4, 8]
     for n, kl, reward in points:
         best = [np.mean([max(some) for some in combinations(row, n)]) for row in rewards]
         assert reward == pytest.approx(np.mean(best))
-        assert kl == pytest.approx(math.log(n) - (n - 1) / n)
+        spent = [
+            np.mean(
+                [
+                    cost[max(some, key=lambda i, row=row: row[i])]
+                    for some in combinations(range(8), n)
+                ]
+            )
+            for row, cost in zip(rewards, cut, strict=True)
+        ]
+        assert kl == pytest.approx(math.log(n) - (n - 1) / n + np.mean(spent))
 
 
 def test_best_of_n_of_a_number_that_is_no_power_of_two():
-    assert [n for n, _, _ in best_of_n(np.zeros((2, 7)))] == [1, 2, 4]
+    assert [n for n, _, _ in best_of_n(np.zeros((2, 7)), np.zeros((2, 7)))] == [1, 2, 4]
 
 
 def test_best_of_n_never_picks_what_abstained():
     """An abstained answer counts as the worst of *its* prompt."""
     rewards = np.array([[5.0, np.nan, 7.0, 6.0], [-3.0, -1.0, -2.0, -4.0]])
     filled = np.array([[5.0, 5.0, 7.0, 6.0], [-3.0, -1.0, -2.0, -4.0]])
-    assert best_of_n(rewards) == best_of_n(filled)
+    cut = np.zeros((2, 4))
+    assert best_of_n(rewards, cut) == best_of_n(filled, cut)
     nothing = np.full((1, 4), np.nan)
-    assert best_of_n(np.concatenate([nothing, rewards])) == best_of_n(filled)
+    more = np.concatenate([nothing, rewards])
+    assert best_of_n(more, np.ones((3, 4))) == best_of_n(filled, np.ones((2, 4)))
 
 
 def test_at_kl():
