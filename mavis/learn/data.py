@@ -25,7 +25,7 @@ from mavis.objective import find
 from mavis.prompts import Prompt, read_prompts
 from mavis.reward import Units
 
-VALIDATION_TREES = 32
+VALIDATION_TREES = 16
 
 
 class RolloutDataModule(LightningDataModule):
@@ -69,7 +69,7 @@ class RolloutDataModule(LightningDataModule):
         reference: str = "sandbox/reference",
         rounds: int = 2,
         epochs: int = 2,
-        trees: int = 320,
+        trees: int = 288,
         first_branching: tuple[int, ...] = (4, 2, 2),
         branching: tuple[int, ...] = (4, 2, 2),
         max_tokens: int = 64,
