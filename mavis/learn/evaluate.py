@@ -79,7 +79,7 @@ def repetition(responses: Sequence[Sequence[int]], n: int) -> float:
 
 
 def best_of_n(rewards: npt.NDArray[np.float64], truncation: npt.NDArray[np.float64]) -> list[Point]:
-    """The exact mean reward of best-of-N on given samples, for N = 1, 2, 4, … up to n.
+    """The exact mean reward of best-of-N on given samples, for N = 1 … n.
 
     For each prompt the expected maximum of N of its n rewards, drawn without replacement: the i-th
     smallest is the best with probability C(i−1, N−1) / C(n, N). KL = log N − (N−1)/N from what the
@@ -88,7 +88,7 @@ def best_of_n(rewards: npt.NDArray[np.float64], truncation: npt.NDArray[np.float
 
     >>> rewards = np.array([[0.0, 1.0, 2.0, 3.0]])
     >>> [(n, round(reward, 2)) for n, _, reward in best_of_n(rewards, 0 * rewards)]
-    [(1, 1.5), (2, 2.33), (4, 3.0)]
+    [(1, 1.5), (2, 2.33), (3, 2.75), (4, 3.0)]
 
     Args:
         rewards: of n samples per prompt [P, n]; NaN counts as the prompt's worst, a prompt of
@@ -104,12 +104,10 @@ def best_of_n(rewards: npt.NDArray[np.float64], truncation: npt.NDArray[np.float
     cost = np.take_along_axis(truncation, order, axis=1)
     size = ordered.shape[1]
     points: list[Point] = []
-    draws = 1
-    while draws <= size:
+    for draws in range(1, size + 1):
         odds = [math.comb(i, draws - 1) / math.comb(size, draws) for i in range(size)]
         kl = math.log(draws) - (draws - 1) / draws + float((cost @ odds).mean())
         points.append((draws, kl, float((ordered @ odds).mean())))
-        draws *= 2
     return points
 
 

@@ -44,7 +44,8 @@ def reward_kl_figure(
     Args:
         rounds: Entries of `metrics.json`: round, kl, reward, reward_se, reward_reference, and
             reward_reference_se if it is known.
-        best_of_n: N, KL in nats and mean reward in standard units, for each N.
+        best_of_n: N, KL in nats and mean reward in standard units, for each N from 1, where the
+            reference stands.
         objective: Its name, for the title.
     """
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
@@ -59,12 +60,15 @@ def reward_kl_figure(
     lead = reward - np.interp(kl, curve[:, 1], curve[:, 2]) if len(curve) else reward
     behind = bool(np.nansum(lead) < 0)  # on which side of the curve there is room for labels
 
-    axes.plot(curve[:, 1], curve[:, 2], "--", marker=".", color=ORANGE, label="best of N")
-    for n, x, y in curve[curve[:, 0] > 1]:
+    named = np.log2(curve[:, 0]) % 1 == 0
+    axes.plot(curve[:, 1], curve[:, 2], "--", marker=".", markevery=named.tolist(),
+              color=ORANGE, label="best of N")  # fmt: skip
+    for n, x, y in curve[named & (curve[:, 0] > 1)]:
         _label(axes, f"N = {n:.0f}", x, y, below=not behind, color=ORANGE)
     bars: dict[str, Any] = {"capsize": 4, "linewidth": 1.2}
     last = np.flatnonzero(np.isfinite(reference))[-1:]  # measured anew in every round
-    axes.errorbar(0 * reference[last], reference[last], np.nan_to_num(reference_error[last]),
+    start = curve[:1, 1] if len(curve) else [0.0]  # truncation has its price at β = 0 too
+    axes.errorbar(start[: len(last)], reference[last], np.nan_to_num(reference_error[last]),
                   fmt="s", color=BLACK, label="reference", **bars)  # fmt: skip
     axes.errorbar(kl, reward, np.nan_to_num(error), fmt="-o", color=BLUE, zorder=5,
                   label="guided, after each round", **bars)  # fmt: skip
