@@ -129,7 +129,7 @@ def _entry(
 def _line(entry: dict[str, Any]) -> str:
     """A round, in a line."""
     best = entry["best_of_n_at_kl"]
-    rival = "beyond best-of-N's KL" if best is None else f"best-of-N at this KL {best:.2f}"
+    rival = "no best-of-N at this KL" if best is None else f"best-of-N at this KL {best:.2f}"
     return (
         f"reward {entry['reward']:.2f} ± {entry['reward_se']:.2f} "
         f"(reference {round(entry['reward_reference'], 2) + 0.0:.2f}, {rival}), "  # no "-0.00"
