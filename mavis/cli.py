@@ -56,9 +56,13 @@ def main(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning exits on an interrupt: what it was is in the context.
         if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
-            print("mavis: interrupted; the same command goes on from here.", file=sys.stderr)
+            resumed = "; the same command goes on from here" if words[:1] == ["fit"] else ""
+            print(f"mavis: interrupted{resumed}.", file=sys.stderr)
             return 130
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BrokenPipeError:  # `mavis generate … | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if debug:
             raise
@@ -111,6 +115,10 @@ def _run_plain(words: list[str]) -> None:
             _call(table[name], " ".join(name), words[length:])
             return
     known = [" ".join(name) for name in [*((word,) for word in TRAINING), *table]]
+    family = [name for name in known if name.split()[0] == words[0]]
+    if family and not [word for word in words[1:] if not word.startswith("-")]:
+        print("\n".join(f"mavis {name} --help" for name in family))
+        return
     asked = " ".join(words[:2])
     raise ValueError(f"no command {asked!r}; there are: {', '.join(known)}.")
 

@@ -86,12 +86,12 @@ def check_objective(name: str) -> None:
         with _busy(f"{name}: first scores"):
             scores = _score(objective, samples)
         _print_table([("score", "kind", "prompt", "reply"), *map(_cells, samples, scores.tolist())])
+        Units.measure(scores, name)
         with _busy(f"{name}: speed"):
             speed = _speed(objective, samples)
         print(f"speed: {speed:,.0f} replies/s")
         with _busy(f"{name}: one by one"):
             wrong = [*_oddities(objective, samples, scores, speed)]
-        Units.measure(scores)
     except ValueError as error:
         print(f"unusable: {error}")
         if not objective.examples:

@@ -3,6 +3,7 @@
 import json as jsonlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,13 +65,13 @@ def generate(
                 f"no value model of {name} at {folder}: `mavis fit --objective {name}` makes one, "
                 f"or say where it is by --values.{name} PATH."
             )
+    if score and not weights:
+        raise ValueError("score needs an objective: add --weights.NAME X (0 leaves it unguided).")
     asked = _asked(prompts, file, column)
 
     from mavis.guide.policy import GuidedPolicy, load
-    from mavis.guide.reference import spare_threads
 
     policy = load(folders, reference)
-    spare_threads(policy.reference.model)
     options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     options |= {"max_tokens": max_tokens, "n": n, "seed": seed}
     guided = policy.generate(asked, weights=weights, beta=beta, **options)
@@ -87,6 +88,8 @@ def generate(
 
 
 def _asked(prompts: list[str], file: str | None, column: str | None) -> list[Prompt]:
+    if column is not None and file is None:
+        raise ValueError("column is one of a --file: name that, too.")
     if file is not None:
         if prompts:
             raise ValueError("prompts must come from the command line or from --file, not both.")
@@ -121,18 +124,21 @@ def _print_json(
     other: "Answer | None",
     theirs: Mapping[str, float],
 ) -> None:
+    def known(scores: Mapping[str, float]) -> dict[str, float | None]:
+        return {name: None if isnan(value) else value for name, value in scores.items()}
+
     line: dict[str, Any] = {
         "prompt": answer.prompt,
         "text": answer.text,
         "tokens": answer.tokens,
-        "rewards": dict(rewards),
+        "rewards": known(rewards),  # null where the reward abstained
         "kl": answer.kl,
         "kl_sampled": answer.kl_sampled,
         "kl_truncation": answer.kl_truncation,
         "reason": answer.reason,
     }
     if other is not None:
-        line["reference"] = {"text": other.text, "tokens": other.tokens, "rewards": dict(theirs)}
+        line["reference"] = {"text": other.text, "tokens": other.tokens, "rewards": known(theirs)}
     print(jsonlib.dumps(line, ensure_ascii=False))
 
 
@@ -153,4 +159,5 @@ def _print_text(
 
 def _notes(rewards: Mapping[str, float]) -> Iterator[str]:
     if rewards:
-        yield "[" + ", ".join(f"{name} {value:+.2f}" for name, value in rewards.items()) + "]"
+        said = {n: "abstains" if isnan(value) else f"{value:+.2f}" for n, value in rewards.items()}
+        yield "[" + ", ".join(f"{name} {value}" for name, value in said.items()) + "]"

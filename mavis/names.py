@@ -45,6 +45,12 @@ def locate(name: str, what: str = "model") -> str:
     return name
 
 
+def lasting(name: str) -> str:
+    """A name that means the same in every working directory: paths are made absolute."""
+    path = Path(name).expanduser()
+    return name if name.startswith(_SANDBOX) or not path.exists() else str(path.absolute())
+
+
 def is_local(name: str) -> bool:
     """Whether a name can only be meant as a path: hub names are `NAME` or `OWNER/NAME`."""
     marks = (".", "/", "~", os.sep)

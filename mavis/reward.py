@@ -4,6 +4,10 @@ Rewards are maximised. Whatever a reward returns, behind `score` it is one finit
 per reply, or NaN where the reward abstained.
 """
 
+import functools
+import hashlib
+import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +18,7 @@ from mavis.objective import Reward
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ClassifierReward", "Reward", "Units", "score"]
+__all__ = ["ClassifierReward", "Reward", "Units", "identity", "score"]
 
 _SHOWN = 80  # characters of a text in an error
 _NOISE = 1e-6  # a standard deviation this small beside the mean is rounding
@@ -36,7 +40,7 @@ def score(
 
     Raises:
         ValueError: The reward raised, or returned anything else than one finite number (or
-            None) per reply, or abstained for all of them. Names objective, prompt and response.
+            None) per reply. Names objective, prompt and response.
 
     >>> score("short", lambda prompts, responses: [-len(r) for r in responses], ["Why?"], ["So."])
     tensor([-3.])
@@ -60,10 +64,25 @@ def score(
     for row in scores.isinf().nonzero().flatten().tolist():
         about = _row(prompts, responses, row)
         raise ValueError(f"{whose} rewards must be finite, got {numbers[row]} ({about}).")
-    if scores.isnan().all():
-        about = _row(prompts, responses, 0)
-        raise ValueError(f"{whose} the reward abstained for all {len(scores)} replies ({about}).")
     return scores
+
+
+def identity(reward: Reward) -> str:
+    """A digest that changes when a reward is edited: of its settings and of its source file.
+
+    Of our own classes only the settings count, or a newer mavis could not go on with a run.
+    """
+    settings = re.sub(r" at 0x[0-9a-f]+", "", repr(reward))
+    while isinstance(reward, functools.partial):
+        reward = reward.func
+    module = inspect.getmodule(reward if inspect.isroutine(reward) else type(reward))
+    source = ""
+    if module is not None and not module.__name__.startswith("mavis."):
+        try:
+            source = inspect.getsource(module)
+        except (OSError, TypeError):  # typed at a prompt, or compiled
+            source = ""
+    return hashlib.sha256(f"{settings}\n{source}".encode()).hexdigest()[:16]
 
 
 def _numbers(
@@ -150,11 +169,12 @@ class Units:
             )
 
     @classmethod
-    def measure(cls, scores: "Sequence[float] | Tensor") -> "Units":
+    def measure(cls, scores: "Sequence[float] | Tensor", name: str | None = None) -> "Units":
         """Measure units on the rewards of replies of the reference policy.
 
         Args:
             scores: [B] rewards; NaN (abstained) is left out.
+            name: Whose they are, for errors.
 
         Raises:
             ValueError: Fewer than two scores, or constant ones: there is nothing to learn.
@@ -163,12 +183,17 @@ class Units:
 
         values = torch.as_tensor(scores, dtype=torch.float64).cpu()
         values = values[~values.isnan()]
+        whose = f"objective {name!r}: " if name else ""
+        if not len(values) and len(scores):
+            raise ValueError(f"{whose}the reward abstained for all {len(scores)} replies.")
         if len(values) < 2:
-            raise ValueError(f"scores must hold at least 2 numbers to measure, got {len(values)}.")
+            raise ValueError(
+                f"{whose}scores must hold at least 2 numbers to measure, got {len(values)}."
+            )
         mean, std = values.mean().item(), values.std().item()
         if std <= _NOISE * abs(mean):
             raise ValueError(
-                f"constant scores: all {len(values)} are {mean:g}, so there is nothing to learn."
+                f"{whose}constant scores: all {len(values)} are {mean:g}: nothing to learn."
                 " `mavis objectives check NAME` shows what the reward does."
             )
         return cls(mean, std)

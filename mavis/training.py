@@ -5,13 +5,16 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from filelock import FileLock, Timeout
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 
 from mavis.learn.data import RolloutDataModule
 from mavis.learn.rounds import LAST, Rounds
@@ -22,6 +25,7 @@ from mavis.objective import available, find
 CONFIG = "config.yaml"
 # What may differ between a run and the one it goes on from.
 FREE = ("out", "tracking", "trainer.", "ckpt_path", "data.rounds", "data.rows", "verbose")
+BINDING = ("trainer.gradient_clip", "trainer.precision", "trainer.accumulate", "trainer.limit_")
 
 QUIET = (
     "LightningCLI's args parameter",  # `main` takes its words apart before Lightning sees them
@@ -42,8 +46,8 @@ class BriefParser(LightningArgumentParser):
 class MavisCLI(LightningCLI):
     """The training commands; an objective's plugin says which module is trained."""
 
-    def __init__(self, args: list[str], objective: str | None) -> None:
-        self.objective = objective
+    def __init__(self, args: list[str], objective: str | None, stack: ExitStack) -> None:
+        self.objective, self._stack = objective, stack
         super().__init__(
             LightningModule,
             RolloutDataModule,
@@ -110,6 +114,8 @@ class MavisCLI(LightningCLI):
             raise FileNotFoundError(
                 f"{self.folder} holds no finished round: run `mavis fit` with the same options."
             )
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            self._stack.enter_context(_alone_in(self.folder))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Track with MLflow unless another logger was asked for."""
@@ -166,10 +172,27 @@ def train(args: list[str], objective: str | None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ExitStack() as stack:
         for message in QUIET:
             warnings.filterwarnings("ignore", message=message)
-        MavisCLI(args, objective)
+        MavisCLI(args, objective, stack)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder, until the process ends or dies.
+
+    Raises:
+        RuntimeError: another one is in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise RuntimeError(
+            f"another run is at work in {folder}: wait for it, or give another --out."
+        ) from error
 
 
 def _product(rounds: int, epochs: int) -> int:
@@ -188,7 +211,8 @@ def _check_same_run(folder: Path, settings: Mapping[str, Any]) -> None:
         return
     before, now = dict(_flat(yaml.safe_load(file.read_text()))), dict(_flat(settings))
     for name, value in now.items():
-        if name in before and before[name] != value and not name.startswith(FREE):
+        free = name.startswith(FREE) and not name.startswith(BINDING)
+        if name in before and before[name] != value and not free:
             raise ValueError(
                 f"{folder} holds a run with {name} = {before[name]}, not {value}: go on with it by "
                 f"`-c {file}`, or give another --out."

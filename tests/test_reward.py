@@ -1,8 +1,10 @@
+import importlib
+
 import numpy as np
 import pytest
 import torch
 
-from mavis.reward import Units, score
+from mavis.reward import ClassifierReward, Units, identity, score
 
 PROMPTS, REPLIES = ["p0", "p1", "p2"], ["r", "rr", "rrr"]
 
@@ -69,7 +71,6 @@ def test_no_replies_need_no_reward():
         ([1.0, torch.zeros(2), 3.0], "in it"),
         ([1.0, float("inf"), 3.0], "must be finite, got inf"),
         ([1.0, 1e300, 3.0], r"must be finite, got 1e\+300"),
-        ([None] * 3, "abstained for all 3"),
     ],
 )
 def test_anything_else_stops_with_objective_prompt_and_response(value, message):
@@ -83,8 +84,39 @@ def test_anything_else_stops_with_objective_prompt_and_response(value, message):
 
 def test_long_texts_are_shortened_in_errors():
     with pytest.raises(ValueError, match="…") as caught:
-        score("x", returning([None]), ["p" * 9999], ["r" * 9999])
+        score("x", returning([float("inf")]), ["p" * 9999], ["r" * 9999])
     assert len(str(caught.value)) < 400
+
+
+def test_a_reward_may_abstain_for_all_that_it_is_asked():
+    assert score("picky", returning([None] * 3), PROMPTS, REPLIES).isnan().all()
+    with pytest.raises(ValueError, match="abstained for all 3 replies"):
+        Units.measure(torch.full((3,), torch.nan))
+
+
+class Settings:
+    def __init__(self, length):
+        self.length = length
+
+    def __call__(self, _, responses):
+        return [0.0] * len(responses)
+
+    def __repr__(self):
+        return f"Settings({self.length})"
+
+
+def test_a_rewards_identity_is_its_settings_and_its_source(tmp_path, monkeypatch):
+    assert identity(Settings(1)) == identity(Settings(1)) != identity(Settings(2))
+    assert identity(ClassifierReward("a")) != identity(ClassifierReward("b"))
+    monkeypatch.syspath_prepend(tmp_path)
+    seen = set()
+    for number in (1, 2):
+        name = f"edited{number}"
+        (tmp_path / f"{name}.py").write_text(
+            f"def reward(p, r):\n    return [{number}.0] * len(r)\n"
+        )
+        seen |= {identity(importlib.import_module(name).reward) for _ in range(2)}
+    assert len(seen) == 2
 
 
 @pytest.mark.parametrize("bad", range(3))

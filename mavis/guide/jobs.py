@@ -13,6 +13,8 @@ import numpy as np
 
 Key = tuple[int | str, ...]  # names a random stream
 
+STRONGEST = 1e4  # the most a tilt or a temperature may scale by: beyond it float32 says nothing
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -44,10 +46,22 @@ class Sampling:
         for name, value in numbers.items():
             if not np.isfinite(value):
                 raise ValueError(f"{name} must be a finite number, got {value}.")
+        for name, weight in zip(objectives, self.weights, strict=True):
+            if abs(self.beta * weight) > STRONGEST:
+                raise ValueError(
+                    f"beta · weights.{name} must be at most {STRONGEST:g} in size (values are in "
+                    f"standard units), got {self.beta * weight:g}."
+                )
         if self.temperature <= 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}.")
+        if not 1 / STRONGEST <= self.temperature <= STRONGEST:
+            raise ValueError(
+                f"temperature must be {1 / STRONGEST:g} to {STRONGEST:g}, got {self.temperature}."
+            )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}.")
+        if self.top_k % 1:
+            raise ValueError(f"top_k must be a whole number, got {self.top_k}.")
         if not 0 <= self.top_k <= vocabulary:
             raise ValueError(
                 f"top_k must be 0 (all) to {vocabulary}, the size of the vocabulary, "

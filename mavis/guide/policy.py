@@ -8,7 +8,7 @@ from typing import TypeVar
 from mavis.guide.decode import decode
 from mavis.guide.jobs import Job, Sampling, Span
 from mavis.guide.network import ValueNetwork, objectives_of, read_card
-from mavis.guide.reference import Encoded, ReferencePolicy
+from mavis.guide.reference import Encoded, ReferencePolicy, spare_threads
 from mavis.prompts import Prompt
 
 T = TypeVar("T")
@@ -42,9 +42,18 @@ class GuidedPolicy:
 
     @property
     def beta(self) -> float:
-        """The strength of the tilt that the first value model was trained for, 1 / η."""
-        eta = self.networks[0].card.eta if self.networks else None
-        return 1 / eta if eta else Sampling.beta
+        """The strength of the tilt that the value models were trained for, 1 / η.
+
+        Raises:
+            ValueError: they were trained for different ones.
+        """
+        etas = {network.card.eta for network in self.networks if network.card.eta}
+        if len(etas) > 1:
+            raise ValueError(
+                "beta must be given: the value models were trained for different strengths "
+                f"(eta {', '.join(f'{eta:g}' for eta in sorted(etas))})."
+            )
+        return 1 / etas.pop() if etas else Sampling.beta
 
     def vector(self, weights: Weights) -> tuple[float, ...]:
         """Weights by name as a vector [M]; an objective that is not named weighs nothing.
@@ -135,6 +144,8 @@ class GuidedPolicy:
         encoded = [self._encode(prompt, at) for at, prompt in enumerate(prompts)]
         for at, (sampling, limit, start) in enumerate(zip(samplings, limits, encoded, strict=True)):
             sampling.check(self.objectives, self.reference.vocabulary)
+            if limit % 1:
+                raise ValueError(f"max_tokens must be a whole number, got {limit}.")
             if limit < 1:
                 raise ValueError(f"max_tokens must be at least 1, got {limit} for prompt {at}.")
             if len(start.tokens) + limit > self.reference.context:
@@ -199,6 +210,8 @@ def load(
 ) -> GuidedPolicy:
     """Load a guided policy.
 
+    A small model on a CPU gets one torch thread, unless OMP_NUM_THREADS is set: more are slower.
+
     Args:
         values: the folder of each objective's value model, by objective
             (`{"humor": "runs/humor/value"}`).
@@ -208,7 +221,8 @@ def load(
 
     Raises:
         FileNotFoundError: a folder is missing, or is no model.
-        ValueError: a value model is of another objective, or does not fit the reference policy.
+        ValueError: a value model is of another objective, was trained under another reference
+            than the others, or does not fit the reference policy.
     """
     folders = {name: Path(folder) for name, folder in (values or {}).items()}
     cards = {name: read_card(folder) for name, folder in folders.items()}
@@ -218,9 +232,16 @@ def load(
                 f"values.{name} must be a value model of {name}, but {folders[name]} is of "
                 f"{', '.join(card.objectives)}."
             )
+    for what in ("reference", "template"):
+        told = {str(getattr(card, what)) for card in cards.values()}
+        if len(told) > 1 and (reference is None or what == "template"):
+            raise ValueError(
+                f"value models must be of one {what}, got {' and '.join(sorted(told))}."
+            )
     first = next(iter(cards.values()), None)
     name = reference or (first.reference if first else "sandbox/reference")
     policy = ReferencePolicy.load(name, first.template if first else None, device)
+    spare_threads(policy.model)
     networks = [
         ValueNetwork.from_pretrained(folder, policy) for folder in dict.fromkeys(folders.values())
     ]

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
-from mavis.names import reachable
+from mavis.names import lasting, reachable
 from mavis.prompts import Message, Prompt, dialogue, plain
 from mavis.sources import function
 
@@ -111,7 +111,7 @@ class ReferencePolicy:
             model: Any = AutoModelForCausalLM.from_pretrained(
                 path, dtype=dtype, attn_implementation="sdpa"
             )
-        return cls(cast(PreTrainedModel, model.to(place)), tokenizer, name, template)
+        return cls(cast(PreTrainedModel, model.to(place)), tokenizer, lasting(name), template)
 
     @property
     def vocabulary(self) -> int:
@@ -149,8 +149,13 @@ class ReferencePolicy:
         """Tokenize a prompt, and say which strings end its reply.
 
         Raises:
-            ValueError: the prompt is empty, or longer than the model's context.
+            ValueError: the prompt is no prompt, empty, or longer than the model's context.
         """
+        if not isinstance(prompt, str) and not _is_chat(prompt):
+            raise ValueError(
+                "prompt must be text, or a list of messages with the texts role and content, "
+                f"got {prompt!r}."
+            )
         said = prompt if isinstance(prompt, str) else "".join(turn["content"] for turn in prompt)
         if not said.strip():
             raise ValueError("prompt must not be empty.")
@@ -259,6 +264,15 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """A digest of the vocabulary: two tokenizers with one fingerprint name tokens alike."""
     table = json.dumps(sorted(tokenizer.get_vocab().items()))
     return hashlib.sha256(table.encode()).hexdigest()[:16]
+
+
+def _is_chat(prompt: object) -> bool:
+    """Whether this is a list of messages, each with a role and a content."""
+    return isinstance(prompt, list) and all(
+        isinstance(turn, dict)
+        and {"role", "content"} <= {k for k, v in turn.items() if v == str(v)}
+        for turn in prompt
+    )
 
 
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

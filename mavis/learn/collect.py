@@ -7,6 +7,7 @@ nothing of training.
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from mavis.learn.tree import Floats, Tree
 from mavis.objective import Objective
 from mavis.progress import track
 from mavis.prompts import Prompt, plain
-from mavis.reward import Units, score
+from mavis.reward import Units, identity, score
 
 PER_SHARD = 16  # prompts that are written, and so kept, together
 PER_SCORING = 256  # replies that a reward is given at once
@@ -41,11 +42,12 @@ class Crew:
 
 @dataclass(frozen=True)
 class Collector:
-    """Who collects, for which objective, and how many rows at a time."""
+    """Who collects, for which objective, how many rows at a time, and with what behind it."""
 
     objective: Objective
     crew: Crew
     rows: int
+    learned: bool = False  # whether values were trained already on scores that are there
     seconds: dict[str, float] = field(default_factory=dict)  # what the last calls took
 
     def trees(
@@ -64,7 +66,7 @@ class Collector:
             for at, tree in grow(policy, wanted, shape, sampling, seed, self.rows):
                 yield tree_row(missing[at], tree)
 
-        rows = self._make(folder, make, len(prompts), "rollouts", "trees")
+        rows = self._make(folder, make, prompts, "rollouts", "trees")
         rewards = self._score(folder, rows)
         return [read_tree(row, rewards[row["index"]]) for row in rows]
 
@@ -100,7 +102,7 @@ class Collector:
                         "kl_truncation": [a.kl_truncation for a in mine],
                     }
 
-        rows = self._make(folder, make, len(prompts), "answers", "prompts")
+        rows = self._make(folder, make, prompts, "answers", "prompts")
         rewards = self._score(folder, rows)
         return [_unfold(row, rewards[row["index"]]) for row in rows]
 
@@ -108,36 +110,69 @@ class Collector:
         self,
         folder: Path,
         make: Callable[[Sequence[int]], Iterable[Row]],
-        count: int,
+        prompts: Sequence[Prompt],
         what: str,
         unit: str,
     ) -> list[Row]:
-        """Make the rows that are missing on disk; return all, in the order of the prompts."""
+        """Make the rows that are missing on disk; return all, in the order of the prompts.
+
+        Raises:
+            ValueError: what is there was made from other prompts.
+        """
         started = time.perf_counter()
         shards = Shards(folder / "made", self.crew.rank)
         have = {row["index"] for row in shards.rows()}
-        mine = range(self.crew.rank, count, self.crew.size)
+        mine = range(self.crew.rank, len(prompts), self.crew.size)
         missing = [index for index in mine if index not in have]
         if missing:
             made = track(make(missing), what, unit, len(mine), len(mine) - len(missing))
             shards.gather(made, PER_SHARD)
         self.crew.meet()
         self.seconds["made"] = time.perf_counter() - started
-        return sorted(shards.rows(), key=lambda row: int(row["index"]))
+        rows = {int(row["index"]): row for row in shards.rows()}
+        known = [rows[index] for index in range(len(prompts)) if index in rows]
+        for row in known:
+            before, now = row["prompt"], plain(prompts[row["index"]])
+            if before != now:
+                raise ValueError(
+                    f"{folder} was made from other prompts: one was {before[:60]!r}, now it is "
+                    f"{now[:60]!r}. Give another --out."
+                )
+        return known
 
     def _score(self, folder: Path, rows: Sequence[Row]) -> dict[int, Floats]:
-        """Score what is not scored yet; return the rewards of all rows by index."""
+        """Score what this reward has not scored yet; return the rewards of all rows by index.
+
+        Raises:
+            ValueError: values were trained on scores of another reward, or of this one before it
+                was edited.
+        """
         started = time.perf_counter()
         shards = Shards(folder / "scores", self.crew.rank)
-        have = {row["index"] for row in shards.rows()}
+        there = shards.rows()
+        scored = self._of_this_reward(there)
+        if self.learned and len(scored) < len(there):
+            raise ValueError(
+                f"{folder} holds scores of another reward of {self.objective.name}, or of this one "
+                "before it was edited: give another --out."
+            )
+        have = {row["index"] for row in scored}
         mine = [r for r in rows if r["index"] % self.crew.size == self.crew.rank]
         missing = [row for row in mine if row["index"] not in have]
         if missing:
-            scored = track(self._scored(missing), "rewards", "prompts", len(missing))
-            shards.gather(scored, 4 * PER_SHARD)
+            fresh = track(self._scored(missing), "rewards", "prompts", len(missing))
+            shards.gather(fresh, 4 * PER_SHARD)
         self.crew.meet()
         self.seconds["scored"] = time.perf_counter() - started
-        return {row["index"]: np.array(row["rewards"], np.float32) for row in shards.rows()}
+        scored = self._of_this_reward(shards.rows())
+        return {row["index"]: np.array(row["rewards"], np.float32) for row in scored}
+
+    @cached_property
+    def _identity(self) -> str:
+        return identity(self.objective.reward)
+
+    def _of_this_reward(self, rows: Sequence[Row]) -> list[Row]:
+        return [row for row in rows if row.get("reward", self._identity) == self._identity]
 
     def _scored(self, rows: Sequence[Row]) -> Iterator[Row]:
         waiting: list[Row] = []
@@ -150,7 +185,7 @@ class Collector:
                 numbers = iter(rewards.tolist())
                 for done in waiting:
                     mine = [next(numbers) for _ in done["responses"]]
-                    yield {"index": done["index"], "rewards": mine}
+                    yield {"index": done["index"], "rewards": mine, "reward": self._identity}
                 waiting = []
 
 

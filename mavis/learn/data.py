@@ -68,8 +68,8 @@ class RolloutDataModule(LightningDataModule):
         template: str | None = None,
         reference: str = "sandbox/reference",
         rounds: int = 3,
-        epochs: int = 2,
-        trees: int = 200,
+        epochs: int = 3,
+        trees: int = 168,
         first_branching: tuple[int, ...] = (4, 2, 2),
         branching: tuple[int, ...] = (4, 2, 2),
         max_tokens: int = 64,
@@ -127,7 +127,7 @@ class RolloutDataModule(LightningDataModule):
         assert self.trainer is not None
         meet = self.trainer.strategy.barrier
         crew = Crew(self.trainer.global_rank, self.trainer.world_size, meet)
-        return Collector(self.objective, crew, self.rows)
+        return Collector(self.objective, crew, self.rows, (self.folder / "metrics.json").is_file())
 
     def setup(self, stage: str) -> None:
         """Read and check every prompt, and have the reference policy answer the held-out ones."""
@@ -144,7 +144,7 @@ class RolloutDataModule(LightningDataModule):
     def units(self) -> Units:
         """The reward's mean and standard deviation over the reference policy's answers."""
         answers = self._answers("validation")
-        return Units.measure([row["reward"] for rows in answers for row in rows])
+        return Units.measure([r["reward"] for rows in answers for r in rows], self.objective.name)
 
     def baseline(self, split: str) -> tuple[list[Sample], list[Point]]:
         """The reference policy's answers to held-out prompts, and its best-of-N curve."""
@@ -167,15 +167,15 @@ class RolloutDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The round's packs, in batches; a process gets as many as every other one."""
-        # Lightning asks also when all rounds are over; the last one's trees are there.
-        round_ = min(self.round, self.rounds - 1)
+        round_ = min(self.round, self.rounds - 1)  # Lightning asks also when all are over
         if round_ not in self._loaders:
             trees = self._grow("train", round_)
-            # Under several processes each rank takes a share of the same length.
             groups = batches(self._packs(trees), self.batch_tokens, (self.seed, round_))
             crew = self.collector.crew
-            even = len(groups) // crew.size * crew.size
-            self._grow("validation", round_)  # now, while the policy is the round's
+            even = len(groups) // crew.size * crew.size  # every rank gets as many
+            self._grow("validation", round_)  # while the policy is the round's
+            if even == 0:
+                raise ValueError(f"data.trees is too small for {crew.size} processes.")
             mine = groups[crew.rank : even : crew.size]
             self._loaders = {round_: loader(mine, (self.seed, round_))}
         return self._loaders[round_]

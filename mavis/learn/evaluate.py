@@ -35,7 +35,7 @@ def summary(samples: Sequence[Sample]) -> dict[str, float]:
     rewards = rewards[np.isfinite(rewards)]
     tokens = [s.tokens for s in samples]
     return {
-        "reward": float(rewards.mean()),
+        "reward": float(rewards.mean()) if len(rewards) else math.nan,
         "reward_se": float(rewards.std(ddof=1) / math.sqrt(len(rewards)))
         if len(rewards) > 1
         else math.nan,

@@ -135,7 +135,8 @@ class ValueModule(LightningModule):
         rate = self.lr * (self.later_lr if self.data.round else 1.0)
         trained = [p for p in self.network.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=self.weight_decay, fused=True)
-        steps = len(self.data.train_dataloader()) * self.data.epochs
+        batches = len(self.data.train_dataloader())
+        steps = -(-batches // self.trainer.accumulate_grad_batches) * self.data.epochs
         warmup = min(self.warmup, max(1, steps // 2))
 
         def share(step: int) -> float:

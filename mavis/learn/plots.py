@@ -233,7 +233,7 @@ def _label(axes: Axes, text: str, x: float, y: float, *, below: bool, color: str
         side, offset = ("left", (6, -12)) if below else ("right", (-7, 7))
         halo = [withStroke(linewidth=3, foreground="white")]
         axes.annotate(text, (x, y), offset, textcoords="offset points", ha=side, fontsize=9,
-                      color=color, path_effects=halo, zorder=3)  # fmt: skip
+                      color=color, path_effects=halo, zorder=5)  # fmt: skip
 
 
 def _number(value: Any) -> float:

@@ -108,7 +108,7 @@ def _entry(
     data: RolloutDataModule, guided: list[Sample], baseline: list[Sample], trainer: Trainer
 ) -> dict[str, Any]:
     """What `metrics.json` says of a round."""
-    reference = summary(baseline[:: max(1, len(baseline) // len(guided))])  # as many as guided
+    reference = summary(baseline[:: max(1, len(baseline) // len(guided))][: len(guided)])
     everything = summary(baseline)
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return {

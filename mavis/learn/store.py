@@ -5,6 +5,7 @@ under another name and renamed when it is whole, so what is there is complete.
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -65,7 +66,20 @@ class Shards:
 
 def write_json(file: Path, content: Any) -> None:
     """Write a JSON file, all or nothing."""
-    write_whole(file, lambda draft: draft.write_text(json.dumps(content, indent=2) + "\n"))
+    write_whole(file, lambda draft: draft.write_text(json.dumps(legal(content), indent=2) + "\n"))
+
+
+def legal(content: Any) -> Any:
+    """What JSON can hold: null in place of NaN and infinities.
+
+    >>> legal({"r2": math.nan, "kl": [0.5]})
+    {'r2': None, 'kl': [0.5]}
+    """
+    if isinstance(content, dict):
+        return {name: legal(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [legal(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_whole(file: Path, write: Callable[[Path], object]) -> None:

@@ -23,6 +23,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mavis.learn.fitrun import NAME_LENGTH, FitRun, Record, without_secrets
+from mavis.learn.store import legal
 
 Call = Callable[[FitRun], object]
 
@@ -271,4 +272,4 @@ class Tracking(Logger):
         with suppress(OSError):  # a full disk is for those to tell who cannot go on without it
             self._folder.mkdir(parents=True, exist_ok=True)
             with (self._folder / "tracking.jsonl").open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(record, default=str) + "\n" for record in records)
+                file.writelines(json.dumps(legal(r), default=str) + "\n" for r in records)

@@ -1,5 +1,6 @@
 """The guided policy as people use it: settings per prompt, errors that teach, loading."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -169,6 +170,12 @@ def test_a_dialogue_stops_at_the_next_turn(build_reference: Build) -> None:
 # Errors
 
 
+@pytest.mark.parametrize("prompt", [None, 3, [{"role": "user"}], ["Hi."], [{"role": 1}]])
+def test_prompts_that_are_none(policy: GuidedPolicy, prompt: Any) -> None:
+    with pytest.raises(ValueError, match="prompt 0: prompt must be text, or a list of messages"):
+        policy.generate([prompt])
+
+
 @pytest.mark.parametrize(
     ("setting", "error"),
     [
@@ -188,6 +195,11 @@ def test_a_dialogue_stops_at_the_next_turn(build_reference: Build) -> None:
         ({"max_tokens": 0}, r"max_tokens must be at least 1, got 0 for prompt 0"),
         ({"max_tokens": [3, 3, -2]}, r"max_tokens must be at least 1, got -2 for prompt 2"),
         ({"max_tokens": 151}, r"prompt 0 \(10 tokens\) and max_tokens \(151\) must fit .* of 160"),
+        ({"weights": {"humor": 1e38}}, r"beta · weights.humor must be at most 10000 in size"),
+        ({"beta": -1e300}, r"beta · weights.humor must be at most 10000 in size"),
+        ({"temperature": 1e-38}, r"temperature must be 0.0001 to 10000, got 1e-38"),
+        ({"top_k": 5.5}, r"top_k must be a whole number, got 5.5"),
+        ({"max_tokens": 3.5}, r"max_tokens must be a whole number, got 3.5"),
         ({"n": 0}, r"n must be at least 1, got 0"),
         ({"rows": 0}, r"rows must be at least 1, got 0"),
     ],
@@ -258,6 +270,30 @@ def test_value_models_are_loaded_by_objective(folders: dict[str, Path]) -> None:
 def test_one_of_two_outputs_may_be_asked_for(folders: dict[str, Path]) -> None:
     policy = load({"kind": str(folders["kind"])}, device="cpu")
     assert policy.vector({"kind": 1.0}) == (0.0, 1.0)
+
+
+def test_a_relative_reference_is_found_from_everywhere(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folders["reference"].parent)
+    assert load(reference="reference", device="cpu").reference.name == str(folders["reference"])
+    assert load(device="cpu").reference.name == "sandbox/reference"
+
+
+def test_value_models_of_different_strengths_or_references(folders: dict[str, Path]) -> None:
+    folders.pop("reference")
+    for name, eta in {"humor": 0.5, "sense": 2.0}.items():
+        card = folders[name] / "value.json"
+        card.write_text(json.dumps(json.loads(card.read_text()) | {"eta": eta}))
+    policy = load(folders, device="cpu")
+    with pytest.raises(ValueError, match=r"beta must be given: .* strengths \(eta 0.5, 2\)"):
+        policy.generate(["um"])
+    assert policy.generate(["um"], beta=1.0, max_tokens=3)
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"reference": "other"}))
+    with pytest.raises(
+        ValueError, match=r"value models must be of one reference, got .* and other"
+    ):
+        load(folders, device="cpu")
 
 
 def test_the_reference_alone(folders: dict[str, Path]) -> None:

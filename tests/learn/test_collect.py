@@ -1,5 +1,7 @@
 """What is collected is made once and scored once, by however many processes, killed or not."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -51,12 +53,52 @@ def test_trees_are_scored_and_in_the_order_of_their_prompts(policy, tmp_path):
 def test_nothing_is_made_or_scored_twice(policy, tmp_path):
     first = trees(tmp_path, policy, collector())
 
-    def never(*_):
-        raise AssertionError
+    class Idle(Collector):
+        def _scored(self, _):
+            raise AssertionError
 
-    who = collector(never)
+    who = Idle(Objective("trial", letters), Crew(), 8)
     same(trees(tmp_path, None, who), first)
     assert who.seconds.keys() == {"made", "scored"}
+
+
+def test_what_another_reward_scored_is_scored_again_or_refused(policy, tmp_path):
+    """Again while nothing was learned from it; refused later, when the trees show what was."""
+    first = trees(tmp_path, policy, collector())
+
+    def twice(_, responses):
+        return [2.0 * len(response) for response in responses]
+
+    for changed in (partial(letters), twice):
+        who = Collector(Objective("trial", changed), Crew(), 8, learned=True)
+        with pytest.raises(ValueError, match="before it was edited: give another --out"):
+            trees(tmp_path, policy, who)
+    again = trees(tmp_path, None, collector(twice))
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(2 * one.rewards, other.rewards)
+    same(trees(tmp_path, None, collector()), first)
+
+
+def test_what_other_prompts_led_to_is_not_taken_for_these(policy, tmp_path):
+    trees(tmp_path, policy, collector())
+    with pytest.raises(ValueError, match=r"other prompts: one was .* Give another --out"):
+        collector().trees(tmp_path, policy, PROMPTS[::-1], SHAPE, SAMPLING, (0, 0))
+
+
+def test_a_prompt_whose_replies_all_abstain_is_kept(policy, tmp_path):
+    def picky(prompts, _):
+        return [None if p == PROMPTS[-1] else 1.0 for p in prompts]
+
+    found = trees(tmp_path, policy, collector(picky))
+    assert np.isnan(found[-1].rewards).all()
+    assert all(np.isfinite(tree.rewards).all() for tree in found[:-1])
+
+
+def test_rows_that_are_there_twice_count_once(policy, tmp_path):
+    first = trees(tmp_path, policy, collector())
+    shards = Shards(tmp_path / "made")
+    shards.append(shards.rows())
+    same(trees(tmp_path, None, collector()), first)
 
 
 def test_two_processes_make_what_one_makes(policy, tmp_path):

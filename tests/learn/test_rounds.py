@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from filelock import FileLock
 
 from mavis import load
 from mavis.cli import main
@@ -214,6 +215,18 @@ def test_interrupted_it_goes_on(phase, tiny_fit, fit_words, tmp_path, monkeypatc
     )
     assert main(fit_words(tmp_path / "run")) == 0
     same_run(tmp_path / "run", tiny_fit)
+
+
+def test_a_folder_takes_one_run_at_a_time(fit_words, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / ".lock"):
+        assert main(fit_words(tmp_path / "run")) == 1
+    assert "another run is at work in" in capsys.readouterr().err
+
+
+def test_what_would_change_the_values_may_not_change_half_way(tiny_fit, fit_words, capsys):
+    assert main([*fit_words(tiny_fit), "--trainer.gradient_clip_val", "3"]) == 2
+    assert "holds a run with trainer.gradient_clip_val = 1.0, not 3" in capsys.readouterr().err
 
 
 def steps_of(folder):
