@@ -55,7 +55,7 @@ class RolloutDataModule(LightningDataModule):
         rows: rows that are decoded side by side.
         batch_tokens: the most tokens in a batch, and in a pack.
         held_out: prompts on which every round's policy is measured.
-        best_of: answers of the reference policy to the first half of them, for standard units and
+        best_of: answers of the reference policy to the first third of them, for standard units and
             best-of-N.
         seed: of every random draw.
     """
@@ -238,7 +238,7 @@ class RolloutDataModule(LightningDataModule):
         return self.collector.samples(
             self.folder / "reference" / split,
             GuidedPolicy(self.reference),
-            self.prompts[split][: self.held_out // 2],
+            self.prompts[split][: -(-self.held_out // 3)],
             self.sampling(()),
             self.max_tokens,
             self.seed,

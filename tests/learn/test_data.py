@@ -76,7 +76,7 @@ def test_units_are_those_of_the_reference(make):
     data = make()
     rows = Shards(data.folder / "reference" / "validation" / "made").rows()
     raw = [text.count("a") - 0.1 * len(text) for row in rows for text in row["responses"]]
-    assert len(raw) == 8  # four answers to the first half of the held-out prompts
+    assert len(raw) == 8  # four answers to the first third of the held-out prompts
     assert data.units.mean == pytest.approx(np.mean(raw), abs=1e-6)
     assert data.units.std == pytest.approx(np.std(raw, ddof=1), abs=1e-6)
 
