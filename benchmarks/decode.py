@@ -17,6 +17,7 @@ from mavis.guide.network import Source, ValueNetwork
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
 from mavis.guide.rows import Rows
+from mavis.guide.tilt import Settings
 from mavis.guide.values import open_source
 
 FEW = 15  # candidates: the published setting
@@ -127,11 +128,12 @@ def value_error(
     cache = Rows(reference.model, len(prompts), hidden=True)
     source = open_source(network, len(prompts))
     index, texts, worst = np.arange(len(prompts)), [list(p) for p in prompts], 0.0
+    settings = Settings(*torch.ones(5, len(texts)))  # no source of ours asks for them
     unread = [text[:-1] for text in texts]
-    source.extend(index, unread, cache.extend(index, unread))
+    source.extend(index, unread, cache.extend(index, unread), settings)
     for _ in range(steps):
         unread = [text[-1:] for text in texts]
-        source.extend(index, unread, cache.extend(index, unread))
+        source.extend(index, unread, cache.extend(index, unread), settings)
         options = torch.from_numpy(random.integers(0, reference.vocabulary, (len(texts), 3)))
         found = source.values(index, options)
         for text, some, values in zip(texts, options, found, strict=True):

@@ -106,10 +106,11 @@ def _asked(prompts: list[str], file: str | None, column: str | None) -> list[Pro
 
 def _rewards(policy: "GuidedPolicy", answers: "Sequence[Answer]") -> Scores:
     """Score answers with every loaded objective's reward."""
+    from mavis.guide.network import ValueNetwork
     from mavis.objective import find
     from mavis.reward import score
 
-    cards = [network.card for network in policy.networks]
+    cards = [n.card for n in policy.networks if isinstance(n, ValueNetwork)]
     units = {n: u for card in cards for n, u in zip(card.objectives, card.units, strict=True)}
     prompts, texts = [plain(a.prompt) for a in answers], [a.text for a in answers]
     return {

@@ -20,10 +20,13 @@ from mavis.guide.jobs import Job, Span, stream
 from mavis.guide.network import ValueNetwork, objectives_of
 from mavis.guide.reference import ReferencePolicy
 from mavis.guide.rows import Index, Rows
-from mavis.guide.tilt import candidates, draw, exact_kl, tilt, truncation
-from mavis.guide.values import open_source
+from mavis.guide.tilt import Settings, candidates, draw, exact_kl, tilt, truncation
+from mavis.guide.values import Guide, open_source
 
 PADDING = 64  # tokens: what one more call of a model costs
+
+# (log_ref [R, K], values [R, K, M], weights [R, M], beta [R]) -> log π [R, K]: `tilt`, or a rival
+Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def no_follow_up(span: Span) -> Sequence[Job]:  # noqa: ARG001
@@ -34,9 +37,10 @@ def no_follow_up(span: Span) -> Sequence[Job]:  # noqa: ARG001
 @torch.inference_mode()
 def decode(
     reference: ReferencePolicy,
-    networks: Sequence[ValueNetwork],
+    networks: Sequence[ValueNetwork | Guide],
     jobs: Iterable[Job],
     *,
+    rule: Rule = tilt,
     rows: int = 64,
     follow: Callable[[Span], Sequence[Job]] = no_follow_up,
 ) -> Iterator[Span]:
@@ -44,8 +48,9 @@ def decode(
 
     Args:
         reference: π_ref.
-        networks: the value models; none decodes the reference policy itself.
+        networks: the value models, or other guides; none decodes the reference policy itself.
         jobs: where to begin; taken one by one as rows become free.
+        rule: how values bend the reference policy.
         rows: how many rows take a step together.
         follow: what comes after a job; its `tokens` are the job's with the span's behind them.
 
@@ -53,7 +58,7 @@ def decode(
         a span for every job.
     """
     parked = 0 if follow is no_follow_up else 2 * rows
-    live = _LiveRows(reference, networks, rows, parked)
+    live = _LiveRows(reference, networks, rule, rows, parked)
     waiting = iter(jobs)
     stack: list[tuple[Job, int | None]] = []  # follow-ups, each with the parked row it forks from
     while True:
@@ -76,16 +81,17 @@ class _LiveRows:
     def __init__(
         self,
         reference: ReferencePolicy,
-        networks: Sequence[ValueNetwork],
+        networks: Sequence[ValueNetwork | Guide],
+        rule: Rule,
         rows: int,
         parked: int,
     ) -> None:
         if rows < 1:
             raise ValueError(f"rows must be at least 1, got {rows}.")
-        self.reference, self.size = reference, rows
+        self.reference, self.rule, self.size = reference, rule, rows
         self.objectives = objectives_of(networks)
         self.vocabulary = reference.vocabulary
-        shared = any(network.card.source == "shared" for network in networks)
+        shared = any(isinstance(n, ValueNetwork) and n.card.source == "shared" for n in networks)
         self.cache = Rows(reference.model, rows + parked, hidden=shared)
         self.sources = [open_source(n, rows + parked) for n in networks]
         self.parked: dict[int, int] = {}  # parked row -> children still to come
@@ -93,7 +99,7 @@ class _LiveRows:
         self.count = 0
         self.spans: list[Span] = []
         self.streams: list[np.random.Generator] = []
-        self._settings: list[Tensor] | None = None
+        self._settings: Settings | None = None
 
     def admit(self, stack: list[tuple[Job, int | None]], waiting: Iterator[Job]) -> None:
         """Fill the free rows: follow-ups first, the last one first; then new work."""
@@ -123,22 +129,23 @@ class _LiveRows:
         rows = np.arange(self.count)
         pending = [[_last(span)] for span in self.spans]
         reading = self.cache.extend(rows, pending)
+        settings = self._sampling()
         for source in self.sources:
-            source.extend(rows, pending, reading)
+            source.extend(rows, pending, reading, settings)
         assert reading.logits is not None
-        weights, beta, temperature, top_k, top_p = self._sampling()
-        options = candidates(reading.logits, temperature, top_k, top_p)
+        options = candidates(reading.logits, *settings[2:])
         values = [source.values(rows, options.tokens) for source in self.sources]
         empty = options.log_ref.new_zeros((*options.log_ref.shape, 0))
-        log_pi = tilt(options.log_ref, torch.cat([empty, *values], dim=-1), weights, beta)
+        log_pi = self.rule(options.log_ref, torch.cat([empty, *values], dim=-1), *settings[:2])
         uniform = [stream.random() for stream in self.streams]
         chosen = draw(log_pi, torch.tensor(uniform, dtype=torch.float64, device=log_pi.device))
         for source in self.sources:
             source.commit(rows, chosen)
         pick = chosen[:, None]
-        ratio = (log_pi - options.log_ref).gather(1, pick)[:, 0]
+        log_ref = options.log_ref.gather(1, pick)[:, 0]
+        ratio = log_pi.gather(1, pick)[:, 0] - log_ref
         kl, cut = exact_kl(log_pi, options.log_ref), truncation(options.log_ref)
-        report = torch.stack([ratio, kl, cut]).tolist()
+        report = torch.stack([ratio, kl, cut, log_ref]).tolist()
         tokens = options.tokens.gather(1, pick)[:, 0].tolist()
         return [row for row in range(self.count) if self._record(row, tokens[row], report)]
 
@@ -182,8 +189,9 @@ class _LiveRows:
             index = np.array(group)
             tokens = [self.spans[row].job.tokens[:-1] for row in group]
             reading = self.cache.extend(index, tokens, silent=True)
+            settings = Settings(*(column[group] for column in self._sampling()))
             for source in self.sources:
-                source.extend(index, tokens, reading)
+                source.extend(index, tokens, reading, settings)
 
     def _record(self, row: int, token: int, report: list[list[float]]) -> bool:
         """Write down a row's new token; whether the row is done."""
@@ -192,6 +200,7 @@ class _LiveRows:
         span.log_ratio.append(report[0][row])
         span.kl.append(report[1][row])
         span.truncation.append(report[2][row])
+        span.log_ref.append(report[3][row])
         if token in self.reference.ends:
             span.reason = "end"
         elif span.job.stop and self._stopped(span):
@@ -208,19 +217,19 @@ class _LiveRows:
         text = self.reference.tokenizer.decode(tail)
         return any(string in text for string in span.job.stop)
 
-    def _sampling(self) -> list[Tensor]:
+    def _sampling(self) -> Settings:
         """The live rows' settings: weights [R, M], beta, temperature, top_k, top_p [R]."""
         if self._settings is None:
             rows = [span.job.sampling for span in self.spans]
             place = self.reference.model.device
             weights = [row.weights for row in rows]
-            self._settings = [
+            self._settings = Settings(
                 torch.tensor(weights, dtype=torch.float32, device=place).reshape(len(rows), -1),
                 torch.tensor([row.beta for row in rows], device=place),
                 torch.tensor([row.temperature for row in rows], device=place),
                 torch.tensor([row.top_k or self.vocabulary for row in rows], device=place),
                 torch.tensor([row.top_p for row in rows], device=place),
-            ]
+            )
         return self._settings
 
     def _check(self, job: Job) -> None:

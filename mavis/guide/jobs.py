@@ -101,6 +101,7 @@ class Span:
     log_ratio: list[float] = field(default_factory=list)  # log π/π_ref of the token, nats
     kl: list[float] = field(default_factory=list)  # KL(π ‖ π_ref) at the state before it, nats
     truncation: list[float] = field(default_factory=list)  # −log π_ref(C|s) there, nats
+    log_ref: list[float] = field(default_factory=list)  # log π_ref(a|s) of the token, nats
     reason: str = ""  # "end", "stop" or "length"
 
 

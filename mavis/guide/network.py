@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -119,6 +119,11 @@ class ValueNetwork(nn.Module):
             self.head: ActionHead | StateHead = StateHead(width, outputs)
         else:
             self.head = ActionHead(width, self.table.shape[1], vocabulary, outputs)
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names of the M outputs."""
+        return self.card.objectives
 
     @property
     def table(self) -> Tensor:
@@ -247,13 +252,18 @@ def decoding(network: ValueNetwork) -> Iterator[None]:
         network.train(training)
 
 
-def objectives_of(networks: Sequence[ValueNetwork]) -> tuple[str, ...]:
+class _Named(Protocol):
+    @property
+    def objectives(self) -> tuple[str, ...]: ...
+
+
+def objectives_of(networks: Sequence[_Named]) -> tuple[str, ...]:
     """The names of all outputs, network after network: the M axis of a guided policy.
 
     Raises:
         ValueError: two outputs are of one objective.
     """
-    names = tuple(name for network in networks for name in network.card.objectives)
+    names = tuple(name for network in networks for name in network.objectives)
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ValueError(f"values must be of different objectives, got {twice[0]} twice.")

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from mavis.guide.decode import decode
+from mavis.guide.decode import Rule, decode
 from mavis.guide.jobs import Job, Sampling, Span
 from mavis.guide.network import ValueNetwork, objectives_of, read_card
 from mavis.guide.reference import Encoded, ReferencePolicy, spare_threads
+from mavis.guide.tilt import tilt
+from mavis.guide.values import Guide
 from mavis.prompts import Prompt
 
 T = TypeVar("T")
@@ -25,15 +27,23 @@ class Answer:
     kl: float  # nats against the untruncated reference: exact sums over the candidates
     kl_sampled: float  # the same from the log-ratios of the sampled tokens
     kl_truncation: float  # the part that is due to top-k and top-p alone
+    log_ref: float  # log-probability under the untruncated reference, nats
     reason: str  # "end", "stop" or "length"
 
 
 @dataclass(frozen=True)
 class GuidedPolicy:
-    """π ∝ π_ref · exp(β Σ λ_m Q_m): a reference policy and the value models that may tilt it."""
+    """π ∝ π_ref · exp(β Σ λ_m Q_m): a reference policy and the value models that may tilt it.
+
+    Args:
+        reference: π_ref.
+        networks: the value models, or other guides.
+        rule: how their values bend the reference policy.
+    """
 
     reference: ReferencePolicy
-    networks: tuple[ValueNetwork, ...] = ()
+    networks: tuple[ValueNetwork | Guide, ...] = ()
+    rule: Rule = tilt
     objectives: tuple[str, ...] = field(init=False)  # the M axis
 
     def __post_init__(self) -> None:
@@ -47,7 +57,8 @@ class GuidedPolicy:
         Raises:
             ValueError: they were trained for different ones.
         """
-        etas = {network.card.eta for network in self.networks if network.card.eta}
+        cards = [network.card for network in self.networks if isinstance(network, ValueNetwork)]
+        etas = {card.eta for card in cards if card.eta}
         if len(etas) > 1:
             raise ValueError(
                 "beta must be given: the value models were trained for different strengths "
@@ -154,9 +165,9 @@ class GuidedPolicy:
                     f"into the context of {self.reference.context} tokens: shorten one of them."
                 )
         # A prompt is read once; its n answers fork from there.
-        read = Sampling((0.0,) * len(self.objectives), top_k=0)
         roots = [
-            Job(start.tokens, 0, read, ("root",), tag=(at, -1)) for at, start in enumerate(encoded)
+            Job(start.tokens, 0, samplings[at], ("root",), tag=(at, -1))
+            for at, start in enumerate(encoded)
         ]
         roots.sort(key=lambda job: len(job.tokens))  # a row pays for the longest one beside it
 
@@ -180,7 +191,10 @@ class GuidedPolicy:
 
         answers: dict[tuple[int, int], Answer] = {}
         size = min(rows, max(1, n * len(roots)))
-        for span in decode(self.reference, self.networks, roots, rows=size, follow=answers_to):
+        spans = decode(
+            self.reference, self.networks, roots, rule=self.rule, rows=size, follow=answers_to
+        )
+        for span in spans:
             if span.job.limit:
                 answers[span.job.tag] = self._answer(prompts[span.job.tag[0]], span)
         return [answers[key] for key in sorted(answers)]
@@ -199,6 +213,7 @@ class GuidedPolicy:
             kl=sum(span.kl),
             kl_sampled=sum(span.log_ratio),
             kl_truncation=sum(span.truncation),
+            log_ref=sum(span.log_ref),
             reason=span.reason,
         )
 

@@ -13,6 +13,16 @@ import torch
 from torch import Tensor
 
 
+class Settings(NamedTuple):
+    """How each of R rows samples; see `jobs.Sampling`."""
+
+    weights: Tensor  # [R, M] float32
+    beta: Tensor  # [R]
+    temperature: Tensor  # [R]
+    top_k: Tensor  # [R] int, V for the whole vocabulary
+    top_p: Tensor  # [R]
+
+
 class Candidates(NamedTuple):
     """The tokens that a row may choose from, most likely first."""
 

@@ -2,10 +2,13 @@
 
 A source follows the rows of the reference policy (`extend`, `commit`, `copy`, `clear` mean what
 they mean in `rows`) and answers one question: `values(rows, candidates[R, K]) -> [R, K, M]`.
+Whatever opens such a source can guide: a value network, or (see `measure`) another policy.
 """
+# ruff: noqa: ARG002 - a source hears of everything, and takes what it needs
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,14 +16,24 @@ from torch import Tensor
 
 from mavis.guide.network import ValueNetwork
 from mavis.guide.rows import Index, Reading, Rows
+from mavis.guide.tilt import Settings
 
 
 class ValueSource(ABC):
     """Values of candidates, for rows that are read beside the reference policy's."""
 
     @abstractmethod
-    def extend(self, rows: Index, tokens: Sequence[Sequence[int]], reading: Reading) -> None:
-        """Follow tokens that the reference policy has read; `reading` is what it said."""
+    def extend(
+        self, rows: Index, tokens: Sequence[Sequence[int]], reading: Reading, settings: Settings
+    ) -> None:
+        """Follow tokens that the reference policy has read.
+
+        Args:
+            rows: which rows [R].
+            tokens: one non-empty list a row.
+            reading: what the reference policy said; no logits if nobody will ask for values.
+            settings: how these rows sample.
+        """
 
     @abstractmethod
     def values(self, rows: Index, candidates: Tensor) -> Tensor:
@@ -48,13 +61,15 @@ class ActionValues(ValueSource):
         self.rows = Rows(network.trunk, rows)
         self._hidden = torch.empty(0)
 
-    def extend(self, rows: Index, tokens: Sequence[Sequence[int]], reading: Reading) -> None:  # noqa: ARG002
+    def extend(
+        self, rows: Index, tokens: Sequence[Sequence[int]], reading: Reading, settings: Settings
+    ) -> None:
         """Read the same tokens."""
         hidden = self.rows.extend(rows, tokens).hidden
         assert hidden is not None
         self._hidden = hidden
 
-    def values(self, rows: Index, candidates: Tensor) -> Tensor:  # noqa: ARG002
+    def values(self, rows: Index, candidates: Tensor) -> Tensor:
         """Gather the candidates' values from the state just read."""
         return self.network.action_values(self._hidden, candidates)
 
@@ -80,7 +95,9 @@ class StateValues(ValueSource):
         # Whether a row's last token was kept by `commit`, so that it need not be read again.
         self._ahead = np.zeros(rows, dtype=bool)
 
-    def extend(self, rows: Index, tokens: Sequence[Sequence[int]], reading: Reading) -> None:  # noqa: ARG002
+    def extend(
+        self, rows: Index, tokens: Sequence[Sequence[int]], reading: Reading, settings: Settings
+    ) -> None:
         """Read the tokens, but for those that are here already as the chosen candidate."""
         behind = ~self._ahead[rows]
         self._ahead[rows] = False
@@ -117,12 +134,14 @@ class SharedValues(ValueSource):
         self.network = network
         self._hidden = torch.empty(0)
 
-    def extend(self, rows: Index, tokens: Sequence[Sequence[int]], reading: Reading) -> None:  # noqa: ARG002
+    def extend(
+        self, rows: Index, tokens: Sequence[Sequence[int]], reading: Reading, settings: Settings
+    ) -> None:
         """Take the reference policy's state."""
         assert reading.hidden is not None
         self._hidden = reading.hidden
 
-    def values(self, rows: Index, candidates: Tensor) -> Tensor:  # noqa: ARG002
+    def values(self, rows: Index, candidates: Tensor) -> Tensor:
         """Gather the candidates' values from the state just taken."""
         return self.network.action_values(self._hidden, candidates)
 
@@ -136,8 +155,23 @@ class SharedValues(ValueSource):
         """Nothing to forget."""
 
 
-def open_source(network: ValueNetwork, rows: int) -> ValueSource:
-    """The source that a network's card names, with room for `rows` rows."""
+class Guide(Protocol):
+    """What can guide beside a value network."""
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names of its values: its part of the M axis."""
+        ...
+
+    def open(self, rows: int) -> ValueSource:
+        """A source with room for `rows` rows."""
+        ...
+
+
+def open_source(network: ValueNetwork | Guide, rows: int) -> ValueSource:
+    """The source that a network's card names, or a guide's own, with room for `rows` rows."""
+    if not isinstance(network, ValueNetwork):
+        return network.open(rows)
     if network.card.source == "action":
         return ActionValues(network, rows)
     if network.card.source == "state":

@@ -107,7 +107,9 @@ def grow(
     # Prompts of like length side by side: a row pays for the longest one that is live.
     order = sorted(range(len(prompts)), key=lambda index: len(starts[index].tokens))
     roots = [_root(starts[index], sampling, index) for index in order]
-    spans = decode(policy.reference, policy.networks, roots, rows=rows, follow=children)
+    spans = decode(
+        policy.reference, policy.networks, roots, rule=policy.rule, rows=rows, follow=children
+    )
     for span in spans:
         index = span.job.tag.tree
         leaf = span.reason != "length" or _length(span) >= shape.max_tokens

@@ -35,7 +35,7 @@ def policy(tiny_reference: ReferencePolicy, tiny_network: Make) -> GuidedPolicy:
 def assert_same(found: list[Answer], expected: list[Answer]) -> None:
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected, strict=True):
-        numbers = ("kl", "kl_sampled", "kl_truncation")
+        numbers = ("kl", "kl_sampled", "kl_truncation", "log_ref")
         for name in numbers:
             assert getattr(ours, name) == pytest.approx(getattr(theirs, name), abs=1e-4)
         same = dict.fromkeys(numbers, 0.0)
@@ -57,6 +57,8 @@ def test_an_answer_is_the_plain_loop_s(policy: GuidedPolicy, naive: Any) -> None
         ratios = [s.log_pi[a] - s.log_ref[a] for s, a in zip(steps, said, strict=True)]
         assert answer.kl == pytest.approx(sum(step.kl for step in steps), abs=1e-4)
         assert answer.kl_sampled == pytest.approx(sum(ratios), abs=1e-4)
+        log_ref = sum(s.log_ref[a] for s, a in zip(steps, said, strict=True))
+        assert answer.log_ref == pytest.approx(log_ref, abs=1e-4)
         assert answer.kl_truncation == pytest.approx(sum(s.truncation for s in steps), abs=1e-4)
         assert answer.reason == ("end" if said[-1] == 0 else "length")
 

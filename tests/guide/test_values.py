@@ -10,6 +10,7 @@ import torch
 from mavis.guide.network import Source, ValueNetwork
 from mavis.guide.reference import ReferencePolicy
 from mavis.guide.rows import Rows
+from mavis.guide.tilt import Settings
 from mavis.guide.values import ActionValues, SharedValues, StateValues, open_source
 
 SOURCES = get_args(Source)
@@ -85,7 +86,7 @@ class Walk:
         index = np.array(rows)
         reading = self.cache.extend(index, tokens)
         for source in self.sources:
-            source.extend(index, tokens, reading)
+            source.extend(index, tokens, reading, Settings(*torch.ones(5, len(rows))))
 
 
 def wander(walk: Walk) -> None:
