@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from mavis.guide.decode import Rule, decode
 from mavis.guide.jobs import Job, Sampling, Span
 from mavis.guide.network import ValueNetwork, objectives_of, read_card
@@ -54,6 +56,8 @@ class GuidedPolicy:
     def beta(self) -> float:
         """The strength of the tilt that the value models were trained for, 1 / η.
 
+        Other policies are mixed at strength 1: their log-ratios are in nats, as π_ref is.
+
         Raises:
             ValueError: they were trained for different ones.
         """
@@ -64,7 +68,9 @@ class GuidedPolicy:
                 "beta must be given: the value models were trained for different strengths "
                 f"(eta {', '.join(f'{eta:g}' for eta in sorted(etas))})."
             )
-        return 1 / etas.pop() if etas else Sampling.beta
+        if etas:
+            return 1 / etas.pop()
+        return 1.0 if len(cards) < len(self.networks) else Sampling.beta
 
     def vector(self, weights: Weights) -> tuple[float, ...]:
         """Weights by name as a vector [M]; an objective that is not named weighs nothing.
@@ -164,6 +170,7 @@ class GuidedPolicy:
                     f"prompt {at} ({len(start.tokens)} tokens) and max_tokens ({limit}) must fit "
                     f"into the context of {self.reference.context} tokens: shorten one of them."
                 )
+        self._try_rule(samplings)
         # A prompt is read once; its n answers fork from there.
         roots = [
             Job(start.tokens, 0, samplings[at], ("root",), tag=(at, -1))
@@ -198,6 +205,14 @@ class GuidedPolicy:
             if span.job.limit:
                 answers[span.job.tag] = self._answer(prompts[span.job.tag[0]], span)
         return [answers[key] for key in sorted(answers)]
+
+    def _try_rule(self, samplings: Sequence[Sampling]) -> None:
+        """Show a rule all settings, on states of one candidate: what it refuses, it refuses now."""
+        if samplings:
+            weights = torch.tensor([sampling.weights for sampling in samplings])  # [n, M]
+            nothing = torch.zeros(len(samplings), 1)
+            beta = torch.tensor([sampling.beta for sampling in samplings])
+            self.rule(nothing, torch.zeros_like(weights)[:, None], weights, beta)
 
     def _encode(self, prompt: Prompt, at: int) -> Encoded:
         try:

@@ -12,7 +12,7 @@ primitives are all that sampling, rollout trees and search need:
 They run on unmodified `transformers` modules. Knows nothing of policies, values or prompts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,11 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
 Index = npt.NDArray[np.int64]
+
+
+def no_extra(rows: Index) -> Mapping[str, Any]:  # noqa: ARG001
+    """The model's forward takes what every model's does."""
+    return {}
 
 
 class Reading(NamedTuple):
@@ -109,14 +114,21 @@ class Rows:
         model: an unmodified `transformers` model, causal LM or headless.
         rows: how many rows the buffers hold; their slots grow as they are needed.
         hidden: whether a causal LM shall also give its last hidden states.
+        extra: more arguments of the model's forward, for the rows that it reads.
     """
 
-    def __init__(self, model: PreTrainedModel, rows: int, hidden: bool = False) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        rows: int,
+        hidden: bool = False,
+        extra: Callable[[Index], Mapping[str, Any]] = no_extra,
+    ) -> None:
         self.model = model
         self.cache = SlotCache(rows, slots=64)
         self.lengths: Index = np.zeros(rows, dtype=np.int64)
         self._causal_lm = model.get_output_embeddings() is not None
-        self._hidden = hidden
+        self._hidden, self._extra = hidden, extra
         self._place = model.device  # asked once: `transformers` looks through all parameters for it
         self._open = torch.zeros((), dtype=model.dtype, device=self._place)
         self._shut = self._open - torch.inf
@@ -216,6 +228,7 @@ class Rows:
             past_key_values=self.cache,
             use_cache=True,
             **options,
+            **self._extra(rows),
         )
         logits = hidden = None
         if self._causal_lm:

@@ -1,6 +1,8 @@
 """The trunk of a value network: layers of the reference policy, or another model, with adapters."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, cast
 
@@ -92,10 +94,17 @@ def with_lora(model: PreTrainedModel, options: dict[str, Any]) -> PreTrainedMode
     """Add trainable adapters to a trunk (`options`: of `peft.LoraConfig`), and freeze the rest."""
     from peft import LoraConfig, get_peft_model
 
+    with adapting():
+        return cast(PreTrainedModel, get_peft_model(model, LoraConfig(**options)))
+
+
+@contextmanager
+def adapting() -> Iterator[None]:
+    """Put adapters on a model without peft's warnings about `transformers`."""
     with warnings.catch_warnings():
         # peft reads an attribute that newer transformers have under another name.
         warnings.filterwarnings("ignore", ".is_gradient_checkpointing", FutureWarning)
-        return cast(PreTrainedModel, get_peft_model(model, LoraConfig(**options)))
+        yield
 
 
 def merged(trunk: PreTrainedModel) -> PreTrainedModel:

@@ -1,0 +1,1 @@
+"""Compare: fronts, their indicators and intervals, rivals, and sweeps over weightings."""
