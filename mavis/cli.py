@@ -19,6 +19,7 @@ TRAINING = {
     "validate": "Measure the last round's values on held-out trees.",
     "test": "Measure the last round's policy on the test prompts.",
 }
+RESUMED = {"fit", "tune", "pareto", "judge"}  # what a killed command has finished is kept
 Command = Callable[..., None]
 NOISE = (  # what the parser says around the reason why a value fits none of an option's types
     *("Does not validate against", "Subtypes:", "Errors:", "Given value type:"),
@@ -30,10 +31,12 @@ def commands() -> dict[tuple[str, ...], Command]:
     """The plain commands, by their words."""
     from mavis.commands import check_objective, list_objectives, new_objective
     from mavis.generate import generate
+    from mavis.measure.judge import judge
     from mavis.sandbox.build import build
 
     return {
         ("generate",): generate,
+        ("judge",): judge,
         ("objectives", "list"): list_objectives,
         ("objectives", "check"): check_objective,
         ("objectives", "new"): new_objective,
@@ -56,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning exits on an interrupt: what it was is in the context.
         if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
-            resumed = "; the same command goes on from here" if words[:1] == ["fit"] else ""
+            resumed = "; the same command goes on from here" if set(words[:1]) & RESUMED else ""
             print(f"mavis: interrupted{resumed}.", file=sys.stderr)
             return 130
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
