@@ -31,11 +31,13 @@ def commands() -> dict[tuple[str, ...], Command]:
     """The plain commands, by their words."""
     from mavis.commands import check_objective, list_objectives, new_objective
     from mavis.generate import generate
+    from mavis.measure.compare import pareto
     from mavis.measure.judge import judge
     from mavis.sandbox.build import build
 
     return {
         ("generate",): generate,
+        ("pareto",): pareto,
         ("judge",): judge,
         ("objectives", "list"): list_objectives,
         ("objectives", "check"): check_objective,

@@ -48,6 +48,15 @@ def plain(prompt: Prompt) -> str:
     return "".join(heads.get(turn["role"], "") + turn["content"] for turn in prompt) + _ASSISTANT
 
 
+def digest(prompt: Prompt) -> str:
+    """A name for a prompt, by which it is told whether a model has seen it in training.
+
+    >>> digest("Why?") == digest([{"role": "user", "content": "Why?"}])
+    True
+    """
+    return hashlib.sha256(plain(prompt).encode(errors="replace")).hexdigest()[:16]
+
+
 def dialogue(text: str) -> list[Message] | None:
     r"""The messages of a Human/Assistant text with an open last turn, else None.
 

@@ -16,8 +16,10 @@ from mavis.learn.evaluate import Sample, at_kl, summary
 from mavis.learn.module import ValueModule
 from mavis.learn.store import write_json, write_whole
 from mavis.learn.tracking import Tracking
+from mavis.prompts import digest
 
 LAST = Path("checkpoints") / "last.ckpt"
+SEEN = "prompts.json"  # digests of the prompts that a value model was trained on
 
 
 class Rounds(Callback):
@@ -87,7 +89,12 @@ class Rounds(Callback):
         module.network.card = replace(module.network.card, rounds=data.round + 1)
         text = _card(data, module, entry)
         value = data.folder / "value"
-        write_whole(value, lambda draft: module.network.save_pretrained(draft, text))
+
+        def save(draft: Path) -> None:
+            module.network.save_pretrained(draft, text)
+            write_json(draft / SEEN, sorted(map(digest, data.prompts["train"])))
+
+        write_whole(value, save)
         pictures = _plots(data, module, entries, guided)
         write_json(file, entries)
         for logger in trainer.loggers:

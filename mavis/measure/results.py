@@ -1,0 +1,214 @@
+"""What a sweep comes to, as one JSON object: the fronts, the indicators, the costs, the warnings.
+
+`results.json` holds everything that the report shows and all that is needed to run it again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mavis.measure.equal_kl import Reading, Stand, at_kl, best_of_n, stand
+from mavis.measure.intervals import Interval, interval, means, resamples
+from mavis.measure.models import Cost
+from mavis.measure.points import Array, Point
+from mavis.measure.standing import INDICATORS, Standing
+from mavis.measure.weightings import Weighting
+from mavis.reward import Units
+
+RESAMPLES = 1000
+AHEAD = "mavis"  # whose lead over every other method is worked out
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The points of a sweep.
+
+    Args:
+        objectives: names of the M axis.
+        weightings: λ [W][M].
+        kl: nats per answer, at which methods are compared.
+        reference: π_ref's answers; standard units are those of their rewards.
+        best_of: many answers of π_ref, to take the best of; None if nobody asked.
+        curves: the points of every other method, for each weighting.
+        corner: the hypervolume's reference point [M], if one was given.
+    """
+
+    objectives: tuple[str, ...]
+    weightings: Sequence[Weighting]
+    kl: float
+    reference: Point
+    best_of: Point | None
+    curves: Mapping[str, Sequence[Sequence[Point]]]
+    corner: Sequence[float] | None = None
+
+    @property
+    def units(self) -> list[Units]:
+        """Mean and standard deviation of π_ref's rewards on these prompts, by objective."""
+        rewards = self.reference.rewards
+        return [
+            Units.measure(rewards[..., m].ravel().tolist(), name)
+            for m, name in enumerate(self.objectives)
+        ]
+
+    def standard(self, point: Point) -> Array:
+        """A point's rewards in standard units [P, S, M]."""
+        mean = np.array([units.mean for units in self.units])
+        std = np.array([units.std for units in self.units])
+        found: Array = (point.rewards - mean) / std
+        return found
+
+    def stand(self, point: Point) -> Stand:
+        """A point, prompt by prompt."""
+        return stand(self.standard(point), point.kl)
+
+    def standing(self) -> Standing:
+        """All methods at the KL asked for."""
+        counts = resamples(len(self.reference.kl), RESAMPLES)
+        start = self.stand(self.reference)
+        readings: dict[str, list[Reading | None]] = {}
+        for method, curves in self.curves.items():
+            stands = [[start, *map(self.stand, points)] for points in curves]
+            readings[method] = [at_kl(curve, self.kl, counts) for curve in stands]
+        if self.best_of is not None:
+            rewards = self.standard(self.best_of)
+            cost = self.best_of.numbers["kl_truncation"]
+            readings["best_of"] = [
+                at_kl(best_of_n(rewards, cost, weights), self.kl, counts)
+                for weights in self.weightings
+            ]
+        baseline = Reading(_mean(start.rewards), means(start.rewards, counts))
+        return Standing(self.kl, self.weightings, baseline, readings, self.corner)
+
+    def nearest(self, method: str) -> list[Point]:
+        """For each weighting, the point of a method whose KL is nearest to the one compared at."""
+        if method not in self.curves:
+            return [self.reference]
+        return [min(c, key=lambda p: abs(p.kl.mean() - self.kl)) for c in self.curves[method]]
+
+
+def results(
+    findings: Findings,
+    costs: Mapping[str, Cost],
+    speeds: Mapping[str, float],
+    settings: Mapping[str, Any],
+    warnings: Sequence[str],
+) -> dict[str, Any]:
+    """Everything that is known of a sweep, fit for JSON.
+
+    Args:
+        findings: its points.
+        costs: of the methods that were trained.
+        speeds: tokens per CPU second of each method, served as one would.
+        settings: what is needed to run it again.
+        warnings: of overlaps between training and test, and the like.
+    """
+    standing = findings.standing()
+    return {
+        "objectives": list(findings.objectives),
+        "units": [vars(units) for units in findings.units],
+        "kl": findings.kl,
+        "weightings": [list(weights) for weights in findings.weightings],
+        "reference_point": standing.reference_point.tolist() if standing.methods else None,
+        "reference": _point(findings, findings.reference),
+        "methods": {
+            m: _method(findings, standing, m, costs.get(m), speeds.get(m))
+            for m in standing.readings
+        },
+        "ahead": _ahead(standing),
+        "warnings": [*warnings, *_short_of(standing)],
+        "settings": dict(settings),
+    }
+
+
+def _method(
+    findings: Findings, standing: Standing, method: str, cost: Cost | None, speed: float | None
+) -> dict[str, Any]:
+    reached = method in standing.methods
+    near = [point.summary for point in findings.nearest(method)] if method != "best_of" else []
+    about = ("length", "distinct_3", "repetition", "perplexity", "kl_truncation")
+    return {
+        "rewards": [_rewards(reading) for reading in standing.readings[method]],
+        "indicators": {
+            name: vars(standing.indicator(method, name)) if reached else None for name in INDICATORS
+        },
+        "answers": {name: float(np.mean([s[name] for s in near])) for name in about if near},
+        "training_seconds": cost.seconds if cost else 0.0,
+        "parameters": cost.parameters if cost else 0,
+        "tokens_per_cpu_second": speed,
+        "points": _best_curves(findings) if method == "best_of" else _curves(findings, method),
+    }
+
+
+def _rewards(reading: Reading | None) -> list[dict[str, float]] | None:
+    """The mean reward of each objective with its interval."""
+    if reading is None:
+        return None
+    return [
+        vars(interval(float(value), samples))
+        for value, samples in zip(reading.rewards, reading.samples.T, strict=True)
+    ]
+
+
+def _point(findings: Findings, point: Point) -> dict[str, Any]:
+    mean = _mean(findings.stand(point).rewards)
+    return {"strength": point.strength, "rewards": mean.tolist(), **point.summary}
+
+
+def _curves(findings: Findings, method: str) -> list[list[dict[str, Any]]]:
+    return [[_point(findings, point) for point in curve] for curve in findings.curves[method]]
+
+
+def _best_curves(findings: Findings) -> list[list[dict[str, Any]]]:
+    """Best-of-N at N = 1, 2, 4 … for each weighting."""
+    assert findings.best_of is not None
+    rewards, cost = findings.standard(findings.best_of), findings.best_of.numbers["kl_truncation"]
+    curves = []
+    for weights in findings.weightings:
+        curve = best_of_n(rewards, cost, weights)
+        powers = [n for n in range(1, len(curve) + 1) if n & (n - 1) == 0]
+        curves.append(
+            [
+                {
+                    "strength": n,
+                    "kl": float(curve[n - 1].kl.mean()),
+                    "rewards": _mean(curve[n - 1].rewards).tolist(),
+                }
+                for n in powers
+            ]
+        )
+    return curves
+
+
+def _ahead(standing: Standing) -> dict[str, dict[str, dict[str, float]]]:
+    """How far MAVIS is ahead of every other method: ratios, and differences of the gain."""
+    if AHEAD not in standing.methods:
+        return {}
+
+    def lead(rival: str) -> dict[str, Interval]:
+        return {
+            "hypervolume_ratio": standing.against(AHEAD, rival, "hypervolume"),
+            "gain_ratio": standing.against(AHEAD, rival, "weighted_gain"),
+            "gain_difference": standing.against(AHEAD, rival, "weighted_gain", by="difference"),
+        }
+
+    others = [method for method in standing.methods if method != AHEAD]
+    return {rival: {k: vars(v) for k, v in lead(rival).items()} for rival in others}
+
+
+def _short_of(standing: Standing) -> list[str]:
+    return [
+        f"{method} does not get to {standing.kl:g} nats at {sum(r is None for r in found)} of "
+        f"{len(found)} weightings: it is left out of the comparison there and of the indicators."
+        for method, found in standing.readings.items()
+        if method not in standing.methods
+    ]
+
+
+def _mean(values: npt.NDArray[np.float64]) -> Array:
+    """Mean over prompts [M]."""
+    (mean,) = means(values, np.ones((1, len(values)), dtype=np.int64))
+    found: Array = mean
+    return found

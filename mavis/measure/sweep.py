@@ -1,0 +1,146 @@
+"""A sweep: every method answers the same prompts, for every weighting, up to the KL asked for.
+
+Strength goes up or down from a method's natural one, by half an octave at a time, until the mean KL
+has passed the one at which methods are compared; the points on either side are what an
+interpolation needs, and all of them make the curve of reward against KL. Every point is a file as
+soon as it is finished, and is not made again.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from mavis.guide.policy import GuidedPolicy
+from mavis.learn.store import write_json
+from mavis.measure.ground import Ground
+from mavis.measure.models import Models, identity
+from mavis.measure.points import Point, place
+from mavis.measure.rivals import Chosen, Team, served
+from mavis.measure.weightings import Weighting
+
+SETTINGS, SPEED = "sweep.json", "speed.json"
+RUNG = 2**0.5  # from one strength to the next: KL about doubles
+RUNGS = 12  # at most, from the natural strength: up to 64 times it, or a 64th
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A folder of points over one ground."""
+
+    folder: Path
+    ground: Ground
+    models: Models
+    weightings: tuple[Weighting, ...]
+
+    def open(self, methods: Sequence[str]) -> dict[str, list[dict[str, Path]]]:
+        """Find every method's models, and see that the folder is for this sweep.
+
+        Returns:
+            the models' folders by method, for each seed.
+
+        Raises:
+            FileNotFoundError: a model is missing.
+            ValueError: the folder holds points of other settings, or of other models.
+        """
+        names, seeds = self.ground.names, range(self.ground.seeds)
+        found = {
+            m: [self.models.folders(m, names, self.weightings, seed) for seed in seeds]
+            for m in methods
+        }
+        marks = {m: [{n: identity(p) for n, p in f.items()} for f in found[m]] for m in methods}
+        settings = self.ground.settings()
+        file = self.folder / SETTINGS
+        if file.is_file():
+            _check_same(self.folder, json.loads(file.read_text()), settings, marks)
+            marks = json.loads(file.read_text())["models"] | marks
+        write_json(file, {"settings": settings, "models": marks})
+        return found
+
+    def reference(self) -> Point:
+        """π_ref's answers."""
+        return self._kept("reference", (), 0.0, lambda _: self._plain)
+
+    def best_of(self) -> Point:
+        """π_ref's answers to choose the best of, [P, best_of]."""
+        return self._kept("best_of", (), 0.0, lambda _: self._plain, self.ground.best_of)
+
+    def team(self, method: str, folders: Sequence[Mapping[str, Path]]) -> Team:
+        """A method's models."""
+        ground = self.ground
+        return Team(method, ground.reference, ground.names, self.models, folders)
+
+    def curves(self, team: Team, kl: float) -> Iterator[list[Point]]:
+        """A method's points for every weighting, by strength, on both sides of a KL."""
+        for weights in self.weightings:
+            choose = team.weighted(weights)
+            make = partial(self._kept, team.method, weights, choose=choose)
+            yield reach(make, team.strength, kl)
+
+    def speed(self, team: Team) -> float:
+        """Tokens per CPU second of a method, served as one would, at the middle weighting."""
+        file = self.folder / "points" / team.method / SPEED
+        if not file.is_file():
+            middle = self.weightings[len(self.weightings) // 2]
+            chosen = served(team.weighted(middle)(0))
+            found = self.ground.speed(chosen, team.strength)
+            write_json(file, {"tokens_per_cpu_second": found})
+        return float(json.loads(file.read_text())["tokens_per_cpu_second"])
+
+    @cached_property
+    def _plain(self) -> Chosen:
+        return GuidedPolicy(self.ground.reference), ()
+
+    def _kept(
+        self,
+        method: str,
+        weights: Weighting,
+        strength: float,
+        choose: Callable[[int], Chosen],
+        n: int = 1,
+    ) -> Point:
+        """A point from its file, or made and written there."""
+        names = list(self.ground.names) if weights else []
+        file = place(self.folder, method, weights, strength, names)
+        if not file.is_file():
+            point = self.ground.point(method, weights, strength, choose, n)
+            point.save(file, self.ground.names)
+        return Point.load(file)
+
+
+def reach(make: Callable[[float], Point], start: float, kl: float) -> list[Point]:
+    """Points from a strength on, until their KL has passed a value; by strength.
+
+    Args:
+        make: the point of a strength.
+        start: the first.
+        kl: mean nats per answer.
+    """
+    points = [make(start)]
+    below = points[0].kl.mean() < kl
+    for rung in range(1, RUNGS + 1):
+        points.append(make(start * RUNG ** (rung if below else -rung)))
+        if (points[-1].kl.mean() < kl) != below:
+            break
+    return sorted(points, key=lambda point: point.strength)
+
+
+def _check_same(
+    folder: Path,
+    before: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    marks: Mapping[str, Any],
+) -> None:
+    for name, value in settings.items():
+        was = before["settings"].get(name)
+        if was != value:
+            short = f"other {name}" if isinstance(value, list) else f"{name} = {was}, not {value}"
+            raise ValueError(f"{folder} holds a sweep with {short}: give another --out.")
+    for method, mark in marks.items():
+        if before["models"].get(method, mark) != mark:
+            raise ValueError(
+                f"{folder} holds points of other models of {method}, or of these before they were "
+                "trained anew: give another --out."
+            )
