@@ -25,6 +25,8 @@ SETTINGS, SPEED = "sweep.json", "speed.json"
 RUNG = 2**0.5  # from one strength to the next: KL about doubles
 RUNGS = 12  # at most, from the natural strength: up to 64 times it, or a 64th
 
+Marks = dict[str, list[dict[str, str]]]  # method -> for each seed, a digest of each model
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -54,8 +56,9 @@ class Sweep:
         settings = self.ground.settings()
         file = self.folder / SETTINGS
         if file.is_file():
-            _check_same(self.folder, json.loads(file.read_text()), settings, marks)
-            marks = json.loads(file.read_text())["models"] | marks
+            before = json.loads(file.read_text())
+            _check_same(self.folder, before["settings"], settings)
+            marks = _with_earlier(self.folder, before["models"], marks)
         write_json(file, {"settings": settings, "models": marks})
         return found
 
@@ -127,20 +130,23 @@ def reach(make: Callable[[float], Point], start: float, kl: float) -> list[Point
     return sorted(points, key=lambda point: point.strength)
 
 
-def _check_same(
-    folder: Path,
-    before: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    marks: Mapping[str, Any],
-) -> None:
+def _check_same(folder: Path, before: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
-        was = before["settings"].get(name)
+        was = before.get(name)
         if was != value:
             short = f"other {name}" if isinstance(value, list) else f"{name} = {was}, not {value}"
             raise ValueError(f"{folder} holds a sweep with {short}: give another --out.")
-    for method, mark in marks.items():
-        if before["models"].get(method, mark) != mark:
+
+
+def _with_earlier(folder: Path, before: Marks, marks: Marks) -> Marks:
+    """The models of this sweep beside those that earlier points are of."""
+    together = dict(before)
+    for method, seeds in marks.items():
+        pairs = list(zip(before.get(method, [{}] * len(seeds)), seeds, strict=True))
+        if any(old.get(name, mark) != mark for old, new in pairs for name, mark in new.items()):
             raise ValueError(
                 f"{folder} holds points of other models of {method}, or of these before they were "
                 "trained anew: give another --out."
             )
+        together[method] = [old | new for old, new in pairs]
+    return together
