@@ -23,6 +23,7 @@ STORY = (
     "guide.jobs",
     "guide.decode",
     "guide.policy",
+    "guide.search",
     "learn.tree",
     "learn.rollout",
     "learn.targets",

@@ -1,0 +1,232 @@
+"""Beam search: the most likely answers of a policy, whatever guides it.
+
+The beams of all prompts are rows of the decoding core's caches and take their steps together; a
+beam that goes on from another one's row copies it. Ended answers wait until no living beam can
+still overtake them: a log-probability only falls.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mavis.guide.jobs import Sampling
+from mavis.guide.policy import Answer, GuidedPolicy
+from mavis.guide.reference import Encoded
+from mavis.guide.rows import Rows
+from mavis.guide.tilt import Candidates, Settings, candidates, exact_kl, truncation
+from mavis.guide.values import open_source
+from mavis.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class Beam:
+    """An answer so far: its tokens, and what is summed over them, in nats."""
+
+    score: float = 0.0  # log π
+    tokens: tuple[int, ...] = ()
+    log_ref: float = 0.0
+    kl: float = 0.0
+    truncation: float = 0.0
+    reason: str = ""
+
+
+@dataclass
+class _Search:
+    """One prompt's: the living beams by row, and the ended ones, best first."""
+
+    prompt: Prompt
+    start: Encoded
+    alive: list[Beam] = field(default_factory=lambda: [Beam()])
+    ended: list[Beam] = field(default_factory=list)
+
+    def best(self, width: int) -> list[Beam]:
+        return sorted([*self.ended, *self.alive], key=lambda beam: -beam.score)[:width]
+
+    def settle(self, width: int) -> None:
+        """Let go of living beams that can no longer be among the best."""
+        self.ended = sorted(self.ended, key=lambda beam: -beam.score)[:width]
+        if len(self.ended) == width:
+            last = self.ended[-1].score
+            self.alive = [beam for beam in self.alive if beam.score > last]
+
+
+@torch.inference_mode()
+def beam_search(
+    policy: GuidedPolicy,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    width: int = 4,
+    max_tokens: int = 64,
+) -> list[list[Answer]]:
+    """Search for the most likely answers.
+
+    Args:
+        policy: what to ask: a guided policy, a mixture of others, or π_ref alone.
+        prompts: texts or chats.
+        sampling: weights, β, temperature and candidates, for all prompts.
+        width: W, how many beams a prompt has.
+        max_tokens: the longest answer.
+
+    Returns:
+        for each prompt up to W answers, most likely first.
+
+    Raises:
+        ValueError: a setting is out of range, or a prompt is empty or too long.
+    """
+    if width < 1 or max_tokens < 1:
+        raise ValueError(f"width and max_tokens must be at least 1, got {width} and {max_tokens}.")
+    sampling.check(policy.objectives, policy.reference.vocabulary)
+    searches = []
+    for at, prompt in enumerate(prompts):
+        start = policy.reference.encode(prompt)
+        if len(start.tokens) + max_tokens > policy.reference.context:
+            raise ValueError(
+                f"prompt {at} ({len(start.tokens)} tokens) and max_tokens ({max_tokens}) must fit "
+                f"into the context of {policy.reference.context} tokens: shorten one of them."
+            )
+        searches.append(_Search(prompt, start))
+    if not searches:
+        return []
+    fork = _Rows(policy, sampling, len(searches) * width)
+    fork.begin([search.start.tokens for search in searches], width)
+    for step in range(max_tokens):
+        living = [
+            (at * width + nth, search, beam)
+            for at, search in enumerate(searches)
+            for nth, beam in enumerate(search.alive)
+        ]
+        if not living:
+            break
+        rows = [row for row, _, _ in living]
+        last = [beam.tokens[-1] if step else search.start.tokens[-1] for _, search, beam in living]
+        grown = fork.step(rows, last)
+        parents: dict[int, int] = {}
+        for at, search in enumerate(searches):
+            mine = [nth for nth, row in enumerate(rows) if row // width == at]
+            parents |= _grow(policy, search, mine, grown, at * width, width)
+        fork.follow(parents, rows)
+    return [[_answer(policy, search, beam) for beam in search.best(width)] for search in searches]
+
+
+@dataclass(frozen=True)
+class _Grown:
+    """One step of all living beams."""
+
+    log_pi: Tensor  # [R, K]
+    options: Candidates
+    kl: list[float]  # [R]
+    truncation: list[float]  # [R]
+
+
+class _Rows:
+    """The rows of the reference policy and of all sources."""
+
+    def __init__(self, policy: GuidedPolicy, sampling: Sampling, rows: int) -> None:
+        self.policy, self.sampling = policy, sampling
+        self.sources = [open_source(network, rows) for network in policy.networks]
+        self.cache = Rows(policy.reference.model, rows, hidden=True)
+
+    def begin(self, prompts: Sequence[Sequence[int]], width: int) -> None:
+        """Read all but the last token of each prompt, into its first row."""
+        for at, tokens in enumerate(prompts):
+            if len(tokens) > 1:
+                row, unread = np.array([at * width]), [tokens[:-1]]
+                reading = self.cache.extend(row, unread, silent=True)
+                for source in self.sources:
+                    source.extend(row, unread, reading, self._settings(1))
+
+    def step(self, rows: Sequence[int], tokens: Sequence[int]) -> _Grown:
+        """Read a token in each of some rows, and say how likely each candidate is behind it."""
+        index, unread = np.array(rows), [[token] for token in tokens]
+        settings = self._settings(len(rows))
+        reading = self.cache.extend(index, unread)
+        for source in self.sources:
+            source.extend(index, unread, reading, settings)
+        assert reading.logits is not None
+        options = candidates(reading.logits, *settings[2:])
+        values = [source.values(index, options.tokens) for source in self.sources]
+        empty = options.log_ref.new_zeros((*options.log_ref.shape, 0))
+        log_pi = self.policy.rule(
+            options.log_ref, torch.cat([empty, *values], dim=-1), *settings[:2]
+        )
+        kl, cut = exact_kl(log_pi, options.log_ref), truncation(options.log_ref)
+        return _Grown(log_pi, options, kl.tolist(), cut.tolist())
+
+    def follow(self, parents: dict[int, int], rows: Sequence[int]) -> None:
+        """Make each row that lives on equal to the one it comes from (an index into `rows`)."""
+        moved = {row: rows[parent] for row, parent in parents.items() if row != rows[parent]}
+        if moved:
+            dst, src = np.array(list(moved)), np.array(list(moved.values()))
+            self.cache.copy(dst, src)
+            for source in self.sources:
+                source.copy(dst, src)
+
+    def _settings(self, rows: int) -> Settings:
+        place, asked = self.policy.reference.model.device, self.sampling
+        top_k = asked.top_k or self.policy.reference.vocabulary
+        return Settings(
+            torch.tensor([asked.weights] * rows, device=place).reshape(rows, -1),
+            *(
+                torch.tensor([number] * rows, device=place)
+                for number in (asked.beta, asked.temperature, top_k, asked.top_p)
+            ),
+        )
+
+
+def _grow(
+    policy: GuidedPolicy, search: _Search, mine: list[int], grown: _Grown, first: int, width: int
+) -> dict[int, int]:
+    """Take one prompt's step; returns which row goes on from which beam."""
+    if not mine:
+        return {}
+    scores = torch.tensor([beam.score for beam in search.alive], dtype=torch.float64)
+    total = scores[:, None] + grown.log_pi[mine].double().cpu()  # [beams, K]
+    size = total.shape[1]
+    best = total.flatten().sort(descending=True)
+    beams: list[Beam] = []
+    parents: dict[int, int] = {}
+    for score, flat in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        if score == -np.inf or len(beams) == width:  # those that end take no living one's place
+            break
+        nth, pick = divmod(flat, size)
+        row, parent = mine[nth], search.alive[nth]
+        token = int(grown.options.tokens[row, pick])
+        beam = Beam(
+            score,
+            (*parent.tokens, token),
+            parent.log_ref + float(grown.options.log_ref[row, pick]),
+            parent.kl + grown.kl[row],
+            parent.truncation + grown.truncation[row],
+        )
+        reason = _reason(policy, search.start, beam.tokens)
+        if reason:
+            search.ended.append(replace(beam, reason=reason))
+        else:
+            parents[first + len(beams)] = row
+            beams.append(beam)
+    search.alive = beams
+    search.settle(width)
+    return {row: parent for row, parent in parents.items() if row - first < len(search.alive)}
+
+
+def _reason(policy: GuidedPolicy, start: Encoded, tokens: Sequence[int]) -> str:
+    if tokens[-1] in policy.reference.ends:
+        return "end"
+    text = policy.reference.tokenizer.decode(list(tokens)) if start.stop else ""
+    return "stop" if any(string in text for string in start.stop) else ""
+
+
+def _answer(policy: GuidedPolicy, search: _Search, beam: Beam) -> Answer:
+    return Answer(
+        prompt=search.prompt,
+        text=policy.reference.decode(beam.tokens, search.start.stop),
+        tokens=list(beam.tokens),
+        kl=beam.kl,
+        kl_sampled=beam.score - beam.log_ref,
+        kl_truncation=beam.truncation,
+        log_ref=beam.log_ref,
+        reason=beam.reason or "length",
+    )
