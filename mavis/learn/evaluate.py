@@ -78,11 +78,26 @@ def repetition(responses: Sequence[Sequence[int]], n: int) -> float:
     return float(np.mean(shares)) if shares else 0.0
 
 
+def odds_of_best(size: int, draws: int) -> npt.NDArray[np.float64]:
+    """How likely the i-th smallest of n numbers is the best of N drawn without replacement [n].
+
+    C(i−1, N−1) / C(n, N).
+
+    >>> odds_of_best(3, 2).round(3).tolist()
+    [0.0, 0.333, 0.667]
+    """
+    return np.array([math.comb(i, draws - 1) / math.comb(size, draws) for i in range(size)])
+
+
+def analytic_kl(draws: int) -> float:
+    """KL of best-of-N from what the N are drawn from, at most: log N − (N−1)/N nats."""
+    return math.log(draws) - (draws - 1) / draws
+
+
 def best_of_n(rewards: npt.NDArray[np.float64], truncation: npt.NDArray[np.float64]) -> list[Point]:
     """The exact mean reward of best-of-N on given samples, for N = 1 … n.
 
-    For each prompt the expected maximum of N of its n rewards, drawn without replacement: the i-th
-    smallest is the best with probability C(i−1, N−1) / C(n, N). KL = log N − (N−1)/N from what the
+    For each prompt the expected maximum of N of its n rewards. KL is the analytic one from what the
     samples were drawn from, plus what top-k cost them already: like every KL here it is one from
     the untruncated reference.
 
@@ -105,8 +120,8 @@ def best_of_n(rewards: npt.NDArray[np.float64], truncation: npt.NDArray[np.float
     size = ordered.shape[1]
     points: list[Point] = []
     for draws in range(1, size + 1):
-        odds = [math.comb(i, draws - 1) / math.comb(size, draws) for i in range(size)]
-        kl = math.log(draws) - (draws - 1) / draws + float((cost @ odds).mean())
+        odds = odds_of_best(size, draws)
+        kl = analytic_kl(draws) + float((cost @ odds).mean())
         points.append((draws, kl, float((ordered @ odds).mean())))
     return points
 

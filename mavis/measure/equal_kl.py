@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mavis.learn.evaluate import analytic_kl, odds_of_best
 from mavis.measure.intervals import means
 
 Array = npt.NDArray[np.float64]
@@ -45,9 +46,8 @@ def stand(rewards: Array, kl: Array) -> Stand:
 def best_of_n(rewards: Array, truncation: Array, weights: Sequence[float]) -> list[Stand]:
     """The curve of best-of-N by the weighted reward, exactly, for N = 1 … n.
 
-    Over all ways to draw N of a prompt's n answers: the one with the i-th smallest weighted reward
-    is the best with probability C(i−1, N−1) / C(n, N). KL = log N − (N−1)/N from what the answers
-    were drawn from, plus what truncation had cost the chosen ones.
+    The mean over all ways to draw N of a prompt's n answers. KL is the analytic one from what the
+    answers were drawn from, plus what truncation had cost the chosen ones.
 
     Args:
         rewards: of n answers of the reference policy [P, n, M]; one with a reward that abstained
@@ -62,12 +62,12 @@ def best_of_n(rewards: Array, truncation: Array, weights: Sequence[float]) -> li
     size = ranked.shape[1]
     curve = []
     for draws in range(1, size + 1):
-        odds = np.array([math.comb(i, draws - 1) / math.comb(size, draws) for i in range(size)])
+        odds = odds_of_best(size, draws)
         known = np.isfinite(ranked)
         weight = (known * odds[:, None]).sum(1)
         total = (np.where(known, ranked, 0.0) * odds[:, None]).sum(1)
         mean = np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
-        curve.append(Stand(mean, math.log(draws) - (draws - 1) / draws + cost @ odds))
+        curve.append(Stand(mean, analytic_kl(draws) + cost @ odds))
     return curve
 
 
