@@ -19,7 +19,7 @@ TRAINING = {
     "validate": "Measure the last round's values on held-out trees.",
     "test": "Measure the last round's policy on the test prompts.",
 }
-RESUMED = {"fit", "tune", "pareto", "judge"}  # what a killed command has finished is kept
+RESUMED = {"fit", "tune", "parm", "pareto", "judge"}  # what a killed command has finished is kept
 Command = Callable[..., None]
 NOISE = (  # what the parser says around the reason why a value fits none of an option's types
     *("Does not validate against", "Subtypes:", "Errors:", "Given value type:"),
@@ -33,10 +33,14 @@ def commands() -> dict[tuple[str, ...], Command]:
     from mavis.generate import generate
     from mavis.measure.compare import pareto
     from mavis.measure.judge import judge
+    from mavis.measure.parm_run import parm
+    from mavis.measure.tune import tune
     from mavis.sandbox.build import build
 
     return {
         ("generate",): generate,
+        ("tune",): tune,
+        ("parm",): parm,
         ("pareto",): pareto,
         ("judge",): judge,
         ("objectives", "list"): list_objectives,

@@ -5,12 +5,11 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from filelock import FileLock, Timeout
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -18,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mavis.learn.data import RolloutDataModule
 from mavis.learn.rounds import LAST, Rounds
-from mavis.learn.store import write_whole
+from mavis.learn.store import alone_in, write_whole
 from mavis.learn.tracking import Tracking
 from mavis.objective import available, find
 
@@ -115,7 +114,7 @@ class MavisCLI(LightningCLI):
                 f"{self.folder} holds no finished round: run `mavis fit` with the same options."
             )
         if getattr(rank_zero_only, "rank", 0) == 0:
-            self._stack.enter_context(_alone_in(self.folder))
+            self._stack.enter_context(alone_in(self.folder))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Track with MLflow unless another logger was asked for."""
@@ -176,23 +175,6 @@ def train(args: list[str], objective: str | None) -> None:
         for message in QUIET:
             warnings.filterwarnings("ignore", message=message)
         MavisCLI(args, objective, stack)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder, until the process ends or dies.
-
-    Raises:
-        RuntimeError: another one is in it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise RuntimeError(
-            f"another run is at work in {folder}: wait for it, or give another --out."
-        ) from error
 
 
 def _product(rounds: int, epochs: int) -> int:

@@ -1,5 +1,6 @@
 import csv
 import gzip
+import hashlib
 import json
 from itertools import chain
 
@@ -8,7 +9,7 @@ import pytest
 from pyarrow import Table, parquet
 
 from mavis import sources
-from mavis.prompts import dialogue, plain, read_prompts
+from mavis.prompts import dialogue, digest, plain, read_prompts
 
 CHOSEN = "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: Why: \nAssistant: x?\n\nAssistant: So."
 OPEN = "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: Why: \nAssistant: x?\n\nAssistant:"
@@ -296,3 +297,9 @@ def test_the_hub_is_asked_for_the_split_and_configuration(monkeypatch):
     assert read_prompts("owner/name", "test") == [OPEN]
     assert read_prompts("owner/name:part", "test") == [OPEN]
     assert asked == [("owner/name", None, "test"), ("owner/name", "part", "test")]
+
+
+def test_a_digest_is_of_the_plain_text():
+    assert digest("Why?") == hashlib.sha256(b"Why?").hexdigest()[:16]
+    assert digest([{"role": "user", "content": "Why?"}]) == digest("Why?")
+    assert digest("\ud800")  # half of a surrogate pair, as files may hold

@@ -105,7 +105,7 @@ sys.exit(f"imported {heavy}" if heavy else 0 if status == 0 and said.getvalue() 
 @pytest.mark.parametrize(
     "words",
     [["--help"], ["objectives", "list"], ["sandbox", "build", "--help"]]
-    + [[name, "--help"] for name in ("generate", "judge")],
+    + [[name, "--help"] for name in ("generate", "tune", "parm", "pareto", "judge")],
 )
 def test_light_commands_import_nothing_heavy(words):
     done = subprocess.run(

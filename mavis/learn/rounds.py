@@ -26,10 +26,11 @@ class Rounds(Callback):
     """Turns epochs into rounds, and leaves behind what a run is for."""
 
     def __init__(self) -> None:
-        self._started = 0.0
+        self._started = self._cpu = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note what is trained on."""
+        self._cpu = time.process_time()
         data, _ = _parts(trainer, pl_module)
         prompts = data.prompts["train"]
         digest = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:32]
@@ -52,6 +53,7 @@ class Rounds(Callback):
         if ended % data.epochs and ended != trainer.max_epochs:
             return
         data.facts["seconds_train"] = time.perf_counter() - self._started
+        data.facts["seconds_cpu"] = time.process_time() - self._cpu  # rollouts and rewards, too
         folder = data.folder / "rollouts" / f"round-{data.round}" / "evaluation"
         guided = data.evaluate(module.network, "validation", folder)
         baseline, curve = data.baseline("validation")
@@ -62,6 +64,7 @@ class Rounds(Callback):
         data.round += 1
         trainer.strategy.barrier()
         _checkpoint(trainer, data.folder / LAST)
+        self._cpu = time.process_time()  # measuring is no training
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the policy on the test prompts."""

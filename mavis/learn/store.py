@@ -8,13 +8,15 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, disable_progress_bars, load_from_disk
+from filelock import FileLock, Timeout
 
 from mavis.learn.tree import Floats, Tree
 
@@ -97,6 +99,37 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> None:
         shutil.rmtree(old)
     else:
         os.replace(draft, file)  # noqa: PTH105 - must replace what is there
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, until this one leaves it or dies.
+
+    Raises:
+        RuntimeError: another one is in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise RuntimeError(
+            f"another run is at work in {folder}: wait for it, or give another --out."
+        ) from error
+
+
+def check_same(folder: Path, what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to mix results of different settings in one folder.
+
+    Raises:
+        ValueError: a setting that was written down before has another value now.
+    """
+    for name, value in now.items():
+        was = before.get(name, value)
+        if was != value:
+            many = isinstance(value, list) and name in {"prompts", "rewards"}  # digests
+            said = f"other {name}" if many else f"{name} = {was}, not {value}"
+            raise ValueError(f"{folder} holds a {what} with {said}: give another --out.")
 
 
 def tree_row(index: int, tree: Tree) -> Row:

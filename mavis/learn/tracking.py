@@ -62,7 +62,7 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 @contextmanager
-def _careful(seconds: int) -> Iterator[None]:
+def careful(seconds: int) -> Iterator[None]:
     """Call MLflow with short waits, no telemetry and a quiet terminal; what the user set stays.
 
     Left alone, a dead server is retried for four minutes, the first use of a database logs its
@@ -223,7 +223,7 @@ class Tracking(Logger):
         if not self._down:
             outer = sys.exc_info()[1]  # a fit that is failing closes its run, too
             try:
-                with _careful(seconds):
+                with careful(seconds):
                     self._run = self._run or FitRun(
                         self._folder, self._experiment, self._run_name, self._uri
                     )
@@ -239,7 +239,7 @@ class Tracking(Logger):
 
     def _answers(self) -> bool:
         """Whether the store is there: a call may also fail by itself (a refused value or file)."""
-        with suppress(Exception), _careful(PING):
+        with suppress(Exception), careful(PING):
             return self._run is not None and bool(self._run.client.get_run(self._run.id))
         return False
 

@@ -1,14 +1,18 @@
 """`mavis pareto`: sweep weightings and strengths over MAVIS and its rivals, and compare."""
 
 import json as jsonlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal
 
+from mavis.measure.options import at_least, common_source, listed, positive
 from mavis.measure.weightings import weightings as read_weightings
 from mavis.objective import Objective, find
-from mavis.prompts import Prompt, digest, read_prompts
+from mavis.prompts import Prompt, digest, plain, read_prompts
 
 if TYPE_CHECKING:
     from mavis.guide.reference import ReferencePolicy
@@ -17,8 +21,8 @@ if TYPE_CHECKING:
     from mavis.measure.sweep import Sweep
 
 RESULTS = "results.json"
-WIDTHS = (22, 22, 12, 10)  # of the printed table's columns
 BASELINES = ("reference", "best_of")  # what π_ref can do alone: nothing trained, no strength
+UNTOLD = ("json", "tracking")  # options that change no result
 
 
 def pareto(
@@ -47,6 +51,7 @@ def pareto(
     max_tokens: int = 64,
     rows: int = 128,
     reference_point: list[float] | None = None,
+    tracking: str | None = None,
     json: bool = False,
 ) -> None:
     """Sweep weightings over MAVIS and its rivals, and compare them at equal KL.
@@ -80,9 +85,11 @@ def pareto(
         max_tokens: longest answer
         rows: answers written side by side
         reference_point: of the hypervolume, one reward in standard units for each objective
+        tracking: MLflow tracking URI (default: MLFLOW_TRACKING_URI, or mlflow.db beside OUT)
         json: write the results as one JSON object
     """
-    names, chosen = _listed("objectives", objectives), _listed("methods", methods)
+    command = _command(locals())
+    names, chosen = listed("objectives", objectives), listed("methods", methods)
     wanted = tuple(find(name) for name in names)
     if len(wanted) < 2:
         raise ValueError("objectives must be two or more, as in --objectives humor,helpfulness.")
@@ -92,7 +99,8 @@ def pareto(
             f"reference_point must have one number for each of {', '.join(names)}, "
             f"got {len(reference_point)}."
         )
-    _check_positive(kl=kl, prompts=prompts, seeds=seeds, best_of=best_of, rows=rows)
+    positive(kl=kl)
+    at_least(1, prompts=prompts, seeds=seeds, best_of=best_of, rows=rows, max_tokens=max_tokens)
 
     from mavis.measure.models import METHODS, Models
 
@@ -105,25 +113,27 @@ def pareto(
             models.folders(method, names, weightings, seed)
 
     from mavis.guide.reference import ReferencePolicy, spare_threads
-    from mavis.learn.store import write_json
+    from mavis.learn.store import legal
     from mavis.measure.ground import Ground
+    from mavis.measure.report import REPORT
     from mavis.measure.sweep import Sweep
+    from mavis.measure.table import table
 
     policy = ReferencePolicy.load(reference, template)
     spare_threads(policy.model)
     asked = _prompts(wanted, source, split, column, prompts, policy, max_tokens)
     ground = Ground(policy, wanted, asked, seeds, best_of, max_tokens, temperature, top_k, rows)
     sweep = Sweep(Path(out), ground, models, tuple(weightings))
-    found = _run(sweep, chosen, kl, reference_point)
-    write_json(Path(out) / RESULTS, found)
+    found = _run(sweep, chosen, kl, reference_point, command)
+    _keep(Path(out), found, tracking)
     if json:
-        print(jsonlib.dumps(found))
+        print(jsonlib.dumps(legal(found)))
     else:
-        print("\n".join(_table(found)))
+        print("\n".join([*table(found), f"report: {Path(out) / REPORT}"]))
 
 
 def _run(
-    sweep: "Sweep", methods: list[str], kl: float, corner: list[float] | None
+    sweep: "Sweep", methods: list[str], kl: float, corner: list[float] | None, command: str
 ) -> dict[str, Any]:
     """Make the points that are missing, and work out what they come to."""
     from mavis.measure.models import cost
@@ -141,46 +151,77 @@ def _run(
         curves[name].append(curve)
     speeds = {name: sweep.speed(team) for name, team in teams.items()}
     costs = {name: cost(folders[name]) for name in teams}
-    findings = Findings(sweep.ground.names, sweep.weightings, kl, reference, best, curves, corner)
-    return results(findings, costs, speeds, _again(sweep), _warnings(sweep, costs))
+    ground, overlap = sweep.ground, _overlap(sweep, costs)
+    texts = [plain(prompt) for prompt in ground.prompts]
+    findings = Findings(ground.names, sweep.weightings, kl, reference, best, curves, corner, texts)
+    settings = {"command": command} | _again(sweep, kl)
+    warnings = _warnings(overlap, len(texts))
+    return results(findings, costs, speeds, settings, warnings, overlap)
 
 
-def _again(sweep: "Sweep") -> dict[str, Any]:
+def _keep(out: Path, found: dict[str, Any], tracking: str | None) -> None:
+    """Write the results down: as JSON, as a report with pictures, and in MLflow."""
+    from mavis.learn.store import write_json
+    from mavis.measure.report import write_report
+    from mavis.measure.sweeprun import log_sweep
+
+    write_json(out / RESULTS, found)
+    files = write_report(out, found)
+    log_sweep(out, found, [out / RESULTS, *files], tracking)
+
+
+def _command(given: Mapping[str, Any]) -> str:
+    """The command line that asks for the same, defaults left out.
+
+    >>> _command({"objectives": ["humor", "kind"], "seeds": 1, "values": {"kind": "a b"}})
+    "mavis pareto --objectives humor,kind --values.kind 'a b'"
+    """
+    words = ["mavis pareto"]
+    for name, option in signature(pareto).parameters.items():
+        value = given.get(name, option.default)
+        if value == option.default or name in UNTOLD:
+            continue
+        if isinstance(value, dict):
+            words += [f"--{name}.{key} {quote(str(place))}" for key, place in value.items()]
+        elif value is True:
+            words.append(f"--{name}")
+        elif name == "reference_point":
+            words.append(f"--{name} {quote(jsonlib.dumps(value))}")
+        else:
+            told = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            words.append(f"--{name} {quote(told)}")
+    return " ".join(words)
+
+
+def _again(sweep: "Sweep", kl: float) -> dict[str, Any]:
     """The settings needed to run a sweep again."""
     ground = sweep.ground
     named = {o.name: repr(o.reward) for o in ground.objectives}
     kept = ground.settings() | {"models": asdict(sweep.models), "reward_models": named}
-    return kept | {"prompts": len(ground.prompts), "prompts_digest": ground.fingerprint}
+    kept |= {"prompts": len(ground.prompts), "prompts_digest": ground.fingerprint}
+    return kept | {"kl": kl, "mavis": version("mavis")}
 
 
-def _warnings(sweep: "Sweep", costs: "Mapping[str, Cost]") -> list[str]:
+def _overlap(sweep: "Sweep", costs: "Mapping[str, Cost]") -> dict[str, int | None]:
+    """How many of the prompts, by hash, each method was trained on; None: its models do not say."""
+    asked = [digest(prompt) for prompt in sweep.ground.prompts]
+    return {
+        name: None if cost.seen is None else sum(mark in cost.seen for mark in asked)
+        for name, cost in costs.items()
+    }
+
+
+def _warnings(overlap: Mapping[str, int | None], prompts: int) -> list[str]:
     """What a sceptical reader should know: methods that have seen the prompts they are asked."""
-    asked = {digest(prompt) for prompt in sweep.ground.prompts}
     said = []
-    for name, cost in costs.items():
-        if cost.seen is None:
+    for name, both in overlap.items():
+        if both is None:
             said.append(f"{name}: its models do not say which prompts they were trained on.")
-        elif both := asked & cost.seen:
+        elif both:
             said.append(
-                f"{name}: {len(both)} of the {len(asked)} prompts were among those it was "
-                "trained on."
+                f"{name}: {both} of the {prompts} prompts were among those it was trained on."
             )
     return said
-
-
-def _listed(what: str, told: str | list[str]) -> list[str]:
-    """A list, from YAML or from words with commas between them."""
-    words = told.strip("[] ").split(",") if isinstance(told, str) else told
-    found = [str(word).strip() for word in words if str(word).strip()]
-    if not found:
-        raise ValueError(f"{what} must be given, with commas between them.")
-    return list(dict.fromkeys(found))
-
-
-def _check_positive(**numbers: float) -> None:
-    for name, number in numbers.items():
-        if not number > 0:
-            raise ValueError(f"{name} must be above 0, got {number}.")
 
 
 def _prompts(
@@ -193,14 +234,8 @@ def _prompts(
     max_tokens: int,
 ) -> list[Prompt]:
     """The first prompts of the split that leave room for an answer."""
-    sources = {objective.prompts for objective in objectives}
-    if source is None and len(sources) > 1:
-        raise ValueError(
-            f"source must be given: the objectives have prompts of their own, "
-            f"{' and '.join(sorted(sources))}."
-        )
     room = reference.context - max_tokens
-    every = read_prompts(source or sources.pop(), split, column)
+    every = read_prompts(common_source("source", source, objectives), split, column)
     kept = [prompt for prompt in every if reference.length(prompt) <= room][:count]
     if len(kept) < 2:
         raise ValueError(
@@ -208,36 +243,3 @@ def _prompts(
             f"in the context of {reference.context} tokens; at least 2 are needed."
         )
     return kept
-
-
-def _table(found: dict[str, Any]) -> Iterator[str]:
-    """The results in words."""
-    names = found["objectives"]
-    yield f"at {found['kl']:g} nats, {len(found['weightings'])} weightings of {', '.join(names)}"
-    if found["reference_point"] is not None:
-        corner = ", ".join(f"{x:.2f}" for x in found["reference_point"])
-        yield f"hypervolume above ({corner}), in standard units; intervals are 95 % over prompts"
-    yield ""
-    heads = ("hypervolume", "weighted gain", "training s", "tokens/s")
-    yield "method    " + "".join(
-        f"{head:>{width}}" for head, width in zip(heads, WIDTHS, strict=True)
-    )
-    for name, method in found["methods"].items():
-        volume, gain = (_cell(method["indicators"][n]) for n in ("hypervolume", "weighted_gain"))
-        seconds, speed = method["training_seconds"], method["tokens_per_cpu_second"]
-        cost = "?" if seconds is None else f"{seconds:.0f}"
-        fast = "" if speed is None else f"{speed:.0f}"
-        cells = zip((volume, gain, cost, fast), WIDTHS, strict=True)
-        yield f"{name:<10}" + "".join(f"{cell:>{width}}" for cell, width in cells)
-    for rival, lead in found["ahead"].items():
-        ratio, gain = _cell(lead["hypervolume_ratio"]), _cell(lead["gain_ratio"])
-        yield f"mavis / {rival}: hypervolume {ratio}, weighted gain {gain}"
-    for warning in found["warnings"]:
-        yield f"warning: {warning}"
-
-
-def _cell(numbers: Mapping[str, float] | None) -> str:
-    if numbers is None:
-        return "-"
-    value, low, high = (numbers[name] for name in ("value", "low", "high"))
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"

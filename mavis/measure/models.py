@@ -12,7 +12,10 @@ from pathlib import Path
 from safetensors import safe_open
 
 from mavis.learn.rounds import SEEN
-from mavis.measure.tuned import CARD, DEFAULT_METHOD, read_tuned, tuned_folder
+from mavis.measure.parm import CARD as PARM
+from mavis.measure.parm import read_parm
+from mavis.measure.tuned import CARD as TUNED
+from mavis.measure.tuned import DEFAULT_METHOD, read_tuned, tuned_folder
 from mavis.measure.weightings import Weighting, told
 
 METHODS = ("reference", "best_of", "mavis", "mod", "soup", "morlhf", "parm")
@@ -61,7 +64,7 @@ class Models:
             found = {key: self._tuned(runs, objectives, w) for key, w in keys.items()}
             make = {k: f"{self._tune(runs)} --objectives {names} --weights {k}" for k in keys}
         elif method == "parm":
-            found = {names: str(runs / "tuned" / f"parm-{'_'.join(objectives)}")}
+            found = {names: str(runs / "tuned" / f"parm-{'+'.join(objectives)}")}
             make = {names: f"mavis parm --objectives {names} --out {found[names]}"}
         else:
             return {}
@@ -87,7 +90,7 @@ class Cost:
     """What the models of a method took.
 
     Args:
-        seconds: of training, rollouts and rewards included, measuring not; None: not known.
+        seconds: of CPU in training, rollouts and rewards included, measuring not; None: not known.
         parameters: in all model files.
         seen: digests of the prompts they were trained on; None: not known.
     """
@@ -112,16 +115,19 @@ def cost(folders: Sequence[Mapping[str, Path]]) -> Cost:
 def _cost(place: Path) -> Cost:
     seconds: float | None = None
     seen: frozenset[str] | None = None
-    if (place / CARD).is_file():
-        card = read_tuned(place)
-        seconds, seen = card.train_seconds, frozenset(card.prompts)
+    if (place / TUNED).is_file():
+        tuned = read_tuned(place)
+        seconds, seen = tuned.cpu_seconds, frozenset(tuned.prompts)
+    elif (place / PARM).is_file():
+        arm = read_parm(place)
+        seconds, seen = arm.cpu_seconds, frozenset(arm.prompts)
     elif (place / SEEN).is_file():
         seen = frozenset(json.loads((place / SEEN).read_text()))
     metrics = place.parent / "metrics.json"
     if (place / "value.json").is_file() and metrics.is_file():
-        parts = ("seconds_rollout", "seconds_score", "seconds_train")
         rounds = json.loads(metrics.read_text())
-        seconds = sum(float(entry.get(part, 0.0)) for entry in rounds for part in parts)
+        if all("seconds_cpu" in entry for entry in rounds):
+            seconds = sum(float(entry["seconds_cpu"]) for entry in rounds)
     return Cost(seconds, sum(map(_parameters, _weights(place))), seen)
 
 

@@ -4,12 +4,13 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mavis.learn.evaluate import analytic_kl
 from mavis.measure.equal_kl import Reading, Stand, at_kl, best_of_n, stand
 from mavis.measure.intervals import Interval, interval, means, resamples
 from mavis.measure.models import Cost
@@ -20,6 +21,7 @@ from mavis.reward import Units
 
 RESAMPLES = 1000
 AHEAD = "mavis"  # whose lead over every other method is worked out
+SHOWN = 4  # prompts whose answers are shown
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Findings:
         best_of: many answers of π_ref, to take the best of; None if nobody asked.
         curves: the points of every other method, for each weighting.
         corner: the hypervolume's reference point [M], if one was given.
+        prompts: as text [P], of which some are shown.
     """
 
     objectives: tuple[str, ...]
@@ -43,6 +46,7 @@ class Findings:
     best_of: Point | None
     curves: Mapping[str, Sequence[Sequence[Point]]]
     corner: Sequence[float] | None = None
+    prompts: Sequence[str] = ()
 
     @property
     def units(self) -> list[Units]:
@@ -84,9 +88,30 @@ class Findings:
 
     def nearest(self, method: str) -> list[Point]:
         """For each weighting, the point of a method whose KL is nearest to the one compared at."""
+        if method == "best_of" and self.best_of is not None:
+            return [self._chosen(self.best_of, weights) for weights in self.weightings]
         if method not in self.curves:
             return [self.reference]
         return [min(c, key=lambda p: abs(p.kl.mean() - self.kl)) for c in self.curves[method]]
+
+    def _chosen(self, many: Point, weights: Weighting) -> Point:
+        """The best of each prompt's first N answers, N being the one whose KL is nearest."""
+        rewards, truncation = self.standard(many), many.numbers["kl_truncation"]
+        away = [abs(s.kl.mean() - self.kl) for s in best_of_n(rewards, truncation, weights)]
+        n = int(np.argmin(away)) + 1
+        weighted = (rewards[:, :n] * np.asarray(weights)).sum(-1)
+        best = np.where(np.isfinite(weighted), weighted, -np.inf).argmax(1)[:, None]  # [P, 1]
+        numbers = {k: np.take_along_axis(v, best, axis=1) for k, v in many.numbers.items()}
+        kl = analytic_kl(n) + numbers["kl_truncation"]
+        return replace(
+            many,
+            weights=tuple(weights),
+            strength=float(n),
+            responses=[[said[i]] for said, (i,) in zip(many.responses, best, strict=True)],
+            tokens=[[said[i]] for said, (i,) in zip(many.tokens, best, strict=True)],
+            rewards=np.take_along_axis(many.rewards, best[..., None], axis=1),
+            numbers=numbers | {"kl": kl, "kl_sampled": kl},
+        )
 
 
 def results(
@@ -95,6 +120,7 @@ def results(
     speeds: Mapping[str, float],
     settings: Mapping[str, Any],
     warnings: Sequence[str],
+    overlap: Mapping[str, int | None] | None = None,
 ) -> dict[str, Any]:
     """Everything that is known of a sweep, fit for JSON.
 
@@ -104,8 +130,10 @@ def results(
         speeds: tokens per CPU second of each method, served as one would.
         settings: what is needed to run it again.
         warnings: of overlaps between training and test, and the like.
+        overlap: how many of the prompts each trained method has seen; None: not known.
     """
     standing = findings.standing()
+    near = {m: findings.nearest(m) for m in standing.readings}
     return {
         "objectives": list(findings.objectives),
         "units": [vars(units) for units in findings.units],
@@ -114,32 +142,73 @@ def results(
         "reference_point": standing.reference_point.tolist() if standing.methods else None,
         "reference": _point(findings, findings.reference),
         "methods": {
-            m: _method(findings, standing, m, costs.get(m), speeds.get(m))
+            m: _method(findings, standing, m, near[m], costs.get(m), speeds.get(m))
             for m in standing.readings
         },
         "ahead": _ahead(standing),
+        "overlap": dict(overlap or {}),
+        "samples": _samples(findings, near),
         "warnings": [*warnings, *_short_of(standing)],
         "settings": dict(settings),
     }
 
 
 def _method(
-    findings: Findings, standing: Standing, method: str, cost: Cost | None, speed: float | None
+    findings: Findings,
+    standing: Standing,
+    method: str,
+    near: Sequence[Point],
+    cost: Cost | None,
+    speed: float | None,
 ) -> dict[str, Any]:
     reached = method in standing.methods
-    near = [point.summary for point in findings.nearest(method)] if method != "best_of" else []
-    about = ("length", "distinct_3", "repetition", "perplexity", "kl_truncation")
+    said = [point.summary for point in near]
+    about = ("kl", "length", "distinct_3", "repetition", "perplexity", "kl_truncation")
     return {
         "rewards": [_rewards(reading) for reading in standing.readings[method]],
         "indicators": {
             name: vars(standing.indicator(method, name)) if reached else None for name in INDICATORS
         },
-        "answers": {name: float(np.mean([s[name] for s in near])) for name in about if near},
+        "answers": {name: float(np.mean([s[name] for s in said])) for name in about},
+        "strengths": [point.strength for point in near],
         "training_seconds": cost.seconds if cost else 0.0,
         "parameters": cost.parameters if cost else 0,
         "tokens_per_cpu_second": speed,
         "points": _best_curves(findings) if method == "best_of" else _curves(findings, method),
     }
+
+
+def three(count: int) -> list[int]:
+    """The numbers of the first, the middle and the last of some weightings, each once.
+
+    >>> three(6), three(1)
+    ([0, 3, 5], [0])
+    """
+    return sorted({0, count // 2, count - 1})
+
+
+def _samples(findings: Findings, near: Mapping[str, Sequence[Point]]) -> list[dict[str, Any]]:
+    """First answers to prompts that are evenly spaced in their list, whatever was answered."""
+    count = len(findings.prompts)
+    shown = range(0, count, -(-count // SHOWN)) if count else ()
+    start = {"reference": [findings.reference] * len(findings.weightings)}
+    return [
+        {
+            "weights": list(findings.weightings[at]),
+            "number": number + 1,
+            "prompt": findings.prompts[number],
+            "answers": {
+                method: {
+                    "text": points[at].responses[number][0],
+                    "rewards": findings.standard(points[at])[number, 0].tolist(),
+                    "kl": float(points[at].kl[number, 0]),
+                }
+                for method, points in (start | dict(near)).items()
+            },
+        }
+        for at in three(len(findings.weightings))
+        for number in shown
+    ]
 
 
 def _rewards(reading: Reading | None) -> list[dict[str, float]] | None:

@@ -22,6 +22,7 @@ from mavis.guide.network import ValueNetwork
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
 from mavis.measure.models import Models
+from mavis.measure.parm import guided_by, load_parm
 from mavis.measure.policies import Policies, load_policies, mod
 from mavis.measure.soup import SOUP, soup
 from mavis.measure.weightings import Weighting, told
@@ -133,6 +134,11 @@ def open_rival(
             return GuidedPolicy(reference, load_policies(reference, {WHOLE: place})), (1.0,)
 
         return Rival(method, 1.0, tuned)
+    if method == "parm":
+        (place,) = folders.values()
+        return Rival(
+            method, 0.5, _by_name(guided_by(reference, load_parm(reference, place)), objectives)
+        )
     return Rival(method, 0.0, lambda _: (GuidedPolicy(reference), ()))
 
 

@@ -16,7 +16,8 @@ from mavis.measure.equal_kl import Reading
 from mavis.measure.intervals import Interval, difference, interval, ratio
 
 Array = npt.NDArray[np.float64]
-Indicator = Callable[[Array, Array], float]  # rewards [W, M], the reference's [M] -> a number
+# rewards [W, M], the reference policy's [M], the front of all methods [F, M] -> a number
+Indicator = Callable[[Array, Array, Array], float]
 
 INDICATORS = {  # name -> what it says, for people; more is better but where it says less
     "hypervolume": "volume of the rewards that the front dominates, above the reference point",
@@ -79,6 +80,12 @@ class Standing:
         """The front of all methods together [F, M]."""
         return pareto.union_front([self.rewards(method) for method in self.methods])
 
+    @cached_property
+    def _unions(self) -> list[Array]:
+        """The same on every resample: a method must be held against a front of its own world."""
+        every = [self.samples(method) for method in self.methods]
+        return [pareto.union_front(world) for world in zip(*every, strict=True)]
+
     def indicator(self, method: str, name: str) -> Interval:
         """One of `INDICATORS`, with its interval."""
         return interval(self._value(method, name), self._resampled(method, name))
@@ -94,25 +101,26 @@ class Standing:
         )
 
     def _value(self, method: str, name: str) -> float:
-        return self._indicators()[name](self.rewards(method), self.baseline.rewards)
+        of = self._indicators()[name]
+        return of(self.rewards(method), self.baseline.rewards, self.union)
 
     def _resampled(self, method: str, name: str) -> Array:
         key = (method, name)
         if key not in self._samples:
             of = self._indicators()[name]
-            both = zip(self.samples(method), self.baseline.samples, strict=True)
-            self._samples[key] = np.array([of(rewards, start) for rewards, start in both])
+            worlds = zip(self.samples(method), self.baseline.samples, self._unions, strict=True)
+            self._samples[key] = np.array([of(*world) for world in worlds])
         return self._samples[key]
 
     def _indicators(self) -> dict[str, Indicator]:
         return {
-            "hypervolume": lambda r, _: pareto.hypervolume(r, self.reference_point),
-            "weighted_gain": lambda r, start: pareto.weighted_gain(r, start, self.weights),
-            "inner_product": lambda r, _: pareto.inner_product(r, self.weights),
-            "worst_case": lambda r, _: pareto.worst_case(r),
-            "igd_plus": lambda r, _: pareto.igd_plus(r, self.union),
-            "epsilon": lambda r, _: pareto.epsilon_dominance(r, self.union),
-            "maximin": lambda r, _: pareto.maximin(r, self.union),
+            "hypervolume": lambda r, *_: pareto.hypervolume(r, self.reference_point),
+            "weighted_gain": lambda r, start, _: pareto.weighted_gain(r, start, self.weights),
+            "inner_product": lambda r, *_: pareto.inner_product(r, self.weights),
+            "worst_case": lambda r, *_: pareto.worst_case(r),
+            "igd_plus": lambda r, _, front: pareto.igd_plus(r, front),
+            "epsilon": lambda r, _, front: pareto.epsilon_dominance(r, front),
+            "maximin": lambda r, _, front: pareto.maximin(r, front),
         }
 
     def _read(self, method: str) -> list[Reading]:

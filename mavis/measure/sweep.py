@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from mavis.guide.policy import GuidedPolicy
-from mavis.learn.store import write_json
+from mavis.learn.store import check_same, write_json
 from mavis.measure.ground import Ground
 from mavis.measure.models import Models, identity
 from mavis.measure.points import Point, place
@@ -57,7 +56,7 @@ class Sweep:
         file = self.folder / SETTINGS
         if file.is_file():
             before = json.loads(file.read_text())
-            _check_same(self.folder, before["settings"], settings)
+            check_same(self.folder, "sweep", before["settings"], settings)
             marks = _with_earlier(self.folder, before["models"], marks)
         write_json(file, {"settings": settings, "models": marks})
         return found
@@ -128,14 +127,6 @@ def reach(make: Callable[[float], Point], start: float, kl: float) -> list[Point
         if (points[-1].kl.mean() < kl) != below:
             break
     return sorted(points, key=lambda point: point.strength)
-
-
-def _check_same(folder: Path, before: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    for name, value in settings.items():
-        was = before.get(name)
-        if was != value:
-            short = f"other {name}" if isinstance(value, list) else f"{name} = {was}, not {value}"
-            raise ValueError(f"{folder} holds a sweep with {short}: give another --out.")
 
 
 def _with_earlier(folder: Path, before: Marks, marks: Marks) -> Marks:

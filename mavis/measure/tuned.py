@@ -4,7 +4,6 @@ The card, `tuned.json`, is written last: its presence says that the folder is wh
 of training.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from mavis.prompts import Prompt, plain
 from mavis.reward import Units
 
 CARD = "tuned.json"
@@ -38,7 +36,7 @@ class TunedCard:
         cpu_seconds: of the process, for the same.
         parameters: how many were trained.
         lora: whether the folder holds an adapter for the reference, not a model.
-        prompts: digests of what it was trained on (see `prompt_digest`).
+        prompts: digests of what it was trained on (see `prompts.digest`).
         settings: every option that decides what comes out.
         measured: on held-out prompts, rewards in standard units and KL in nats.
     """
@@ -106,15 +104,6 @@ def read_tuned(folder: str | Path) -> TunedCard:
         raise ValueError(f"{file} is no card of a tuned policy: {error}") from error
     except KeyError as error:
         raise ValueError(f"{file} is no card of a tuned policy: it lacks {error}.") from error
-
-
-def prompt_digest(prompt: Prompt) -> str:
-    """Of a prompt's plain text, to find out whether a policy has seen it in training.
-
-    >>> prompt_digest("Why?") == prompt_digest([{"role": "user", "content": "Why?"}])
-    True
-    """
-    return hashlib.sha256(plain(prompt).encode(errors="replace")).hexdigest()[:16]
 
 
 def label(objectives: Sequence[str], weights: Sequence[float]) -> str:

@@ -19,7 +19,7 @@ def weightings(spec: str, objectives: Sequence[str], seed: int = 0) -> list[Weig
     Args:
         spec: `grid:0.1` (all multiples of 0.1 that sum to 1), `dirichlet:20` (so many uniform draws
             from the simplex), `humor=0.5,helpfulness=0.5`, or a .csv, .json, .jsonl or .parquet
-            file whose columns are the objectives.
+            file whose columns are the objectives; or several of these with `;` between.
         objectives: names of the M columns, in order.
         seed: of the draws.
 
@@ -33,7 +33,10 @@ def weightings(spec: str, objectives: Sequence[str], seed: int = 0) -> list[Weig
     >>> weightings("grid:0.5", ["humor", "helpfulness"])
     [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)]
     """
-    if spec.startswith("grid:"):
+    if ";" in spec:
+        parts = [part.strip() for part in spec.split(";") if part.strip()]
+        found = [weighting for part in parts for weighting in weightings(part, objectives, seed)]
+    elif spec.startswith("grid:"):
         found = _grid(spec.removeprefix("grid:"), len(objectives))
     elif spec.startswith("dirichlet:"):
         found = _draws(spec.removeprefix("dirichlet:"), len(objectives), seed)

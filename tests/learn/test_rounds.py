@@ -25,7 +25,15 @@ from mavis.reward import Units
 
 KEYS = {  # DESIGN 3.6, and what stands beside
     *("round", "reward", "reward_se", "reward_reference", "kl", "kl_sampled", "kl_truncation"),
-    *("best_of_n_at_kl", "tokens", "trees", "seconds_rollout", "seconds_train", "r2"),
+    *(
+        "best_of_n_at_kl",
+        "tokens",
+        "trees",
+        "seconds_rollout",
+        "seconds_train",
+        "r2",
+        "seconds_cpu",
+    ),
     *("sibling_rank_correlation", "distinct_3", "repetition", "length", "seconds_score"),
     *("distinct_3_reference", "repetition_reference", "length_reference", "abstained"),
 }

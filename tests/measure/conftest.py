@@ -13,6 +13,8 @@ import torch
 from mavis.guide.reference import ReferencePolicy
 from mavis.measure.ground import Ground
 from mavis.measure.models import Models
+from mavis.measure.parm import ParmCard, new_arm, save_parm
+from mavis.measure.pblora import adapters
 from mavis.measure.points import NUMBERS, Point
 from mavis.measure.results import Findings
 from mavis.measure.sweep import Sweep
@@ -110,7 +112,7 @@ def disk_reference(tiny_folder):
 
 @pytest.fixture(scope="session")
 def tiny_runs(tmp_path_factory, tiny_folder, disk_reference, tiny_network, tiny_lm):
-    """Runs of `trial` and `rival`: value models, single-objective policies, one for both."""
+    """Runs of `trial` and `rival`: value models, policies for one and for both, a PARM."""
     folder = tmp_path_factory.mktemp("measured")
     trained_on = tuple(
         digest(prompt) for prompt in read_prompts(str(tiny_folder / "prompts"), "train")
@@ -134,6 +136,14 @@ def tiny_runs(tmp_path_factory, tiny_folder, disk_reference, tiny_network, tiny_
             "rloo", names, weights, units, disk_reference.name, disk_reference.fingerprint,
             None, "reverse_kl", 0.5, 0, 60.0, 50.0, 1000, False, trained_on,
         ).save(place)  # fmt: skip
+    arm = new_arm(disk_reference, disk_reference.name, ("trial", "rival"), (2, 2))
+    for _, part in adapters(arm.model):
+        torch.nn.init.normal_(part, std=0.2)
+    card = ParmCard(
+        arm.objectives, (Units(0.0, 1.0),) * 2, disk_reference.name, disk_reference.fingerprint,
+        None, (2, 2), 0.1, train_seconds=30.0, prompts=trained_on,
+    )  # fmt: skip
+    save_parm(arm, card, folder / "tuned" / "parm-trial+rival")
     return folder
 
 

@@ -10,7 +10,7 @@ from mavis.prompts import plain
 def test_every_method_is_the_reference_at_strength_nothing(sweep):
     """Common random numbers: at strength 0 all methods say word for word the same."""
     start = sweep.reference()
-    folders = sweep.open(["mavis", "mod", "soup"])
+    folders = sweep.open(["mavis", "mod", "soup", "morlhf", "parm"])
     for method, places in folders.items():
         choose = sweep.team(method, places).weighted((0.5, 0.5))
         point = sweep.ground.point(method, (0.5, 0.5), 0.0, choose)

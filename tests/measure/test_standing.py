@@ -59,6 +59,14 @@ def test_intervals_hold_their_value_and_the_lead_is_paired(standing):
     assert gain.high - gain.low < 1e-9
 
 
+def test_a_resample_is_held_against_the_front_of_its_own_world(standing):
+    """Against the one front of the means, a point's own copy on it would be another point."""
+    for name in ("maximin", "epsilon", "igd_plus"):
+        found = standing.indicator("mavis", name)
+        assert found.low <= found.value <= found.high, name
+    assert standing.indicator("mavis", "epsilon").high == 0  # nobody is ahead in any world
+
+
 def test_a_reference_point_may_be_given(standing):
     fixed = Standing(2.0, WEIGHTS, standing.baseline, standing.readings, [-2.0, -2.0])
     assert fixed.indicator("mavis", "hypervolume").value == pytest.approx(

@@ -13,7 +13,7 @@ from mavis.measure.points import Point
 from mavis.measure.sweep import reach
 from mavis.objective import Objective
 
-TRAINED = ("mavis", "mod", "soup", "morlhf")
+TRAINED = ("mavis", "mod", "soup", "morlhf", "parm")
 
 
 def test_finished_points_are_not_made_again(sweep, monkeypatch):
@@ -114,7 +114,8 @@ def test_an_edited_reward_or_another_model_is_refused(sweep, ground, tiny_runs, 
     moved.open(["mod"])  # others are added to what is there
 
 
-def test_a_missing_model_is_said_before_anything_is_decoded(sweep):
-    with pytest.raises(FileNotFoundError, match="parm needs a model of trial,rival"):
-        sweep.open(["mavis", "parm"])
+def test_a_missing_model_is_said_before_anything_is_decoded(sweep, ground):
+    other = replace(ground, objectives=ground.objectives[::-1])
+    with pytest.raises(FileNotFoundError, match="parm needs a model of rival,trial"):
+        replace(sweep, ground=other).open(["mavis", "parm"])
     assert not sweep.folder.exists()

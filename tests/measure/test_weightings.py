@@ -38,6 +38,12 @@ def test_a_file_has_a_column_for_each_objective(tmp_path, suffix):
     assert weightings(str(tmp_path / f"w{suffix}"), TWO) == [(0.5, 0.5), (1.5, -0.5)]
 
 
+def test_several_forms_may_stand_side_by_side():
+    found = weightings("grid:1; humor=0.5,helpfulness=0.5; grid:1", TWO)
+    assert found == [(1.0, 0.0), (0.0, 1.0), (0.5, 0.5)]
+    assert {(1, 0, 0), (0, 1, 0), (0, 0, 1)} <= set(weightings("grid:0.1", ["a", "b", "c"]))
+
+
 def test_one_can_be_named_in_any_order():
     assert weightings("helpfulness=0.3,humor=0.7", TWO) == [(0.7, 0.3)]
     assert weightings(told((0.7, 0.3), TWO), TWO) == [(0.7, 0.3)]

@@ -1,0 +1,268 @@
+"""What tuned policies learn from: prompts, rewards, preference pairs and dialogues, as tokens.
+
+Everything is encoded and decoded by the reference policy, as when it writes, so that a reward sees
+the same text in training as in evaluation. Knows nothing of TRL.
+"""
+
+import copy
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from mavis.guide.jobs import Sampling
+from mavis.guide.policy import Answer, GuidedPolicy
+from mavis.guide.reference import ReferencePolicy
+from mavis.learn.collect import Collector, Crew
+from mavis.learn.store import Row, chunks
+from mavis.objective import Objective
+from mavis.progress import track
+from mavis.prompts import Message, Prompt, plain, read_prompts
+from mavis.reward import Units, score
+from mavis.sources import splits
+
+REPLIES = ("response", "completion", "answer", "output", "reply")  # columns beside a prompt's
+# Of preferences. A label of nearly even odds says little, one without doubt nothing of the scale.
+# Sandbox, humor, share of best-of-N's reward at equal KL: 0.76 at 1, 0.81 at 2, 0.80 and 0.94 at 4.
+SHARPNESS = 4.0
+_ASSISTANT = "\n\nAssistant:"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An objective's reward in standard units, and its weight."""
+
+    objective: Objective
+    units: Units
+    weight: float = 1.0
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
+        """Rewards of B replies [B], unweighted; NaN where the reward abstained."""
+        scores = score(self.objective.name, self.objective.reward, prompts, responses)
+        return self.units.standard(scores)
+
+
+class TokenTable(PreTrainedTokenizerBase):
+    """A tokenizer that looks texts up in place of reading them.
+
+    TRL tokenizes by itself, by rules that differ between its trainers and from those of decoding.
+    So it is given keys for texts, and the tokens behind a key are those that decoding would use.
+    """
+
+    table: dict[str, list[int]]
+
+    def __call__(self, text: str | list[str], **_: Any) -> Any:
+        """The tokens of a key, or of each of several; TRL may have put an end token behind it."""
+        end = str(self.eos_token or "")
+        if isinstance(text, str):
+            return {"input_ids": list(self.table[text.removesuffix(end)])}
+        return {"input_ids": [list(self.table[key.removesuffix(end)]) for key in text]}
+
+
+def token_table(
+    tokenizer: PreTrainedTokenizerBase, table: dict[str, list[int]]
+) -> PreTrainedTokenizerBase:
+    """A copy of a tokenizer that knows keys only; it decodes as before."""
+    known = cast(Any, copy.deepcopy(tokenizer))
+    known.__class__ = type("TokenTable", (TokenTable, type(tokenizer)), {})
+    known.table = table
+    return cast(PreTrainedTokenizerBase, known)
+
+
+def fitting_prompts(
+    reference: ReferencePolicy,
+    source: str,
+    split: str,
+    column: str | None,
+    max_tokens: int,
+    seed: int,
+) -> list[Prompt]:
+    """The prompts of a split in the seed's order, as `fit` takes them; too long ones left out.
+
+    Raises:
+        ValueError: none is short enough.
+    """
+    found = read_prompts(source, split, column)
+    order = np.random.default_rng((seed, len(found))).permutation(len(found))
+    room = reference.context - max_tokens
+    kept = [found[at] for at in order if reference.length(found[at]) <= room]
+    left_out = (
+        f"{len(found) - len(kept)} of {len(found)} {split} prompts of {source} with max_tokens = "
+        f"{max_tokens} are longer than the reference's context of {reference.context}"
+    )
+    if not kept:
+        raise ValueError(f"{left_out}: shorten them, or lower max_tokens.")
+    if len(kept) < len(found):
+        print(f"mavis: {left_out}: left out.", file=sys.stderr)
+    return kept
+
+
+def measure_units(
+    reference: ReferencePolicy,
+    objectives: Sequence[Objective],
+    prompts: Sequence[Prompt],
+    n: int,
+    max_tokens: int,
+    seed: int,
+    rows: int,
+    top_k: int = 40,
+) -> tuple[list[Units], Tensor]:
+    """Standard units of objectives over n answers to each prompt: the numbers of `fit`.
+
+    Returns:
+        the units, and the answers' rewards in them [B, M].
+    """
+    answers: list[Answer] = []
+    parts = list(chunks(prompts, max(1, 2 * rows // n)))
+    for part in track(parts, "standard units", "batches", len(parts)):
+        answers += GuidedPolicy(reference).generate(
+            part, max_tokens=max_tokens, top_k=top_k, n=n, seed=seed, rows=rows
+        )
+    asked, said = [plain(a.prompt) for a in answers], [a.text for a in answers]
+    scores = [score(one.name, one.reward, asked, said) for one in objectives]
+    units = [Units.measure(s, one.name) for s, one in zip(scores, objectives, strict=True)]
+    return units, torch.stack([u.standard(s) for u, s in zip(units, scores, strict=True)], -1)
+
+
+def reward_function(scale: Scale, reference: ReferencePolicy) -> Callable[..., list[float | None]]:
+    """An objective as TRL calls rewards: on the columns `text` and `stop`, and tokens.
+
+    Not on TRL's own texts: those keep what follows a stop string.
+    """
+
+    def reward(
+        *, completion_ids: Sequence[list[int]], text: list[str], stop: list[list[str]], **_: Any
+    ) -> list[float | None]:
+        replies = [reference.decode(t, s) for t, s in zip(completion_ids, stop, strict=True)]
+        return [None if r != r else r for r in scale(text, replies).tolist()]
+
+    reward.__name__ = scale.objective.name  # in TRL's metrics
+    return reward
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to a prompt, of which the first was preferred."""
+
+    start: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+
+def preference_pairs(
+    reference: ReferencePolicy,
+    scales: Sequence[Scale],
+    prompts: Sequence[Prompt],
+    answers: int,
+    max_tokens: int,
+    seed: int,
+    rows: int,
+    folder: Path,
+) -> list[Pair]:
+    """Answers of the reference policy, two by two, preferred as Bradley and Terry have it.
+
+    The better of two is preferred with probability σ(s·(r − r')), s being `SHARPNESS`: DPO's
+    optimum is that of E[r] − η·KL for labels with such odds, and for no others. What is sampled
+    and scored is kept in `folder`, for a run that goes on.
+    """
+    sampling = Sampling((), top_k=0)  # the whole vocabulary: nothing else is the reference policy
+    total: np.ndarray[Any, np.dtype[np.float64]] | float = 0.0
+    rowss: list[list[Row]] = []
+    for scale in scales:
+        rowss = Collector(scale.objective, Crew(), rows).samples(
+            folder, GuidedPolicy(reference), prompts, sampling, max_tokens, seed, answers
+        )
+        raw = torch.tensor([[row["reward"] for row in some] for some in rowss])
+        total = total + scale.weight * scale.units.standard(raw).double().numpy()
+    assert isinstance(total, np.ndarray)
+    return list(_pairs(reference, prompts, rowss, total, np.random.default_rng((seed, answers))))
+
+
+def _pairs(
+    reference: ReferencePolicy,
+    prompts: Sequence[Prompt],
+    rowss: Sequence[Sequence[Row]],
+    rewards: "np.ndarray[Any, np.dtype[np.float64]]",
+    draws: np.random.Generator,
+) -> Iterator[Pair]:
+    for prompt, rows, row_rewards in zip(prompts, rowss, rewards, strict=True):
+        start = reference.encode(prompt).tokens
+        for at in range(0, len(rows) - 1, 2):
+            first, second = rows[at]["tokens"], rows[at + 1]["tokens"]
+            gap = float(row_rewards[at] - row_rewards[at + 1])
+            if first == second or gap != gap:  # nothing to learn, or a reward abstained
+                continue
+            if draws.random() < 1 / (1 + np.exp(-SHARPNESS * gap)):
+                yield Pair(start, first, second)
+            else:
+                yield Pair(start, second, first)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A prompt and the reply that is to be learned."""
+
+    prompt: Prompt
+    reply: str
+
+
+def read_dialogues(source: str, column: str | None) -> list[Told]:
+    """Replies to the training prompts of a source, for supervised fine-tuning.
+
+    A row is a chat or a Human/Assistant dialogue that ends with the assistant, or has a column of
+    `REPLIES` beside its prompt.
+
+    Raises:
+        ValueError: no row holds a reply.
+    """
+    parts = splits(source)
+    rows = parts.get("train") or parts.get("training") or next(iter(parts.values()))
+    allowed = {plain(prompt) for prompt in read_prompts(source, "train", column)}
+    told = [one for row in rows() if (one := _told(row, column)) is not None]
+    kept = [one for one in told if plain(one.prompt) in allowed]
+    if not kept:
+        raise ValueError(
+            f"prompts must be whole dialogues for sft, got none in {source!r}: give chats, "
+            f"Human/Assistant texts, or a column beside the prompt ({', '.join(REPLIES)})."
+        )
+    return kept
+
+
+def _told(row: Any, column: str | None) -> Told | None:
+    if not isinstance(row, Mapping):
+        return _ended(row)
+    replies = [str(row[name]) for name in REPLIES if row.get(name)]
+    names = [column] if column else ["prompt", "question", "instruction", "messages", "chosen"]
+    for name in [*names, "text"]:
+        value = row.get(name)
+        if isinstance(value, str) and replies:
+            return Told(value, replies[0])
+        if value and (ended := _ended(value)) is not None:
+            return ended
+    return None
+
+
+def _ended(value: Any) -> Told | None:
+    """The last reply of a chat or of a dialogue, if it ends with one."""
+    if isinstance(value, str):
+        head, mark, reply = value.rpartition(_ASSISTANT)
+        return Told(head + mark, reply.strip()) if mark and reply.strip() else None
+    chat: list[Message] = [dict(turn) for turn in value]
+    if len(chat) > 1 and chat[-1]["role"] == "assistant":
+        return Told(chat[:-1], chat[-1]["content"].strip())
+    return None
+
+
+def told_tokens(reference: ReferencePolicy, told: Told) -> tuple[list[int], list[int]]:
+    """Tokens of the prompt as decoding reads it, and of the reply up to its end token."""
+    start = reference.encode(told.prompt)
+    text = f" {told.reply}" if start.stop else told.reply  # "Assistant:" wants a space
+    reply = list(reference.tokenizer(text, add_special_tokens=False).input_ids)
+    end = reference.tokenizer.eos_token_id
+    return start.tokens, [*reply, *([end] if isinstance(end, int) else [])]
