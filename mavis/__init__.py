@@ -20,6 +20,7 @@ STORY = (
     "guide.trunk",
     "guide.network",
     "guide.values",
+    "guide.states",
     "guide.jobs",
     "guide.decode",
     "guide.policy",

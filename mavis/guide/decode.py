@@ -14,19 +14,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mavis.guide.jobs import Job, Span, stream
 from mavis.guide.network import ValueNetwork, objectives_of
 from mavis.guide.reference import ReferencePolicy
-from mavis.guide.rows import Index, Rows
-from mavis.guide.tilt import Settings, candidates, draw, exact_kl, tilt, truncation
-from mavis.guide.values import Guide, open_source
+from mavis.guide.states import Rule, States
+from mavis.guide.tilt import Settings, draw, exact_kl, tilt, truncation
+from mavis.guide.values import Guide
 
 PADDING = 64  # tokens: what one more call of a model costs
-
-# (log_ref [R, K], values [R, K, M], weights [R, M], beta [R]) -> log π [R, K]: `tilt`, or a rival
-Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def no_follow_up(span: Span) -> Sequence[Job]:  # noqa: ARG001
@@ -88,12 +84,10 @@ class _LiveRows:
     ) -> None:
         if rows < 1:
             raise ValueError(f"rows must be at least 1, got {rows}.")
-        self.reference, self.rule, self.size = reference, rule, rows
+        self.reference, self.size = reference, rows
         self.objectives = objectives_of(networks)
         self.vocabulary = reference.vocabulary
-        shared = any(isinstance(n, ValueNetwork) and n.card.source == "shared" for n in networks)
-        self.cache = Rows(reference.model, rows + parked, hidden=shared)
-        self.sources = [open_source(n, rows + parked) for n in networks]
+        self.states = States(reference, networks, rule, rows + parked)
         self.parked: dict[int, int] = {}  # parked row -> children still to come
         self.free = list(range(rows, rows + parked))
         self.count = 0
@@ -112,7 +106,7 @@ class _LiveRows:
             if parked is None:
                 fresh.append(row)
             else:
-                self._copy(row, parked)
+                self.states.copy(np.array([row]), np.array([parked]))
                 self.parked[parked] -= 1
                 if self.parked[parked] == 0:
                     del self.parked[parked]
@@ -128,19 +122,10 @@ class _LiveRows:
             return done
         rows = np.arange(self.count)
         pending = [[_last(span)] for span in self.spans]
-        reading = self.cache.extend(rows, pending)
-        settings = self._sampling()
-        for source in self.sources:
-            source.extend(rows, pending, reading, settings)
-        assert reading.logits is not None
-        options = candidates(reading.logits, *settings[2:])
-        values = [source.values(rows, options.tokens) for source in self.sources]
-        empty = options.log_ref.new_zeros((*options.log_ref.shape, 0))
-        log_pi = self.rule(options.log_ref, torch.cat([empty, *values], dim=-1), *settings[:2])
+        options, log_pi = self.states.step(rows, pending, self._sampling())
         uniform = [stream.random() for stream in self.streams]
         chosen = draw(log_pi, torch.tensor(uniform, dtype=torch.float64, device=log_pi.device))
-        for source in self.sources:
-            source.commit(rows, chosen)
+        self.states.commit(rows, chosen)
         pick = chosen[:, None]
         log_ref = options.log_ref.gather(1, pick)[:, 0]
         ratio = log_pi.gather(1, pick)[:, 0] - log_ref
@@ -155,7 +140,7 @@ class _LiveRows:
         parked = None
         if others and self.free:
             parked = self.free.pop()
-            self._copy(parked, row)
+            self.states.copy(np.array([parked]), np.array([row]))
             self.parked[parked] = len(others)
         stack.extend((job, parked) for job in reversed(others))
         self.spans[row], self.streams[row] = Span(first), stream(first.key)
@@ -166,7 +151,7 @@ class _LiveRows:
         """Give a row back, and close the gap with the last live row."""
         self.count -= 1
         if row != self.count:
-            self._copy(row, self.count)
+            self.states.copy(np.array([row]), np.array([self.count]))
             self.spans[row], self.streams[row] = self.spans[-1], self.streams[-1]
         self.spans.pop()
         self.streams.pop()
@@ -182,16 +167,13 @@ class _LiveRows:
 
     def _read(self, rows: list[int]) -> None:
         """Read all but the last token of new rows; that one is read with the first step."""
-        self._clear(rows)
+        self.states.clear(np.array(rows, dtype=np.int64))
         for group in _alike(
             [row for row in rows if len(self.spans[row].job.tokens) > 1], self.spans
         ):
-            index = np.array(group)
             tokens = [self.spans[row].job.tokens[:-1] for row in group]
-            reading = self.cache.extend(index, tokens, silent=True)
             settings = Settings(*(column[group] for column in self._sampling()))
-            for source in self.sources:
-                source.extend(index, tokens, reading, settings)
+            self.states.read(np.array(group), tokens, settings)
 
     def _record(self, row: int, token: int, report: list[list[float]]) -> bool:
         """Write down a row's new token; whether the row is done."""
@@ -234,18 +216,6 @@ class _LiveRows:
 
     def _check(self, job: Job) -> None:
         job.sampling.check(self.objectives, self.vocabulary)
-
-    def _copy(self, dst: int, src: int) -> None:
-        to, from_ = np.array([dst]), np.array([src])
-        self.cache.copy(to, from_)
-        for source in self.sources:
-            source.copy(to, from_)
-
-    def _clear(self, rows: list[int]) -> None:
-        index: Index = np.array(rows, dtype=np.int64)
-        self.cache.clear(index)
-        for source in self.sources:
-            source.clear(index)
 
 
 def _alike(rows: list[int], spans: Sequence[Span]) -> list[list[int]]:

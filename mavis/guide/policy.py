@@ -7,10 +7,11 @@ from typing import TypeVar
 
 import torch
 
-from mavis.guide.decode import Rule, decode
+from mavis.guide.decode import decode
 from mavis.guide.jobs import Job, Sampling, Span
 from mavis.guide.network import ValueNetwork, objectives_of, read_card
 from mavis.guide.reference import Encoded, ReferencePolicy, spare_threads
+from mavis.guide.states import Rule
 from mavis.guide.tilt import tilt
 from mavis.guide.values import Guide
 from mavis.prompts import Prompt

@@ -7,6 +7,7 @@ still overtake them: a log-probability only falls.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +16,8 @@ from torch import Tensor
 from mavis.guide.jobs import Sampling
 from mavis.guide.policy import Answer, GuidedPolicy
 from mavis.guide.reference import Encoded
-from mavis.guide.rows import Rows
-from mavis.guide.tilt import Candidates, Settings, candidates, exact_kl, truncation
-from mavis.guide.values import open_source
+from mavis.guide.states import States
+from mavis.guide.tilt import Candidates, Settings, exact_kl, truncation
 from mavis.prompts import Prompt
 
 
@@ -90,8 +90,8 @@ def beam_search(
         searches.append(_Search(prompt, start))
     if not searches:
         return []
-    fork = _Rows(policy, sampling, len(searches) * width)
-    fork.begin([search.start.tokens for search in searches], width)
+    states = States(policy.reference, policy.networks, policy.rule, len(searches) * width)
+    _begin(states, searches, width, _settings(policy, sampling, 1))
     for step in range(max_tokens):
         living = [
             (at * width + nth, search, beam)
@@ -102,78 +102,43 @@ def beam_search(
             break
         rows = [row for row, _, _ in living]
         last = [beam.tokens[-1] if step else search.start.tokens[-1] for _, search, beam in living]
-        grown = fork.step(rows, last)
+        settings = _settings(policy, sampling, len(rows))
+        options, log_pi = states.step(np.array(rows), [[token] for token in last], settings)
+        kl, cut = exact_kl(log_pi, options.log_ref), truncation(options.log_ref)
+        grown = _Grown(options, log_pi, kl.tolist(), cut.tolist())
         parents: dict[int, int] = {}
         for at, search in enumerate(searches):
             mine = [nth for nth, row in enumerate(rows) if row // width == at]
             parents |= _grow(policy, search, mine, grown, at * width, width)
-        fork.follow(parents, rows)
+        moved = {row: rows[at] for row, at in parents.items() if row != rows[at]}
+        if moved:
+            states.copy(np.array(list(moved)), np.array(list(moved.values())))
     return [[_answer(policy, search, beam) for beam in search.best(width)] for search in searches]
 
 
-@dataclass(frozen=True)
-class _Grown:
+class _Grown(NamedTuple):
     """One step of all living beams."""
 
-    log_pi: Tensor  # [R, K]
     options: Candidates
+    log_pi: Tensor  # [R, K]
     kl: list[float]  # [R]
     truncation: list[float]  # [R]
 
 
-class _Rows:
-    """The rows of the reference policy and of all sources."""
+def _settings(policy: GuidedPolicy, sampling: Sampling, rows: int) -> Settings:
+    """The same for all rows."""
+    place = policy.reference.model.device
+    top_k = sampling.top_k or policy.reference.vocabulary
+    numbers = (sampling.beta, sampling.temperature, top_k, sampling.top_p)
+    weights = torch.tensor([sampling.weights] * rows, device=place).reshape(rows, -1)
+    return Settings(weights, *(torch.tensor([n] * rows, device=place) for n in numbers))
 
-    def __init__(self, policy: GuidedPolicy, sampling: Sampling, rows: int) -> None:
-        self.policy, self.sampling = policy, sampling
-        self.sources = [open_source(network, rows) for network in policy.networks]
-        self.cache = Rows(policy.reference.model, rows, hidden=True)
 
-    def begin(self, prompts: Sequence[Sequence[int]], width: int) -> None:
-        """Read all but the last token of each prompt, into its first row."""
-        for at, tokens in enumerate(prompts):
-            if len(tokens) > 1:
-                row, unread = np.array([at * width]), [tokens[:-1]]
-                reading = self.cache.extend(row, unread, silent=True)
-                for source in self.sources:
-                    source.extend(row, unread, reading, self._settings(1))
-
-    def step(self, rows: Sequence[int], tokens: Sequence[int]) -> _Grown:
-        """Read a token in each of some rows, and say how likely each candidate is behind it."""
-        index, unread = np.array(rows), [[token] for token in tokens]
-        settings = self._settings(len(rows))
-        reading = self.cache.extend(index, unread)
-        for source in self.sources:
-            source.extend(index, unread, reading, settings)
-        assert reading.logits is not None
-        options = candidates(reading.logits, *settings[2:])
-        values = [source.values(index, options.tokens) for source in self.sources]
-        empty = options.log_ref.new_zeros((*options.log_ref.shape, 0))
-        log_pi = self.policy.rule(
-            options.log_ref, torch.cat([empty, *values], dim=-1), *settings[:2]
-        )
-        kl, cut = exact_kl(log_pi, options.log_ref), truncation(options.log_ref)
-        return _Grown(log_pi, options, kl.tolist(), cut.tolist())
-
-    def follow(self, parents: dict[int, int], rows: Sequence[int]) -> None:
-        """Make each row that lives on equal to the one it comes from (an index into `rows`)."""
-        moved = {row: rows[parent] for row, parent in parents.items() if row != rows[parent]}
-        if moved:
-            dst, src = np.array(list(moved)), np.array(list(moved.values()))
-            self.cache.copy(dst, src)
-            for source in self.sources:
-                source.copy(dst, src)
-
-    def _settings(self, rows: int) -> Settings:
-        place, asked = self.policy.reference.model.device, self.sampling
-        top_k = asked.top_k or self.policy.reference.vocabulary
-        return Settings(
-            torch.tensor([asked.weights] * rows, device=place).reshape(rows, -1),
-            *(
-                torch.tensor([number] * rows, device=place)
-                for number in (asked.beta, asked.temperature, top_k, asked.top_p)
-            ),
-        )
+def _begin(states: States, searches: Sequence[_Search], width: int, settings: Settings) -> None:
+    """Read all but the last token of each prompt, into its first row."""
+    for at, search in enumerate(searches):
+        if len(search.start.tokens) > 1:
+            states.read(np.array([at * width]), [search.start.tokens[:-1]], settings)
 
 
 def _grow(

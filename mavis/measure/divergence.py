@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mavis.guide.decode import Rule
+from mavis.guide.states import Rule
 from mavis.guide.tilt import tilt
 
 DIVERGENCES = ("reverse_kl", "forward_kl", "jsd", "alpha", "jeffrey")
