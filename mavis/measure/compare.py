@@ -108,6 +108,9 @@ def pareto(
         if method not in METHODS:
             raise ValueError(f"methods must be of {', '.join(METHODS)}, got {method!r}.")
     models = Models(runs, tuned, divergence, alpha, lora, values, policies)
+    if set(policies) < set(names):  # else they are given, and may be mixed under any divergence
+        models.check()
+    models.check_weights(chosen, weightings)
     for seed in range(seeds):  # cards only: what is missing is said before anything is loaded
         for method in chosen:
             models.folders(method, names, weightings, seed)

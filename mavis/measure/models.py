@@ -9,15 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 
 from mavis.learn.rounds import SEEN
+from mavis.measure.divergence import mixture
 from mavis.measure.parm import CARD as PARM
-from mavis.measure.parm import read_parm
+from mavis.measure.parm import preferences, read_parm
 from mavis.measure.tuned import CARD as TUNED
 from mavis.measure.tuned import DEFAULT_METHOD, read_tuned, tuned_folder
 from mavis.measure.weightings import Weighting, told
 
+TUNED_UNDER = ("reverse_kl", "forward_kl", "jsd", "alpha")  # what `mavis tune` can
 METHODS = ("reference", "best_of", "mavis", "mod", "soup", "morlhf", "parm")
 
 
@@ -75,12 +78,35 @@ class Models:
                 )
         return {name: Path(place) for name, place in found.items()}
 
+    def check(self) -> None:
+        """Raise ValueError for policies that cannot be.
+
+        A policy is mixed under the divergence that it was tuned under.
+        """
+        mixture(self.divergence, self.alpha)
+        if self.divergence not in {"reverse_kl", *(TUNED_UNDER if self.tuned == "dpo" else ())}:
+            raise ValueError(
+                f"divergence {self.divergence} is none that {self.tuned} tunes under: dpo does "
+                f"under {', '.join(TUNED_UNDER)} (--tuned dpo), and the others have reverse_kl."
+            )
+
+    def check_weights(self, methods: Sequence[str], weightings: Sequence[Weighting]) -> None:
+        """Raise ValueError for weights that a method cannot have."""
+        weights = torch.tensor(weightings)  # [W, M]
+        nothing = torch.zeros(len(weights), 1)  # states with one candidate
+        if "mod" in methods:
+            rule = mixture(self.divergence, self.alpha)
+            rule(nothing, torch.zeros_like(weights)[:, None], weights, torch.ones(len(weights)))
+        if "parm" in methods:
+            preferences(weights)
+
     def _tuned(self, runs: Path, objectives: Sequence[str], weights: Weighting) -> str:
         kind = (self.tuned, self.divergence, self.lora)
         return str(tuned_folder(runs / "tuned", objectives, weights, *kind))
 
     def _tune(self, runs: Path) -> str:
         more = "" if self.divergence == "reverse_kl" else f" --divergence {self.divergence}"
+        more += "" if self.alpha is None else f" --alpha {self.alpha:g}"
         more += " --lora" if self.lora else ""
         return f"mavis tune --method {self.tuned}{more} --out {runs / 'tuned'}"
 
@@ -129,6 +155,13 @@ def _cost(place: Path) -> Cost:
         if all("seconds_cpu" in entry for entry in rounds):
             seconds = sum(float(entry["seconds_cpu"]) for entry in rounds)
     return Cost(seconds, sum(map(_parameters, _weights(place))), seen)
+
+
+def tokenizer(place: Path) -> str | None:
+    """The fingerprint of a model's tokenizer, if a card says it."""
+    cards = [place / name for name in (TUNED, PARM, "value.json")]
+    told = [json.loads(card.read_text())["fingerprint"] for card in cards if card.is_file()]
+    return str(told[0]) if told else None
 
 
 def _weights(place: Path) -> list[Path]:

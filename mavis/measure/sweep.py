@@ -13,9 +13,10 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from mavis.guide.policy import GuidedPolicy
+from mavis.guide.reference import ReferencePolicy
 from mavis.learn.store import check_same, write_json
 from mavis.measure.ground import Ground
-from mavis.measure.models import Models, identity
+from mavis.measure.models import Models, identity, tokenizer
 from mavis.measure.points import Point, place
 from mavis.measure.rivals import Chosen, Team, served
 from mavis.measure.weightings import Weighting
@@ -44,13 +45,15 @@ class Sweep:
 
         Raises:
             FileNotFoundError: a model is missing.
-            ValueError: the folder holds points of other settings, or of other models.
+            ValueError: a model has another tokenizer than the reference, or the folder holds points
+                of other settings, or of other models.
         """
         names, seeds = self.ground.names, range(self.ground.seeds)
         found = {
             m: [self.models.folders(m, names, self.weightings, seed) for seed in seeds]
             for m in methods
         }
+        _check_tokenizers(found, self.ground.reference)
         marks = {m: [{n: identity(p) for n, p in f.items()} for f in found[m]] for m in methods}
         settings = self.ground.settings()
         file = self.folder / SETTINGS
@@ -127,6 +130,18 @@ def reach(make: Callable[[float], Point], start: float, kl: float) -> list[Point
         if (points[-1].kl.mean() < kl) != below:
             break
     return sorted(points, key=lambda point: point.strength)
+
+
+def _check_tokenizers(
+    found: Mapping[str, Sequence[Mapping[str, Path]]], reference: ReferencePolicy
+) -> None:
+    for method, seeds in found.items():
+        for folder in (one for folders in seeds for one in folders.values()):
+            if tokenizer(folder) not in {None, reference.fingerprint}:
+                raise ValueError(
+                    f"{method}: {folder} and the reference {reference.name} have different "
+                    "tokenizers: compare models that were made from this reference."
+                )
 
 
 def _with_earlier(folder: Path, before: Marks, marks: Marks) -> Marks:

@@ -46,7 +46,12 @@ def test_seeds_and_other_places(tiny_runs, tmp_path):
         ("mavis", {}, "mavis fit --objective trial --out {}/trial`"),
         ("mod", {}, "mavis tune --method rloo --out {}/tuned --objectives trial`"),
         ("soup", {"tuned": "dpo"}, "mavis tune --method dpo --out {}/tuned --objectives trial`"),
-        ("mod", {"divergence": "jsd"}, "--method rloo --divergence jsd --out"),
+        ("mod", {"tuned": "dpo", "divergence": "jsd"}, "--method dpo --divergence jsd --out"),
+        (
+            "mod",
+            {"tuned": "dpo", "divergence": "alpha", "alpha": 0.5},
+            "--method dpo --divergence alpha --alpha 0.5 --out",
+        ),
         ("mod", {"lora": True}, "--method rloo --lora --out"),
         ("morlhf", {}, "--objectives trial,rival --weights trial=0.5,rival=0.5`"),
         ("parm", {}, "mavis parm --objectives trial,rival --out {}/tuned/parm-trial+rival`"),
@@ -68,6 +73,16 @@ def test_the_command_for_missing_models_is_one_that_exists(tmp_path):
         with pytest.raises(FileNotFoundError) as error:
             Models(str(tmp_path)).folders(method, NAMES, HALF, 0)
         assert str(error.value).split("`mavis ")[1].split()[0] in known
+
+
+def test_a_divergence_is_one_that_policies_are_tuned_under():
+    Models(tuned="dpo", divergence="jsd").check()
+    Models().check()
+    for options in ({"divergence": "jsd"}, {"tuned": "dpo", "divergence": "jeffrey"}):
+        with pytest.raises(ValueError, match=r"is none that .* tunes under: dpo does"):
+            Models(**options).check()
+    with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\]"):
+        Models(tuned="dpo", divergence="alpha", alpha=1.5).check()
 
 
 def test_costs_are_read_from_cards(tiny_runs, tmp_path):

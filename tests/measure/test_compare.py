@@ -1,0 +1,128 @@
+"""`mavis pareto`, as a user runs it, on tiny models."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mavis.cli import main
+from mavis.measure.compare import RESULTS
+from mavis.measure.ground import Ground
+
+
+@pytest.fixture
+def words(tiny_runs, tiny_folder, tmp_path, plugin):  # noqa: ARG001
+    """`words("--seeds", "2")`: a sweep of seconds; words given later win."""
+
+    def build(*more: str) -> list[str]:
+        settings = {
+            "objectives": "trial,rival",
+            "methods": "reference,best_of,mavis,mod",
+            "weights": "grid:0.5",
+            "kl": "0.3",
+            "split": "test",
+            "source": str(tiny_folder / "prompts"),
+            "prompts": "4",
+            "runs": str(tiny_runs),
+            "reference": str(tiny_folder / "reference"),
+            "out": str(tmp_path / "sweep"),
+            "best_of": "4",
+            "top_k": "20",
+            "max_tokens": "5",
+            "tracking": f"sqlite:///{(tmp_path / 'mlflow.db').as_posix()}",
+        }
+        return ["pareto", *(w for k, v in settings.items() for w in (f"--{k}", v)), *more]
+
+    return build
+
+
+def test_a_sweep_from_the_command_line(words, tmp_path, capsys, monkeypatch):
+    assert main(words()) == 0
+    said = capsys.readouterr()
+    out = tmp_path / "sweep"
+    for line in ("at 0.3 nats, 3 weightings of trial, rival", "hypervolume above (", "mavis / mod"):
+        assert line in said.out
+    assert f"report: {out / 'report.html'}" in said.out
+    found = json.loads((out / RESULTS).read_text())
+    assert list(found["methods"]) == ["mavis", "mod", "best_of"]
+    assert found["methods"]["mod"]["indicators"]["hypervolume"]["value"] > 0
+    assert "4 of the 4 prompts" not in said.out  # test prompts: nobody was trained on them
+    assert "mavis: its models do not say which prompts" in said.out
+    files = {f.name for f in out.iterdir()}
+    assert files >= {"report.html", "results.json", "sweep.json", "points", "bars.png"}
+    # The same command again decodes nothing and says the same; another method is added.
+    made = []
+    point = Ground.point
+    monkeypatch.setattr(
+        Ground, "point", lambda self, *a, **k: made.append(a) or point(self, *a, **k)
+    )
+    assert main(words("--json")) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert not made
+    for name in ("methods", "reference_point", "ahead"):
+        assert again[name] == found[name]
+    assert main(words("--methods", "[mavis, soup]")) == 0
+    assert {one[0] for one in made} == {"soup"}
+
+
+def test_prompts_that_a_method_was_trained_on_are_a_warning(words, capsys):
+    assert main(words("--methods", "mod", "--split", "train", "--weights", "trial=1,rival=0")) == 0
+    assert "warning: mod: 4 of the 4 prompts were among those it was trained on" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--objectives", "trial"], "objectives must be two or more"),
+        (["--objectives", "trial,sad"], "no objective 'sad'"),
+        (["--objectives", "trial,trial"], "objectives must be different ones"),
+        (["--methods", "mavis,ppo"], "methods must be of reference, best_of, .* got 'ppo'"),
+        (["--weights", "grid:0.3"], "the step of a grid must divide 1"),
+        (["--weights", "trial=1"], "weights must have the columns trial, rival"),
+        (["--weights", "nowhere.csv"], "there is no file"),
+        (["--kl", "0"], "kl must be a positive number"),
+        (["--kl", "x"], "kl"),
+        (["--prompts", "0"], "prompts must be at least 1"),
+        (["--split", "sad"], "split 'sad' is not in"),
+        (["--source", "nowhere.jsonl"], "there is no such file"),
+        (["--reference_point", "[1.0]"], "reference_point must have one number for each"),
+        (["--runs", "nowhere"], "mavis needs a model of trial at nowhere/trial/value: `mavis fit"),
+        (["--divergence", "jsd"], "divergence jsd is none that rloo tunes under"),
+        (
+            ["--divergence", "jsd", "--tuned", "dpo"],
+            "mod needs a model of trial .*--divergence jsd",
+        ),
+        (["--methods", "mod", "--divergence", "alpha", "--alpha", "3"], "alpha must be in"),
+        (["--top_k", "1000"], "top_k must be 0"),
+        (["--max_tokens", "159"], "prompts: 0 of 4 are short enough"),
+        (["--reference", "sandbox/reference"], "have different tokenizers"),
+    ],
+)
+def test_bad_input_is_answered_in_a_line(words, more, said, capsys, tmp_path):
+    assert main(words(*more)) == 2
+    error = capsys.readouterr().err
+    assert re.search(said, error), error
+    assert error.startswith("mavis: error: ")
+    assert len(error.strip().splitlines()) == 1
+    assert not list(Path(tmp_path).rglob("*.parquet"))
+
+
+def test_other_settings_are_another_sweep(words, capsys):
+    assert main(words("--methods", "reference,mavis", "--weights", "trial=1,rival=0")) == 0
+    assert main(words("--methods", "reference,mavis", "--top_k", "10")) == 2
+    assert "holds a sweep with top_k = 20, not 10: give another --out" in capsys.readouterr().err
+
+
+def test_negative_weights_where_a_divergence_forbids_them(words, tiny_runs, capsys, tmp_path):
+    runs = tmp_path / "runs"
+    shutil.copytree(tiny_runs, runs)
+    for name in ("trial", "rival"):
+        (runs / "tuned" / f"rloo-{name}").rename(runs / "tuned" / f"dpo-{name}-forward_kl")
+    options = ["--runs", str(runs), "--methods", "mod", "--tuned", "dpo"]
+    options += ["--divergence", "forward_kl", "--weights", "trial=1.2,rival=-0.2"]
+    assert main(words(*options)) == 2
+    assert "weights must not be negative" in capsys.readouterr().err
