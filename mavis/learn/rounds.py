@@ -28,9 +28,12 @@ class Rounds(Callback):
     def __init__(self) -> None:
         self._started = self._cpu = 0.0
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Begin to count, behind what the data module measures of the reference policy."""
+        self._cpu = time.process_time()
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note what is trained on."""
-        self._cpu = time.process_time()
         data, _ = _parts(trainer, pl_module)
         prompts = data.prompts["train"]
         digest = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:32]

@@ -12,8 +12,14 @@ from mavis.measure.compare import RESULTS
 from mavis.measure.ground import Ground
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A tracking store for all of these tests: making one takes seconds."""
+    return f"sqlite:///{(tmp_path_factory.mktemp('store') / 'mlflow.db').as_posix()}"
+
+
 @pytest.fixture
-def words(tiny_runs, tiny_folder, tmp_path, plugin):  # noqa: ARG001
+def words(tiny_runs, tiny_folder, tmp_path, plugin, store):  # noqa: ARG001
     """`words("--seeds", "2")`: a sweep of seconds; words given later win."""
 
     def build(*more: str) -> list[str]:
@@ -31,7 +37,7 @@ def words(tiny_runs, tiny_folder, tmp_path, plugin):  # noqa: ARG001
             "best_of": "4",
             "top_k": "20",
             "max_tokens": "5",
-            "tracking": f"sqlite:///{(tmp_path / 'mlflow.db').as_posix()}",
+            "tracking": store,
         }
         return ["pareto", *(w for k, v in settings.items() for w in (f"--{k}", v)), *more]
 
