@@ -32,9 +32,9 @@ def commands() -> dict[tuple[str, ...], Command]:
     from mavis.commands import check_objective, list_objectives, new_objective
     from mavis.generate import generate
     from mavis.measure.compare import pareto
-    from mavis.measure.judge import judge
-    from mavis.measure.parm_run import parm
-    from mavis.measure.tune import tune
+    from mavis.measure.judge.judge import judge
+    from mavis.measure.tuning.parm_run import parm
+    from mavis.measure.tuning.tune import tune
     from mavis.sandbox.build import build
 
     return {

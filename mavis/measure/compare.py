@@ -16,9 +16,9 @@ from mavis.prompts import Prompt, digest, plain, read_prompts
 
 if TYPE_CHECKING:
     from mavis.guide.reference import ReferencePolicy
-    from mavis.measure.models import Cost
-    from mavis.measure.points import Point
-    from mavis.measure.sweep import Sweep
+    from mavis.measure.sweep.models import Cost
+    from mavis.measure.sweep.points import Point
+    from mavis.measure.sweep.sweep import Sweep
 
 RESULTS = "results.json"
 BASELINES = ("reference", "best_of")  # what π_ref can do alone: nothing trained, no strength
@@ -102,7 +102,7 @@ def pareto(
     positive(kl=kl)
     at_least(1, prompts=prompts, seeds=seeds, best_of=best_of, rows=rows, max_tokens=max_tokens)
 
-    from mavis.measure.models import METHODS, Models
+    from mavis.measure.sweep.models import METHODS, Models
 
     for method in chosen:
         if method not in METHODS:
@@ -117,10 +117,10 @@ def pareto(
 
     from mavis.guide.reference import ReferencePolicy, spare_threads
     from mavis.learn.store import legal
-    from mavis.measure.ground import Ground
-    from mavis.measure.report import REPORT
-    from mavis.measure.sweep import Sweep
-    from mavis.measure.table import table
+    from mavis.measure.report.report import REPORT
+    from mavis.measure.report.table import table
+    from mavis.measure.sweep.ground import Ground
+    from mavis.measure.sweep.sweep import Sweep
 
     policy = ReferencePolicy.load(reference, template)
     spare_threads(policy.model)
@@ -139,8 +139,8 @@ def _run(
     sweep: "Sweep", methods: list[str], kl: float, corner: list[float] | None, command: str
 ) -> dict[str, Any]:
     """Make the points that are missing, and work out what they come to."""
-    from mavis.measure.models import cost
-    from mavis.measure.results import Findings, results
+    from mavis.measure.front.results import Findings, results
+    from mavis.measure.sweep.models import cost
     from mavis.progress import track
 
     folders = sweep.open(methods)
@@ -165,8 +165,8 @@ def _run(
 def _keep(out: Path, found: dict[str, Any], tracking: str | None) -> None:
     """Write the results down: as JSON, as a report with pictures, and in MLflow."""
     from mavis.learn.store import write_json
-    from mavis.measure.report import write_report
-    from mavis.measure.sweeprun import log_sweep
+    from mavis.measure.report.report import write_report
+    from mavis.measure.report.sweeprun import log_sweep
 
     write_json(out / RESULTS, found)
     files = write_report(out, found)

@@ -8,8 +8,8 @@ import pytest
 from mavis.guide.jobs import Sampling
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.search import beam_search
-from mavis.measure.divergence import mixture
-from mavis.measure.policies import guide
+from mavis.measure.rivals.divergence import mixture
+from mavis.measure.rivals.policies import guide
 
 PROMPTS = ["an um", "the sun is", "a", [{"role": "user", "content": "mis tub"}]]
 SOURCES = ("action", "state", "shared")

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from mavis.guide.reference import ReferencePolicy
-from mavis.measure.ground import Ground
-from mavis.measure.models import Models
-from mavis.measure.parm import ParmCard, new_arm, save_parm
-from mavis.measure.pblora import adapters
-from mavis.measure.points import NUMBERS, Point
-from mavis.measure.results import Findings
-from mavis.measure.sweep import Sweep
-from mavis.measure.tuned import TunedCard, tuned_folder
+from mavis.measure.front.results import Findings
+from mavis.measure.rivals.parm import ParmCard, new_arm, save_parm
+from mavis.measure.rivals.pblora import adapters
+from mavis.measure.sweep.ground import Ground
+from mavis.measure.sweep.models import Models
+from mavis.measure.sweep.points import NUMBERS, Point
+from mavis.measure.sweep.sweep import Sweep
+from mavis.measure.tuning.tuned import TunedCard, tuned_folder
 from mavis.objective import Objective
 from mavis.prompts import digest, read_prompts
 from mavis.reward import Units

@@ -9,7 +9,7 @@ import pytest
 
 from mavis.cli import main
 from mavis.measure.compare import RESULTS
-from mavis.measure.ground import Ground
+from mavis.measure.sweep.ground import Ground
 
 
 @pytest.fixture(scope="module")

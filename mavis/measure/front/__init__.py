@@ -1,0 +1,1 @@
+"""What points come to: fronts, indicators, intervals, standings."""

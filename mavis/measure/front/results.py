@@ -1,0 +1,283 @@
+"""What a sweep comes to, as one JSON object: the fronts, the indicators, the costs, the warnings.
+
+`results.json` holds everything that the report shows and all that is needed to run it again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mavis.learn.evaluate import analytic_kl
+from mavis.measure.front.equal_kl import Reading, Stand, at_kl, best_of_n, stand
+from mavis.measure.front.intervals import Interval, interval, means, resamples
+from mavis.measure.front.standing import INDICATORS, Standing
+from mavis.measure.sweep.models import Cost
+from mavis.measure.sweep.points import Array, Point
+from mavis.measure.weightings import Weighting
+from mavis.reward import Units
+
+RESAMPLES = 1000
+AHEAD = "mavis"  # whose lead over every other method is worked out
+SHOWN = 4  # prompts whose answers are shown
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The points of a sweep.
+
+    Args:
+        objectives: names of the M axis.
+        weightings: λ [W][M].
+        kl: nats per answer, at which methods are compared.
+        reference: π_ref's answers; standard units are those of their rewards.
+        best_of: many answers of π_ref, to take the best of; None if nobody asked.
+        curves: the points of every other method, for each weighting.
+        corner: the hypervolume's reference point [M], if one was given.
+        prompts: as text [P], of which some are shown.
+    """
+
+    objectives: tuple[str, ...]
+    weightings: Sequence[Weighting]
+    kl: float
+    reference: Point
+    best_of: Point | None
+    curves: Mapping[str, Sequence[Sequence[Point]]]
+    corner: Sequence[float] | None = None
+    prompts: Sequence[str] = ()
+
+    @property
+    def units(self) -> list[Units]:
+        """Mean and standard deviation of π_ref's rewards on these prompts, by objective."""
+        rewards = self.reference.rewards
+        return [
+            Units.measure(rewards[..., m].ravel().tolist(), name)
+            for m, name in enumerate(self.objectives)
+        ]
+
+    def standard(self, point: Point) -> Array:
+        """A point's rewards in standard units [P, S, M]."""
+        mean = np.array([units.mean for units in self.units])
+        std = np.array([units.std for units in self.units])
+        found: Array = (point.rewards - mean) / std
+        return found
+
+    def stand(self, point: Point) -> Stand:
+        """A point, prompt by prompt."""
+        return stand(self.standard(point), point.kl)
+
+    def standing(self) -> Standing:
+        """All methods at the KL asked for."""
+        counts = resamples(len(self.reference.kl), RESAMPLES)
+        start = self.stand(self.reference)
+        readings: dict[str, list[Reading | None]] = {}
+        for method, curves in self.curves.items():
+            stands = [[start, *map(self.stand, points)] for points in curves]
+            readings[method] = [at_kl(curve, self.kl, counts) for curve in stands]
+        if self.best_of is not None:
+            rewards = self.standard(self.best_of)
+            cost = self.best_of.numbers["kl_truncation"]
+            readings["best_of"] = [
+                at_kl(best_of_n(rewards, cost, weights), self.kl, counts)
+                for weights in self.weightings
+            ]
+        baseline = Reading(_mean(start.rewards), means(start.rewards, counts))
+        return Standing(self.kl, self.weightings, baseline, readings, self.corner)
+
+    def nearest(self, method: str) -> list[Point]:
+        """For each weighting, the point of a method whose KL is nearest to the one compared at."""
+        if method == "best_of" and self.best_of is not None:
+            return [self._chosen(self.best_of, weights) for weights in self.weightings]
+        if method not in self.curves:
+            return [self.reference]
+        return [min(c, key=lambda p: abs(p.kl.mean() - self.kl)) for c in self.curves[method]]
+
+    def _chosen(self, many: Point, weights: Weighting) -> Point:
+        """The best of each prompt's first N answers, N being the one whose KL is nearest."""
+        rewards, truncation = self.standard(many), many.numbers["kl_truncation"]
+        away = [abs(s.kl.mean() - self.kl) for s in best_of_n(rewards, truncation, weights)]
+        n = int(np.argmin(away)) + 1
+        weighted = (rewards[:, :n] * np.asarray(weights)).sum(-1)
+        best = np.where(np.isfinite(weighted), weighted, -np.inf).argmax(1)[:, None]  # [P, 1]
+        numbers = {k: np.take_along_axis(v, best, axis=1) for k, v in many.numbers.items()}
+        kl = analytic_kl(n) + numbers["kl_truncation"]
+        return replace(
+            many,
+            weights=tuple(weights),
+            strength=float(n),
+            responses=[[said[i]] for said, (i,) in zip(many.responses, best, strict=True)],
+            tokens=[[said[i]] for said, (i,) in zip(many.tokens, best, strict=True)],
+            rewards=np.take_along_axis(many.rewards, best[..., None], axis=1),
+            numbers=numbers | {"kl": kl, "kl_sampled": kl},
+        )
+
+
+def results(
+    findings: Findings,
+    costs: Mapping[str, Cost],
+    speeds: Mapping[str, float],
+    settings: Mapping[str, Any],
+    warnings: Sequence[str],
+    overlap: Mapping[str, int | None] | None = None,
+) -> dict[str, Any]:
+    """Everything that is known of a sweep, fit for JSON.
+
+    Args:
+        findings: its points.
+        costs: of the methods that were trained.
+        speeds: tokens per CPU second of each method, served as one would.
+        settings: what is needed to run it again.
+        warnings: of overlaps between training and test, and the like.
+        overlap: how many of the prompts each trained method has seen; None: not known.
+    """
+    standing = findings.standing()
+    near = {m: findings.nearest(m) for m in standing.readings}
+    return {
+        "objectives": list(findings.objectives),
+        "units": [vars(units) for units in findings.units],
+        "kl": findings.kl,
+        "weightings": [list(weights) for weights in findings.weightings],
+        "reference_point": standing.reference_point.tolist() if standing.methods else None,
+        "reference": _point(findings, findings.reference),
+        "methods": {
+            m: _method(findings, standing, m, near[m], costs.get(m), speeds.get(m))
+            for m in standing.readings
+        },
+        "ahead": _ahead(standing),
+        "overlap": dict(overlap or {}),
+        "samples": _samples(findings, near),
+        "warnings": [*warnings, *_short_of(standing)],
+        "settings": dict(settings),
+    }
+
+
+def _method(
+    findings: Findings,
+    standing: Standing,
+    method: str,
+    near: Sequence[Point],
+    cost: Cost | None,
+    speed: float | None,
+) -> dict[str, Any]:
+    reached = method in standing.methods
+    said = [point.summary for point in near]
+    about = ("kl", "length", "distinct_3", "repetition", "perplexity", "kl_truncation")
+    return {
+        "rewards": [_rewards(reading) for reading in standing.readings[method]],
+        "indicators": {
+            name: vars(standing.indicator(method, name)) if reached else None for name in INDICATORS
+        },
+        "answers": {name: float(np.mean([s[name] for s in said])) for name in about},
+        "strengths": [point.strength for point in near],
+        "training_seconds": cost.seconds if cost else 0.0,
+        "parameters": cost.parameters if cost else 0,
+        "tokens_per_cpu_second": speed,
+        "points": _best_curves(findings) if method == "best_of" else _curves(findings, method),
+    }
+
+
+def three(count: int) -> list[int]:
+    """The numbers of the first, the middle and the last of some weightings, each once.
+
+    >>> three(6), three(1)
+    ([0, 3, 5], [0])
+    """
+    return sorted({0, count // 2, count - 1})
+
+
+def _samples(findings: Findings, near: Mapping[str, Sequence[Point]]) -> list[dict[str, Any]]:
+    """First answers to prompts that are evenly spaced in their list, whatever was answered."""
+    count = len(findings.prompts)
+    shown = range(0, count, -(-count // SHOWN)) if count else ()
+    start = {"reference": [findings.reference] * len(findings.weightings)}
+    return [
+        {
+            "weights": list(findings.weightings[at]),
+            "number": number + 1,
+            "prompt": findings.prompts[number],
+            "answers": {
+                method: {
+                    "text": points[at].responses[number][0],
+                    "rewards": findings.standard(points[at])[number, 0].tolist(),
+                    "kl": float(points[at].kl[number, 0]),
+                }
+                for method, points in (start | dict(near)).items()
+            },
+        }
+        for at in three(len(findings.weightings))
+        for number in shown
+    ]
+
+
+def _rewards(reading: Reading | None) -> list[dict[str, float]] | None:
+    """The mean reward of each objective with its interval."""
+    if reading is None:
+        return None
+    return [
+        vars(interval(float(value), samples))
+        for value, samples in zip(reading.rewards, reading.samples.T, strict=True)
+    ]
+
+
+def _point(findings: Findings, point: Point) -> dict[str, Any]:
+    mean = _mean(findings.stand(point).rewards)
+    return {"strength": point.strength, "rewards": mean.tolist(), **point.summary}
+
+
+def _curves(findings: Findings, method: str) -> list[list[dict[str, Any]]]:
+    return [[_point(findings, point) for point in curve] for curve in findings.curves[method]]
+
+
+def _best_curves(findings: Findings) -> list[list[dict[str, Any]]]:
+    """Best-of-N at N = 1, 2, 4 … for each weighting."""
+    assert findings.best_of is not None
+    rewards, cost = findings.standard(findings.best_of), findings.best_of.numbers["kl_truncation"]
+    curves = []
+    for weights in findings.weightings:
+        curve = best_of_n(rewards, cost, weights)
+        powers = [n for n in range(1, len(curve) + 1) if n & (n - 1) == 0]
+        curves.append(
+            [
+                {
+                    "strength": n,
+                    "kl": float(curve[n - 1].kl.mean()),
+                    "rewards": _mean(curve[n - 1].rewards).tolist(),
+                }
+                for n in powers
+            ]
+        )
+    return curves
+
+
+def _ahead(standing: Standing) -> dict[str, dict[str, dict[str, float]]]:
+    """How far MAVIS is ahead of every other method: ratios, and differences of the gain."""
+    if AHEAD not in standing.methods:
+        return {}
+
+    def lead(rival: str) -> dict[str, Interval]:
+        return {
+            "hypervolume_ratio": standing.against(AHEAD, rival, "hypervolume"),
+            "gain_ratio": standing.against(AHEAD, rival, "weighted_gain"),
+            "gain_difference": standing.against(AHEAD, rival, "weighted_gain", by="difference"),
+        }
+
+    others = [method for method in standing.methods if method != AHEAD]
+    return {rival: {k: vars(v) for k, v in lead(rival).items()} for rival in others}
+
+
+def _short_of(standing: Standing) -> list[str]:
+    return [
+        f"{method} does not get to {standing.kl:g} nats at {sum(r is None for r in found)} of "
+        f"{len(found)} weightings: it is left out of the comparison there and of the indicators."
+        for method, found in standing.readings.items()
+        if method not in standing.methods
+    ]
+
+
+def _mean(values: npt.NDArray[np.float64]) -> Array:
+    """Mean over prompts [M]."""
+    (mean,) = means(values, np.ones((1, len(values)), dtype=np.int64))
+    found: Array = mean
+    return found

@@ -1,0 +1,1 @@
+"""Results as pages, pictures, tables and MLflow runs."""

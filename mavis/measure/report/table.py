@@ -1,0 +1,45 @@
+"""The results of a sweep as `mavis pareto` prints them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mavis.measure.report.looks import Found, number
+
+WIDTHS = (22, 22, 16, 10)  # of the columns
+
+
+def table(found: Found) -> Iterator[str]:
+    """The results in lines.
+
+    Args:
+        found: what is known of the sweep.
+    """
+    names = found["objectives"]
+    yield f"at {found['kl']:g} nats, {len(found['weightings'])} weightings of {', '.join(names)}"
+    if found["reference_point"] is not None:
+        corner = ", ".join(f"{x:.2f}" for x in found["reference_point"])
+        yield f"hypervolume above ({corner}), in standard units; intervals are 95 % over prompts"
+    yield ""
+    heads = ("hypervolume", "weighted gain", "training CPU s", "tokens/s")
+    yield "method    " + "".join(
+        f"{head:>{width}}" for head, width in zip(heads, WIDTHS, strict=True)
+    )
+    for name, method in found["methods"].items():
+        volume, gain = (_cell(method["indicators"][n]) for n in ("hypervolume", "weighted_gain"))
+        seconds, speed = method["training_seconds"], method["tokens_per_cpu_second"]
+        cost = "?" if seconds is None else f"{seconds:.0f}"
+        fast = "" if speed is None else f"{speed:.0f}"
+        cells = zip((volume, gain, cost, fast), WIDTHS, strict=True)
+        yield f"{name:<10}" + "".join(f"{cell:>{width}}" for cell, width in cells)
+    for rival, lead in found["ahead"].items():
+        ratio, gain = _cell(lead["hypervolume_ratio"]), _cell(lead["gain_ratio"])
+        yield f"mavis / {rival}: hypervolume {ratio}, weighted gain {gain}"
+    for warning in found["warnings"]:
+        yield f"warning: {warning}"
+
+
+def _cell(numbers: Mapping[str, Any] | None) -> str:
+    if numbers is None:
+        return "-"
+    value, low, high = (number(numbers[name]) for name in ("value", "low", "high"))
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"

@@ -1,0 +1,1 @@
+"""The policies that MAVIS is compared with: mixtures, soups, reward models."""

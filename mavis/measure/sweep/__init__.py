@@ -1,0 +1,1 @@
+"""Methods, weightings and strengths over one ground."""

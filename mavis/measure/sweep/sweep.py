@@ -1,0 +1,158 @@
+"""A sweep: every method answers the same prompts, for every weighting, up to the KL asked for.
+
+Strength goes up or down from a method's natural one, by half an octave at a time, until the mean KL
+has passed the one at which methods are compared; the points on either side are what an
+interpolation needs, and all of them make the curve of reward against KL. Every point is a file as
+soon as it is finished, and is not made again.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+from mavis.guide.policy import GuidedPolicy
+from mavis.guide.reference import ReferencePolicy
+from mavis.learn.store import check_same, write_json
+from mavis.measure.sweep.ground import Ground
+from mavis.measure.sweep.models import Models, identity, tokenizer
+from mavis.measure.sweep.points import Point, place
+from mavis.measure.sweep.teams import Chosen, Team, served
+from mavis.measure.weightings import Weighting
+
+SETTINGS, SPEED = "sweep.json", "speed.json"
+RUNG = 2**0.5  # from one strength to the next: KL about doubles
+RUNGS = 12  # at most, from the natural strength: up to 64 times it, or a 64th
+
+Marks = dict[str, list[dict[str, str]]]  # method -> for each seed, a digest of each model
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A folder of points over one ground."""
+
+    folder: Path
+    ground: Ground
+    models: Models
+    weightings: tuple[Weighting, ...]
+
+    def open(self, methods: Sequence[str]) -> dict[str, list[dict[str, Path]]]:
+        """Find every method's models, and see that the folder is for this sweep.
+
+        Returns:
+            the models' folders by method, for each seed.
+
+        Raises:
+            FileNotFoundError: a model is missing.
+            ValueError: a model has another tokenizer than the reference, or the folder holds points
+                of other settings, or of other models.
+        """
+        names, seeds = self.ground.names, range(self.ground.seeds)
+        found = {
+            m: [self.models.folders(m, names, self.weightings, seed) for seed in seeds]
+            for m in methods
+        }
+        _check_tokenizers(found, self.ground.reference)
+        marks = {m: [{n: identity(p) for n, p in f.items()} for f in found[m]] for m in methods}
+        settings = self.ground.settings()
+        file = self.folder / SETTINGS
+        if file.is_file():
+            before = json.loads(file.read_text())
+            check_same(self.folder, "sweep", before["settings"], settings)
+            marks = _with_earlier(self.folder, before["models"], marks)
+        write_json(file, {"settings": settings, "models": marks})
+        return found
+
+    def reference(self) -> Point:
+        """π_ref's answers."""
+        return self._kept("reference", (), 0.0, lambda _: self._plain)
+
+    def best_of(self) -> Point:
+        """π_ref's answers to choose the best of, [P, best_of]."""
+        return self._kept("best_of", (), 0.0, lambda _: self._plain, self.ground.best_of)
+
+    def team(self, method: str, folders: Sequence[Mapping[str, Path]]) -> Team:
+        """A method's models."""
+        ground = self.ground
+        return Team(method, ground.reference, ground.names, self.models, folders)
+
+    def curves(self, team: Team, kl: float) -> Iterator[list[Point]]:
+        """A method's points for every weighting, by strength, on both sides of a KL."""
+        for weights in self.weightings:
+            choose = team.weighted(weights)
+            make = partial(self._kept, team.method, weights, choose=choose)
+            yield reach(make, team.strength, kl)
+
+    def speed(self, team: Team) -> float:
+        """Tokens per CPU second of a method, served as one would, at the middle weighting."""
+        file = self.folder / "points" / team.method / SPEED
+        if not file.is_file():
+            middle = self.weightings[len(self.weightings) // 2]
+            chosen = served(team.weighted(middle)(0))
+            found = self.ground.speed(chosen, team.strength)
+            write_json(file, {"tokens_per_cpu_second": found})
+        return float(json.loads(file.read_text())["tokens_per_cpu_second"])
+
+    @cached_property
+    def _plain(self) -> Chosen:
+        return GuidedPolicy(self.ground.reference), ()
+
+    def _kept(
+        self,
+        method: str,
+        weights: Weighting,
+        strength: float,
+        choose: Callable[[int], Chosen],
+        n: int = 1,
+    ) -> Point:
+        """A point from its file, or made and written there."""
+        names = list(self.ground.names) if weights else []
+        file = place(self.folder, method, weights, strength, names)
+        if not file.is_file():
+            point = self.ground.point(method, weights, strength, choose, n)
+            point.save(file, self.ground.names)
+        return Point.load(file)
+
+
+def reach(make: Callable[[float], Point], start: float, kl: float) -> list[Point]:
+    """Points from a strength on, until their KL has passed a value; by strength.
+
+    Args:
+        make: the point of a strength.
+        start: the first.
+        kl: mean nats per answer.
+    """
+    points = [make(start)]
+    below = points[0].kl.mean() < kl
+    for rung in range(1, RUNGS + 1):
+        points.append(make(start * RUNG ** (rung if below else -rung)))
+        if (points[-1].kl.mean() < kl) != below:
+            break
+    return sorted(points, key=lambda point: point.strength)
+
+
+def _check_tokenizers(
+    found: Mapping[str, Sequence[Mapping[str, Path]]], reference: ReferencePolicy
+) -> None:
+    for method, seeds in found.items():
+        for folder in (one for folders in seeds for one in folders.values()):
+            if tokenizer(folder) not in {None, reference.fingerprint}:
+                raise ValueError(
+                    f"{method}: {folder} and the reference {reference.name} have different "
+                    "tokenizers: compare models that were made from this reference."
+                )
+
+
+def _with_earlier(folder: Path, before: Marks, marks: Marks) -> Marks:
+    """The models of this sweep beside those that earlier points are of."""
+    together = dict(before)
+    for method, seeds in marks.items():
+        pairs = list(zip(before.get(method, [{}] * len(seeds)), seeds, strict=True))
+        if any(old.get(name, mark) != mark for old, new in pairs for name, mark in new.items()):
+            raise ValueError(
+                f"{folder} holds points of other models of {method}, or of these before they were "
+                "trained anew: give another --out."
+            )
+        together[method] = [old | new for old, new in pairs]
+    return together

@@ -1,0 +1,1 @@
+"""The training of the rivals: tuned policies, and the reward model of PARM."""

@@ -1,0 +1,270 @@
+"""`parm`: train the autoregressive reward model that PARM (or GenARM) decodes with."""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mavis.names import lasting, locate
+from mavis.objective import Objective, find
+
+if TYPE_CHECKING:
+    from mavis.guide.reference import ReferencePolicy
+    from mavis.measure.rivals.parm import Arm, ParmCard
+    from mavis.prompts import Prompt
+    from mavis.reward import Units
+
+SETTINGS = "settings.json"  # of a run that is under way, or done
+MEASURED_AT = 0.5  # 1/β_arm
+
+
+def parm(
+    objectives: str,
+    reference: str = "sandbox/reference",
+    template: str | None = None,
+    prompts: str | None = None,
+    column: str | None = None,
+    out: str | None = None,
+    limit: int | None = None,
+    answers: int = 8,
+    epochs: int = 6,
+    batch: int = 8,
+    lr: float = 5e-3,
+    beta_r: float = 0.05,
+    rank: int = 16,
+    max_tokens: int = 64,
+    rows: int = 128,
+    held_out: int = 200,
+    best_of: int = 32,
+    seed: int = 0,
+    tracking: str | None = None,
+) -> None:
+    """Train one reward model that speaks for any preference among objectives: the rival PARM.
+
+    Args:
+        objectives: names of installed objectives, with commas between; one alone is GenARM
+        reference: the policy to be guided, which writes the training answers
+        template: dotted name of a function prompt -> text, in place of the chat template
+        prompts: where training prompts come from (default: the objectives' own)
+        column: column of the data set that holds them
+        out: folder to keep the model in (default: runs/tuned/parm-OBJECTIVES)
+        limit: how many training prompts (default: all)
+        answers: answers to each, of which any two make a pair
+        epochs: passes over them
+        batch: prompts per step
+        lr: learning rate
+        beta_r: the reward of a nat, in the loss
+        rank: of the adapters: as much for all preferences, and as much steered by them
+        max_tokens: longest answer
+        rows: answers that are written side by side
+        held_out: validation prompts to measure on
+        best_of: answers of the reference to a third of them, for standard units
+        seed: of the random draws
+        tracking: MLflow tracking URI (default: MLFLOW_TRACKING_URI, or mlflow.db beside OUT)
+    """
+    names = [name for name in objectives.strip("[]").replace(" ", "").split(",") if name]
+    found = [find(name) for name in names]
+    _check(names, lr=lr, beta_r=beta_r)
+    _check_whole(answers=(answers, 2), held_out=(held_out, 2), best_of=(best_of, 2), rank=(rank, 1))
+    _check_whole(
+        limit=(1 if limit is None else limit, 1),
+        epochs=(epochs, 1),
+        batch=(batch, 1),
+        max_tokens=(max_tokens, 1),
+        rows=(rows, 1),
+    )
+    locate(reference, "reference")
+    settings: dict[str, Any] = {
+        "objectives": names,
+        "reference": lasting(reference),
+        "template": template,
+        "prompts": lasting(_source(prompts, found)),
+        "column": column,
+        "limit": limit,
+        "answers": answers,
+        "epochs": epochs,
+        "batch": batch,
+        "lr": lr,
+        "beta_r": beta_r,
+        "rank": rank,
+        "max_tokens": max_tokens,
+        "held_out": held_out,
+        "best_of": best_of,
+        "seed": seed,
+    }
+    folder = Path(out or f"runs/tuned/parm-{'+'.join(names)}")
+    if _finished(folder, settings):
+        print(f"reward model  {folder} (is there already)")
+        return
+    card = _train(found, settings, rows, folder, tracking)
+    for row in card.measured:
+        rewards = ", ".join(f"{name} {reward:+.2f}" for name, reward in row["reward"].items())
+        shares = ", ".join(f"{share:.2g}" for share in row["preference"])
+        print(f"preference {shares}: {rewards} at KL {row['kl']:.2f} (1/β_arm = {row['beta']:g})")
+    print(f"reward model  {folder}")
+
+
+def _train(
+    objectives: Sequence[Objective],
+    settings: dict[str, Any],
+    rows: int,
+    folder: Path,
+    uri: str | None,
+) -> "ParmCard":
+    """Read the prompts, train, measure, save."""
+    from mavis.guide.reference import ReferencePolicy, spare_threads
+    from mavis.learn.store import write_json
+    from mavis.measure.rivals.parm import ParmCard, save_parm
+    from mavis.measure.rivals.pblora import adapters
+    from mavis.measure.tuning.lessons import fitting_prompts, measure_units
+    from mavis.prompts import digest
+
+    policy = ReferencePolicy.load(settings["reference"], settings["template"])
+    spare_threads(policy.model)
+    length, seed = settings["max_tokens"], settings["seed"]
+    asked, held_out = (
+        fitting_prompts(policy, settings["prompts"], split, settings["column"], length, seed)
+        for split in ("train", "validation")
+    )
+    asked, held_out = asked[: settings["limit"]], held_out[: settings["held_out"]]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / SETTINGS, settings)
+    third = held_out[: -(-len(held_out) // 3)]
+    units, _ = measure_units(policy, objectives, third, settings["best_of"], length, seed, rows)
+    wall, cpu = time.perf_counter(), time.process_time()
+    arm = _learn(policy, objectives, asked, settings, rows, folder, uri)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    names = [name for name, _ in adapters(arm.model)]
+    card = ParmCard(
+        objectives=arm.objectives,
+        units=tuple(units),
+        reference=policy.name,
+        fingerprint=policy.fingerprint,
+        template=policy.template,
+        ranks=(settings["rank"], settings["rank"]),
+        beta_r=settings["beta_r"],
+        seed=seed,
+        targets=tuple(dict.fromkeys(name.split(".")[-2] for name in names)),
+        parameters=sum(part.numel() for _, part in adapters(arm.model)),
+        train_seconds=wall,
+        cpu_seconds=cpu,
+        prompts=tuple(digest(prompt) for prompt in asked),
+        settings=settings,
+        measured=_measure(policy, arm, objectives, units, held_out, length, seed, rows),
+    )
+    save_parm(arm, card, folder)
+    return card
+
+
+def _learn(
+    policy: "ReferencePolicy",
+    objectives: Sequence[Objective],
+    prompts: "Sequence[Prompt]",
+    settings: dict[str, Any],
+    rows: int,
+    folder: Path,
+    uri: str | None,
+) -> "Arm":
+    """Sample, score, and train on what was preferred."""
+    from mavis.learn.tracking import Tracking
+    from mavis.measure.rivals.parm import new_arm
+    from mavis.measure.tuning.parm_training import train_arm
+    from mavis.measure.tuning.preferences import collect
+
+    length, seed = settings["max_tokens"], settings["seed"]
+    groups = collect(
+        policy, objectives, prompts, settings["answers"], length, seed, rows, folder / "answers"
+    )
+    ranks = (settings["rank"], settings["rank"])
+    arm = new_arm(policy, policy.name, settings["objectives"], ranks, seed=seed)
+    log = Tracking(str(folder), uri=uri)
+    log.log_hyperparams(settings)
+    how = {name: settings[name] for name in ("beta_r", "lr", "epochs", "batch", "seed")}
+    train_arm(arm, groups, **how, tracking=log)
+    return arm
+
+
+def _measure(
+    reference: "ReferencePolicy",
+    arm: "Arm",
+    objectives: Sequence[Objective],
+    units: "Sequence[Units]",
+    prompts: "Sequence[Prompt]",
+    max_tokens: int,
+    seed: int,
+    rows: int,
+) -> list[dict[str, Any]]:
+    """Rewards and KL at every corner of the simplex and in its middle, one answer a prompt."""
+    from mavis.measure.rivals.parm import guided_by
+    from mavis.prompts import plain
+    from mavis.reward import score
+
+    policy, size = guided_by(reference, arm), len(objectives)
+    points = [tuple(float(at == other) for other in range(size)) for at in range(size)]
+    points += [(1 / size,) * size] if size > 1 else []
+    found = []
+    for point in points:
+        answers = policy.generate(
+            prompts,
+            dict(zip(arm.objectives, point, strict=True)),
+            beta=MEASURED_AT,
+            max_tokens=max_tokens,
+            seed=seed + 1,  # not the draws that the units were measured on
+            rows=rows,
+        )
+        asked, said = [plain(a.prompt) for a in answers], [a.text for a in answers]
+        rewards = {
+            o.name: u.standard(score(o.name, o.reward, asked, said)).nanmean().item()
+            for o, u in zip(objectives, units, strict=True)
+        }
+        kl = sum(a.kl for a in answers) / len(answers)
+        found.append({"preference": point, "beta": MEASURED_AT, "reward": rewards, "kl": kl})
+    return found
+
+
+def _finished(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether the model is there already.
+
+    Raises:
+        ValueError: the folder is of a run with other settings.
+    """
+    from mavis.measure.rivals.parm import CARD
+
+    file = folder / SETTINGS
+    if not file.is_file():
+        return False
+    before = json.loads(file.read_text(encoding="utf-8"))
+    for name, value in settings.items():
+        if before.get(name) != value:
+            raise ValueError(
+                f"{folder} holds a run with {name} = {before.get(name)}, not {value}: "
+                "give another --out."
+            )
+    return (folder / CARD).is_file()
+
+
+def _source(prompts: str | None, objectives: Sequence[Objective]) -> str:
+    """Where prompts come from: what was asked for, or what all objectives agree on."""
+    homes = {one.name: one.prompts for one in objectives}
+    if prompts is None and len(set(homes.values())) > 1:
+        told = ", ".join(f"{name} has {home}" for name, home in homes.items())
+        raise ValueError(f"prompts must be given, for the objectives have different ones: {told}.")
+    return prompts or objectives[0].prompts
+
+
+def _check(names: Sequence[str], **numbers: float) -> None:
+    if not names:
+        raise ValueError("objectives must be named: add --objectives NAME[,NAME …].")
+    if len(set(names)) < len(names):
+        raise ValueError(f"objectives must be different ones, got {', '.join(names)}.")
+    for name, number in numbers.items():
+        if not 0 < number < math.inf:
+            raise ValueError(f"{name} must be a positive number, got {number}.")
+
+
+def _check_whole(**numbers: tuple[int, int]) -> None:
+    for name, (number, least) in numbers.items():
+        if number < least:
+            raise ValueError(f"{name} must be at least {least}, got {number}.")

@@ -1,0 +1,99 @@
+"""A policy's training from beginning to end: the model, TRL's trainer, checkpoints, the folder.
+
+Checkpoints while training are TRL's own, loaded by `torch.load(weights_only=True)` and from the
+policy's own folder only; they are gone when the policy is finished.
+"""
+
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from datasets import disable_progress_bars
+from transformers import AutoModelForCausalLM, PreTrainedModel, PrinterCallback, TrainerCallback
+
+from mavis.guide.reference import ReferencePolicy, loading
+from mavis.measure.tuning.plans import Plan, Study
+from mavis.measure.tuning.tuners import dpo_trainer, grpo_trainer, rloo_trainer, sft_trainer
+from mavis.names import reachable
+
+CHECKPOINTS = "checkpoints"
+TRAINERS = {
+    "rloo": rloo_trainer,
+    "grpo": grpo_trainer,
+    "dpo": dpo_trainer,
+    "sft": sft_trainer,
+}
+
+
+def train(
+    plan: Plan, study: Study, folder: Path, callbacks: Sequence[TrainerCallback]
+) -> PreTrainedModel:
+    """Train a policy, from the last checkpoint in `folder` if there is one.
+
+    Returns:
+        the trained model: a `PeftModel` if the plan says so.
+    """
+    with _quiet():
+        model = _fresh(study.reference)
+        trainer = TRAINERS[plan.method](plan, study, folder / CHECKPOINTS, model)
+        trainer.remove_callback(PrinterCallback)  # it prints to standard output
+        for callback in callbacks:
+            trainer.add_callback(callback)
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+        return cast(PreTrainedModel, trainer.accelerator.unwrap_model(trainer.model))
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that is whole: its state is written last."""
+    whole = [
+        (int(file.parent.name.split("-")[-1]), str(file.parent))
+        for file in (folder / CHECKPOINTS).glob("checkpoint-*/trainer_state.json")
+    ]
+    return max(whole)[1] if whole else None
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Remove what only an unfinished training has use for."""
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def save_policy(model: PreTrainedModel, reference: ReferencePolicy, folder: Path) -> None:
+    """Write a trained model, or its adapter, and the tokenizer."""
+    with _quiet():
+        if hasattr(model, "merge_and_unload"):  # nothing but the adapter, and no look at the hub
+            cast(Any, model).save_pretrained(folder, save_embedding_layers=False)
+        else:
+            model.save_pretrained(folder)
+        reference.tokenizer.save_pretrained(folder)
+
+
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with its adapter folded in, if it has one."""
+    fold: Callable[[], PreTrainedModel] | None = getattr(model, "merge_and_unload", None)
+    return fold() if fold else model
+
+
+def _fresh(reference: ReferencePolicy) -> PreTrainedModel:
+    """A second copy of the reference, in float32, that may be trained."""
+    path = reachable(reference.name, "reference")
+    with loading(reference.name):
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, attn_implementation="sdpa"
+        )
+    return cast(PreTrainedModel, model)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries from talking over our own lines."""
+    disable_progress_bars()
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        # TRL and peft use names that newer transformers have changed.
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
+        yield

@@ -1,0 +1,74 @@
+"""Methods at one KL: indicators, intervals and leads, on made-up readings."""
+
+import numpy as np
+import pytest
+
+from mavis.measure.front import pareto
+from mavis.measure.front.equal_kl import Reading
+from mavis.measure.front.standing import INDICATORS, Standing
+
+WEIGHTS = [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)]
+GOOD = np.array([[2.0, -1.0], [1.2, 1.2], [-1.0, 2.0]])
+
+
+def readings(rewards, noise=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    return [Reading(r, r + noise * rng.normal(size=(200, 2))) for r in rewards]
+
+
+@pytest.fixture
+def standing():
+    baseline = Reading(np.array([0.1, 0.0]), np.tile([0.1, 0.0], (200, 1)))
+    found = {
+        "mavis": readings(GOOD, 0.1),
+        "mod": readings(GOOD - 0.3, 0.1),
+        "soup": [*readings(GOOD[:2]), None],
+    }
+    return Standing(2.0, WEIGHTS, baseline, found)
+
+
+def test_who_does_not_get_so_far_is_left_out(standing):
+    assert standing.methods == ["mavis", "mod"]
+
+
+def test_indicators_are_those_of_the_mean_rewards(standing):
+    corner = standing.reference_point
+    np.testing.assert_allclose(corner, pareto.reference_point([GOOD, GOOD - 0.3]))
+    want = {
+        "hypervolume": pareto.hypervolume(GOOD, corner),
+        "weighted_gain": np.mean([2.0 - 0.1, 1.2 - 0.05, 2.0]),
+        "inner_product": np.mean([2.0, 1.2, 2.0]),
+        "worst_case": np.mean([-1.0, 1.2, -1.0]),
+        "igd_plus": 0.0,
+        "epsilon": 0.0,
+        "maximin": pareto.maximin(GOOD, GOOD),
+    }
+    assert want.keys() == INDICATORS.keys()
+    for name, value in want.items():
+        assert standing.indicator("mavis", name).value == pytest.approx(value, abs=1e-12), name
+    assert standing.indicator("mod", "epsilon").value == pytest.approx(0.3)
+
+
+def test_intervals_hold_their_value_and_the_lead_is_paired(standing):
+    volume = standing.indicator("mavis", "hypervolume")
+    assert volume.low < volume.value < volume.high
+    assert standing.against("mavis", "mod", "hypervolume").low > 1
+    gain = standing.against("mavis", "mod", "weighted_gain", by="difference")
+    assert gain.value == pytest.approx(0.3)
+    # Both have the same noise: paired, nothing of it is left.
+    assert gain.high - gain.low < 1e-9
+
+
+def test_a_resample_is_held_against_the_front_of_its_own_world(standing):
+    """Against the one front of the means, a point's own copy on it would be another point."""
+    for name in ("maximin", "epsilon", "igd_plus"):
+        found = standing.indicator("mavis", name)
+        assert found.low <= found.value <= found.high, name
+    assert standing.indicator("mavis", "epsilon").high == 0  # nobody is ahead in any world
+
+
+def test_a_reference_point_may_be_given(standing):
+    fixed = Standing(2.0, WEIGHTS, standing.baseline, standing.readings, [-2.0, -2.0])
+    assert fixed.indicator("mavis", "hypervolume").value == pytest.approx(
+        pareto.hypervolume(GOOD, [-2, -2])
+    )

@@ -1,0 +1,121 @@
+"""Sweeps on tiny models: resumed, and refused where they must be."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mavis.measure.sweep import sweep as sweep_module
+from mavis.measure.sweep.ground import Ground
+from mavis.measure.sweep.models import Models
+from mavis.measure.sweep.points import Point
+from mavis.measure.sweep.sweep import reach
+from mavis.objective import Objective
+
+TRAINED = ("mavis", "mod", "soup", "morlhf", "parm")
+
+
+def test_finished_points_are_not_made_again(sweep, monkeypatch):
+    folders = sweep.open(TRAINED[:2])
+    first = [list(sweep.curves(sweep.team(m, folders[m]), 0.3)) for m in TRAINED[:2]]
+    files = {f: f.stat().st_mtime_ns for f in sweep.folder.rglob("*.parquet")}
+    assert len(files) >= 6
+
+    def never(*_, **__):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(Ground, "point", never)
+    again = [list(sweep.curves(sweep.team(m, folders[m]), 0.3)) for m in TRAINED[:2]]
+    flat = [[(p.strength, p.tokens) for curve in curves for p in curve] for curves in first]
+    assert flat == [[(p.strength, p.tokens) for curve in curves for p in curve] for curves in again]
+    assert files == {f: f.stat().st_mtime_ns for f in sweep.folder.rglob("*.parquet")}
+
+
+def test_an_interrupted_sweep_goes_on_and_comes_out_the_same(sweep, tmp_path, monkeypatch):
+    folders = sweep.open(["mavis"])["mavis"]
+    whole = [p for curve in sweep.curves(sweep.team("mavis", folders), 0.3) for p in curve]
+    other = replace(sweep, folder=tmp_path / "other")
+    other.open(["mavis"])
+    made = Ground.point
+    left = [2]
+
+    def dies(self, *args, **kwargs):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return made(self, *args, **kwargs)
+
+    monkeypatch.setattr(Ground, "point", dies)
+    with pytest.raises(KeyboardInterrupt):
+        list(other.curves(other.team("mavis", folders), 0.3))
+    assert len(list(other.folder.rglob("*.parquet"))) == 2
+    monkeypatch.setattr(Ground, "point", made)
+    resumed = [p for curve in other.curves(other.team("mavis", folders), 0.3) for p in curve]
+    assert [p.tokens for p in resumed] == [p.tokens for p in whole]
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_strength_is_swept_past_the_kl(sweep, method):
+    weightings = ((0.5, 0.5),)
+    sweep = replace(sweep, weightings=weightings)
+    folders = sweep.open([method])[method]
+    (curve,) = sweep.curves(sweep.team(method, folders), 0.5)
+    kls = [point.kl.mean() for point in curve]
+    assert kls[-2] < 0.5 <= kls[-1] or kls[0] < 0.5 <= kls[1]
+    assert [p.strength for p in curve] == sorted(p.strength for p in curve)
+
+
+def test_reach_goes_down_as_well_as_up():
+    def point(strength):
+        kl = np.full((2, 1), strength**2)
+        return Point("m", (1.0,), strength, [], [], np.zeros((2, 1, 1)), {"kl": kl}, 0.0)
+
+    up = [p.strength for p in reach(point, 1.0, 3.0)]
+    np.testing.assert_allclose(up, [1, 2**0.5, 2])
+    down = [p.strength for p in reach(point, 4.0, 3.0)]
+    np.testing.assert_allclose(down, [2**0.5, 2, 2**1.5, 4])
+    endless = reach(lambda s: point(0.1 * s / s), 1.0, 3.0)
+    assert len(endless) == sweep_module.RUNGS + 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"top_k": 10}, "top_k = 20, not 10"),
+        ({"max_tokens": 5}, "max_tokens = 6, not 5"),
+        ({"seeds": 1}, "seeds = 2, not 1"),
+        ({"prompts": ["an um"]}, "other prompts"),
+        ({"temperature": 0.9}, r"temperature = 1\.0, not 0\.9"),
+        ({"best_of": 4}, "best_of = 3, not 4"),
+    ],
+)
+def test_a_folder_of_other_settings_is_refused(sweep, ground, change, said):
+    sweep.open(["mavis"])
+    other = replace(sweep, ground=replace(ground, **change))
+    with pytest.raises(ValueError, match=rf"holds a sweep with {said}: give another --out"):
+        other.open(["mavis"])
+
+
+def test_an_edited_reward_or_another_model_is_refused(sweep, ground, tiny_runs, tmp_path):
+    sweep.open(["mavis"])
+    edited = (Objective("trial", lambda _, r: [0.0] * len(r)), ground.objectives[1])
+    with pytest.raises(ValueError, match="holds a sweep with other rewards"):
+        replace(sweep, ground=replace(ground, objectives=edited)).open(["mavis"])
+    shutil.copytree(tiny_runs, tmp_path / "runs")
+    moved = replace(sweep, models=Models(str(tmp_path / "runs")))
+    moved.open(["mavis"])  # the same models elsewhere are the same
+    for name in ("trial", "rival"):
+        shutil.rmtree(tmp_path / "runs" / name / "value")
+    shutil.copytree(tiny_runs / "rival" / "value", tmp_path / "runs" / "trial" / "value")
+    shutil.copytree(tiny_runs / "rival" / "value", tmp_path / "runs" / "rival" / "value")
+    with pytest.raises(ValueError, match="holds points of other models of mavis"):
+        moved.open(["mavis"])
+    moved.open(["mod"])  # others are added to what is there
+
+
+def test_a_missing_model_is_said_before_anything_is_decoded(sweep, ground):
+    other = replace(ground, objectives=ground.objectives[::-1])
+    with pytest.raises(FileNotFoundError, match="parm needs a model of rival,trial"):
+        replace(sweep, ground=other).open(["mavis", "parm"])
+    assert not sweep.folder.exists()
