@@ -1,12 +1,12 @@
 """`parm`: train the autoregressive reward model that PARM (or GenARM) decodes with."""
 
 import json
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mavis.measure.options import at_least, common_source, listed, positive
 from mavis.names import lasting, locate
 from mavis.objective import Objective, find
 
@@ -21,7 +21,7 @@ MEASURED_AT = 0.5  # 1/β_arm
 
 
 def parm(
-    objectives: str,
+    objectives: str | list[str] = "",
     reference: str = "sandbox/reference",
     template: str | None = None,
     prompts: str | None = None,
@@ -64,23 +64,20 @@ def parm(
         seed: of the random draws
         tracking: MLflow tracking URI (default: MLFLOW_TRACKING_URI, or mlflow.db beside OUT)
     """
-    names = [name for name in objectives.strip("[]").replace(" ", "").split(",") if name]
+    names = listed("objectives", objectives)
+    if not names:
+        raise ValueError("objectives must be named: add --objectives NAME[,NAME …].")
     found = [find(name) for name in names]
-    _check(names, lr=lr, beta_r=beta_r)
-    _check_whole(answers=(answers, 2), held_out=(held_out, 2), best_of=(best_of, 2), rank=(rank, 1))
-    _check_whole(
-        limit=(1 if limit is None else limit, 1),
-        epochs=(epochs, 1),
-        batch=(batch, 1),
-        max_tokens=(max_tokens, 1),
-        rows=(rows, 1),
-    )
+    positive(lr=lr, beta_r=beta_r)
+    at_least(2, answers=answers, held_out=held_out, best_of=best_of)
+    at_least(1, rank=rank, epochs=epochs, batch=batch, max_tokens=max_tokens, rows=rows)
+    at_least(1, limit=1 if limit is None else limit)
     locate(reference, "reference")
     settings: dict[str, Any] = {
         "objectives": names,
         "reference": lasting(reference),
         "template": template,
-        "prompts": lasting(_source(prompts, found)),
+        "prompts": lasting(common_source("prompts", prompts, found)),
         "column": column,
         "limit": limit,
         "answers": answers,
@@ -230,41 +227,11 @@ def _finished(folder: Path, settings: dict[str, Any]) -> bool:
     Raises:
         ValueError: the folder is of a run with other settings.
     """
+    from mavis.learn.store import check_same
     from mavis.measure.rivals.parm import CARD
 
     file = folder / SETTINGS
     if not file.is_file():
         return False
-    before = json.loads(file.read_text(encoding="utf-8"))
-    for name, value in settings.items():
-        if before.get(name) != value:
-            raise ValueError(
-                f"{folder} holds a run with {name} = {before.get(name)}, not {value}: "
-                "give another --out."
-            )
+    check_same(folder, "run", json.loads(file.read_text(encoding="utf-8")), settings)
     return (folder / CARD).is_file()
-
-
-def _source(prompts: str | None, objectives: Sequence[Objective]) -> str:
-    """Where prompts come from: what was asked for, or what all objectives agree on."""
-    homes = {one.name: one.prompts for one in objectives}
-    if prompts is None and len(set(homes.values())) > 1:
-        told = ", ".join(f"{name} has {home}" for name, home in homes.items())
-        raise ValueError(f"prompts must be given, for the objectives have different ones: {told}.")
-    return prompts or objectives[0].prompts
-
-
-def _check(names: Sequence[str], **numbers: float) -> None:
-    if not names:
-        raise ValueError("objectives must be named: add --objectives NAME[,NAME …].")
-    if len(set(names)) < len(names):
-        raise ValueError(f"objectives must be different ones, got {', '.join(names)}.")
-    for name, number in numbers.items():
-        if not 0 < number < math.inf:
-            raise ValueError(f"{name} must be a positive number, got {number}.")
-
-
-def _check_whole(**numbers: tuple[int, int]) -> None:
-    for name, (number, least) in numbers.items():
-        if number < least:
-            raise ValueError(f"{name} must be at least {least}, got {number}.")
