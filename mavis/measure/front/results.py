@@ -171,7 +171,7 @@ def _method(
         },
         "answers": {name: float(np.mean([s[name] for s in said])) for name in about},
         "strengths": [point.strength for point in near],
-        "training_seconds": cost.seconds if cost else 0.0,
+        "training_cpu_seconds": cost.seconds if cost else 0.0,
         "parameters": cost.parameters if cost else 0,
         "tokens_per_cpu_second": speed,
         "points": _best_curves(findings) if method == "best_of" else _curves(findings, method),

@@ -34,7 +34,7 @@ ANSWERS = {  # what is said of answers: its name for people, and its decimals
     "perplexity": ("perplexity under the reference", 2),
 }
 COSTS = {
-    "training_seconds": "training, CPU seconds",
+    "training_cpu_seconds": "training, CPU seconds",
     "parameters": "parameters added",
     "tokens_per_cpu_second": "tokens per CPU second",
 }

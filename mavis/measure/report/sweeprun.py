@@ -92,7 +92,7 @@ def _points(found: Found, method: str) -> list[tuple[int, dict[str, float]]]:
     """On a method's run: at step 0 what it comes to, at step w its rewards at weighting w."""
     this = found["methods"][method]
     lead = {f"behind_mavis/{n}": cell for n, cell in found["ahead"].get(method, {}).items()}
-    costs = ("training_seconds", "parameters", "tokens_per_cpu_second")
+    costs = ("training_cpu_seconds", "parameters", "tokens_per_cpu_second")
     once = this["indicators"] | lead | {name: this[name] for name in costs}
     once |= {f"answers/{name}": value for name, value in this["answers"].items()}
     steps = [

@@ -26,7 +26,7 @@ def table(found: Found) -> Iterator[str]:
     )
     for name, method in found["methods"].items():
         volume, gain = (_cell(method["indicators"][n]) for n in ("hypervolume", "weighted_gain"))
-        seconds, speed = method["training_seconds"], method["tokens_per_cpu_second"]
+        seconds, speed = method["training_cpu_seconds"], method["tokens_per_cpu_second"]
         cost = "?" if seconds is None else f"{seconds:.0f}"
         fast = "" if speed is None else f"{speed:.0f}"
         cells = zip((volume, gain, cost, fast), WIDTHS, strict=True)

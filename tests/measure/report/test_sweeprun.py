@@ -66,9 +66,9 @@ def test_a_run_for_the_sweep_and_a_child_for_each_method(place, client, found, f
     assert mavis.params == {"method": "mavis"}
     kept = [mavis.metrics[f"hypervolume{end}"] for end in ("", "/low", "/high")]
     assert kept == [want["value"], want["low"], want["high"]]
-    assert mavis.metrics["training_seconds"] == 235
+    assert mavis.metrics["training_cpu_seconds"] == 235
     assert mavis.metrics["tokens_per_cpu_second"] == 1429
-    assert "training_seconds" not in children["mod"].data.metrics  # not known
+    assert "training_cpu_seconds" not in children["mod"].data.metrics  # not known
     behind = found["ahead"]["mod"]["hypervolume_ratio"]["value"]
     assert children["mod"].data.metrics["behind_mavis/hypervolume_ratio"] == behind
     rewards = client.get_metric_history(children["mavis"].info.run_id, "reward/humor")
