@@ -16,7 +16,7 @@ from mavis.prompts import Prompt, digest, plain, read_prompts
 
 if TYPE_CHECKING:
     from mavis.guide.reference import ReferencePolicy
-    from mavis.measure.sweep.models import Cost
+    from mavis.measure.sweep.cards import Cost
     from mavis.measure.sweep.points import Point
     from mavis.measure.sweep.sweep import Sweep
 
@@ -108,8 +108,7 @@ def pareto(
         if method not in METHODS:
             raise ValueError(f"methods must be of {', '.join(METHODS)}, got {method!r}.")
     models = Models(runs, tuned, divergence, alpha, lora, values, policies)
-    if set(policies) < set(names):  # else they are given, and may be mixed under any divergence
-        models.check()
+    models.check(names)
     models.check_weights(chosen, weightings)
     for seed in range(seeds):  # cards only: what is missing is said before anything is loaded
         for method in chosen:
@@ -139,8 +138,9 @@ def _run(
     sweep: "Sweep", methods: list[str], kl: float, corner: list[float] | None, command: str
 ) -> dict[str, Any]:
     """Make the points that are missing, and work out what they come to."""
-    from mavis.measure.front.results import Findings, results
-    from mavis.measure.sweep.models import cost
+    from mavis.measure.front.findings import Findings
+    from mavis.measure.front.results import results
+    from mavis.measure.sweep.cards import cost
     from mavis.progress import track
 
     folders = sweep.open(methods)

@@ -117,4 +117,6 @@ def _named(row: object, objectives: Sequence[str], where: str) -> Weighting:
         numbers = (math.nan,)
     if not all(map(math.isfinite, numbers)):
         raise ValueError(f"weights must be finite numbers, got {dict(row)} in {where}.")
+    if not any(numbers):
+        raise ValueError(f"weights must not all be 0, as they are in {where}.")
     return numbers

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mavis.guide.reference import ReferencePolicy
-from mavis.measure.front.results import Findings
+from mavis.measure.front.findings import Findings
 from mavis.measure.rivals.parm import ParmCard, new_arm, save_parm
 from mavis.measure.rivals.pblora import adapters
 from mavis.measure.sweep.ground import Ground

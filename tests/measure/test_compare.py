@@ -89,6 +89,8 @@ def test_prompts_that_a_method_was_trained_on_are_a_warning(words, capsys):
         (["--methods", "mavis,ppo"], "methods must be of reference, best_of, .* got 'ppo'"),
         (["--weights", "grid:0.3"], "the step of a grid must divide 1"),
         (["--weights", "trial=1"], "weights must have the columns trial, rival"),
+        (["--weights", "trial=0,rival=0"], "weights must not all be 0"),
+        (["--values.sad", "x"], "values are those of trial, rival, got --values.sad"),
         (["--weights", "nowhere.csv"], "there is no file"),
         (["--kl", "0"], "kl must be a positive number"),
         (["--kl", "x"], "kl"),
@@ -114,6 +116,22 @@ def test_bad_input_is_answered_in_a_line(words, more, said, capsys, tmp_path):
     assert re.search(said, error), error
     assert error.startswith("mavis: error: ")
     assert len(error.strip().splitlines()) == 1
+    assert not list(Path(tmp_path).rglob("*.parquet"))
+
+
+def test_the_reference_alone_is_a_sweep_too(words, capsys):
+    assert main(words("--methods", "reference")) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"reference: trial -?\d.* ± \d.*, rival .*; KL \d\.\d+ nats, \d\.\d t", said)
+    assert "hypervolume" not in said
+
+
+def test_a_foreign_policy_with_another_tokenizer_is_refused_at_once(words, capsys, tmp_path):
+    from importlib.resources import files
+
+    shipped = str(files("mavis.sandbox").joinpath("assets", "reference"))
+    assert main(words("--policies.trial", shipped)) == 2
+    assert "have different tokenizers" in capsys.readouterr().err
     assert not list(Path(tmp_path).rglob("*.parquet"))
 
 

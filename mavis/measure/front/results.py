@@ -4,114 +4,20 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from mavis.learn.evaluate import analytic_kl
-from mavis.measure.front.equal_kl import Reading, Stand, at_kl, best_of_n, stand
-from mavis.measure.front.intervals import Interval, interval, means, resamples
+from mavis.measure.front.equal_kl import Reading, best_of_n
+from mavis.measure.front.findings import Findings, mean
+from mavis.measure.front.intervals import Interval, interval
+from mavis.measure.front.replicates import replicates
 from mavis.measure.front.standing import INDICATORS, Standing
-from mavis.measure.sweep.models import Cost
-from mavis.measure.sweep.points import Array, Point
-from mavis.measure.weightings import Weighting
-from mavis.reward import Units
+from mavis.measure.sweep.cards import Cost
+from mavis.measure.sweep.points import Point
 
-RESAMPLES = 1000
 AHEAD = "mavis"  # whose lead over every other method is worked out
 SHOWN = 4  # prompts whose answers are shown
-
-
-@dataclass(frozen=True)
-class Findings:
-    """The points of a sweep.
-
-    Args:
-        objectives: names of the M axis.
-        weightings: λ [W][M].
-        kl: nats per answer, at which methods are compared.
-        reference: π_ref's answers; standard units are those of their rewards.
-        best_of: many answers of π_ref, to take the best of; None if nobody asked.
-        curves: the points of every other method, for each weighting.
-        corner: the hypervolume's reference point [M], if one was given.
-        prompts: as text [P], of which some are shown.
-    """
-
-    objectives: tuple[str, ...]
-    weightings: Sequence[Weighting]
-    kl: float
-    reference: Point
-    best_of: Point | None
-    curves: Mapping[str, Sequence[Sequence[Point]]]
-    corner: Sequence[float] | None = None
-    prompts: Sequence[str] = ()
-
-    @property
-    def units(self) -> list[Units]:
-        """Mean and standard deviation of π_ref's rewards on these prompts, by objective."""
-        rewards = self.reference.rewards
-        return [
-            Units.measure(rewards[..., m].ravel().tolist(), name)
-            for m, name in enumerate(self.objectives)
-        ]
-
-    def standard(self, point: Point) -> Array:
-        """A point's rewards in standard units [P, S, M]."""
-        mean = np.array([units.mean for units in self.units])
-        std = np.array([units.std for units in self.units])
-        found: Array = (point.rewards - mean) / std
-        return found
-
-    def stand(self, point: Point) -> Stand:
-        """A point, prompt by prompt."""
-        return stand(self.standard(point), point.kl)
-
-    def standing(self) -> Standing:
-        """All methods at the KL asked for."""
-        counts = resamples(len(self.reference.kl), RESAMPLES)
-        start = self.stand(self.reference)
-        readings: dict[str, list[Reading | None]] = {}
-        for method, curves in self.curves.items():
-            stands = [[start, *map(self.stand, points)] for points in curves]
-            readings[method] = [at_kl(curve, self.kl, counts) for curve in stands]
-        if self.best_of is not None:
-            rewards = self.standard(self.best_of)
-            cost = self.best_of.numbers["kl_truncation"]
-            readings["best_of"] = [
-                at_kl(best_of_n(rewards, cost, weights), self.kl, counts)
-                for weights in self.weightings
-            ]
-        baseline = Reading(_mean(start.rewards), means(start.rewards, counts))
-        return Standing(self.kl, self.weightings, baseline, readings, self.corner)
-
-    def nearest(self, method: str) -> list[Point]:
-        """For each weighting, the point of a method whose KL is nearest to the one compared at."""
-        if method == "best_of" and self.best_of is not None:
-            return [self._chosen(self.best_of, weights) for weights in self.weightings]
-        if method not in self.curves:
-            return [self.reference]
-        return [min(c, key=lambda p: abs(p.kl.mean() - self.kl)) for c in self.curves[method]]
-
-    def _chosen(self, many: Point, weights: Weighting) -> Point:
-        """The best of each prompt's first N answers, N being the one whose KL is nearest."""
-        rewards, truncation = self.standard(many), many.numbers["kl_truncation"]
-        away = [abs(s.kl.mean() - self.kl) for s in best_of_n(rewards, truncation, weights)]
-        n = int(np.argmin(away)) + 1
-        weighted = (rewards[:, :n] * np.asarray(weights)).sum(-1)
-        best = np.where(np.isfinite(weighted), weighted, -np.inf).argmax(1)[:, None]  # [P, 1]
-        numbers = {k: np.take_along_axis(v, best, axis=1) for k, v in many.numbers.items()}
-        kl = analytic_kl(n) + numbers["kl_truncation"]
-        return replace(
-            many,
-            weights=tuple(weights),
-            strength=float(n),
-            responses=[[said[i]] for said, (i,) in zip(many.responses, best, strict=True)],
-            tokens=[[said[i]] for said, (i,) in zip(many.tokens, best, strict=True)],
-            rewards=np.take_along_axis(many.rewards, best[..., None], axis=1),
-            numbers=numbers | {"kl": kl, "kl_sampled": kl},
-        )
 
 
 def results(
@@ -134,18 +40,20 @@ def results(
     """
     standing = findings.standing()
     near = {m: findings.nearest(m) for m in standing.readings}
+    corner = standing.reference_point.tolist() if standing.methods else None
     return {
         "objectives": list(findings.objectives),
         "units": [vars(units) for units in findings.units],
         "kl": findings.kl,
         "weightings": [list(weights) for weights in findings.weightings],
-        "reference_point": standing.reference_point.tolist() if standing.methods else None,
+        "reference_point": corner,
         "reference": _point(findings, findings.reference),
         "methods": {
             m: _method(findings, standing, m, near[m], costs.get(m), speeds.get(m))
             for m in standing.readings
         },
         "ahead": _ahead(standing),
+        "by_seed": replicates(findings, corner) if corner else [],
         "overlap": dict(overlap or {}),
         "samples": _samples(findings, near),
         "warnings": [*warnings, *_short_of(standing)],
@@ -222,8 +130,8 @@ def _rewards(reading: Reading | None) -> list[dict[str, float]] | None:
 
 
 def _point(findings: Findings, point: Point) -> dict[str, Any]:
-    mean = _mean(findings.stand(point).rewards)
-    return {"strength": point.strength, "rewards": mean.tolist(), **point.summary}
+    rewards = mean(findings.stand(point).rewards)
+    return {"strength": point.strength, "rewards": rewards.tolist(), **point.summary}
 
 
 def _curves(findings: Findings, method: str) -> list[list[dict[str, Any]]]:
@@ -243,7 +151,7 @@ def _best_curves(findings: Findings) -> list[list[dict[str, Any]]]:
                 {
                     "strength": n,
                     "kl": float(curve[n - 1].kl.mean()),
-                    "rewards": _mean(curve[n - 1].rewards).tolist(),
+                    "rewards": mean(curve[n - 1].rewards).tolist(),
                 }
                 for n in powers
             ]
@@ -274,10 +182,3 @@ def _short_of(standing: Standing) -> list[str]:
         for method, found in standing.readings.items()
         if method not in standing.methods
     ]
-
-
-def _mean(values: npt.NDArray[np.float64]) -> Array:
-    """Mean over prompts [M]."""
-    (mean,) = means(values, np.ones((1, len(values)), dtype=np.int64))
-    found: Array = mean
-    return found

@@ -88,19 +88,20 @@ class Standing:
 
     def indicator(self, method: str, name: str) -> Interval:
         """One of `INDICATORS`, with its interval."""
-        return interval(self._value(method, name), self._resampled(method, name))
+        return interval(self.value(method, name), self._resampled(method, name))
 
     def against(self, method: str, rival: str, name: str, *, by: str = "ratio") -> Interval:
         """How far a method is ahead of another by an indicator: their ratio, or difference."""
         compare = {"ratio": ratio, "difference": difference}[by]
         return compare(
-            self._value(method, name),
+            self.value(method, name),
             self._resampled(method, name),
-            self._value(rival, name),
+            self.value(rival, name),
             self._resampled(rival, name),
         )
 
-    def _value(self, method: str, name: str) -> float:
+    def value(self, method: str, name: str) -> float:
+        """One of `INDICATORS` on all prompts as they are."""
         of = self._indicators()[name]
         return of(self.rewards(method), self.baseline.rewards, self.union)
 

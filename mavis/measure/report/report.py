@@ -11,14 +11,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from mavis.learn.fitrun import without_secrets
 from mavis.learn.store import write_whole
-from mavis.measure.front.results import three
+from mavis.measure.front.replicates import SHOWN as SEEDED
+from mavis.measure.front.results import AHEAD, three
 from mavis.measure.front.standing import INDICATORS
 from mavis.measure.report import words
-from mavis.measure.report.looks import Found, look, ordered, shares
+from mavis.measure.report.looks import Found, look, number, ordered, shares
 from mavis.measure.report.plot import pictures
 from mavis.measure.report.words import decimal
 
@@ -95,6 +97,7 @@ def page(found: Found, images: Mapping[str, bytes]) -> str:
         indicators=_indicators(found),
         meanings=[(_head(name), f"{said}.") for name, said in INDICATORS.items()],
         ahead=_ahead(found),
+        by_seed=_by_seed(found),
         rewards=_rewards(found),
         weights_head=f"λ: {' : '.join(found['objectives'])}",
         answers=_answers(found),
@@ -199,6 +202,22 @@ def _ahead(found: Found) -> Table:
     leads = found["ahead"]
     rivals = [rival for rival in ordered(found) if rival in leads]
     return Table(heads, [(look(r).name, [_cell(leads[r][k]) for k in kinds]) for r in rivals])
+
+
+def _by_seed(found: Found) -> Table:
+    """The indicators of every seed by itself, and MAVIS's in those of each rival."""
+    seeds, methods = found["by_seed"], ordered(found)
+    columns = [(name, at) for name in SEEDED for at in range(len(seeds))]
+
+    def value(method: str, name: str, at: int) -> float:
+        return number(seeds[at].get(method, {}).get(name))
+
+    rows = [(look(m).name, [Cell(decimal(value(m, *c))) for c in columns]) for m in methods]
+    for rival in (m for m in methods if m != AHEAD and AHEAD in methods):
+        ratios = [Cell(decimal(value(AHEAD, *c) / (value(rival, *c) or np.nan))) for c in columns]
+        rows.append((f"{look(AHEAD).name} / {look(rival).name}", ratios))
+    known = [row for row in rows if any(cell.value != decimal(None) for cell in row[1])]
+    return Table([f"{_head(name)}, seed {at}" for name, at in columns], known if seeds else [])
 
 
 def _rewards(found: Found) -> list[tuple[str, Table]]:

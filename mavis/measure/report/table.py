@@ -14,8 +14,13 @@ def table(found: Found) -> Iterator[str]:
     Args:
         found: what is known of the sweep.
     """
-    names = found["objectives"]
+    names, start = found["objectives"], found["reference"]
     yield f"at {found['kl']:g} nats, {len(found['weightings'])} weightings of {', '.join(names)}"
+    known = zip(names, found["units"], strict=True)
+    rewards = ", ".join(f"{n} {u['mean']:.3g} ± {u['std']:.3g}" for n, u in known)
+    yield f"reference: {rewards}; KL {start['kl']:.2f} nats, {start['length']:.1f} tokens"
+    if not found["methods"]:
+        return
     if found["reference_point"] is not None:
         corner = ", ".join(f"{x:.2f}" for x in found["reference_point"])
         yield f"hypervolume above ({corner}), in standard units; intervals are 95 % over prompts"

@@ -22,6 +22,7 @@ from mavis.measure.weightings import Weighting, label
 
 Array = npt.NDArray[np.float64]
 
+POINTS = "points"  # the folder of all
 NUMBERS = ("kl", "kl_sampled", "kl_truncation", "log_ref")  # nats, of one answer each
 
 
@@ -113,4 +114,4 @@ class Point:
 
 def place(folder: Path, method: str, weights: Weighting, strength: float, names: list[str]) -> Path:
     """The file of a point."""
-    return folder / "points" / method / f"{label(weights, names)}@{strength:.4g}.parquet"
+    return folder / POINTS / method / f"{label(weights, names)}@{strength:.4g}.parquet"

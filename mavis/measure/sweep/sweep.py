@@ -15,9 +15,10 @@ from pathlib import Path
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
 from mavis.learn.store import check_same, write_json
+from mavis.measure.sweep.cards import identity, tokenizer
 from mavis.measure.sweep.ground import Ground
-from mavis.measure.sweep.models import Models, identity, tokenizer
-from mavis.measure.sweep.points import Point, place
+from mavis.measure.sweep.models import Models
+from mavis.measure.sweep.points import POINTS, Point, place
 from mavis.measure.sweep.teams import Chosen, Team, served
 from mavis.measure.weightings import Weighting
 
@@ -45,8 +46,8 @@ class Sweep:
 
         Raises:
             FileNotFoundError: a model is missing.
-            ValueError: a model has another tokenizer than the reference, or the folder holds points
-                of other settings, or of other models.
+            ValueError: a model is not what its method needs, or has another tokenizer than the
+                reference, or the folder holds points of other settings, or of other models.
         """
         names, seeds = self.ground.names, range(self.ground.seeds)
         found = {
@@ -86,7 +87,7 @@ class Sweep:
 
     def speed(self, team: Team) -> float:
         """Tokens per CPU second of a method, served as one would, at the middle weighting."""
-        file = self.folder / "points" / team.method / SPEED
+        file = self.folder / POINTS / team.method / SPEED
         if not file.is_file():
             middle = self.weightings[len(self.weightings) // 2]
             chosen = served(team.weighted(middle)(0))
@@ -116,7 +117,7 @@ class Sweep:
 
 
 def reach(make: Callable[[float], Point], start: float, kl: float) -> list[Point]:
-    """Points from a strength on, until their KL has passed a value; by strength.
+    """Points from a strength on, until the KL of every seed has passed a value; by strength.
 
     Args:
         make: the point of a strength.
@@ -124,11 +125,13 @@ def reach(make: Callable[[float], Point], start: float, kl: float) -> list[Point
         kl: mean nats per answer.
     """
     points = [make(start)]
-    below = points[0].kl.mean() < kl
-    for rung in range(1, RUNGS + 1):
-        points.append(make(start * RUNG ** (rung if below else -rung)))
-        if (points[-1].kl.mean() < kl) != below:
-            break
+    for way in (1, -1):
+        last = points[0]
+        for rung in range(1, RUNGS + 1):
+            if (way * (last.kl.mean(0) - kl) >= 0).all():  # [S]
+                break
+            last = make(start * RUNG ** (way * rung))
+            points.append(last)
     return sorted(points, key=lambda point: point.strength)
 
 
@@ -148,6 +151,9 @@ def _with_earlier(folder: Path, before: Marks, marks: Marks) -> Marks:
     """The models of this sweep beside those that earlier points are of."""
     together = dict(before)
     for method, seeds in marks.items():
+        if not any((folder / POINTS / method).glob("*.parquet")):  # a try that came to nothing
+            together[method] = seeds
+            continue
         pairs = list(zip(before.get(method, [{}] * len(seeds)), seeds, strict=True))
         if any(old.get(name, mark) != mark for old, new in pairs for name, mark in new.items()):
             raise ValueError(

@@ -15,7 +15,7 @@ from mavis.measure.report.looks import LOOKS, look
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr("mavis.measure.front.results.RESAMPLES", 40)
+    monkeypatch.setattr("mavis.measure.front.findings.RESAMPLES", 40)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from mavis.measure.front.results import results
 from mavis.measure.report.report import page, write_report
 from mavis.measure.report.table import table
 from mavis.measure.report.words import headline, leads
-from mavis.measure.sweep.models import Cost
+from mavis.measure.sweep.cards import Cost
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> {{ 7*7 }} https://evil.example/'
 SETTINGS = {
@@ -72,7 +72,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr("mavis.measure.front.results.RESAMPLES", 40)
+    monkeypatch.setattr("mavis.measure.front.findings.RESAMPLES", 40)
 
 
 @pytest.fixture
@@ -147,6 +147,18 @@ def test_the_tables_say_what_the_results_say(found):
     assert "0 of the 24 prompts, by hash, were among those it was trained on" in read.text
     assert "Warnings mod: its models do not say" in read.text
     assert "for each one that it keeps" in read.text
+
+
+def test_seeds_stand_side_by_side(found):
+    assert "Seed by seed" not in parsed(found).text
+    lucky = {"mavis": {"hypervolume": 6.0, "weighted_gain": 1.5},
+             "mod": {"hypervolume": 5.0, "weighted_gain": 1.2}}  # fmt: skip
+    shown = parsed(found | {"by_seed": [lucky, {"mavis": lucky["mavis"]}]})
+    assert "Seed by seed" in shown.text
+    assert ["MAVIS", "6.00", "6.00", "1.50", "1.50"] in shown.rows
+    assert ["MOD", "5.00", "–", "1.20", "–"] in shown.rows
+    assert ["MAVIS / MOD", "1.20", "–", "1.25", "–"] in shown.rows
+    assert ["best of N", "–", "–", "–", "–"] not in shown.rows
 
 
 def test_hostile_text_stays_text(findings):

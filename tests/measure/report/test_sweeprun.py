@@ -6,7 +6,7 @@ import pytest
 
 from mavis.measure.front.results import results
 from mavis.measure.report.sweeprun import log_sweep
-from mavis.measure.sweep.models import Cost
+from mavis.measure.sweep.cards import Cost
 
 SETTINGS = {"top_k": 40, "models": {"runs": "runs"}, "source": "https://ann:s3cret@host/x?token=1"}
 
@@ -28,7 +28,7 @@ def client(place):
 
 @pytest.fixture
 def found(findings, monkeypatch):
-    monkeypatch.setattr("mavis.measure.front.results.RESAMPLES", 40)
+    monkeypatch.setattr("mavis.measure.front.findings.RESAMPLES", 40)
     costs = {"mavis": Cost(235.0, 1101314, frozenset()), "mod": Cost(None, 10, None)}
     return results(findings(), costs, {"mavis": 1429.0}, SETTINGS, [])
 

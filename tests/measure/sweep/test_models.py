@@ -1,13 +1,11 @@
 """Finding models by their folders, and what their cards say of them."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
 
-from mavis.measure.sweep.models import METHODS, Models, cost, identity
+from mavis.measure.sweep.models import METHODS, Models
 from mavis.measure.tuning.tuned import tuned_folder
 
 NAMES, HALF = ("trial", "rival"), [(0.5, 0.5)]
@@ -76,45 +74,14 @@ def test_the_command_for_missing_models_is_one_that_exists(tmp_path):
 
 
 def test_a_divergence_is_one_that_policies_are_tuned_under():
-    Models(tuned="dpo", divergence="jsd").check()
-    Models().check()
+    Models(tuned="dpo", divergence="jsd").check(NAMES)
+    Models().check(NAMES)
+    Models(divergence="jeffrey", policies=dict.fromkeys(NAMES, "elsewhere")).check(NAMES)
     for options in ({"divergence": "jsd"}, {"tuned": "dpo", "divergence": "jeffrey"}):
         with pytest.raises(ValueError, match=r"is none that .* tunes under: dpo does"):
-            Models(**options).check()
+            Models(**options).check(NAMES)
     with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\]"):
-        Models(tuned="dpo", divergence="alpha", alpha=1.5).check()
-
-
-def test_costs_are_read_from_cards(tiny_runs, tmp_path):
-    models = Models(str(tiny_runs))
-    found = cost([models.folders("mod", NAMES, HALF, 0)])
-    assert found.seconds == 100.0
-    assert len(found.seen) == 10
-    sizes = [load_file(tiny_runs / "tuned/rloo-trial/model.safetensors")]
-    assert found.parameters == 2 * sum(t.numel() for t in sizes[0].values())
-    twice = cost([models.folders("mod", NAMES, HALF, 0)] * 2)
-    assert (twice.seconds, twice.parameters) == (found.seconds, found.parameters)
-    values = cost([models.folders("mavis", NAMES, HALF, 0)])
-    assert values.seconds is None  # no metrics.json beside them
-    assert values.seen is None
-    run = tmp_path / "trial"
-    shutil.copytree(tiny_runs / "trial", run)
-    (run / "metrics.json").write_text(json.dumps([{"seconds_cpu": 5.0}, {"seconds_cpu": 7.0}]))
-    (run / "value" / "prompts.json").write_text('["a", "b"]')
-    found = cost([{"trial": run / "value"}])
-    assert (found.seconds, found.seen) == (12.0, {"a", "b"})
-
-
-def test_another_model_in_the_same_folder_is_another_one(tiny_runs, tmp_path):
-    place = tmp_path / "value"
-    shutil.copytree(tiny_runs / "trial" / "value", place)
-    before = identity(place)
-    assert before == identity(tiny_runs / "trial" / "value")
-    (place / "README.md").write_text("nothing that matters")
-    assert identity(place) == before
-    head = load_file(place / "head.safetensors")
-    save_file({name: tensor + 1e-3 for name, tensor in head.items()}, place / "head.safetensors")
-    assert identity(place) != before
+        Models(tuned="dpo", divergence="alpha", alpha=1.5).check(NAMES)
 
 
 def test_a_sweep_looks_where_tune_puts_things(tmp_path):
@@ -122,3 +89,29 @@ def test_a_sweep_looks_where_tune_puts_things(tmp_path):
     place = tuned_folder(tmp_path / "tuned", ["trial"], (1.0,), "dpo", "jsd", lora=True)
     Path(place).mkdir(parents=True)
     assert models.folders("mod", ["trial"], [(1.0,)], 0) == {"trial": place}
+
+
+def test_a_model_of_something_else_is_refused(tiny_runs, tmp_path):
+    other = str(tiny_runs / "rival" / "value")
+    with pytest.raises(ValueError, match=r"mavis: the model at .* is for rival, not for trial"):
+        Models(str(tiny_runs), values={"trial": other}).folders("mavis", NAMES, HALF, 0)
+    both = str(tiny_runs / "tuned" / "rloo-trial0.5_rival0.5")
+    with pytest.raises(ValueError, match=r"soup: .* is for trial0.5_rival0.5, not for rival"):
+        Models(str(tiny_runs), policies={"rival": both}).folders("soup", NAMES, HALF, 0)
+    shutil.copytree(tiny_runs / "tuned" / "rloo-rival", tmp_path / "tuned" / "rloo-trial")
+    with pytest.raises(ValueError, match=r"morlhf: .* is for rival, not for trial=1,rival=0"):
+        Models(str(tmp_path)).folders("morlhf", NAMES, [(1.0, 0.0)], 0)
+
+
+def test_a_policy_without_a_card_is_taken_at_its_users_word(tiny_runs, tmp_path):
+    place = tmp_path / "foreign"
+    shutil.copytree(tiny_runs / "tuned" / "rloo-rival", place)
+    (place / "tuned.json").unlink()
+    models = Models(str(tiny_runs), policies={"trial": str(place)})
+    assert models.folders("mod", NAMES, HALF, 0)["trial"] == place
+
+
+@pytest.mark.parametrize("what", ["values", "policies"])
+def test_a_folder_for_an_objective_that_is_not_asked_for_is_refused(what):
+    with pytest.raises(ValueError, match=rf"{what} are those of trial, rival, got --{what}.humour"):
+        Models(**{what: {"humour": "runs/humor"}}).check(NAMES)

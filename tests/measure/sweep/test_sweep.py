@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from mavis.measure.sweep import sweep as sweep_module
 from mavis.measure.sweep.ground import Ground
@@ -66,6 +67,16 @@ def test_strength_is_swept_past_the_kl(sweep, method):
     assert [p.strength for p in curve] == sorted(p.strength for p in curve)
 
 
+def test_reach_goes_on_until_every_seed_has_passed():
+    def point(strength):
+        kl = np.array([[0.5, 1.0, 4.0]] * 2) * strength**2  # [P, S]
+        return Point("m", (1.0,), strength, [], [], np.zeros((2, 3, 1)), {"kl": kl}, 0.0)
+
+    kls = np.array([p.kl.mean(0) for p in reach(point, 1.0, 2.0)])
+    assert (kls.min(0) <= 2).all()
+    assert (kls.max(0) >= 2).all()
+
+
 def test_reach_goes_down_as_well_as_up():
     def point(strength):
         kl = np.full((2, 1), strength**2)
@@ -105,13 +116,23 @@ def test_an_edited_reward_or_another_model_is_refused(sweep, ground, tiny_runs, 
     shutil.copytree(tiny_runs, tmp_path / "runs")
     moved = replace(sweep, models=Models(str(tmp_path / "runs")))
     moved.open(["mavis"])  # the same models elsewhere are the same
-    for name in ("trial", "rival"):
-        shutil.rmtree(tmp_path / "runs" / name / "value")
-    shutil.copytree(tiny_runs / "rival" / "value", tmp_path / "runs" / "trial" / "value")
-    shutil.copytree(tiny_runs / "rival" / "value", tmp_path / "runs" / "rival" / "value")
+    (sweep.folder / "points" / "mavis").mkdir(parents=True)
+    (sweep.folder / "points" / "mavis" / "one.parquet").touch()
+    file = tmp_path / "runs" / "trial" / "value" / "head.safetensors"
+    head = load_file(file)
+    save_file({name: tensor + 1e-3 for name, tensor in head.items()}, file)
     with pytest.raises(ValueError, match="holds points of other models of mavis"):
         moved.open(["mavis"])
     moved.open(["mod"])  # others are added to what is there
+
+
+def test_a_try_that_made_no_point_binds_nobody(sweep, tiny_runs, tmp_path):
+    place = tmp_path / "runs" / "tuned" / "rloo-trial"
+    shutil.copytree(tiny_runs / "tuned" / "rloo-rival", place)
+    (place / "tuned.json").unlink()
+    wrong = Models(str(tiny_runs), policies={"trial": str(place)})
+    replace(sweep, models=wrong).open(["mod"])
+    sweep.open(["mod"])
 
 
 def test_a_missing_model_is_said_before_anything_is_decoded(sweep, ground):

@@ -1,0 +1,58 @@
+"""How much of a result is the luck of one training: the indicators of every seed by itself.
+
+An interval over prompts says nothing of the models: with others from another seed, everything may
+come out a little differently. So a sweep over several seeds is read once for each, at equal KL, in
+the same units and above the same reference point.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mavis.measure.front.findings import Findings
+from mavis.measure.sweep.points import Point
+
+SHOWN = ("hypervolume", "weighted_gain")
+
+Replicate = dict[str, dict[str, float]]  # method -> indicator -> value
+
+
+def replicates(findings: Findings, corner: Sequence[float]) -> list[Replicate]:
+    """The indicators of every seed by itself.
+
+    Args:
+        findings: of all seeds.
+        corner: the reference point of the hypervolume [M].
+
+    Returns:
+        for each seed, the methods that get to the KL at every weighting; empty for one seed, which
+        has nothing beside it.
+    """
+    seeds = findings.reference.rewards.shape[1]
+    return [_of(findings, seed, corner) for seed in range(seeds)] if seeds > 1 else []
+
+
+def _of(findings: Findings, seed: int, corner: Sequence[float]) -> Replicate:
+    one = replace(
+        findings,
+        reference=_only(findings.reference, seed),
+        best_of=None,  # its answers are the reference's: no seed's models
+        curves={
+            method: [[_only(point, seed) for point in curve] for curve in curves]
+            for method, curves in findings.curves.items()
+        },
+        corner=corner,
+        given=findings.units,
+    )
+    standing = one.standing(resampled=1)
+    return {m: {n: standing.value(m, n) for n in SHOWN} for m in standing.methods}
+
+
+def _only(point: Point, seed: int) -> Point:
+    """A point with the answers of one seed."""
+    return replace(
+        point,
+        responses=[[said[seed]] for said in point.responses],
+        tokens=[[said[seed]] for said in point.tokens],
+        rewards=point.rewards[:, [seed]],
+        numbers={name: column[:, [seed]] for name, column in point.numbers.items()},
+    )

@@ -1,0 +1,113 @@
+"""What a model's folder says of it, without loading it: its cost, its prompts, what it is for."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import safe_open
+from transformers import AutoTokenizer
+
+from mavis.guide.reference import fingerprint, loading
+from mavis.learn.rounds import SEEN
+from mavis.measure.rivals.parm import CARD as PARM
+from mavis.measure.rivals.parm import read_parm
+from mavis.measure.tuning.tuned import CARD as TUNED
+from mavis.measure.tuning.tuned import read_tuned
+
+VALUE = "value.json"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the models of a method took.
+
+    Args:
+        seconds: of CPU in training, rollouts and rewards included, measuring not; None: not known.
+        parameters: in all model files.
+        seen: digests of the prompts they were trained on; None: not known.
+    """
+
+    seconds: float | None
+    parameters: int
+    seen: frozenset[str] | None
+
+
+def cost(folders: Sequence[Mapping[str, Path]]) -> Cost:
+    """Read what a method's models took, from their cards: the mean over seeds, all they saw."""
+    parts = [[_cost(place) for place in dict.fromkeys(mine.values())] for mine in folders]
+    seconds = [part.seconds for mine in parts for part in mine]
+    seen = [part.seen for mine in parts for part in mine]
+    return Cost(
+        seconds=None if None in seconds else sum(s or 0.0 for s in seconds) / len(folders),
+        parameters=sum(part.parameters for part in parts[0]),
+        seen=None if None in seen else frozenset().union(*(s or () for s in seen)),
+    )
+
+
+def _cost(place: Path) -> Cost:
+    seconds: float | None = None
+    seen: frozenset[str] | None = None
+    if (place / TUNED).is_file():
+        tuned = read_tuned(place)
+        seconds, seen = tuned.cpu_seconds, frozenset(tuned.prompts)
+    elif (place / PARM).is_file():
+        arm = read_parm(place)
+        seconds, seen = arm.cpu_seconds, frozenset(arm.prompts)
+    elif (place / SEEN).is_file():
+        seen = frozenset(json.loads((place / SEEN).read_text()))
+    metrics = place.parent / "metrics.json"
+    if (place / VALUE).is_file() and metrics.is_file():
+        rounds = json.loads(metrics.read_text())
+        if all("seconds_cpu" in entry for entry in rounds):
+            seconds = sum(float(entry["seconds_cpu"]) for entry in rounds)
+    return Cost(seconds, sum(map(_parameters, _weights(place))), seen)
+
+
+def tokenizer(place: Path) -> str | None:
+    """The fingerprint of a model's tokenizer; None: it has none of its own."""
+    cards = [place / name for name in (TUNED, PARM, VALUE)]
+    told = [json.loads(card.read_text())["fingerprint"] for card in cards if card.is_file()]
+    if told:
+        return str(told[0])
+    if not (place / "tokenizer_config.json").is_file():
+        return None
+    with loading(f"the tokenizer of {place}"):
+        return fingerprint(AutoTokenizer.from_pretrained(place))
+
+
+def purpose(place: Path) -> str | None:
+    """What a value model or a policy was made for, as `tuned.label` puts it; None: not known."""
+    if (place / TUNED).is_file():
+        return read_tuned(place).label or None
+    if (place / VALUE).is_file():
+        return "+".join(json.loads((place / VALUE).read_text())["objectives"])
+    return None
+
+
+def _weights(place: Path) -> list[Path]:
+    files = place.rglob("*.safetensors")
+    return sorted(file for file in files if "checkpoints" not in file.parts)
+
+
+def _parameters(file: Path) -> int:
+    total = 0
+    with safe_open(file, "pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 - not a dict
+            size = 1
+            for length in tensors.get_slice(name).get_shape():
+                size *= length
+            total += size
+    return total
+
+
+def identity(place: Path) -> str:
+    """A digest of a model's weights: another one in the same folder is another model."""
+    digest = hashlib.blake2b(digest_size=8)
+    for file in _weights(place):
+        digest.update(file.relative_to(place).as_posix().encode())
+        with file.open("rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
