@@ -1,6 +1,5 @@
 """`RolloutDataModule`: a data set that the current guided policy writes, anew every round."""
 
-import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +15,14 @@ from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy, spare_threads
 from mavis.learn.collect import Collector, Crew, standard_samples
 from mavis.learn.evaluate import Point, Sample, best_of_n
+from mavis.learn.fitting import fitting_prompts
 from mavis.learn.packs import Batch, Pack, batches, loader, pack_tree
 from mavis.learn.rollout import Shape
 from mavis.learn.store import Row, write_json
 from mavis.learn.targets import soft_targets
 from mavis.learn.tree import Tree
 from mavis.objective import find
-from mavis.prompts import Prompt, read_prompts
+from mavis.prompts import Prompt
 from mavis.reward import Units
 
 VALIDATION_TREES = 16
@@ -199,34 +199,12 @@ class RolloutDataModule(LightningDataModule):
         self.round = int(state_dict["rounds"])
 
     def _read(self, split: str) -> list[Prompt]:
-        """As many prompts of a split as the run needs, in the seed's order; too long ones left out.
-
-        Raises:
-            ValueError: none is short enough.
-        """
-        wanted = (
-            self.rounds * self.trees if split == "train" else max(self.held_out, VALIDATION_TREES)
-        )
-        found = read_prompts(self.source, split, self.column)
-        room = self.reference.context - self.max_tokens
-        kept: list[Prompt] = []
-        long = 0
-        for index in np.random.default_rng((self.seed, len(found))).permutation(len(found)):
-            if self.reference.length(found[index]) <= room:
-                kept.append(found[index])
-            else:
-                long += 1
-            if len(kept) == wanted:
-                break
-        left_out = (
-            f"{long} of {long + len(kept)} {split} prompts of {self.source} with max_tokens = "
-            f"{self.max_tokens} are longer than the reference's context of {self.reference.context}"
-        )
-        if not kept:
-            raise ValueError(f"{left_out}: shorten them, or lower data.max_tokens.")
-        if long and self.collector.crew.rank == 0:
-            print(f"mavis: {left_out}: left out.", file=sys.stderr)
-        return kept
+        """As many prompts of a split as the run needs, in the seed's order."""
+        held_out = max(self.held_out, VALIDATION_TREES)
+        wanted = self.rounds * self.trees if split == "train" else held_out
+        quiet = self.collector.crew.rank > 0
+        room = (self.source, split, self.column, self.max_tokens, self.seed, wanted)
+        return fitting_prompts(self.reference, *room, quiet=quiet)
 
     def _answers(self, split: str) -> list[list[Row]]:
         """The reference policy's answers, collected by all processes the first time."""

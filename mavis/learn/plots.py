@@ -1,9 +1,7 @@
 """Pictures of a fit: reward against KL, rewards before and after, values against what came true.
 
-Each picture is two functions: one draws a `Figure`, the other saves it as a PNG. Neither touches
-the screen or matplotlib's global state. Points that are not finite are left out; few or constant
-ones make a plain picture, not an error. The colours are those of Okabe and Ito (2008), which stay
-apart for colour-blind readers, and no two kinds of mark differ by colour alone.
+Each picture is two functions: one draws a `Figure`, the other saves it as a PNG. Points that are
+not finite are left out; few or constant ones make a plain picture, not an error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
-BLACK, GREY, ORANGE, BLUE = "#000000", "#7f7f7f", "#d55e00", "#0072b2"
-WIDTH, DPI = 7.2, 150  # inches: the text width of a page
-UNITS = "standard units"  # 0 and 1 are mean and standard deviation of the reference's reward
+from mavis.learn.canvas import BLACK, BLUE, GREY, ORANGE, UNITS, WIDTH, name_axes, save
+
 PANELS, BINS, CLOUD = 4, 8, 400  # calibration: depths, bins in each, single points shown
 
 Array = NDArray[np.float64]
@@ -31,7 +28,7 @@ def reward_kl(
     objective: str,
 ) -> Path:
     """Save `reward_kl_figure` as a PNG; returns its path."""
-    return _save(path, reward_kl_figure(rounds, best_of_n, objective))
+    return save(path, reward_kl_figure(rounds, best_of_n, objective))
 
 
 def reward_kl_figure(
@@ -50,7 +47,7 @@ def reward_kl_figure(
     """
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     axes = figure.subplots()
-    _name(axes, f"{objective}: reward against KL, by round", "KL to the reference (nats)")
+    name_axes(axes, f"{objective}: reward against KL, by round", "KL to the reference (nats)")
     axes.set_ylabel(f"mean reward ({UNITS}, ± standard error)")
     keys = ("kl", "reward", "reward_se", "reward_reference", "reward_reference_se")
     table = np.array([[_number(entry.get(key)) for key in keys] for entry in rounds])
@@ -83,7 +80,7 @@ def reward_histograms(
     path: Path, before: Sequence[float], after: Sequence[float], objective: str
 ) -> Path:
     """Save `reward_histograms_figure` as a PNG; returns its path."""
-    return _save(path, reward_histograms_figure(before, after, objective))
+    return save(path, reward_histograms_figure(before, after, objective))
 
 
 def reward_histograms_figure(
@@ -98,7 +95,7 @@ def reward_histograms_figure(
     """
     figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
     axes = figure.subplots()
-    _name(axes, f"{objective}: rewards of single replies", f"reward ({UNITS})")
+    name_axes(axes, f"{objective}: rewards of single replies", f"reward ({UNITS})")
     axes.set_ylabel("share of the replies")
     kinds = (
         ("reference", _finite(before), GREY, "-", {"fill": True, "alpha": 0.45}),
@@ -121,7 +118,7 @@ def calibration(
     path: Path, depth: ArrayLike, predicted: ArrayLike, target: ArrayLike, objective: str
 ) -> Path:
     """Save `calibration_figure` as a PNG; returns its path."""
-    return _save(path, calibration_figure(depth, predicted, target, objective))
+    return save(path, calibration_figure(depth, predicted, target, objective))
 
 
 def calibration_figure(
@@ -158,7 +155,7 @@ def calibration_figure(
                   label="single tokens")  # fmt: skip
         x, y, error = _means(group)
         axes.errorbar(x, y, error, fmt="o", color=BLUE, capsize=3, label="means of equal groups")
-        _name(axes, _describe(group))
+        name_axes(axes, _describe(group), size=10)
         axes.set(xlim=(low, high), ylim=(low, high))
     for axes in panels[max(0, len(groups) - 2) : len(groups)]:
         axes.set_xlabel(f"predicted value ({UNITS})")
@@ -219,14 +216,6 @@ def _edges(values: Array) -> list[float]:
     return [float(edge) for edge in np.linspace(low, high, count + 1)]
 
 
-def _name(axes: Axes, title: str, across: str = "") -> None:
-    axes.set_title(title, loc="left", fontsize=10 if not across else 12)
-    axes.set_xlabel(across)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e6e6e6")
-    axes.set_axisbelow(True)
-
-
 def _label(axes: Axes, text: str, x: float, y: float, *, below: bool, color: str) -> None:
     """Name a point of a rising curve, below it on the right or above it on the left."""
     if np.isfinite([x, y]).all():
@@ -242,9 +231,3 @@ def _number(value: Any) -> float:
 
 def _finite(values: Sequence[float]) -> Array:
     return np.array([x for x in map(_number, values) if np.isfinite(x)], dtype=np.float64)
-
-
-def _save(path: Path, figure: Figure) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI, format="png")
-    return path

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mavis.measure.options import at_least, common_source, listed, positive
 from mavis.measure.weightings import weightings as read_weightings
-from mavis.objective import Objective, find
-from mavis.prompts import Prompt, digest, plain, read_prompts
+from mavis.objective import find
+from mavis.prompts import digest, plain
 
 if TYPE_CHECKING:
-    from mavis.guide.reference import ReferencePolicy
     from mavis.measure.sweep.cards import Cost
     from mavis.measure.sweep.points import Point
     from mavis.measure.sweep.sweep import Sweep
@@ -100,7 +99,8 @@ def pareto(
             f"got {len(reference_point)}."
         )
     positive(kl=kl)
-    at_least(1, prompts=prompts, seeds=seeds, best_of=best_of, rows=rows, max_tokens=max_tokens)
+    at_least(2, prompts=prompts)  # spreads need two
+    at_least(1, seeds=seeds, best_of=best_of, rows=rows, max_tokens=max_tokens)
 
     from mavis.measure.sweep.models import METHODS, Models
 
@@ -115,6 +115,7 @@ def pareto(
             models.folders(method, names, weightings, seed)
 
     from mavis.guide.reference import ReferencePolicy, spare_threads
+    from mavis.learn.fitting import fitting_prompts
     from mavis.learn.store import legal
     from mavis.measure.report.report import REPORT
     from mavis.measure.report.table import table
@@ -123,7 +124,10 @@ def pareto(
 
     policy = ReferencePolicy.load(reference, template)
     spare_threads(policy.model)
-    asked = _prompts(wanted, source, split, column, prompts, policy, max_tokens)
+    home = common_source("source", source, wanted)
+    asked = fitting_prompts(policy, home, split, column, max_tokens, None, prompts)
+    if len(asked) < 2:  # spreads need two
+        raise ValueError(f"prompts: {split} of {home} has one that fits; at least 2 are needed.")
     ground = Ground(policy, wanted, asked, seeds, best_of, max_tokens, temperature, top_k, rows)
     sweep = Sweep(Path(out), ground, models, tuple(weightings))
     found = _run(sweep, chosen, kl, reference_point, command)
@@ -225,24 +229,3 @@ def _warnings(overlap: Mapping[str, int | None], prompts: int) -> list[str]:
                 f"{name}: {both} of the {prompts} prompts were among those it was trained on."
             )
     return said
-
-
-def _prompts(
-    objectives: "tuple[Objective, ...]",
-    source: str | None,
-    split: str,
-    column: str | None,
-    count: int,
-    reference: "ReferencePolicy",
-    max_tokens: int,
-) -> list[Prompt]:
-    """The first prompts of the split that leave room for an answer."""
-    room = reference.context - max_tokens
-    every = read_prompts(common_source("source", source, objectives), split, column)
-    kept = [prompt for prompt in every if reference.length(prompt) <= room][:count]
-    if len(kept) < 2:
-        raise ValueError(
-            f"prompts: {len(kept)} of {len(every)} are short enough for max_tokens = {max_tokens} "
-            f"in the context of {reference.context} tokens; at least 2 are needed."
-        )
-    return kept

@@ -94,7 +94,7 @@ def test_prompts_that_a_method_was_trained_on_are_a_warning(words, capsys):
         (["--weights", "nowhere.csv"], "there is no file"),
         (["--kl", "0"], "kl must be a positive number"),
         (["--kl", "x"], "kl"),
-        (["--prompts", "0"], "prompts must be at least 1"),
+        (["--prompts", "0"], "prompts must be at least 2"),
         (["--split", "sad"], "split 'sad' is not in"),
         (["--source", "nowhere.jsonl"], "there is no such file"),
         (["--reference_point", "[1.0]"], "reference_point must have one number for each"),
@@ -106,7 +106,10 @@ def test_prompts_that_a_method_was_trained_on_are_a_warning(words, capsys):
         ),
         (["--methods", "mod", "--divergence", "alpha", "--alpha", "3"], "alpha must be in"),
         (["--top_k", "1000"], "top_k must be 0"),
-        (["--max_tokens", "159"], "prompts: 0 of 4 are short enough"),
+        (
+            ["--max_tokens", "159"],
+            "4 of 4 test prompts of .* are longer than the ref",
+        ),
         (["--reference", "sandbox/reference"], "have different tokenizers"),
     ],
 )

@@ -114,8 +114,8 @@ class Hypervolume(PointRewards):
         return self.tensor(pareto.hypervolume(self.means(), self.reference))
 
 
-class IGDPlus(PointRewards):
-    """`pareto.igd_plus` to a front.
+class AgainstFront(PointRewards):
+    """Held against a front; a subclass says how.
 
     Args:
         points: P.
@@ -128,46 +128,26 @@ class IGDPlus(PointRewards):
         best = pareto.matrix("front", front)
         super().__init__(points, best.shape[1])
         self.front = best
+
+
+class IGDPlus(AgainstFront):
+    """`pareto.igd_plus` to a front."""
 
     def compute(self) -> Tensor:
         """Of the mean rewards."""
         return self.tensor(pareto.igd_plus(self.means(), self.front))
 
 
-class EpsilonDominance(PointRewards):
-    """`pareto.epsilon_dominance` over a front.
-
-    Args:
-        points: P.
-        front: [F, M], e.g. of `pareto.union_front`.
-    """
-
-    higher_is_better = False
-
-    def __init__(self, points: int, front: npt.ArrayLike) -> None:
-        best = pareto.matrix("front", front)
-        super().__init__(points, best.shape[1])
-        self.front = best
+class EpsilonDominance(AgainstFront):
+    """`pareto.epsilon_dominance` over a front."""
 
     def compute(self) -> Tensor:
         """Of the mean rewards."""
         return self.tensor(pareto.epsilon_dominance(self.means(), self.front))
 
 
-class Maximin(PointRewards):
-    """`pareto.maximin` against a front.
-
-    Args:
-        points: P.
-        front: [F, M], e.g. of `pareto.union_front`.
-    """
-
-    higher_is_better = False
-
-    def __init__(self, points: int, front: npt.ArrayLike) -> None:
-        best = pareto.matrix("front", front)
-        super().__init__(points, best.shape[1])
-        self.front = best
+class Maximin(AgainstFront):
+    """`pareto.maximin` against a front."""
 
     def compute(self) -> Tensor:
         """Of the mean rewards."""

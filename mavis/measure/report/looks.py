@@ -1,16 +1,15 @@
 """What a method is called and looks like, the same in every picture and table of a sweep.
 
-The colours are those of Okabe and Ito (2008), which stay apart for colour-blind readers, and every
-method has a marker and a line of its own besides.
+Every method has a colour, a marker and a line of its own.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mavis.learn.canvas import BLACK, BLUE, GREY, ORANGE
+
 Found = Mapping[str, Any]  # what `results.results` gives, or `results.json` holds
 Line = str | tuple[int, tuple[int, ...]]  # as matplotlib has them
-
-BLACK, GREY = "#000000", "#7f7f7f"
 
 
 class Look(NamedTuple):
@@ -24,8 +23,8 @@ class Look(NamedTuple):
 
 LOOKS = {
     "reference": Look("reference", BLACK, "s", "-"),
-    "best_of": Look("best of N", "#d55e00", "X", "--"),
-    "mavis": Look("MAVIS", "#0072b2", "o", "-"),
+    "best_of": Look("best of N", ORANGE, "X", "--"),
+    "mavis": Look("MAVIS", BLUE, "o", "-"),
     "mod": Look("MOD", "#009e73", "^", "-."),
     "soup": Look("rewarded soup", "#cc79a7", "D", ":"),
     "morlhf": Look("MORLHF", "#e69f00", "v", (0, (6, 1))),

@@ -1,9 +1,8 @@
 """Pictures of a sweep: fronts at equal KL, reward against KL, and the indicators as bars.
 
 All are drawn from `results.json` alone. Each picture is two functions: one draws a `Figure`, the
-other saves it as a PNG. Neither touches the screen or matplotlib's global state. Numbers that are
-not known are left out; few ones make a plain picture, not an error. The colours are those of Okabe
-and Ito (2008), and every method has a marker and a line of its own besides.
+other saves it as a PNG. Numbers that are not known are left out; few ones make a plain picture, not
+an error.
 """
 
 import re
@@ -19,12 +18,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from mavis.learn.canvas import BLACK, GREY, UNITS, WIDTH, name_axes, save
 from mavis.measure.front.pareto import nondominated
 from mavis.measure.front.results import AHEAD, three
-from mavis.measure.report.looks import BLACK, GREY, Found, Look, look, number, ordered, shares
+from mavis.measure.report.looks import Found, Look, look, number, ordered, shares
 
-WIDTH, DPI = 7.2, 150  # inches: the text width of a page
-UNITS = "standard units"  # 0 and 1 are mean and standard deviation of the reference's rewards
 STEPS = 24  # of a curve between two points: it is linear in √KL
 
 Array = npt.NDArray[np.float64]
@@ -32,7 +30,7 @@ Array = npt.NDArray[np.float64]
 
 def front(path: Path, found: Found, x: int, y: int) -> Path:
     """Save `front_figure` as a PNG; returns its path."""
-    return _save(path, front_figure(found, x, y))
+    return save(path, front_figure(found, x, y))
 
 
 def front_figure(found: Found, x: int, y: int) -> Figure:
@@ -50,7 +48,7 @@ def front_figure(found: Found, x: int, y: int) -> Figure:
     axes = figure.subplots()
     names = [_text(name) for name in found["objectives"]]
     both = f"{names[x]} and {names[y]} at {found['kl']:g} nats of KL"
-    _name(axes, f"{both}\n{_legend_of_weights(found)}", size=11)
+    name_axes(axes, f"{both}\n{_legend_of_weights(found)}", size=11)
     axes.set_xlabel(f"mean reward of {names[x]} ({UNITS}, 95 % interval)")
     axes.set_ylabel(f"mean reward of {names[y]} ({UNITS}, 95 % interval)")
     for method in ordered(found):
@@ -72,7 +70,7 @@ def front_figure(found: Found, x: int, y: int) -> Figure:
 
 def curves(path: Path, found: Found) -> Path:
     """Save `curves_figure` as a PNG; returns its path."""
-    return _save(path, curves_figure(found))
+    return save(path, curves_figure(found))
 
 
 def curves_figure(found: Found) -> Figure:
@@ -91,7 +89,7 @@ def curves_figure(found: Found) -> Figure:
     start = found["reference"]
     for axes, at in zip(every, panels, strict=True):
         weights = np.array(found["weightings"][at])
-        _name(axes, f"λ = {shares(found['weightings'][at])}", size=10)
+        name_axes(axes, f"λ = {shares(found['weightings'][at])}", size=10)
         axes.set_xlabel("KL to the reference (nats)")
         axes.axvline(found["kl"], color=GREY, linestyle=(0, (2, 3)), label="compared here")
         origin = np.array([number(start["kl"]), _numbers(start["rewards"]) @ weights])
@@ -110,7 +108,7 @@ def curves_figure(found: Found) -> Figure:
 
 def bars(path: Path, found: Found) -> Path:
     """Save `bars_figure` as a PNG; returns its path."""
-    return _save(path, bars_figure(found))
+    return save(path, bars_figure(found))
 
 
 def bars_figure(found: Found) -> Figure:
@@ -128,7 +126,7 @@ def bars_figure(found: Found) -> Figure:
         (left, "hypervolume", "product of standard units"),
         (right, "weighted_gain", UNITS),
     ):
-        _name(axes, name.replace("_", " "), size=12)
+        name_axes(axes, name.replace("_", " "), size=12)
         axes.set_xlabel(f"{unit}, 95 % interval")
         axes.grid(visible=False, axis="y")
         values = np.array([_interval(known[m][name]) for m in methods]).reshape(-1, 3)
@@ -245,16 +243,3 @@ def _numbers(values: Sequence[Any]) -> Array:
 def _text(words: str) -> str:
     """Words that matplotlib takes for words, and not for a formula."""
     return words.replace("$", r"\$")
-
-
-def _name(axes: Axes, title: str, size: int = 12) -> None:
-    axes.set_title(title, loc="left", fontsize=size)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e6e6e6")
-    axes.set_axisbelow(True)
-
-
-def _save(path: Path, figure: Figure) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI, format="png")
-    return path

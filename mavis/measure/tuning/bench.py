@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from mavis.guide.reference import SMALL, ReferencePolicy, spare_threads
+from mavis.learn.fitting import fitting_prompts
 from mavis.learn.store import alone_in, check_same
 from mavis.learn.tracking import Tracking
 from mavis.measure.tuning.exam import examine
-from mavis.measure.tuning.lessons import Scale, fitting_prompts, measure_units, read_dialogues
+from mavis.measure.tuning.lessons import Scale, measure_units, read_dialogues
 from mavis.measure.tuning.plans import Plan, Study, default_lr
 from mavis.measure.tuning.training import forget_checkpoints, merged, save_policy, train
 from mavis.measure.tuning.tuned import CARD, TunedCard, read_tuned, readme, tuned_folder

@@ -5,7 +5,6 @@ the same text in training as in evaluation. Knows nothing of TRL.
 """
 
 import copy
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,34 +72,6 @@ def token_table(
     known.__class__ = type("TokenTable", (TokenTable, type(tokenizer)), {})
     known.table = table
     return cast(PreTrainedTokenizerBase, known)
-
-
-def fitting_prompts(
-    reference: ReferencePolicy,
-    source: str,
-    split: str,
-    column: str | None,
-    max_tokens: int,
-    seed: int,
-) -> list[Prompt]:
-    """The prompts of a split in the seed's order, as `fit` takes them; too long ones left out.
-
-    Raises:
-        ValueError: none is short enough.
-    """
-    found = read_prompts(source, split, column)
-    order = np.random.default_rng((seed, len(found))).permutation(len(found))
-    room = reference.context - max_tokens
-    kept = [found[at] for at in order if reference.length(found[at]) <= room]
-    left_out = (
-        f"{len(found) - len(kept)} of {len(found)} {split} prompts of {source} with max_tokens = "
-        f"{max_tokens} are longer than the reference's context of {reference.context}"
-    )
-    if not kept:
-        raise ValueError(f"{left_out}: shorten them, or lower max_tokens.")
-    if len(kept) < len(found):
-        print(f"mavis: {left_out}: left out.", file=sys.stderr)
-    return kept
 
 
 def measure_units(

@@ -112,10 +112,11 @@ def _train(
 ) -> "ParmCard":
     """Read the prompts, train, measure, save."""
     from mavis.guide.reference import ReferencePolicy, spare_threads
+    from mavis.learn.fitting import fitting_prompts
     from mavis.learn.store import write_json
     from mavis.measure.rivals.parm import ParmCard, save_parm
     from mavis.measure.rivals.pblora import adapters
-    from mavis.measure.tuning.lessons import fitting_prompts, measure_units
+    from mavis.measure.tuning.lessons import measure_units
     from mavis.prompts import digest
 
     policy = ReferencePolicy.load(settings["reference"], settings["template"])

@@ -10,12 +10,12 @@ import torch
 from mavis.guide.network import read_card
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
+from mavis.learn.fitting import fitting_prompts
 from mavis.measure.tuning.exam import response_kl
 from mavis.measure.tuning.lessons import (
     SHARPNESS,
     Scale,
     Told,
-    fitting_prompts,
     measure_units,
     preference_pairs,
     read_dialogues,

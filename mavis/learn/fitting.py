@@ -1,0 +1,60 @@
+"""The prompts of a split that leave room for an answer."""
+
+import sys
+
+import numpy as np
+
+from mavis.guide.reference import ReferencePolicy
+from mavis.prompts import Prompt, read_prompts
+
+
+def fitting_prompts(
+    reference: ReferencePolicy,
+    source: str,
+    split: str,
+    column: str | None,
+    max_tokens: int,
+    seed: int | None,
+    wanted: int | None = None,
+    *,
+    quiet: bool = False,
+) -> list[Prompt]:
+    """Take prompts that fit into the reference policy's context with an answer behind them.
+
+    Args:
+        reference: π_ref.
+        source: as `prompts.read_prompts` reads it.
+        split: of it.
+        column: that holds the prompts; None finds it by itself.
+        max_tokens: the longest answer.
+        seed: of the order they are taken in; None takes them as they come.
+        wanted: how many, at most; None is all.
+        quiet: whether not to say that some were left out.
+
+    Raises:
+        ValueError: none is short enough.
+    """
+    found = read_prompts(source, split, column)
+    count = len(found)
+    order = np.arange(count)
+    if seed is not None:
+        order = np.random.default_rng((seed, count)).permutation(count)
+    room = reference.context - max_tokens
+    kept: list[Prompt] = []
+    long = 0
+    for index in order:
+        if len(kept) == wanted:
+            break
+        if reference.length(found[index]) <= room:
+            kept.append(found[index])
+        else:
+            long += 1
+    left_out = (
+        f"{long} of {long + len(kept)} {split} prompts of {source} with max_tokens = {max_tokens} "
+        f"are longer than the reference's context of {reference.context}"
+    )
+    if not kept:
+        raise ValueError(f"{left_out}: shorten them, or lower max_tokens.")
+    if long and not quiet:
+        print(f"mavis: {left_out}: left out.", file=sys.stderr)
+    return kept
