@@ -196,6 +196,21 @@ def test_the_price_of_kl_is_in_deviations_of_the_weighted_reward(tiny_tune, monk
     assert asked[(2.0,)] == pytest.approx(2 * 0.5, rel=1e-5)
 
 
+def test_a_policy_is_measured_on_other_draws_than_its_units(tiny_tune, monkeypatch):
+    seeds = {}
+    for name, at in (("measure_units", 5), ("examine", 5)):
+        real = getattr(bench_module, name)
+
+        def spy(*given, name=name, at=at, real=real):
+            seeds[name] = given[at]
+            return real(*given)
+
+        monkeypatch.setattr(bench_module, name, spy)
+    tiny_tune("rloo", seed=3)
+    assert seeds["measure_units"] == 3
+    assert seeds["examine"] != 3
+
+
 def test_a_grid_trains_a_policy_for_each_vector(tiny_tune, tmp_path, capsys):
     tiny_tune("dpo", objectives="trial,rival", weights="grid:0.5", steps=1)
     folders = sorted(folder.name for folder in (tmp_path / "runs" / "tuned").iterdir())
