@@ -1,8 +1,9 @@
 """The results of a sweep as `mavis pareto` prints them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mavis.measure.front.results import AHEAD
 from mavis.measure.report.looks import Found, number
 
 WIDTHS = (22, 22, 16, 10)  # of the columns
@@ -39,8 +40,19 @@ def table(found: Found) -> Iterator[str]:
     for rival, lead in found["ahead"].items():
         ratio, gain = _cell(lead["hypervolume_ratio"]), _cell(lead["gain_ratio"])
         yield f"mavis / {rival}: hypervolume {ratio}, weighted gain {gain}"
+        both = [seed for seed in found["by_seed"] if {AHEAD, rival} <= set(seed)]
+        if both:
+            each = [", ".join(_ratios(both, rival, n)) for n in ("hypervolume", "weighted_gain")]
+            yield f"    seed by seed: hypervolume {each[0]}; weighted gain {each[1]}"
     for warning in found["warnings"]:
         yield f"warning: {warning}"
+
+
+def _ratios(seeds: Sequence[Mapping[str, Any]], rival: str, indicator: str) -> Iterator[str]:
+    """MAVIS's indicator in that of a rival, for each seed."""
+    for seed in seeds:
+        mine, theirs = (number(seed[method][indicator]) for method in (AHEAD, rival))
+        yield f"{mine / theirs:.2f}" if theirs else "-"
 
 
 def _cell(numbers: Mapping[str, Any] | None) -> str:

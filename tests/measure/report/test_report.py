@@ -159,6 +159,9 @@ def test_seeds_stand_side_by_side(found):
     assert ["MOD", "5.00", "–", "1.20", "–"] in shown.rows
     assert ["MAVIS / MOD", "1.20", "–", "1.25", "–"] in shown.rows
     assert ["best of N", "–", "–", "–", "–"] not in shown.rows
+    said = list(table(found | {"by_seed": [lucky, {"mavis": lucky["mavis"]}, lucky]}))
+    assert "    seed by seed: hypervolume 1.20, 1.20; weighted gain 1.25, 1.25" in said
+    assert not any("best_of" in a and "seed by seed" in b for a, b in pairwise(said))
 
 
 def test_hostile_text_stays_text(findings):
