@@ -59,9 +59,7 @@ class Point:
     def summary(self) -> dict[str, float]:
         """Means: KL and its kinds, length, distinct-3, repetition, perplexity under π_ref."""
         said = [tokens for answers in self.tokens for tokens in answers]
-        each = [
-            distinct(one, 3) for one in zip(*self.tokens, strict=True)
-        ]  # falls with their number
+        each = [distinct(one, 3) for one in zip(*self.tokens, strict=True)]
         length = sum(map(len, said))
         return {name: float(self.numbers[name].mean()) for name in NUMBERS[:3]} | {
             "length": length / len(said),
