@@ -14,7 +14,7 @@ from mavis.learn import plots
 from mavis.learn.data import RolloutDataModule
 from mavis.learn.evaluate import Sample, at_kl, summary
 from mavis.learn.module import ValueModule
-from mavis.learn.store import write_json, write_whole
+from mavis.learn.store import read_json, write_json, write_whole
 from mavis.learn.tracking import Tracking
 from mavis.prompts import digest
 
@@ -90,7 +90,7 @@ class Rounds(Callback):
     ) -> None:
         """Write metrics, value model and plots; track them; say a line."""
         file = data.folder / "metrics.json"
-        before = json.loads(file.read_text()) if file.is_file() else []
+        before = read_json(file) if file.is_file() else []
         entries = [old for old in before if old["round"] < data.round] + [entry]
         module.network.card = replace(module.network.card, rounds=data.round + 1)
         text = _card(data, module, entry)

@@ -71,6 +71,18 @@ def write_json(file: Path, content: Any) -> None:
     write_whole(file, lambda draft: draft.write_text(json.dumps(legal(content), indent=2) + "\n"))
 
 
+def read_json(file: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: it is none; it is named.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON, so it is broken or not ours: {error}") from error
+
+
 def legal(content: Any) -> Any:
     """What JSON can hold: null in place of NaN and infinities.
 

@@ -1,7 +1,6 @@
 """What a model's folder says of it, without loading it: its cost, its prompts, what it is for."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,10 @@ from pathlib import Path
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
+from mavis.guide.network import read_card
 from mavis.guide.reference import fingerprint, loading
 from mavis.learn.rounds import SEEN
+from mavis.learn.store import read_json
 from mavis.measure.rivals.parm import CARD as PARM
 from mavis.measure.rivals.parm import read_parm
 from mavis.measure.tuning.tuned import CARD as TUNED
@@ -56,10 +57,10 @@ def _cost(place: Path) -> Cost:
         arm = read_parm(place)
         seconds, seen = arm.cpu_seconds, frozenset(arm.prompts)
     elif (place / SEEN).is_file():
-        seen = frozenset(json.loads((place / SEEN).read_text()))
+        seen = frozenset(read_json(place / SEEN))
     metrics = place.parent / "metrics.json"
     if (place / VALUE).is_file() and metrics.is_file():
-        rounds = json.loads(metrics.read_text())
+        rounds = read_json(metrics)
         if all("seconds_cpu" in entry for entry in rounds):
             seconds = sum(float(entry["seconds_cpu"]) for entry in rounds)
     return Cost(seconds, sum(map(_parameters, _weights(place))), seen)
@@ -67,10 +68,10 @@ def _cost(place: Path) -> Cost:
 
 def tokenizer(place: Path) -> str | None:
     """The fingerprint of a model's tokenizer; None: it has none of its own."""
-    cards = [place / name for name in (TUNED, PARM, VALUE)]
-    told = [json.loads(card.read_text())["fingerprint"] for card in cards if card.is_file()]
-    if told:
-        return str(told[0])
+    readers = ((TUNED, read_tuned), (PARM, read_parm), (VALUE, read_card))
+    for name, read in readers:
+        if (place / name).is_file():
+            return read(place).fingerprint
     if not (place / "tokenizer_config.json").is_file():
         return None
     with loading(f"the tokenizer of {place}"):
@@ -82,7 +83,7 @@ def purpose(place: Path) -> str | None:
     if (place / TUNED).is_file():
         return read_tuned(place).label or None
     if (place / VALUE).is_file():
-        return "+".join(json.loads((place / VALUE).read_text())["objectives"])
+        return "+".join(read_card(place).objectives)
     return None
 
 

@@ -6,7 +6,6 @@ interpolation needs, and all of them make the curve of reward against KL. Every 
 soon as it is finished, and is not made again.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
-from mavis.learn.store import check_same, write_json
+from mavis.learn.store import check_same, read_json, write_json
 from mavis.measure.sweep.cards import identity, tokenizer
 from mavis.measure.sweep.ground import Ground
 from mavis.measure.sweep.models import Models
@@ -59,7 +58,7 @@ class Sweep:
         settings = self.ground.settings()
         file = self.folder / SETTINGS
         if file.is_file():
-            before = json.loads(file.read_text())
+            before = read_json(file)
             check_same(self.folder, "sweep", before["settings"], settings)
             marks = _with_earlier(self.folder, before["models"], marks)
         write_json(file, {"settings": settings, "models": marks})
@@ -93,7 +92,7 @@ class Sweep:
             chosen = served(team.weighted(middle)(0))
             found = self.ground.speed(chosen, team.strength)
             write_json(file, {"tokens_per_cpu_second": found})
-        return float(json.loads(file.read_text())["tokens_per_cpu_second"])
+        return float(read_json(file)["tokens_per_cpu_second"])
 
     @cached_property
     def _plain(self) -> Chosen:

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from mavis.guide.jobs import Sampling
 from mavis.guide.policy import Answer, GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
-from mavis.learn.collect import Collector, Crew
-from mavis.learn.store import Row, chunks
+from mavis.learn.store import chunks
+from mavis.measure.tuning.preferences import Group, collect
 from mavis.objective import Objective
 from mavis.progress import track
 from mavis.prompts import Message, Prompt, plain, read_prompts
@@ -142,37 +141,25 @@ def preference_pairs(
     optimum is that of E[r] − η·KL for labels with such odds, and for no others. What is sampled
     and scored is kept in `folder`, for a run that goes on.
     """
-    sampling = Sampling((), top_k=0)  # the whole vocabulary: nothing else is the reference policy
-    total: np.ndarray[Any, np.dtype[np.float64]] | float = 0.0
-    rowss: list[list[Row]] = []
-    for scale in scales:
-        rowss = Collector(scale.objective, Crew(), rows).samples(
-            folder, GuidedPolicy(reference), prompts, sampling, max_tokens, seed, answers
-        )
-        raw = torch.tensor([[row["reward"] for row in some] for some in rowss])
-        total = total + scale.weight * scale.units.standard(raw).double().numpy()
-    assert isinstance(total, np.ndarray)
-    return list(_pairs(reference, prompts, rowss, total, np.random.default_rng((seed, answers))))
+    objectives = [scale.objective for scale in scales]
+    groups = collect(reference, objectives, prompts, answers, max_tokens, seed, rows, folder)
+    draws = np.random.default_rng((seed, answers))
+    return [pair for group in groups for pair in _pairs(group, scales, draws)]
 
 
-def _pairs(
-    reference: ReferencePolicy,
-    prompts: Sequence[Prompt],
-    rowss: Sequence[Sequence[Row]],
-    rewards: "np.ndarray[Any, np.dtype[np.float64]]",
-    draws: np.random.Generator,
-) -> Iterator[Pair]:
-    for prompt, rows, row_rewards in zip(prompts, rowss, rewards, strict=True):
-        start = reference.encode(prompt).tokens
-        for at in range(0, len(rows) - 1, 2):
-            first, second = rows[at]["tokens"], rows[at + 1]["tokens"]
-            gap = float(row_rewards[at] - row_rewards[at + 1])
-            if first == second or gap != gap:  # nothing to learn, or a reward abstained
-                continue
-            if draws.random() < 1 / (1 + np.exp(-SHARPNESS * gap)):
-                yield Pair(start, first, second)
-            else:
-                yield Pair(start, second, first)
+def _pairs(group: Group, scales: Sequence[Scale], draws: np.random.Generator) -> Iterator[Pair]:
+    parts = zip(scales, group.rewards.T, strict=True)
+    rewards = sum(scale.weight * scale.units.standard(raw).double() for scale, raw in parts)
+    assert isinstance(rewards, Tensor)  # [n]
+    for at in range(0, len(rewards) - 1, 2):
+        first, second = group.answers[at : at + 2]
+        gap = float(rewards[at] - rewards[at + 1])
+        if first == second or gap != gap:  # nothing to learn, or a reward abstained
+            continue
+        if draws.random() < 1 / (1 + np.exp(-SHARPNESS * gap)):
+            yield Pair(group.start, first, second)
+        else:
+            yield Pair(group.start, second, first)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """`parm`: train the autoregressive reward model that PARM (or GenARM) decodes with."""
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -228,11 +227,11 @@ def _finished(folder: Path, settings: dict[str, Any]) -> bool:
     Raises:
         ValueError: the folder is of a run with other settings.
     """
-    from mavis.learn.store import check_same
+    from mavis.learn.store import check_same, read_json
     from mavis.measure.rivals.parm import CARD
 
     file = folder / SETTINGS
     if not file.is_file():
         return False
-    check_same(folder, "run", json.loads(file.read_text(encoding="utf-8")), settings)
+    check_same(folder, "run", read_json(file), settings)
     return (folder / CARD).is_file()

@@ -1,6 +1,5 @@
 """What can be seen of a policy while it is tuned: a bar, tracked metrics, the time spent."""
 
-import json
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mavis.learn.store import write_json
+from mavis.learn.store import read_json, write_json
 from mavis.learn.tracking import Tracking
 from mavis.progress import track
 
@@ -18,7 +17,7 @@ RUN = "run.json"  # of a training that is under way: its settings, and what it h
 def read_run(folder: Path) -> dict[str, Any]:
     """What a training left behind that has not come to its end; nothing if there was none."""
     file = folder / RUN
-    content: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    content: dict[str, Any] = read_json(file) if file.is_file() else {}
     return content
 
 

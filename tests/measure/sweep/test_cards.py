@@ -1,8 +1,10 @@
 """What a model's folder says of it."""
 
 import json
+import re
 import shutil
 
+import pytest
 from safetensors.torch import load_file, save_file
 
 from mavis.measure.sweep.cards import cost, identity, purpose, tokenizer
@@ -61,3 +63,29 @@ def test_the_tokenizer_of_a_folder_with_and_without_a_card(tiny_runs, disk_refer
     more.save_pretrained(place)
     assert tokenizer(place) not in {None, disk_reference.fingerprint}
     assert tokenizer(tmp_path) is None
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"fingerprint": '])
+@pytest.mark.parametrize(
+    ("method", "card"),
+    [
+        ("mavis", "trial/value/value.json"),
+        ("mod", "tuned/rloo-trial/tuned.json"),
+        ("parm", "tuned/parm-trial+rival/parm.json"),
+    ],
+)
+def test_a_broken_card_is_named(tiny_runs, tmp_path, method, card, content):
+    runs = tmp_path / "runs"
+    shutil.copytree(tiny_runs, runs)
+    (runs / card).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(f"{card} is no card")):
+        found = Models(str(runs)).folders(method, NAMES, HALF, 0)
+        tokenizer(found["trial,rival" if method == "parm" else "trial"])
+
+
+def test_broken_figures_of_a_fit_are_named(tiny_runs, tmp_path):
+    run = tmp_path / "trial"
+    shutil.copytree(tiny_runs / "trial", run)
+    (run / "metrics.json").write_text("[{")
+    with pytest.raises(ValueError, match=r"trial/metrics\.json is no JSON"):
+        cost([{"trial": run / "value"}])
