@@ -162,7 +162,7 @@ def _run(
     texts = [plain(prompt) for prompt in ground.prompts]
     findings = Findings(ground.names, sweep.weightings, kl, reference, best, curves, corner, texts)
     settings = {"command": command} | _again(sweep, kl)
-    warnings = _warnings(overlap, len(texts))
+    warnings = _warnings(overlap, len(texts), [name for name in teams if sweep.twins(name)])
     return results(findings, costs, speeds, settings, warnings, overlap)
 
 
@@ -218,9 +218,9 @@ def _overlap(sweep: "Sweep", costs: "Mapping[str, Cost]") -> dict[str, int | Non
     }
 
 
-def _warnings(overlap: Mapping[str, int | None], prompts: int) -> list[str]:
-    """What a sceptical reader should know: methods that have seen the prompts they are asked."""
-    said = []
+def _warnings(overlap: Mapping[str, int | None], prompts: int, twins: list[str]) -> list[str]:
+    """What a sceptical reader should know: prompts that were seen, seeds that are no seeds."""
+    said = [f"{name}: two of its training seeds have the same model." for name in twins]
     for name, both in overlap.items():
         if both is None:
             said.append(f"{name}: its models do not say which prompts they were trained on.")

@@ -122,8 +122,8 @@ class Mixture:
         strength = (beta[:, None] * weights).double()  # [B, N]
         if not self.divergence.negative and (strength < 0).any():
             raise ValueError(
-                f"weights must not be negative under {type(self.divergence).__name__}, got "
-                f"{float(strength.min()):g}: take reverse_kl or jsd, which admit them."
+                f"weights must not be negative, got {float(strength.min()):g}, under any "
+                "divergence but reverse_kl and jsd."
             )
         inside = log_ref > -torch.inf
         base = torch.log_softmax(log_ref.double(), -1)
@@ -147,8 +147,8 @@ def mixture(divergence: str = "reverse_kl", alpha: float | None = None) -> Rule:
     if divergence not in DIVERGENCES:
         raise ValueError(f"divergence must be one of {', '.join(DIVERGENCES)}, got {divergence!r}.")
     if (alpha is not None) != (divergence == "alpha"):
-        said = "needs one in [0, 1]" if divergence == "alpha" else "has none"
-        raise ValueError(f"alpha is of the alpha divergence: {divergence} {said}, got {alpha}.")
+        said = "needs one in [0, 1]" if alpha is None else f"has none, got {alpha:g}"
+        raise ValueError(f"alpha is of the alpha divergence: {divergence} {said}.")
     if alpha is not None and not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in [0, 1] (0 is reverse KL, 1 forward KL), got {alpha:g}.")
     if divergence == "reverse_kl" or alpha == 0:

@@ -67,10 +67,12 @@ class Models:
             make = {names: f"mavis parm --objectives {names} --out {found[names]}"}
         else:
             return {}
+        option = "--seed_everything" if method == "mavis" else "--seed"
+        drawn = f" {option} {seed}" if seed and "{seed}" in self.runs else ""
         for name, place in found.items():
             if not Path(place).is_dir():
                 raise FileNotFoundError(
-                    f"{method} needs a model of {name} at {place}: `{make[name]}` makes it."
+                    f"{method} needs a model of {name} at {place}: `{make[name]}{drawn}` makes it."
                 )
             wanted = label(objectives, keys[name]) if method == "morlhf" else name
             if (made := purpose(Path(place))) not in {None, wanted}:

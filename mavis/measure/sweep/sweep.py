@@ -64,6 +64,13 @@ class Sweep:
         write_json(file, {"settings": settings, "models": marks})
         return found
 
+    def twins(self, method: str) -> bool:
+        """Whether two seeds that should have models of their own have the same one."""
+        seeds = read_json(self.folder / SETTINGS)["models"][method]
+        names = {name for marks in seeds for name in marks}
+        alike = any(len({marks.get(name) for marks in seeds}) < len(seeds) for name in names)
+        return alike and "{seed}" in self.models.runs
+
     def reference(self) -> Point:
         """π_ref's answers."""
         return self._kept("reference", (), 0.0, lambda _: self._plain)

@@ -67,20 +67,21 @@ def test_the_tokenizer_of_a_folder_with_and_without_a_card(tiny_runs, disk_refer
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"fingerprint": '])
 @pytest.mark.parametrize(
-    ("method", "card"),
+    ("look", "card"),
     [
-        ("mavis", "trial/value/value.json"),
-        ("mod", "tuned/rloo-trial/tuned.json"),
-        ("parm", "tuned/parm-trial+rival/parm.json"),
+        (tokenizer, "trial/value/value.json"),
+        (tokenizer, "tuned/rloo-trial/tuned.json"),
+        (tokenizer, "tuned/parm-trial+rival/parm.json"),
+        (purpose, "trial/value/value.json"),
+        (purpose, "tuned/rloo-trial/tuned.json"),
     ],
 )
-def test_a_broken_card_is_named(tiny_runs, tmp_path, method, card, content):
+def test_a_broken_card_is_named(tiny_runs, tmp_path, look, card, content):
     runs = tmp_path / "runs"
     shutil.copytree(tiny_runs, runs)
     (runs / card).write_text(content)
     with pytest.raises(ValueError, match=re.escape(f"{card} is no card")):
-        found = Models(str(runs)).folders(method, NAMES, HALF, 0)
-        tokenizer(found["trial,rival" if method == "parm" else "trial"])
+        look((runs / card).parent)
 
 
 def test_broken_figures_of_a_fit_are_named(tiny_runs, tmp_path):

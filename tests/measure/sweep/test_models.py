@@ -63,6 +63,16 @@ def test_what_is_missing_comes_with_the_command_that_makes_it(tmp_path, method, 
     assert command.format(tmp_path) in str(error.value)
 
 
+def test_the_command_for_another_seed_trains_another_model(tmp_path):
+    said = {"mavis": "--seed_everything 2`", "mod": "--seed 2`", "parm": "--seed 2`"}
+    for method, option in said.items():
+        with pytest.raises(FileNotFoundError, match=option):
+            Models(str(tmp_path / "{seed}")).folders(method, NAMES, HALF, 2)
+        with pytest.raises(FileNotFoundError) as error:
+            Models(str(tmp_path)).folders(method, NAMES, HALF, 2)
+        assert "--seed" not in str(error.value)
+
+
 def test_the_command_for_missing_models_is_one_that_exists(tmp_path):
     from mavis.cli import TRAINING, commands
 

@@ -135,6 +135,21 @@ def test_a_try_that_made_no_point_binds_nobody(sweep, tiny_runs, tmp_path):
     sweep.open(["mod"])
 
 
+def test_seeds_with_one_model_between_them_are_told(sweep, tiny_runs, tmp_path):
+    for seed in "01":
+        shutil.copytree(tiny_runs, tmp_path / seed)
+    sweep.open(["mod"])
+    assert not sweep.twins("mod")  # one model for all seeds is what was asked for
+    own = replace(sweep, models=Models(str(tmp_path / "{seed}")))
+    own.open(["mod"])
+    assert own.twins("mod")
+    for name in ("trial", "rival"):
+        file = tmp_path / "1" / "tuned" / f"rloo-{name}" / "model.safetensors"
+        save_file({key: 1.001 * t for key, t in load_file(file).items()}, file, {"format": "pt"})
+        own.open(["mod"])
+        assert own.twins("mod") == (name == "trial")  # the other is still the same
+
+
 def test_a_missing_model_is_said_before_anything_is_decoded(sweep, ground):
     other = replace(ground, objectives=ground.objectives[::-1])
     with pytest.raises(FileNotFoundError, match="parm needs a model of rival,trial"):
