@@ -137,8 +137,9 @@ def tiny_runs(tmp_path_factory, tiny_folder, disk_reference, tiny_network, tiny_
             None, "reverse_kl", 0.5, 0, 60.0, 50.0, 1000, False, trained_on,
         ).save(place)  # fmt: skip
     arm = new_arm(disk_reference, disk_reference.name, ("trial", "rival"), (2, 2))
+    noise = torch.Generator().manual_seed(9)
     for _, part in adapters(arm.model):
-        torch.nn.init.normal_(part, std=0.2)
+        torch.nn.init.normal_(part, std=0.2, generator=noise)
     card = ParmCard(
         arm.objectives, (Units(0.0, 1.0),) * 2, disk_reference.name, disk_reference.fingerprint,
         None, (2, 2), 0.1, train_seconds=30.0, prompts=trained_on,

@@ -190,16 +190,14 @@ def test_bad_input_is_said_in_a_line():
     ratios = torch.zeros(1, 3, 2)
     log_ref = torch.log_softmax(torch.zeros(1, 3), -1)
     for name, alpha in [("forward_kl", None), ("alpha", 0.5), ("jeffrey", None)]:
-        with pytest.raises(
-            ValueError, match="weights must not be negative, got .*but reverse_kl and jsd"
-        ):
+        with pytest.raises(ValueError, match=r"weights must not be negative, .*but reverse_kl"):
             mixture(name, alpha)(log_ref, ratios, torch.tensor([[0.5, -0.1]]), torch.ones(1))
     with pytest.raises(ValueError, match=r"divergence must be one of reverse_kl, .* got 'kl'"):
         mixture("kl")
     for alpha in (-0.1, 1.5, math.nan):
         with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\]"):
             mixture("alpha", alpha)
-    with pytest.raises(ValueError, match=r"alpha needs one in \[0, 1\], got None"):
+    with pytest.raises(ValueError, match=r"alpha needs one in \[0, 1\]\."):
         mixture("alpha")
     with pytest.raises(ValueError, match=r"jsd has none, got 0\.5"):
         mixture("jsd", 0.5)
