@@ -16,13 +16,14 @@ from mavis.guide.jobs import Sampling
 from mavis.guide.policy import GuidedPolicy
 from mavis.learn.evaluate import Sample
 from mavis.learn.rollout import Shape, grow
-from mavis.learn.store import Row, Shards, chunks, read_tree, tree_row
+from mavis.learn.store import Row, Shards, chunks, read_tree, spent, tree_row
 from mavis.learn.tree import Floats, Tree
 from mavis.objective import Objective
 from mavis.progress import track
 from mavis.prompts import Prompt, plain
 from mavis.reward import Units, identity, score
 
+MADE, SCORES = "made", "scores"  # the tables in a folder
 PER_SHARD = 16  # prompts that are written, and so kept, together
 PER_SCORING = 256  # replies that a reward is given at once
 
@@ -48,7 +49,8 @@ class Collector:
     crew: Crew
     rows: int
     learned: bool = False  # whether values were trained already on scores that are there
-    seconds: dict[str, float] = field(default_factory=dict)  # what the last calls took
+    # What the last calls took, and the CPU of this process in all of them together.
+    seconds: dict[str, float] = field(default_factory=lambda: {"cpu": 0.0})
 
     def trees(
         self,
@@ -120,13 +122,13 @@ class Collector:
             ValueError: what is there was made from other prompts.
         """
         started = time.perf_counter()
-        shards = Shards(folder / "made", self.crew.rank)
+        shards = Shards(folder / MADE, self.crew.rank)
         have = {row["index"] for row in shards.rows()}
         mine = range(self.crew.rank, len(prompts), self.crew.size)
         missing = [index for index in mine if index not in have]
         if missing:
             made = track(make(missing), what, unit, len(mine), len(mine) - len(missing))
-            shards.gather(made, PER_SHARD)
+            self._gather(shards, made, PER_SHARD)
         self.crew.meet()
         self.seconds["made"] = time.perf_counter() - started
         rows = {int(row["index"]): row for row in shards.rows()}
@@ -148,7 +150,7 @@ class Collector:
                 was edited.
         """
         started = time.perf_counter()
-        shards = Shards(folder / "scores", self.crew.rank)
+        shards = Shards(folder / SCORES, self.crew.rank)
         there = shards.rows()
         scored = self._of_this_reward(there)
         if self.learned and len(scored) < len(there):
@@ -161,11 +163,16 @@ class Collector:
         missing = [row for row in mine if row["index"] not in have]
         if missing:
             fresh = track(self._scored(missing), "rewards", "prompts", len(missing))
-            shards.gather(fresh, 4 * PER_SHARD)
+            self._gather(shards, fresh, 4 * PER_SHARD)
         self.crew.meet()
         self.seconds["scored"] = time.perf_counter() - started
         scored = self._of_this_reward(shards.rows())
         return {row["index"]: np.array(row["rewards"], np.float32) for row in scored}
+
+    def _gather(self, shards: Shards, rows: Iterable[Row], size: int) -> None:
+        before = time.process_time()
+        shards.gather(rows, size)
+        self.seconds["cpu"] += time.process_time() - before
 
     @cached_property
     def _identity(self) -> str:
@@ -187,6 +194,11 @@ class Collector:
                     mine = [next(numbers) for _ in done["responses"]]
                     yield {"index": done["index"], "rewards": mine, "reward": self._identity}
                 waiting = []
+
+
+def collected(folder: Path) -> float:
+    """CPU seconds that it took to make and score what a collector keeps in a folder."""
+    return spent((folder / MADE, folder / SCORES))
 
 
 def standard_samples(rows: Sequence[Sequence[Row]], units: Units) -> list[Sample]:

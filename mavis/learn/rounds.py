@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mavis.learn import plots
+from mavis.learn.collect import collected
 from mavis.learn.data import RolloutDataModule
 from mavis.learn.evaluate import Sample, at_kl, summary
 from mavis.learn.module import ValueModule
@@ -26,11 +28,14 @@ class Rounds(Callback):
     """Turns epochs into rounds, and leaves behind what a run is for."""
 
     def __init__(self) -> None:
-        self._started = self._cpu = 0.0
+        self._started = 0.0
+        self._cpu = 0.0  # of this process but for collecting, when the round began
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin to count, behind what the data module measures of the reference policy."""
-        self._cpu = time.process_time()
+        del stage
+        data, _ = _parts(trainer, pl_module)
+        self._restart(data)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note what is trained on."""
@@ -56,9 +61,9 @@ class Rounds(Callback):
         if ended % data.epochs and ended != trainer.max_epochs:
             return
         data.facts["seconds_train"] = time.perf_counter() - self._started
-        data.facts["seconds_cpu"] = time.process_time() - self._cpu  # rollouts and rewards, too
-        folder = data.folder / "rollouts" / f"round-{data.round}" / "evaluation"
-        guided = data.evaluate(module.network, "validation", folder)
+        folder = data.folder / "rollouts" / f"round-{data.round}"
+        data.facts["seconds_cpu"] = self._spent(data, folder, trainer)
+        guided = data.evaluate(module.network, "validation", folder / "evaluation")
         baseline, curve = data.baseline("validation")
         entry = _entry(data, guided, baseline, trainer)
         entry["best_of_n_at_kl"] = at_kl(curve, entry["kl"])
@@ -67,7 +72,20 @@ class Rounds(Callback):
         data.round += 1
         trainer.strategy.barrier()
         _checkpoint(trainer, data.folder / LAST)
-        self._cpu = time.process_time()  # measuring is no training
+        self._restart(data)  # measuring is no training
+
+    def _restart(self, data: RolloutDataModule) -> None:
+        self._cpu = time.process_time() - data.collector.seconds["cpu"]
+
+    def _spent(self, data: RolloutDataModule, folder: Path, trainer: Trainer) -> float:
+        """CPU seconds of a round: rollouts, rewards and training, of all processes.
+
+        What was rolled out and scored says itself what it took, be it before an interruption.
+        """
+        trained = time.process_time() - self._cpu - data.collector.seconds["cpu"]
+        mine = torch.tensor(trained, device=trainer.strategy.root_device)
+        every = trainer.strategy.reduce(mine, reduce_op="sum")
+        return float(every) + sum(collected(folder / split) for split in ("train", "validation"))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the policy on the test prompts."""

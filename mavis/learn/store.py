@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from filelock import FileLock, Timeout
 from mavis.learn.tree import Floats, Tree
 
 Row = dict[str, Any]
+
+CPU = "cpu_seconds"  # of a row
 
 
 @dataclass(frozen=True)
@@ -54,16 +57,27 @@ class Shards:
         return [row for shard in shards for row in load_from_disk(shard).to_list()]
 
     def gather(self, rows: Iterable[Row], size: int) -> None:
-        """Write rows as they come, `size` at a time; what came before a failure is kept."""
+        """Write rows as they come, `size` at a time; what came before a failure is kept.
+
+        Each row says what it took, for whoever counts the cost of a run that was interrupted.
+        """
         waiting: list[Row] = []
+        before = time.process_time()
         try:
             for row in rows:
-                waiting.append(row)
+                now = time.process_time()
+                waiting.append(row | {CPU: now - before})
+                before = now
                 if len(waiting) >= size:
                     ready, waiting = waiting, []
                     self.append(ready)
         finally:
             self.append(waiting)
+
+
+def spent(folders: Iterable[Path]) -> float:
+    """CPU seconds that the rows of shards took, whichever processes made them."""
+    return float(sum(row.get(CPU, 0.0) for one in folders for row in Shards(one).rows()))
 
 
 def write_json(file: Path, content: Any) -> None:

@@ -1,12 +1,15 @@
 """What is collected is made once and scored once, by however many processes, killed or not."""
 
+import time
 from functools import partial
+from itertools import count
 
 import numpy as np
 import pytest
 
 from mavis.guide.jobs import Sampling
 from mavis.guide.policy import GuidedPolicy
+from mavis.learn import collect
 from mavis.learn.collect import Collector, Crew, standard_samples
 from mavis.learn.rollout import Shape
 from mavis.learn.store import Shards
@@ -59,7 +62,31 @@ def test_nothing_is_made_or_scored_twice(policy, tmp_path):
 
     who = Idle(Objective("trial", letters), Crew(), 8)
     same(trees(tmp_path, None, who), first)
-    assert who.seconds.keys() == {"made", "scored"}
+    assert who.seconds.keys() == {"made", "scored", "cpu"}
+
+
+def test_what_it_took_is_kept_across_an_interruption(policy, tmp_path, monkeypatch):
+    clock = count()
+    monkeypatch.setattr(time, "process_time", lambda: float(next(clock)))
+    made = collect.tree_row
+
+    def dies(index, tree):
+        if index == 4:
+            raise KeyboardInterrupt
+        return made(index, tree)
+
+    monkeypatch.setattr(collect, "tree_row", dies)
+    first, second = collector(), collector()
+    with pytest.raises(KeyboardInterrupt):
+        trees(tmp_path, policy, first)
+    kept = len(Shards(tmp_path / "made").rows())
+    assert collect.collected(tmp_path) == kept > 0  # the clock ticks once for every row
+    monkeypatch.setattr(collect, "tree_row", made)
+    trees(tmp_path, policy, second)
+    assert collect.collected(tmp_path) == 2 * len(PROMPTS)  # each made once, and scored once
+    assert second.seconds["cpu"] == 2 * len(PROMPTS) - kept + 4  # of this process, and its ends
+    trees(tmp_path, policy, second)
+    assert second.seconds["cpu"] == 2 * len(PROMPTS) - kept + 4
 
 
 def test_what_another_reward_scored_is_scored_again_or_refused(policy, tmp_path):

@@ -17,6 +17,7 @@ from filelock import FileLock
 from mavis import load
 from mavis.cli import main
 from mavis.guide.reference import ReferencePolicy
+from mavis.learn.collect import collected
 from mavis.learn.evaluate import best_of_n
 from mavis.learn.packs import collate, pack_tree
 from mavis.learn.store import Shards
@@ -304,6 +305,9 @@ def test_killed_it_goes_on(tiny_fit, fit_words, plugin, tmp_path, capsys, monkey
     )
     assert main(fit_words(run)) == 0
     assert not {row["index"] for row in kept} & set(remade[:2])
+    for number, entry in enumerate(json.loads((run / "metrics.json").read_text())):
+        parts = (run / "rollouts" / f"round-{number}" / split for split in ("train", "validation"))
+        assert entry["seconds_cpu"] > sum(map(collected, parts)) > 0  # the killed process's, too
     capsys.readouterr()
     same_run(run, tiny_fit)
 

@@ -205,6 +205,11 @@ def save_parm(arm: Arm, card: ParmCard, folder: Path) -> None:
     (folder / CARD).unlink(missing_ok=True)
     tensors = {name: part.detach().contiguous().cpu() for name, part in adapters(arm.model)}
     save_file(tensors, folder / WEIGHTS)
+    write_card(card, folder)
+
+
+def write_card(card: ParmCard, folder: Path) -> None:
+    """Write what is said of a reward model, for people and for `read_parm`."""
     (folder / "README.md").write_text(_for_people(card), encoding="utf-8")
     write_json(folder / CARD, asdict(card))
 

@@ -18,6 +18,7 @@ from mavis.measure.tuning.lessons import Scale, measure_units, read_dialogues
 from mavis.measure.tuning.plans import Plan, Study, default_lr
 from mavis.measure.tuning.training import forget_checkpoints, merged, save_policy, train
 from mavis.measure.tuning.tuned import CARD, TunedCard, read_tuned, readme, tuned_folder
+from mavis.measure.tuning.tuners import import_trainer
 from mavis.measure.tuning.watch import RUN, Watch, read_run
 from mavis.objective import Objective
 from mavis.prompts import Prompt, digest
@@ -141,10 +142,11 @@ class Bench:
         """Train, save and measure a policy, and write its card last of all."""
         study = replace(self.study, scales=scales)
         tracking = Tracking(str(folder), uri=self.uri)
-        watch = Watch(folder, settings, tracking)
+        tracking.log_hyperparams({"tune": settings})
+        import_trainer(self.plan.method)
+        watch = Watch(folder, settings, tracking)  # from here on, time is counted
         status = "failed"
         try:
-            tracking.log_hyperparams({"tune": settings})
             plan = replace(self.plan, eta=self.plan.eta * (self.spread(scales) if scales else 1.0))
             model = train(plan, study, folder, [watch])
             seconds = watch.seconds

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,11 @@ def parm(
     at_least(1, rank=rank, epochs=epochs, batch=batch, max_tokens=max_tokens, rows=rows)
     at_least(1, limit=1 if limit is None else limit)
     locate(reference, "reference")
+    from mavis.guide.reference import ReferencePolicy, spare_threads
+    from mavis.learn.store import alone_in, check_same, read_json
+    from mavis.measure.rivals.parm import CARD, read_parm
+    from mavis.reward import identity
+
     settings: dict[str, Any] = {
         "objectives": names,
         "reference": lasting(reference),
@@ -86,15 +92,23 @@ def parm(
         "beta_r": beta_r,
         "rank": rank,
         "max_tokens": max_tokens,
+        "rewards": [identity(one.reward) for one in found],
         "held_out": held_out,
         "best_of": best_of,
         "seed": seed,
     }
     folder = Path(out or f"runs/tuned/parm-{'+'.join(names)}")
-    if _finished(folder, settings):
-        print(f"reward model  {folder} (is there already)")
-        return
-    card = _train(found, settings, rows, folder, tracking)
+    with alone_in(folder):
+        if (folder / SETTINGS).is_file():
+            check_same(folder, "run", read_json(folder / SETTINGS), settings)
+        if (folder / CARD).is_file() and read_parm(folder).measured:
+            print(f"reward model  {folder} (is there already)")
+            return
+        policy = ReferencePolicy.load(settings["reference"], template)
+        spare_threads(policy.model)
+        if not (folder / CARD).is_file():
+            _train(policy, found, settings, rows, folder, tracking)
+        card = _measured(policy, found, rows, folder)
     for row in card.measured:
         rewards = ", ".join(f"{name} {reward:+.2f}" for name, reward in row["reward"].items())
         shares = ", ".join(f"{share:.2g}" for share in row["preference"])
@@ -103,36 +117,41 @@ def parm(
 
 
 def _train(
+    policy: "ReferencePolicy",
     objectives: Sequence[Objective],
     settings: dict[str, Any],
     rows: int,
     folder: Path,
     uri: str | None,
-) -> "ParmCard":
-    """Read the prompts, train, measure, save."""
-    from mavis.guide.reference import ReferencePolicy, spare_threads
-    from mavis.learn.fitting import fitting_prompts
+) -> None:
+    """Sample, score, train on what was preferred, and save."""
+    from mavis.learn.collect import collected
     from mavis.learn.store import write_json
-    from mavis.measure.rivals.parm import ParmCard, save_parm
+    from mavis.learn.tracking import Tracking
+    from mavis.measure.rivals.parm import ParmCard, new_arm, save_parm
     from mavis.measure.rivals.pblora import adapters
     from mavis.measure.tuning.lessons import measure_units
+    from mavis.measure.tuning.parm_training import train_arm
+    from mavis.measure.tuning.preferences import collect
     from mavis.prompts import digest
 
-    policy = ReferencePolicy.load(settings["reference"], settings["template"])
-    spare_threads(policy.model)
     length, seed = settings["max_tokens"], settings["seed"]
-    asked, held_out = (
-        fitting_prompts(policy, settings["prompts"], split, settings["column"], length, seed)
-        for split in ("train", "validation")
-    )
-    asked, held_out = asked[: settings["limit"]], held_out[: settings["held_out"]]
-    folder.mkdir(parents=True, exist_ok=True)
+    asked = _prompts(policy, settings, "train")[: settings["limit"]]
+    held_out = _prompts(policy, settings, "validation")[: settings["held_out"]]
     write_json(folder / SETTINGS, settings)
     third = held_out[: -(-len(held_out) // 3)]
     units, _ = measure_units(policy, objectives, third, settings["best_of"], length, seed, rows)
-    wall, cpu = time.perf_counter(), time.process_time()
-    arm = _learn(policy, objectives, asked, settings, rows, folder, uri)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    log = Tracking(str(folder), uri=uri)
+    log.log_hyperparams(settings)
+    wall, answers = time.perf_counter(), folder / "answers"
+    groups = collect(policy, objectives, asked, settings["answers"], length, seed, rows, answers)
+    cpu = time.process_time()
+    ranks = (settings["rank"], settings["rank"])
+    arm = new_arm(policy, policy.name, settings["objectives"], ranks, seed=seed)
+    how = {name: settings[name] for name in ("beta_r", "lr", "epochs", "batch", "seed")}
+    train_arm(arm, groups, **how, tracking=log)
+    cpu = time.process_time() - cpu + collected(answers)  # be it of a run before this one
+    wall = time.perf_counter() - wall
     names = [name for name, _ in adapters(arm.model)]
     card = ParmCard(
         objectives=arm.objectives,
@@ -140,7 +159,7 @@ def _train(
         reference=policy.name,
         fingerprint=policy.fingerprint,
         template=policy.template,
-        ranks=(settings["rank"], settings["rank"]),
+        ranks=ranks,
         beta_r=settings["beta_r"],
         seed=seed,
         targets=tuple(dict.fromkeys(name.split(".")[-2] for name in names)),
@@ -149,38 +168,30 @@ def _train(
         cpu_seconds=cpu,
         prompts=tuple(digest(prompt) for prompt in asked),
         settings=settings,
-        measured=_measure(policy, arm, objectives, units, held_out, length, seed, rows),
     )
     save_parm(arm, card, folder)
+
+
+def _prompts(policy: "ReferencePolicy", settings: dict[str, Any], split: str) -> "list[Prompt]":
+    from mavis.learn.fitting import fitting_prompts
+
+    room = (settings["column"], settings["max_tokens"], settings["seed"])
+    return fitting_prompts(policy, settings["prompts"], split, *room)
+
+
+def _measured(
+    policy: "ReferencePolicy", objectives: Sequence[Objective], rows: int, folder: Path
+) -> "ParmCard":
+    """Measure a model that is saved, and write down what comes out."""
+    from mavis.measure.rivals.parm import load_parm, read_parm, write_card
+
+    arm, card = load_parm(policy, folder), read_parm(folder)
+    held_out = _prompts(policy, card.settings, "validation")[: card.settings["held_out"]]
+    length, seed = card.settings["max_tokens"], card.settings["seed"]
+    found = _measure(policy, arm, objectives, card.units, held_out, length, seed, rows)
+    card = replace(card, measured=found)
+    write_card(card, folder)
     return card
-
-
-def _learn(
-    policy: "ReferencePolicy",
-    objectives: Sequence[Objective],
-    prompts: "Sequence[Prompt]",
-    settings: dict[str, Any],
-    rows: int,
-    folder: Path,
-    uri: str | None,
-) -> "Arm":
-    """Sample, score, and train on what was preferred."""
-    from mavis.learn.tracking import Tracking
-    from mavis.measure.rivals.parm import new_arm
-    from mavis.measure.tuning.parm_training import train_arm
-    from mavis.measure.tuning.preferences import collect
-
-    length, seed = settings["max_tokens"], settings["seed"]
-    groups = collect(
-        policy, objectives, prompts, settings["answers"], length, seed, rows, folder / "answers"
-    )
-    ranks = (settings["rank"], settings["rank"])
-    arm = new_arm(policy, policy.name, settings["objectives"], ranks, seed=seed)
-    log = Tracking(str(folder), uri=uri)
-    log.log_hyperparams(settings)
-    how = {name: settings[name] for name in ("beta_r", "lr", "epochs", "batch", "seed")}
-    train_arm(arm, groups, **how, tracking=log)
-    return arm
 
 
 def _measure(
@@ -219,19 +230,3 @@ def _measure(
         kl = sum(a.kl for a in answers) / len(answers)
         found.append({"preference": point, "beta": MEASURED_AT, "reward": rewards, "kl": kl})
     return found
-
-
-def _finished(folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether the model is there already.
-
-    Raises:
-        ValueError: the folder is of a run with other settings.
-    """
-    from mavis.learn.store import check_same, read_json
-    from mavis.measure.rivals.parm import CARD
-
-    file = folder / SETTINGS
-    if not file.is_file():
-        return False
-    check_same(folder, "run", read_json(file), settings)
-    return (folder / CARD).is_file()

@@ -45,6 +45,11 @@ def _trl() -> Any:
     return import_module("trl")
 
 
+def import_trainer(method: str) -> None:
+    """Import what a method trains with, so that the seconds this takes count as no training."""
+    getattr(_trl(), f"{method.upper()}Trainer")
+
+
 def _common(plan: Plan, study: Study, output: Path, answers: int) -> dict[str, Any]:
     """Settings of every trainer; `answers` are what a row of TRL's batches holds."""
     device, large = study.reference.model.device, study.reference.model.num_parameters() >= SMALL

@@ -48,8 +48,9 @@ class Watch(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Show the bar, from where an earlier training stopped."""
+        """Show the bar, from where an earlier training stopped; what was sampled for it counts."""
         del args, control
+        self._keep()
         left, name = range(state.global_step, state.max_steps), self._file.parent.name
         self._bar = _passed(track(left, name, "steps", state.max_steps, state.global_step))
         next(self._bar, None)

@@ -5,7 +5,10 @@ import json
 import pytest
 
 from mavis.guide.reference import ReferencePolicy
+from mavis.learn.collect import collected
+from mavis.learn.store import alone_in
 from mavis.measure.rivals.parm import guided_by, load_parm, read_parm
+from mavis.measure.tuning import parm_run
 from mavis.measure.tuning.parm_run import parm
 from mavis.prompts import digest, read_prompts
 
@@ -68,6 +71,35 @@ def test_a_run_goes_on_and_is_done_once(run, small, capsys, monkeypatch):
     parm(**small, out=str(run))
     assert "preference 0.5, 0.5: trial" in capsys.readouterr().out
     assert (run / "pblora.safetensors").read_bytes() == before
+
+
+def test_a_model_that_is_not_measured_yet_is_not_trained_again(small, tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parm_run, "_measure", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        parm(**small, out=str(tmp_path / "parm"))
+    kept = (tmp_path / "parm" / "pblora.safetensors").read_bytes()
+    monkeypatch.undo()
+    monkeypatch.setattr(parm_run, "_train", stopped)
+    parm(**small, out=str(tmp_path / "parm"))
+    card = read_parm(tmp_path / "parm")
+    assert (tmp_path / "parm" / "pblora.safetensors").read_bytes() == kept
+    assert card.cpu_seconds >= collected(tmp_path / "parm" / "answers") > 0
+    assert len(card.measured) == 3
+
+
+def test_a_model_of_an_edited_reward_is_another_one(run, small, monkeypatch):
+    monkeypatch.setattr("mavis.reward.identity", lambda _: "edited")
+    with pytest.raises(ValueError, match="holds a run with other rewards: give another --out"):
+        parm(**small, out=str(run))
+
+
+def test_one_process_at_a_time(small, tmp_path):
+    folder = tmp_path / "parm"
+    with alone_in(folder), pytest.raises(RuntimeError, match="another run is at work in"):
+        parm(**small, out=str(folder))
 
 
 def test_another_run_does_not_get_in_between(run, small):
