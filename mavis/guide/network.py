@@ -41,6 +41,7 @@ class ValueCard:
     template: str | None = None
     eta: float | None = None  # the KL price of its training targets
     rounds: int = 0
+    rewards: tuple[str, ...] = ()  # per objective: a digest of the reward it learned from
 
 
 class ActionHead(nn.Module):
@@ -198,8 +199,8 @@ def read_card(folder: Path) -> ValueCard:
     try:
         fields = json.loads(file.read_text())
         units = tuple(Units(**unit) for unit in fields.pop("units"))
-        objectives = tuple(fields.pop("objectives"))
-        return ValueCard(objectives=objectives, units=units, **fields)
+        names, rewards = tuple(fields.pop("objectives")), tuple(fields.pop("rewards", ()))
+        return ValueCard(objectives=names, units=units, rewards=rewards, **fields)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{file} is no card of a value model: {error}") from error
 

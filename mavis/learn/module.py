@@ -15,6 +15,7 @@ from mavis.guide.reference import ReferencePolicy
 from mavis.learn.data import RolloutDataModule
 from mavis.learn.evaluate import sibling_rank_correlation
 from mavis.learn.packs import Batch
+from mavis.reward import identity
 
 Scores = npt.NDArray[np.float64]
 
@@ -76,6 +77,7 @@ class ValueModule(LightningModule):
             fingerprint=reference.fingerprint,
             template=reference.template,
             eta=self.data.eta,
+            rewards=(identity(self.data.objective.reward),),
         )
         self.network = build_network(card, reference, self.trunk, self.lora)
 

@@ -1,6 +1,7 @@
 """`mavis pareto`: sweep weightings and strengths over MAVIS and its rivals, and compare."""
 
 import json as jsonlib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
@@ -12,15 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from mavis.measure.options import at_least, common_source, listed, positive
 from mavis.measure.weightings import weightings as read_weightings
 from mavis.objective import find
-from mavis.prompts import digest, plain
+from mavis.prompts import plain
 
 if TYPE_CHECKING:
-    from mavis.measure.sweep.cards import Cost
     from mavis.measure.sweep.points import Point
     from mavis.measure.sweep.sweep import Sweep
 
 RESULTS = "results.json"
 BASELINES = ("reference", "best_of")  # what π_ref can do alone: nothing trained, no strength
+BY_DEFAULT = {"reference": "sandbox/reference"}
 UNTOLD = ("json", "tracking")  # options that change no result
 
 
@@ -93,11 +94,7 @@ def pareto(
     if len(wanted) < 2:
         raise ValueError("objectives must be two or more, as in --objectives humor,helpfulness.")
     weightings = read_weightings(weights, names)
-    if reference_point is not None and len(reference_point) != len(names):
-        raise ValueError(
-            f"reference_point must have one number for each of {', '.join(names)}, "
-            f"got {len(reference_point)}."
-        )
+    _check_corner(reference_point, names)
     positive(kl=kl)
     at_least(2, prompts=prompts)  # spreads need two
     at_least(1, seeds=seeds, best_of=best_of, rows=rows, max_tokens=max_tokens)
@@ -107,7 +104,9 @@ def pareto(
     for method in chosen:
         if method not in METHODS:
             raise ValueError(f"methods must be of {', '.join(METHODS)}, got {method!r}.")
-    models = Models(runs, tuned, divergence, alpha, lora, values, policies)
+    given = {"reference": reference, "template": template, "prompts": source, "column": column}
+    training = {n: v for n, v in given.items() if v is not None and v != BY_DEFAULT.get(n)}
+    models = Models(runs, tuned, divergence, alpha, lora, values, policies, training)
     models.check(names)
     models.check_weights(chosen, weightings)
     for seed in range(seeds):  # cards only: what is missing is said before anything is loaded
@@ -116,7 +115,7 @@ def pareto(
 
     from mavis.guide.reference import ReferencePolicy, spare_threads
     from mavis.learn.fitting import fitting_prompts
-    from mavis.learn.store import legal
+    from mavis.learn.store import alone_in, legal
     from mavis.measure.report.report import REPORT
     from mavis.measure.report.table import table
     from mavis.measure.sweep.ground import Ground
@@ -130,21 +129,34 @@ def pareto(
         raise ValueError(f"prompts: {split} of {home} has one that fits; at least 2 are needed.")
     ground = Ground(policy, wanted, asked, seeds, best_of, max_tokens, temperature, top_k, rows)
     sweep = Sweep(Path(out), ground, models, tuple(weightings))
-    found = _run(sweep, chosen, kl, reference_point, command)
-    _keep(Path(out), found, tracking)
+    with alone_in(Path(out)):
+        found = _run(sweep, chosen, kl, reference_point, command)
+        _keep(Path(out), found, tracking)
     if json:
         print(jsonlib.dumps(legal(found)))
     else:
         print("\n".join([*table(found), f"report: {Path(out) / REPORT}"]))
 
 
+def _check_corner(corner: list[float] | None, names: list[str]) -> None:
+    if corner is not None and not (
+        len(corner) == len(names) and all(math.isfinite(x) for x in corner)
+    ):
+        raise ValueError(
+            f"reference_point must be one finite number for each of {', '.join(names)}, "
+            f"got {corner}."
+        )
+
+
 def _run(
     sweep: "Sweep", methods: list[str], kl: float, corner: list[float] | None, command: str
 ) -> dict[str, Any]:
     """Make the points that are missing, and work out what they come to."""
+    from mavis.measure.front.answers import write_answers
     from mavis.measure.front.findings import Findings
     from mavis.measure.front.results import results
     from mavis.measure.sweep.cards import cost
+    from mavis.measure.sweep.checks import check
     from mavis.progress import track
 
     folders = sweep.open(methods)
@@ -158,12 +170,12 @@ def _run(
         curves[name].append(curve)
     speeds = {name: sweep.speed(team) for name, team in teams.items()}
     costs = {name: cost(folders[name]) for name in teams}
-    ground, overlap = sweep.ground, _overlap(sweep, costs)
+    ground, checks = sweep.ground, check(sweep, folders, costs)
     texts = [plain(prompt) for prompt in ground.prompts]
     findings = Findings(ground.names, sweep.weightings, kl, reference, best, curves, corner, texts)
     settings = {"command": command} | _again(sweep, kl)
-    warnings = _warnings(overlap, len(texts), [name for name in teams if sweep.twins(name)])
-    return results(findings, costs, speeds, settings, warnings, overlap)
+    write_answers(sweep.folder, findings)
+    return results(findings, costs, speeds, settings, checks)
 
 
 def _keep(out: Path, found: dict[str, Any], tracking: str | None) -> None:
@@ -207,25 +219,3 @@ def _again(sweep: "Sweep", kl: float) -> dict[str, Any]:
     kept = ground.settings() | {"models": asdict(sweep.models), "reward_models": named}
     kept |= {"prompts": len(ground.prompts), "prompts_digest": ground.fingerprint}
     return kept | {"kl": kl, "mavis": version("mavis")}
-
-
-def _overlap(sweep: "Sweep", costs: "Mapping[str, Cost]") -> dict[str, int | None]:
-    """How many of the prompts, by hash, each method was trained on; None: its models do not say."""
-    asked = [digest(prompt) for prompt in sweep.ground.prompts]
-    return {
-        name: None if cost.seen is None else sum(mark in cost.seen for mark in asked)
-        for name, cost in costs.items()
-    }
-
-
-def _warnings(overlap: Mapping[str, int | None], prompts: int, twins: list[str]) -> list[str]:
-    """What a sceptical reader should know: prompts that were seen, seeds that are no seeds."""
-    said = [f"{name}: two of its training seeds have the same model." for name in twins]
-    for name, both in overlap.items():
-        if both is None:
-            said.append(f"{name}: its models do not say which prompts they were trained on.")
-        elif both:
-            said.append(
-                f"{name}: {both} of the {prompts} prompts were among those it was trained on."
-            )
-    return said

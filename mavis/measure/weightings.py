@@ -44,7 +44,15 @@ def weightings(spec: str, objectives: Sequence[str], seed: int = 0) -> list[Weig
         found = [_named(dict(_assignment(part) for part in spec.split(",")), objectives, spec)]
     else:
         found = _file(spec, objectives)
-    return list(dict.fromkeys(found))
+    names: dict[str, Weighting] = {}
+    for weighting in dict.fromkeys(found):
+        name = label(weighting, objectives)
+        if name in names:
+            raise ValueError(
+                f"weights {weighting} and {names[name]} are the same to six digits: leave one out."
+            )
+        names[name] = weighting
+    return list(names.values())
 
 
 def label(weighting: Weighting, objectives: Sequence[str]) -> str:

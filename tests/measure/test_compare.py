@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mavis.cli import main
+from mavis.learn.store import alone_in
 from mavis.measure.compare import RESULTS
 from mavis.measure.sweep.ground import Ground
 
@@ -97,7 +98,7 @@ def test_prompts_that_a_method_was_trained_on_are_a_warning(words, capsys):
         (["--prompts", "0"], "prompts must be at least 2"),
         (["--split", "sad"], "split 'sad' is not in"),
         (["--source", "nowhere.jsonl"], "there is no such file"),
-        (["--reference_point", "[1.0]"], "reference_point must have one number for each"),
+        (["--reference_point", "[1.0]"], "reference_point must be one finite number for each"),
         (["--runs", "nowhere"], "mavis needs a model of trial at nowhere/trial/value: `mavis fit"),
         (["--divergence", "jsd"], "divergence jsd is none that rloo tunes under"),
         (
@@ -153,3 +154,25 @@ def test_negative_weights_where_a_divergence_forbids_them(words, tiny_runs, caps
     options += ["--divergence", "forward_kl", "--weights", "trial=1.2,rival=-0.2"]
     assert main(words(*options)) == 2
     assert "weights must not be negative" in capsys.readouterr().err
+
+
+def test_one_sweep_at_a_time(words, tmp_path, capsys):
+    with alone_in(tmp_path / "sweep"):
+        assert main(words()) == 1
+    assert "another run is at work in" in capsys.readouterr().err
+
+
+def test_seeds_with_models_of_their_own(words, tiny_runs, tmp_path, capsys):
+    for seed in "01":
+        shutil.copytree(tiny_runs, tmp_path / "runs" / seed)
+    own = ["--seeds", "2", "--runs", str(tmp_path / "runs" / "{seed}")]
+    assert main(words(*own)) == 0
+    said = capsys.readouterr().out
+    assert "    seed by seed: hypervolume " in said
+    assert "warning: mod: two of its training seeds have the same model." in said
+    assert "Each has models of its own" in (tmp_path / "sweep" / "report.html").read_text()
+    lines = (tmp_path / "sweep/answers/mod/trial0.5_rival0.5.jsonl").read_text().splitlines()
+    assert [json.loads(line)["seed"] for line in lines] == [0, 1] * 4
+    assert main(words("--seeds", "2", "--out", str(tmp_path / "other"))) == 0
+    assert "two of its training seeds" not in capsys.readouterr().out
+    assert "draws from the same models" in (tmp_path / "other" / "report.html").read_text()

@@ -82,3 +82,9 @@ def test_bad_files_are_said(tmp_path):
     (tmp_path / "w.csv").write_text("humor,helpfulness\n")
     with pytest.raises(ValueError, match="has no rows"):
         weightings(str(tmp_path / "w.csv"), TWO)
+
+
+def test_weightings_that_would_share_a_name_are_refused():
+    spec = "a=0.3333333,b=0.6666667;a=0.3333334,b=0.6666666"
+    with pytest.raises(ValueError, match="are the same to six digits: leave one out"):
+        weightings(spec, ["a", "b"])

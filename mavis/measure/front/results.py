@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from mavis.measure.front.intervals import Interval, interval
 from mavis.measure.front.replicates import replicates
 from mavis.measure.front.standing import INDICATORS, Standing
 from mavis.measure.sweep.cards import Cost
+from mavis.measure.sweep.checks import Checks
 from mavis.measure.sweep.points import Point
 
 AHEAD = "mavis"  # whose lead over every other method is worked out
@@ -25,8 +27,7 @@ def results(
     costs: Mapping[str, Cost],
     speeds: Mapping[str, float],
     settings: Mapping[str, Any],
-    warnings: Sequence[str],
-    overlap: Mapping[str, int | None] | None = None,
+    checks: Checks,
 ) -> dict[str, Any]:
     """Everything that is known of a sweep, fit for JSON.
 
@@ -35,8 +36,7 @@ def results(
         costs: of the methods that were trained.
         speeds: tokens per CPU second of each method, served as one would.
         settings: what is needed to run it again.
-        warnings: of overlaps between training and test, and the like.
-        overlap: how many of the prompts each trained method has seen; None: not known.
+        checks: what its models have seen, and who judged them.
     """
     standing = findings.standing()
     near = {m: findings.nearest(m) for m in standing.readings}
@@ -53,10 +53,12 @@ def results(
             for m in standing.readings
         },
         "ahead": _ahead(standing),
+        "paired": _paired(standing),
         "by_seed": replicates(findings, corner) if corner else [],
-        "overlap": dict(overlap or {}),
+        "overlap": dict(checks.overlap),
+        "judged": dict(checks.judged),
         "samples": _samples(findings, near),
-        "warnings": [*warnings, *_short_of(standing)],
+        "warnings": [*checks.warnings, *_short_of(standing)],
         "settings": dict(settings),
     }
 
@@ -165,9 +167,11 @@ def _ahead(standing: Standing) -> dict[str, dict[str, dict[str, float]]]:
         return {}
 
     def lead(rival: str) -> dict[str, Interval]:
+        gains = standing.indicator(rival, "weighted_gain").low > 0  # or a ratio says nothing
+        unknown = Interval(np.nan, np.nan, np.nan)
         return {
             "hypervolume_ratio": standing.against(AHEAD, rival, "hypervolume"),
-            "gain_ratio": standing.against(AHEAD, rival, "weighted_gain"),
+            "gain_ratio": standing.against(AHEAD, rival, "weighted_gain") if gains else unknown,
             "gain_difference": standing.against(AHEAD, rival, "weighted_gain", by="difference"),
         }
 
@@ -175,10 +179,25 @@ def _ahead(standing: Standing) -> dict[str, dict[str, dict[str, float]]]:
     return {rival: {k: vars(v) for k, v in lead(rival).items()} for rival in others}
 
 
+def _paired(standing: Standing) -> list[dict[str, Any]]:
+    """How far each method is from each other by every indicator, on the same resamples."""
+    return [
+        {
+            "methods": [one, other],
+            "differences": {
+                name: vars(standing.against(one, other, name, by="difference"))
+                for name in INDICATORS
+            },
+        }
+        for one, other in combinations(standing.methods, 2)
+    ]
+
+
 def _short_of(standing: Standing) -> list[str]:
     return [
-        f"{method} does not get to {standing.kl:g} nats at {sum(r is None for r in found)} of "
-        f"{len(found)} weightings: it is left out of the comparison there and of the indicators."
+        f"{method} does not get to {standing.kl:g} nats, or has no reward there, at "
+        f"{sum(r is None or not np.isfinite(r.rewards).all() for r in found)} of {len(found)} "
+        "weightings: it is left out of the comparison there and of the indicators."
         for method, found in standing.readings.items()
         if method not in standing.methods
     ]

@@ -52,8 +52,12 @@ class Standing:
 
     @cached_property
     def methods(self) -> list[str]:
-        """Those that reach the KL at every weighting: the ones that can be compared."""
-        return [m for m, found in self.readings.items() if all(r is not None for r in found)]
+        """Those with a reward at the KL at every weighting: the ones that can be compared."""
+        return [
+            m
+            for m, found in self.readings.items()
+            if all(r is not None and np.isfinite(r.rewards).all() for r in found)
+        ]
 
     @cached_property
     def weights(self) -> Array:
@@ -65,8 +69,19 @@ class Standing:
         return np.array([reading.rewards for reading in self._read(method)])
 
     def samples(self, method: str) -> Array:
-        """The same on every resample [S, W, M]."""
+        """The same on every resample that says something of all methods [≤ S, W, M]."""
+        return self._drawn(method)[self._known]
+
+    def _drawn(self, method: str) -> Array:
         return np.stack([reading.samples for reading in self._read(method)], axis=1)
+
+    @cached_property
+    def _known(self) -> npt.NDArray[np.bool_]:
+        """Which resamples drew a prompt with a reward for every number: all, or nearly [S]."""
+        worlds = [self.baseline.samples, *map(self._drawn, self.methods)]
+        flat = np.concatenate([world.reshape(len(world), -1) for world in worlds], axis=1)
+        known: npt.NDArray[np.bool_] = np.isfinite(flat).all(axis=1)
+        return known
 
     @cached_property
     def reference_point(self) -> Array:
@@ -109,7 +124,8 @@ class Standing:
         key = (method, name)
         if key not in self._samples:
             of = self._indicators()[name]
-            worlds = zip(self.samples(method), self.baseline.samples, self._unions, strict=True)
+            start = self.baseline.samples[self._known]
+            worlds = zip(self.samples(method), start, self._unions, strict=True)
             self._samples[key] = np.array([of(*world) for world in worlds])
         return self._samples[key]
 

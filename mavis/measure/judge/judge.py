@@ -42,7 +42,8 @@ def judge(
     is shown in both orders: a verdict that changes with the order is a tie.
 
     Args:
-        first: JSON lines with "prompt" and "text", as `mavis generate --json` writes them
+        first: JSON lines with "prompt" and "text", as `mavis generate --json` writes them, or
+            `mavis pareto` under OUT/answers
         second: the same, by another policy; answers are paired by prompt
         model: name of the judge; verdicts are kept by it, so another judge needs another name
         url: where the judge is

@@ -97,7 +97,9 @@ def page(found: Found, images: Mapping[str, bytes]) -> str:
         indicators=_indicators(found),
         meanings=[(_head(name), f"{said}.") for name, said in INDICATORS.items()],
         ahead=_ahead(found),
+        paired=_paired(found),
         by_seed=_by_seed(found),
+        seeds=words.seeds(found),
         rewards=_rewards(found),
         weights_head=f"λ: {' : '.join(found['objectives'])}",
         answers=_answers(found),
@@ -202,6 +204,18 @@ def _ahead(found: Found) -> Table:
     leads = found["ahead"]
     rivals = [rival for rival in ordered(found) if rival in leads]
     return Table(heads, [(look(r).name, [_cell(leads[r][k]) for k in kinds]) for r in rivals])
+
+
+def _paired(found: Found) -> Table:
+    """Every method less every other, by all indicators."""
+    rows = [
+        (
+            " − ".join(look(method).name for method in pair["methods"]),
+            [_cell(pair["differences"][name]) for name in INDICATORS],
+        )
+        for pair in found.get("paired", ())
+    ]
+    return Table(list(map(_head, INDICATORS)), rows)
 
 
 def _by_seed(found: Found) -> Table:

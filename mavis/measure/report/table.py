@@ -26,7 +26,7 @@ def table(found: Found) -> Iterator[str]:
         corner = ", ".join(f"{x:.2f}" for x in found["reference_point"])
         yield f"hypervolume above ({corner}), in standard units; intervals are 95 % over prompts"
     yield ""
-    heads = ("hypervolume", "weighted gain", "training CPU s", "tokens/s")
+    heads = ("hypervolume", "weighted gain", "training CPU s", "tokens / CPU s")
     yield "method    " + "".join(
         f"{head:>{width}}" for head, width in zip(heads, WIDTHS, strict=True)
     )
@@ -59,4 +59,6 @@ def _cell(numbers: Mapping[str, Any] | None) -> str:
     if numbers is None:
         return "-"
     value, low, high = (number(numbers[name]) for name in ("value", "low", "high"))
+    if value != value:
+        return "-"
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"

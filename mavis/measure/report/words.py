@@ -89,6 +89,16 @@ def about(found: Found) -> str:
     )
 
 
+def seeds(found: Found) -> str:
+    """What the columns of several seeds differ by."""
+    if "{seed}" in str(found["settings"].get("models", {}).get("runs", "")):
+        return (
+            "Each has models of its own: how far the columns differ is what the intervals above "
+            "cannot say, which are over prompts."
+        )
+    return "They are draws from the same models, and say nothing of the luck of a training."
+
+
 def describe_front(found: Found, x: int, y: int) -> str:
     """What a picture of a front shows, for those who do not see it."""
     names, parts = found["objectives"], []
@@ -128,6 +138,14 @@ def checks(found: Found) -> Iterator[str]:
             f"{both} of the {settings.get('prompts', '?')} prompts, by hash, were among those it "
             "was trained on"
         )  # fmt: skip
+        yield f"{look(method).name}: {said}."
+    for method, others in found.get("judged", {}).items():
+        if others is None:
+            said = "its models do not say which rewards they learned from"
+        elif others:
+            said = f"it learned from another reward of {together(others)}"
+        else:
+            said = "it learned from the rewards that judge here"
         yield f"{look(method).name}: {said}."
     yield (
         "One function scores the answers of all methods, and it is given nothing but the prompt "

@@ -8,14 +8,14 @@ from pathlib import Path
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
-from mavis.guide.network import read_card
+from mavis.guide.network import ValueCard, read_card
 from mavis.guide.reference import fingerprint, loading
 from mavis.learn.rounds import SEEN
 from mavis.learn.store import read_json
 from mavis.measure.rivals.parm import CARD as PARM
-from mavis.measure.rivals.parm import read_parm
+from mavis.measure.rivals.parm import ParmCard, read_parm
 from mavis.measure.tuning.tuned import CARD as TUNED
-from mavis.measure.tuning.tuned import read_tuned
+from mavis.measure.tuning.tuned import TunedCard, read_tuned
 
 VALUE = "value.json"
 
@@ -48,30 +48,34 @@ def cost(folders: Sequence[Mapping[str, Path]]) -> Cost:
 
 
 def _cost(place: Path) -> Cost:
+    card = read(place)
     seconds: float | None = None
     seen: frozenset[str] | None = None
-    if (place / TUNED).is_file():
-        tuned = read_tuned(place)
-        seconds, seen = tuned.cpu_seconds, frozenset(tuned.prompts)
-    elif (place / PARM).is_file():
-        arm = read_parm(place)
-        seconds, seen = arm.cpu_seconds, frozenset(arm.prompts)
+    if isinstance(card, TunedCard | ParmCard):
+        seconds, seen = card.cpu_seconds, frozenset(card.prompts)
     elif (place / SEEN).is_file():
         seen = frozenset(read_json(place / SEEN))
     metrics = place.parent / "metrics.json"
-    if (place / VALUE).is_file() and metrics.is_file():
+    if isinstance(card, ValueCard) and metrics.is_file():
         rounds = read_json(metrics)
         if all("seconds_cpu" in entry for entry in rounds):
             seconds = sum(float(entry["seconds_cpu"]) for entry in rounds)
     return Cost(seconds, sum(map(_parameters, _weights(place))), seen)
 
 
+def read(place: Path) -> TunedCard | ParmCard | ValueCard | None:
+    """The card of a model that `mavis` made; None: it is somebody else's."""
+    if (place / TUNED).is_file():
+        return read_tuned(place)
+    if (place / PARM).is_file():
+        return read_parm(place)
+    return read_card(place) if (place / VALUE).is_file() else None
+
+
 def tokenizer(place: Path) -> str | None:
     """The fingerprint of a model's tokenizer; None: it has none of its own."""
-    readers = ((TUNED, read_tuned), (PARM, read_parm), (VALUE, read_card))
-    for name, read in readers:
-        if (place / name).is_file():
-            return read(place).fingerprint
+    if card := read(place):
+        return card.fingerprint
     if not (place / "tokenizer_config.json").is_file():
         return None
     with loading(f"the tokenizer of {place}"):
@@ -80,11 +84,31 @@ def tokenizer(place: Path) -> str | None:
 
 def purpose(place: Path) -> str | None:
     """What a value model or a policy was made for, as `tuned.label` puts it; None: not known."""
-    if (place / TUNED).is_file():
-        return read_tuned(place).label or None
-    if (place / VALUE).is_file():
-        return "+".join(read_card(place).objectives)
-    return None
+    card = read(place)
+    if isinstance(card, TunedCard):
+        return card.label or None
+    return "+".join(card.objectives) if isinstance(card, ValueCard) else None
+
+
+def divergence(place: Path) -> tuple[str, float | None] | None:
+    """What a policy was tuned under, and its α; None: not known."""
+    card = read(place)
+    return (card.divergence, card.settings.get("alpha")) if isinstance(card, TunedCard) else None
+
+
+def judged(place: Path) -> dict[str, str] | None:
+    """Digests of the rewards that a model learned from, by objective; None: not known."""
+    card = read(place)
+    if card is None:
+        return None
+    rewards = card.rewards if isinstance(card, ValueCard) else card.settings.get("rewards")
+    return dict(zip(card.objectives, rewards, strict=True)) if rewards else None
+
+
+def reference(place: Path) -> str | None:
+    """The policy that a model was trained under; None: not known."""
+    card = read(place)
+    return None if card is None else card.reference
 
 
 def _weights(place: Path) -> list[Path]:

@@ -6,12 +6,13 @@ Nothing is loaded here but cards, so that a sweep can be refused before minutes 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 
 import torch
 
 from mavis.measure.rivals.divergence import mixture
 from mavis.measure.rivals.parm import preferences
-from mavis.measure.sweep.cards import purpose
+from mavis.measure.sweep.cards import divergence, purpose
 from mavis.measure.tuning.tuned import DEFAULT_METHOD, label, tuned_folder
 from mavis.measure.weightings import Weighting, told
 
@@ -29,8 +30,9 @@ class Models:
         divergence: that they were tuned under, and MOD mixes them under.
         alpha: of the α-divergence.
         lora: whether they are adapters.
-        values: folders of value models, by objective, where they lie elsewhere.
+        values: folders of value models, by objective, where they lie elsewhere; with `{seed}`, too.
         policies: folders of single-objective policies, by objective, where they lie elsewhere.
+        given: options that training has in common with the sweep, for the commands that are named.
     """
 
     runs: str = "runs"
@@ -40,6 +42,7 @@ class Models:
     lora: bool = False
     values: Mapping[str, str] = field(default_factory=dict)
     policies: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, str] = field(default_factory=dict)
 
     def folders(
         self, method: str, objectives: Sequence[str], weightings: Sequence[Weighting], seed: int
@@ -50,14 +53,16 @@ class Models:
             FileNotFoundError: one is missing; the command that makes it is named.
             ValueError: one was made for something else.
         """
-        runs = Path(self.runs.format(seed=seed))
+        runs = Path(_of_seed(self.runs, seed))
+        others = self.values if method == "mavis" else self.policies
+        others = {name: _of_seed(place, seed) for name, place in others.items()}
         names = ",".join(objectives)
         keys = {told(w, objectives): w for w in weightings}
         if method == "mavis":
-            found = {n: self.values.get(n, str(runs / n / "value")) for n in objectives}
+            found = {n: others.get(n, str(runs / n / "value")) for n in objectives}
             make = {n: f"mavis fit --objective {n} --out {runs / n}" for n in objectives}
         elif method in ("mod", "soup"):
-            found = {n: self.policies.get(n, self._tuned(runs, [n], (1.0,))) for n in objectives}
+            found = {n: others.get(n, self._tuned(runs, [n], (1.0,))) for n in objectives}
             make = {n: f"{self._tune(runs)} --objectives {n}" for n in objectives}
         elif method == "morlhf":
             found = {key: self._tuned(runs, objectives, w) for key, w in keys.items()}
@@ -67,16 +72,21 @@ class Models:
             make = {names: f"mavis parm --objectives {names} --out {found[names]}"}
         else:
             return {}
-        option = "--seed_everything" if method == "mavis" else "--seed"
-        drawn = f" {option} {seed}" if seed and "{seed}" in self.runs else ""
         for name, place in found.items():
             if not Path(place).is_dir():
-                raise FileNotFoundError(
-                    f"{method} needs a model of {name} at {place}: `{make[name]}{drawn}` makes it."
-                )
+                said = f"`{make[name]}{self._options(method, seed)}` makes it."
+                if place == others.get(name):
+                    said = "there is no such folder."
+                raise FileNotFoundError(f"{method} needs a model of {name} at {place}: {said}")
             wanted = label(objectives, keys[name]) if method == "morlhf" else name
             if (made := purpose(Path(place))) not in {None, wanted}:
                 raise ValueError(f"{method}: the model at {place} is for {made}, not for {name}.")
+            under = divergence(Path(place))
+            if under not in {None, (self.divergence, self.alpha)}:
+                raise ValueError(
+                    f"{method}: the policy at {place} was tuned under {_under(*under)}, "
+                    f"not under {_under(self.divergence, self.alpha)}."
+                )
         return {name: Path(place) for name, place in found.items()}
 
     def check(self, objectives: Sequence[str]) -> None:
@@ -108,6 +118,14 @@ class Models:
         if "parm" in methods:
             preferences(weights)
 
+    def _options(self, method: str, seed: int) -> str:
+        """What else the command says that makes a method's models."""
+        fit = method == "mavis"
+        told = {("data." if fit else "") + name: value for name, value in self.given.items()}
+        if seed and "{seed}" in self.runs:
+            told["seed_everything" if fit else "seed"] = str(seed)
+        return "".join(f" --{name} {quote(value)}" for name, value in told.items())
+
     def _tuned(self, runs: Path, objectives: Sequence[str], weights: Weighting) -> str:
         kind = (self.tuned, self.divergence, self.lora)
         return str(tuned_folder(runs / "tuned", objectives, weights, *kind))
@@ -117,3 +135,11 @@ class Models:
         more += "" if self.alpha is None else f" --alpha {self.alpha:g}"
         more += " --lora" if self.lora else ""
         return f"mavis tune --method {self.tuned}{more} --out {runs / 'tuned'}"
+
+
+def _of_seed(place: str, seed: int) -> str:
+    return place.replace("{seed}", str(seed))
+
+
+def _under(divergence: str, alpha: float | None) -> str:
+    return divergence if alpha is None else f"{divergence} with alpha {alpha:g}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
+from mavis.classifier import ClassifierReward
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
 from mavis.learn.store import check_same, read_json, write_json
@@ -20,8 +21,10 @@ from mavis.measure.sweep.models import Models
 from mavis.measure.sweep.points import POINTS, Point, place
 from mavis.measure.sweep.teams import Chosen, Team, served
 from mavis.measure.weightings import Weighting
+from mavis.names import locate
 
 SETTINGS, SPEED = "sweep.json", "speed.json"
+RULE = "--divergence"  # beside the models of mod; no objective has such a name
 RUNG = 2**0.5  # from one strength to the next: KL about doubles
 RUNGS = 12  # at most, from the natural strength: up to 64 times it, or a 64th
 
@@ -55,6 +58,10 @@ class Sweep:
         }
         _check_tokenizers(found, self.ground.reference)
         marks = {m: [{n: identity(p) for n, p in f.items()} for f in found[m]] for m in methods}
+        if "mod" in marks:
+            rule = (self.models.divergence, self.models.alpha)
+            marks["mod"] = [mark | {RULE: f"{rule}"} for mark in marks["mod"]]
+        marks["reference"] = [self._ground_marks()] * self.ground.seeds  # all points are on it
         settings = self.ground.settings()
         file = self.folder / SETTINGS
         if file.is_file():
@@ -64,10 +71,20 @@ class Sweep:
         write_json(file, {"settings": settings, "models": marks})
         return found
 
+    def _ground_marks(self) -> dict[str, str]:
+        """Digests of the local models that everything is measured by: π_ref, and the rewards."""
+        ground = self.ground
+        named = {"reference": ground.reference.name}
+        for objective in ground.objectives:
+            if isinstance(objective.reward, ClassifierReward):
+                named[f"reward of {objective.name}"] = objective.reward.model
+        places = {what: Path(locate(name, what)) for what, name in named.items()}
+        return {what: identity(place) for what, place in places.items() if place.is_dir()}
+
     def twins(self, method: str) -> bool:
         """Whether two seeds that should have models of their own have the same one."""
         seeds = read_json(self.folder / SETTINGS)["models"][method]
-        names = {name for marks in seeds for name in marks}
+        names = {name for marks in seeds for name in marks} - {RULE}
         alike = any(len({marks.get(name) for marks in seeds}) < len(seeds) for name in names)
         return alike and "{seed}" in self.models.runs
 
@@ -161,10 +178,15 @@ def _with_earlier(folder: Path, before: Marks, marks: Marks) -> Marks:
             together[method] = seeds
             continue
         pairs = list(zip(before.get(method, [{}] * len(seeds)), seeds, strict=True))
-        if any(old.get(name, mark) != mark for old, new in pairs for name, mark in new.items()):
+        changed = {n for old, new in pairs for n, mark in new.items() if old.get(n, mark) != mark}
+        if changed == {RULE}:
+            raise ValueError(
+                f"{folder} holds points of {method} under another divergence: give another --out."
+            )
+        if changed:
             raise ValueError(
                 f"{folder} holds points of other models of {method}, or of these before they were "
-                "trained anew: give another --out."
+                f"trained anew ({', '.join(sorted(changed))}): give another --out."
             )
         together[method] = [old | new for old, new in pairs]
     return together

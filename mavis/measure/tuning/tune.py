@@ -127,10 +127,7 @@ def _vectors(told: str | None, names: Sequence[str]) -> list[Weighting]:
         raise ValueError("weights need objectives.")
     if told is None or not names:
         return [(1 / len(names),) * len(names)] if names else [()]
-    found = weightings(told, names)
-    if not all(any(weights) for weights in found):
-        raise ValueError(f"weights must not all be 0, got {told!r}.")
-    return found
+    return weightings(told, names)
 
 
 def _check_method(method: str, names: Sequence[str], divergence: str, alpha: float | None) -> None:

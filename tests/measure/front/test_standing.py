@@ -72,3 +72,18 @@ def test_a_reference_point_may_be_given(standing):
     assert fixed.indicator("mavis", "hypervolume").value == pytest.approx(
         pareto.hypervolume(GOOD, [-2, -2])
     )
+
+
+def test_resamples_without_a_reward_are_left_out(standing):
+    """Few prompts were scored: in some resamples there are none of them."""
+    for reading in standing.readings["mod"]:
+        reading.samples[:5] = np.nan
+    holes = standing.indicator("mod", "hypervolume")
+    assert np.isfinite([holes.value, holes.low, holes.high]).all()
+    assert len(standing.samples("mavis")) == 195  # the same ones of all methods
+    assert standing.against("mavis", "mod", "weighted_gain", by="difference").low > 0.29
+
+
+def test_a_method_without_a_reward_is_left_out(standing):
+    standing.readings["mod"][1].rewards[0] = np.nan
+    assert standing.methods == ["mavis"]

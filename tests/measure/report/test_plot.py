@@ -11,6 +11,9 @@ from mavis.learn.store import legal
 from mavis.measure.front.results import results
 from mavis.measure.report import plot
 from mavis.measure.report.looks import LOOKS, look
+from mavis.measure.sweep.checks import Checks
+
+NOTHING = Checks({}, {}, [])
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +23,7 @@ def _quick(monkeypatch):
 
 @pytest.fixture
 def found(findings):
-    return results(findings(), {}, {}, {}, [])
+    return results(findings(), {}, {}, {}, NOTHING)
 
 
 def png_size(path):
@@ -155,7 +158,7 @@ def test_bars_are_sorted_and_have_intervals(found):
 
 def test_three_objectives_have_three_fronts(findings, tmp_path):
     names3 = ("humor", "helpfulness", "harmlessness")
-    found = results(findings(("mavis", "mod"), names3), {}, {}, {}, [])
+    found = results(findings(("mavis", "mod"), names3), {}, {}, {}, NOTHING)
     saved = plot.pictures(tmp_path, found)
     assert [name for name in saved if name.startswith("front")] == [
         "front 0 1",
@@ -169,14 +172,14 @@ def test_three_objectives_have_three_fronts(findings, tmp_path):
 
 @pytest.mark.parametrize("methods", [(), ("mavis",), ("best_of",)])
 def test_few_methods_make_plain_pictures(findings, methods, tmp_path):
-    found = results(findings(methods), {}, {}, {}, [])
+    found = results(findings(methods), {}, {}, {}, NOTHING)
     assert len(plot.pictures(tmp_path, found)) == 3
     (axes,) = plot.front_figure(found, 0, 1).axes
     assert len(crosses(axes)) == len(methods)
 
 
 def test_a_method_that_does_not_get_so_far_is_left_out(findings, tmp_path):
-    found = results(findings(("mavis", "mod"), reach=(0.5, 1.0)), {}, {}, {}, [])
+    found = results(findings(("mavis", "mod"), reach=(0.5, 1.0)), {}, {}, {}, NOTHING)
     assert found["methods"]["mavis"]["rewards"] == [None] * 3
     assert len(plot.pictures(tmp_path, found)) == 3
     (axes,) = plot.front_figure(found, 0, 1).axes
@@ -206,7 +209,7 @@ def test_unknown_numbers_are_left_out(found):
 
 
 def test_a_dollar_is_a_dollar(findings, tmp_path):
-    found = results(findings(objectives=("$x^$", "a/../b c")), {}, {}, {}, [])
+    found = results(findings(objectives=("$x^$", "a/../b c")), {}, {}, {}, NOTHING)
     saved = plot.pictures(tmp_path, found)
     assert saved["front 0 1"] == tmp_path / "front__x___a____b_c.png"
     (axes,) = plot.front_figure(found, 0, 1).axes

@@ -1,6 +1,7 @@
 """The report says what was found, needs no other file, and takes no text for more than text."""
 
 import json
+import math
 import re
 from base64 import b64decode
 from html.parser import HTMLParser
@@ -16,6 +17,7 @@ from mavis.measure.report.report import page, write_report
 from mavis.measure.report.table import table
 from mavis.measure.report.words import headline, leads
 from mavis.measure.sweep.cards import Cost
+from mavis.measure.sweep.checks import Checks
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> {{ 7*7 }} https://evil.example/'
 SETTINGS = {
@@ -28,6 +30,8 @@ SETTINGS = {
     "reward_models": {"humor": "ClassifierReward('sandbox/humor')"},
 }
 VOID = {"meta", "img", "br"}
+
+NOTHING, ONE_WARNING = Checks({}, {}, []), Checks({}, {}, ["one"])
 
 
 class Page(HTMLParser):
@@ -79,8 +83,8 @@ def _quick(monkeypatch):
 def found(findings):
     costs = {"mavis": Cost(235.0, 1101314, frozenset()), "mod": Cost(None, 10, None)}
     warnings = ["mod: its models do not say which prompts they were trained on."]
-    seen = {"mavis": 0, "mod": None}
-    return results(findings(), costs, {"mavis": 1429.0}, SETTINGS, warnings, seen)
+    seen, judged = {"mavis": 0, "mod": None}, {"mavis": [], "mod": ["humor"]}
+    return results(findings(), costs, {"mavis": 1429.0}, SETTINGS, Checks(seen, judged, warnings))
 
 
 def parsed(found):
@@ -172,7 +176,7 @@ def test_hostile_text_stays_text(findings):
             point.responses[0][0] = HOSTILE
     settings = {"command": HOSTILE, "prompts": HOSTILE, "x": {HOSTILE: HOSTILE}}
     settings["reward_models"] = {HOSTILE: HOSTILE}
-    found = results(given, {}, {}, settings, [HOSTILE], {HOSTILE: 1})
+    found = results(given, {}, {}, settings, Checks({HOSTILE: 1}, {HOSTILE: [HOSTILE]}, [HOSTILE]))
     read = parsed(found)
     assert not read.having("script")
     assert len(read.having("img")) == 3
@@ -249,7 +253,7 @@ def test_the_headline_says_who_is_ahead(found):
     ],
 )
 def test_a_report_of_little_is_a_report(findings, methods, reach, said):
-    found = results(findings(methods, reach=reach), {}, {}, SETTINGS, [])
+    found = results(findings(methods, reach=reach), {}, {}, SETTINGS, NOTHING)
     assert said in parsed(found).text
     assert list(table(found))
 
@@ -259,15 +263,44 @@ def test_a_report_can_be_made_from_the_file_alone(found):
     again = json.loads(json.dumps(legal(found)))
     assert parsed(again).tags == parsed(found).tags
     assert parsed(again).text == parsed(found).text
-    for name in ("samples", "overlap"):  # of an older version
+    for name in ("samples", "overlap", "judged", "paired"):  # of an older version
         del again[name]
     assert "Samples" not in parsed(again).text
 
 
 def test_three_objectives(findings):
     found = results(
-        findings(("mavis",), ("humor", "helpfulness", "kind")), {}, {}, SETTINGS, ["one"]
+        findings(("mavis",), ("humor", "helpfulness", "kind")),
+        {},
+        {},
+        SETTINGS,
+        Checks({}, {}, ["one"]),
     )
     read = parsed(found)
     assert len(read.having("img")) == 5
     assert "Trade-offs of humor, helpfulness and kind" in read.text
+
+
+def test_every_method_is_held_against_every_other(findings):
+    found = results(findings(("mavis", "mod", "soup")), {}, {}, SETTINGS, NOTHING)
+    pairs = {tuple(pair["methods"]): pair["differences"] for pair in found["paired"]}
+    assert set(pairs) == {("mavis", "mod"), ("mavis", "soup"), ("mod", "soup")}
+    known = {m: found["methods"][m]["indicators"] for m in ("mod", "soup")}
+    for name, cell in pairs["mod", "soup"].items():
+        want = known["mod"][name]["value"] - known["soup"][name]["value"]
+        assert cell["value"] == pytest.approx(want)
+        assert cell["low"] <= cell["high"]
+    read = parsed(found)
+    assert any(row[0] == "MOD − rewarded soup" for row in read.rows)
+
+
+def test_a_ratio_to_a_gain_that_may_be_nothing_is_not_given(findings):
+    given = findings(("mavis", "mod"))
+    for points in given.curves["mod"]:
+        for one in points:
+            one.rewards[:] = given.reference.rewards  # no gain at all
+    found = results(given, {}, {}, SETTINGS, NOTHING)
+    assert math.isnan(found["ahead"]["mod"]["gain_ratio"]["value"])
+    assert found["ahead"]["mod"]["gain_difference"]["value"] > 0
+    assert "weighted gain -" in "\n".join(table(found))
+    assert parsed(found)

@@ -7,8 +7,11 @@ import pytest
 from mavis.measure.front.results import results
 from mavis.measure.report.sweeprun import log_sweep
 from mavis.measure.sweep.cards import Cost
+from mavis.measure.sweep.checks import Checks
 
 SETTINGS = {"top_k": 40, "models": {"runs": "runs"}, "source": "https://ann:s3cret@host/x?token=1"}
+
+NOTHING = Checks({}, {}, [])
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def client(place):
 def found(findings, monkeypatch):
     monkeypatch.setattr("mavis.measure.front.findings.RESAMPLES", 40)
     costs = {"mavis": Cost(235.0, 1101314, frozenset()), "mod": Cost(None, 10, None)}
-    return results(findings(), costs, {"mavis": 1429.0}, SETTINGS, [])
+    return results(findings(), costs, {"mavis": 1429.0}, SETTINGS, NOTHING)
 
 
 @pytest.fixture
@@ -103,7 +106,7 @@ def test_running_again_goes_on_with_the_same_runs(place, client, found, files):
 
 
 def test_a_method_that_was_not_compared_has_what_is_known(place, client, findings):
-    found = results(findings(("mavis",), reach=(0.5, 1.0)), {}, {}, {}, [])
+    found = results(findings(("mavis",), reach=(0.5, 1.0)), {}, {}, {}, NOTHING)
     log_sweep(place / "three", found, [])
     _, children = runs_of(client, "three")
     metrics = children["mavis"].data.metrics

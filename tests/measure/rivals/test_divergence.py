@@ -36,8 +36,7 @@ def policies(rng, vocabulary, count, sharpness=1.5):
 def optimum(f, ref, others, weights):
     """argmax over the simplex of Σ w_i R_i − D_f, with R_i the reward that π_i is the optimum of.
 
-    R_i = f'(π_i/π_ref) by finite differences of f; the simplex by its softmax, the optimum by BFGS
-    with exact stationarity checked: at it f'(π/π_ref) − Σ w_i R_i is one number for all tokens.
+    R_i = f'(π_i/π_ref) by finite differences of f; the simplex by its softmax, the optimum by BFGS.
     """
 
     def slope(x):

@@ -104,13 +104,12 @@ def test_the_product_of_sums_is_another_thing(reference, lora, weights):
 
 def test_a_soup_leaves_its_ingredients_alone_and_can_be_kept(reference, lora, full, tmp_path):
     for policies in (lora, full):
-        before = {n: t.clone() for p in policies for n, t in p.model.state_dict().items()}
+        before = [{n: t.clone() for n, t in p.model.state_dict().items()} for p in policies]
         start = {n: t.clone() for n, t in reference.model.state_dict().items()}
         policy = soup(reference, policies, WEIGHTS[1])
-        for at in policies:
-            for name, tensor in at.model.state_dict().items():
-                if len(policies) == 1:
-                    assert torch.equal(tensor, before[name])
+        for one, was in zip(policies, before, strict=True):
+            for name, tensor in one.model.state_dict().items():
+                assert torch.equal(tensor, was[name])
         assert all(torch.equal(t, start[n]) for n, t in reference.model.state_dict().items())
         save(policy, tmp_path / "soup")
         again = ReferencePolicy.load(str(tmp_path / "soup"))

@@ -1,12 +1,13 @@
 """Finding models by their folders, and what their cards say of them."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mavis.measure.sweep.models import METHODS, Models
-from mavis.measure.tuning.tuned import tuned_folder
+from mavis.measure.tuning.tuned import read_tuned, tuned_folder
 
 NAMES, HALF = ("trial", "rival"), [(0.5, 0.5)]
 
@@ -125,3 +126,47 @@ def test_a_policy_without_a_card_is_taken_at_its_users_word(tiny_runs, tmp_path)
 def test_a_folder_for_an_objective_that_is_not_asked_for_is_refused(what):
     with pytest.raises(ValueError, match=rf"{what} are those of trial, rival, got --{what}.humour"):
         Models(**{what: {"humour": "runs/humor"}}).check(NAMES)
+
+
+def test_a_policy_tuned_under_another_divergence_is_refused(tiny_runs):
+    places = {name: str(tiny_runs / "tuned" / f"rloo-{name}") for name in NAMES}
+    models = Models(divergence="jeffrey", policies=places)
+    models.check(NAMES)
+    with pytest.raises(ValueError, match="tuned under reverse_kl, not under jeffrey"):
+        models.folders("mod", NAMES, HALF, 0)
+
+
+def test_one_alpha_is_not_another(tiny_runs, tmp_path):
+    models = Models(str(tmp_path), tuned="dpo", divergence="alpha", alpha=0.7)
+    for name in NAMES:
+        place = tuned_folder(tmp_path / "tuned", [name], (1.0,), "dpo", "alpha")
+        shutil.copytree(tiny_runs / "tuned" / f"rloo-{name}", place)
+        card = read_tuned(place)
+        replace(card, divergence="alpha", settings=card.settings | {"alpha": 0.3}).save(place)
+    with pytest.raises(ValueError, match=r"under alpha with alpha 0\.3, not under .* 0\.7"):
+        models.folders("mod", NAMES, HALF, 0)
+    replace(models, alpha=0.3).folders("mod", NAMES, HALF, 0)
+
+
+def test_a_folder_of_the_users_that_is_not_there(tiny_runs, tmp_path):
+    places = {"trial": str(tmp_path / "typo")}
+    with pytest.raises(FileNotFoundError, match=r"trial at .*/typo: there is no such folder"):
+        Models(str(tiny_runs), values=places).folders("mavis", NAMES, HALF, 0)
+
+
+def test_every_folder_may_have_the_seed_in_its_name(tiny_runs, tmp_path):
+    for seed in "01":
+        shutil.copytree(tiny_runs, tmp_path / seed)
+    place = str(tmp_path / "{seed}" / "trial" / "value")
+    models = Models(str(tiny_runs), values={"trial": place})
+    assert models.folders("mavis", NAMES, HALF, 1)["trial"] == tmp_path / "1" / "trial" / "value"
+    with pytest.raises(FileNotFoundError, match=r"runs/\{s\}/trial/value"):
+        Models("runs/{s}").folders("mavis", NAMES, HALF, 1)
+
+
+def test_the_command_says_what_the_sweep_says(tmp_path):
+    models = Models(str(tmp_path), given={"reference": "my lm", "prompts": "asked.jsonl"})
+    for method, option in (("mavis", "--data."), ("mod", "--"), ("parm", "--")):
+        with pytest.raises(FileNotFoundError) as error:
+            models.folders(method, NAMES, HALF, 0)
+        assert f"{option}reference 'my lm' {option}prompts asked.jsonl`" in str(error.value)

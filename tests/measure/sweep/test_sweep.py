@@ -156,3 +156,29 @@ def test_a_missing_model_is_said_before_anything_is_decoded(sweep, ground):
     with pytest.raises(FileNotFoundError, match="parm needs a model of rival,trial"):
         replace(sweep, ground=other).open(["mavis", "parm"])
     assert not sweep.folder.exists()
+
+
+def test_points_of_another_divergence_or_reference_are_not_mixed_in(
+    sweep, ground, tiny_runs, tiny_folder, tmp_path
+):
+    foreign = {}
+    for name in ("trial", "rival"):
+        foreign[name] = str(tmp_path / name)
+        shutil.copytree(tiny_runs / "tuned" / f"rloo-{name}", foreign[name])
+        (tmp_path / name / "tuned.json").unlink()  # it does not say what it was tuned under
+    jsd = Models(str(tiny_runs), divergence="jsd", policies=foreign)
+    one = replace(sweep, models=jsd)
+    list(one.curves(one.team("mod", one.open(["mod"])["mod"]), 0.1))
+    other = Models(str(tiny_runs), divergence="jeffrey", policies=foreign)
+    with pytest.raises(ValueError, match="holds points of mod under another divergence: give"):
+        replace(sweep, models=other).open(["mod"])
+    replace(sweep, models=other).open(["soup"])  # whose points have no divergence
+    shutil.copytree(tiny_folder / "reference", tmp_path / "reference")
+    moved = replace(ground.reference, name=str(tmp_path / "reference"))
+    mine = replace(sweep, ground=replace(ground, reference=moved), folder=tmp_path / "mine")
+    mine.open(["mavis"])
+    mine.reference()
+    file = tmp_path / "reference" / "model.safetensors"
+    save_file({key: 1.001 * t for key, t in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"trained anew \(reference\): give another --out"):
+        mine.open(["mavis"])

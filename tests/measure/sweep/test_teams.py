@@ -3,26 +3,28 @@
 import shutil
 from dataclasses import replace
 
+from safetensors.torch import load_file, save_file
+
 from mavis.measure.sweep.models import Models
 from mavis.measure.sweep.teams import Team, served
 
 
-def test_seeds_may_have_models_of_their_own(sweep, tiny_runs, tmp_path):
+def test_seeds_have_models_of_their_own(sweep, tiny_runs, tmp_path):
     for seed in (0, 1):
         shutil.copytree(tiny_runs, tmp_path / f"s{seed}")
-    swap = tmp_path / "s1"
-    (swap / "trial").rename(swap / "other")
-    (swap / "rival" / "value").rename(swap / "other" / "value2")
-    (swap / "trial").mkdir()
-    shutil.copytree(tiny_runs / "trial" / "value", swap / "trial" / "value")
-    shutil.copytree(tiny_runs / "rival" / "value", swap / "rival" / "value")
-    models = Models(str(tmp_path / "s{seed}"))
-    ours = replace(sweep, models=models, folder=tmp_path / "seeds")
-    folders = ours.open(["mod"])["mod"]
-    assert folders[0] != folders[1]
-    team = ours.team("mod", folders)
-    choose = team.weighted((0.5, 0.5))
-    assert choose(0)[0] is not choose(1)[0]
+    for name in ("trial", "rival"):
+        file = tmp_path / "s1" / "tuned" / f"rloo-{name}" / "model.safetensors"
+        save_file({key: 1.5 * t for key, t in load_file(file).items()}, file, {"format": "pt"})
+
+    def point(runs):
+        ours = replace(sweep, models=Models(runs), folder=tmp_path / "sweep" / runs[-1])
+        team = ours.team("mod", ours.open(["mod"])["mod"])
+        return ours.ground.point("mod", (0.5, 0.5), 4.0, team.weighted((0.5, 0.5)))
+
+    own, first, second = (point(str(tmp_path / f"s{name}")) for name in ("{seed}", 0, 1))
+    both = [[one[0], other[1]] for one, other in zip(first.tokens, second.tokens, strict=True)]
+    assert own.tokens == both
+    assert first.tokens != both != second.tokens
     shared = sweep.team("mod", sweep.open(["mod"])["mod"]).weighted((0.5, 0.5))
     assert shared(0)[0] is shared(1)[0]  # one set of models, loaded once
 
