@@ -56,8 +56,8 @@ def pareto(
 ) -> None:
     """Sweep weightings over MAVIS and its rivals, and compare them at equal KL.
 
-    Every finished point is kept: the same command goes on from there, and more methods or
-    weightings are added to what is there.
+    Every finished point is kept: the same command goes on from there, and of more methods or
+    weightings only the new ones are decoded.
 
     Args:
         objectives: names of installed objectives, as humor,helpfulness
