@@ -86,7 +86,7 @@ def _rows(paths: list[Path]) -> list[Any]:
 def _read(path: Path) -> list[Any]:
     suffix = _suffix(path)
     if not suffix:
-        raise ValueError(f"prompts file must end in {', '.join(SUFFIXES)}, got {str(path)!r}.")
+        raise ValueError(f"file must end in {', '.join(SUFFIXES)}, got {str(path)!r}.")
     try:
         if suffix == ".parquet":
             return _parquet(path)
@@ -94,7 +94,7 @@ def _read(path: Path) -> list[Any]:
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
         return _READERS[suffix](text)
     except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
-        raise ValueError(f"prompts file {str(path)!r} cannot be read: {error}") from error
+        raise ValueError(f"file {str(path)!r} cannot be read: {error}") from error
 
 
 def _parquet(path: Path) -> list[Any]:
@@ -122,7 +122,15 @@ def _json_lines(text: str) -> list[Any]:
 
 
 def _csv(text: str) -> list[Any]:
-    return list(csv.DictReader(io.StringIO(text, newline="")))
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    names = reader.fieldnames or ()
+    if len(set(names)) < len(names):
+        raise ValueError(f"a column comes twice: {', '.join(names)}.")
+    rows = list(reader)
+    for number, row in enumerate(rows, 1):
+        if None in row:  # where the reader puts what is too much
+            raise ValueError(f"row {number} has more cells than there are columns.")
+    return rows
 
 
 def _lines(text: str) -> list[Any]:

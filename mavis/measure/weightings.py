@@ -34,14 +34,17 @@ def weightings(spec: str, objectives: Sequence[str], seed: int = 0) -> list[Weig
     [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)]
     """
     if ";" in spec:
-        parts = [part.strip() for part in spec.split(";") if part.strip()]
-        found = [weighting for part in parts for weighting in weightings(part, objectives, seed)]
+        several = [part.strip() for part in spec.split(";") if part.strip()]
+        found = [weighting for part in several for weighting in weightings(part, objectives, seed)]
     elif spec.startswith("grid:"):
         found = _grid(spec.removeprefix("grid:"), len(objectives))
     elif spec.startswith("dirichlet:"):
         found = _draws(spec.removeprefix("dirichlet:"), len(objectives), seed)
     elif "=" in spec and not Path(spec).exists():
-        found = [_named(dict(_assignment(part) for part in spec.split(",")), objectives, spec)]
+        parts = [_assignment(part) for part in spec.split(",")]
+        if len({name for name, _ in parts}) < len(parts):
+            raise ValueError(f"weights must name each objective once, got {spec!r}.")
+        found = [_named(dict(parts), objectives, spec)]
     else:
         found = _file(spec, objectives)
     names: dict[str, Weighting] = {}

@@ -88,3 +88,22 @@ def test_weightings_that_would_share_a_name_are_refused():
     spec = "a=0.3333333,b=0.6666667;a=0.3333334,b=0.6666666"
     with pytest.raises(ValueError, match="are the same to six digits: leave one out"):
         weightings(spec, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,a,b\n1,0,1\n", "a column comes twice: a, a, b"),
+        ("a,b\n1,0\n1,0,5\n", "row 2 has more cells than there are columns"),
+    ],
+)
+def test_a_table_that_is_none_is_said(text, said, tmp_path):
+    file = tmp_path / "w.csv"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=rf"^file .*w\.csv' cannot be read: {said}"):
+        weightings(str(file), ["a", "b"])
+
+
+def test_an_objective_is_named_once():
+    with pytest.raises(ValueError, match="weights must name each objective once"):
+        weightings("a=1,a=0,b=1", ["a", "b"])

@@ -1,9 +1,10 @@
-"""The answers of every method at the KL compared at, as JSON lines: to be read, or judged.
+"""The answers of every method near the KL compared at, as JSON lines: to be read, or judged.
 
-`mavis judge` compares any two of the files.
+`mavis judge` compares any two of the files, and says how far their KLs are from each other.
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ def write_answers(folder: Path, findings: Findings) -> None:
         folder: of the sweep.
         findings: its points.
     """
+    shutil.rmtree(folder / ANSWERS, ignore_errors=True)  # of an earlier sweep, maybe of others
     methods = ["reference", *findings.curves, *(["best_of"] if findings.best_of else [])]
     for method in methods:
         for point in findings.nearest(method):

@@ -72,14 +72,23 @@ class Findings:
             stands = [[start, *map(self.stand, points)] for points in curves]
             readings[method] = [at_kl(curve, self.kl, counts) for curve in stands]
         if self.best_of is not None:
-            rewards = self.standard(self.best_of)
-            cost = self.best_of.numbers["kl_truncation"]
             readings["best_of"] = [
-                at_kl(best_of_n(rewards, cost, weights), self.kl, counts)
-                for weights in self.weightings
+                at_kl(self.best_curve(weights), self.kl, counts) for weights in self.weightings
             ]
         baseline = Reading(mean(start.rewards), means(start.rewards, counts))
         return Standing(self.kl, self.weightings, baseline, readings, self.corner)
+
+    def best_curve(self, weights: Weighting) -> list[Stand]:
+        """Best-of-N for N = 1, 2, 3 …: what it gains over N = 1, added to π_ref's own answers.
+
+        N = 1 is π_ref, too, but other answers of it: so the curve starts where all others do, and
+        shares the luck of π_ref's answers with them.
+        """
+        assert self.best_of is not None
+        cost = self.best_of.numbers["kl_truncation"]
+        curve = best_of_n(self.standard(self.best_of), cost, weights)
+        luck = self.stand(self.reference).rewards - curve[0].rewards  # [P, M]
+        return [Stand(rewards + luck, kl) for rewards, kl in curve]
 
     def nearest(self, method: str) -> list[Point]:
         """For each weighting, the point of a method whose KL is nearest to the one compared at."""
@@ -90,20 +99,25 @@ class Findings:
         return [min(c, key=lambda p: abs(p.kl.mean() - self.kl)) for c in self.curves[method]]
 
     def _chosen(self, many: Point, weights: Weighting) -> Point:
-        """The best of each prompt's first N answers, N being the one whose KL is nearest."""
-        rewards, truncation = self.standard(many), many.numbers["kl_truncation"]
-        away = [abs(s.kl.mean() - self.kl) for s in best_of_n(rewards, truncation, weights)]
-        n = int(np.argmin(away)) + 1
-        weighted = (rewards[:, :n] * np.asarray(weights)).sum(-1)
-        best = np.where(np.isfinite(weighted), weighted, -np.inf).argmax(1)[:, None]  # [P, 1]
+        """The best of N of each prompt's answers, N being the one whose KL is nearest.
+
+        One for each seed, of N answers that begin at another place: the sets may overlap.
+        """
+        away = [abs(s.kl.mean() - self.kl) for s in self.best_curve(weights)]
+        n, size = int(np.argmin(away)) + 1, many.rewards.shape[1]
+        weighted = (self.standard(many) * np.asarray(weights)).sum(-1)  # [P, size]
+        weighted = np.where(np.isfinite(weighted), weighted, -np.inf)
+        seeds = self.reference.rewards.shape[1]
+        sets = [(np.arange(n) + seed * size // seeds) % size for seed in range(seeds)]
+        best = np.stack([one[weighted[:, one].argmax(1)] for one in sets], axis=1)  # [P, S]
         numbers = {k: np.take_along_axis(v, best, axis=1) for k, v in many.numbers.items()}
         kl = analytic_kl(n) + numbers["kl_truncation"]
         return replace(
             many,
             weights=tuple(weights),
             strength=float(n),
-            responses=[[said[i]] for said, (i,) in zip(many.responses, best, strict=True)],
-            tokens=[[said[i]] for said, (i,) in zip(many.tokens, best, strict=True)],
+            responses=[[s[i] for i in b] for s, b in zip(many.responses, best, strict=True)],
+            tokens=[[s[i] for i in b] for s, b in zip(many.tokens, best, strict=True)],
             rewards=np.take_along_axis(many.rewards, best[..., None], axis=1),
             numbers=numbers | {"kl": kl, "kl_sampled": kl},
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mavis.measure.front.equal_kl import Reading, best_of_n
+from mavis.measure.front.equal_kl import Reading
 from mavis.measure.front.findings import Findings, mean
 from mavis.measure.front.intervals import Interval, interval
 from mavis.measure.front.replicates import replicates
@@ -142,11 +142,9 @@ def _curves(findings: Findings, method: str) -> list[list[dict[str, Any]]]:
 
 def _best_curves(findings: Findings) -> list[list[dict[str, Any]]]:
     """Best-of-N at N = 1, 2, 4 … for each weighting."""
-    assert findings.best_of is not None
-    rewards, cost = findings.standard(findings.best_of), findings.best_of.numbers["kl_truncation"]
     curves = []
     for weights in findings.weightings:
-        curve = best_of_n(rewards, cost, weights)
+        curve = findings.best_curve(weights)
         powers = [n for n in range(1, len(curve) + 1) if n & (n - 1) == 0]
         curves.append(
             [

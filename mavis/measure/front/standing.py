@@ -22,7 +22,8 @@ Indicator = Callable[[Array, Array, Array], float]
 INDICATORS = {  # name -> what it says, for people; more is better but where it says less
     "hypervolume": "volume of the rewards that the front dominates, above the reference point",
     "weighted_gain": "mean over weightings of the weighted reward, less the reference policy's",
-    "inner_product": "mean over weightings of the weighted reward (MIP)",
+    "inner_product": "mean inner product of weighting and reward; the reference policy's own is 0 "
+    "in these units, so this is the weighted gain with an interval that is not paired with it",
     "worst_case": "mean over weightings of the smallest reward",
     "igd_plus": "distance to the front of all methods together (less is better)",
     "epsilon": "how much must be added to dominate that front (less is better)",
@@ -40,7 +41,7 @@ class Standing:
         baseline: the reference policy's rewards.
         readings: by method, for each weighting; None where it does not get as far.
         corner: the reference point of the hypervolume [M]; None: a tenth of the range below the
-            worst reward of any method.
+            worst reward of any method, or of the reference policy.
     """
 
     kl: float
@@ -88,7 +89,8 @@ class Standing:
         """The reference point of every hypervolume here [M]."""
         if self.corner is not None:
             return pareto.vector("reference point", self.corner)
-        return pareto.reference_point([self.rewards(method) for method in self.methods])
+        start = self.baseline.rewards[None]  # a range there is even where there is one point
+        return pareto.reference_point([start, *(self.rewards(m) for m in self.methods)])
 
     @cached_property
     def union(self) -> Array:

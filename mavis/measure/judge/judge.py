@@ -15,8 +15,9 @@ from queue import SimpleQueue
 from threading import Thread
 
 from mavis.measure.judge.endpoint import KEY, Endpoint
-from mavis.measure.judge.pairs import Comparison, Pair, count, read_pairs
+from mavis.measure.judge.pairs import Comparison, Pair, count, mean_kl, read_pairs
 from mavis.measure.judge.verdicts import REMINDER, Question, Verdicts, read_verdict
+from mavis.measure.options import at_least
 from mavis.progress import track
 
 TRIAL = 10  # questions that a judge may answer without a verdict before it has given any
@@ -58,16 +59,20 @@ def judge(
         raise ValueError("model is missing: add --model NAME, as the server at --url knows it.")
     if not criterion.strip():
         raise ValueError('criterion must say something, such as "which answer is kinder".')
-    if parallel < 1 or seed < 0:
-        raise ValueError(f"parallel must be at least 1 and seed 0, got {parallel} and {seed}.")
+    at_least(1, parallel=parallel)
+    at_least(0, seed=seed)
     pairs = read_pairs(Path(first), Path(second))
     endpoint = Endpoint(url, model, os.environ.get(KEY, "").strip(), timeout)
     result = compare(pairs, endpoint, criterion, Path(out), parallel, seed)
+    mine, theirs = (mean_kl(Path(file)) for file in (first, second))
     if json:
         names = {"first": first, "second": second, "model": model, "criterion": criterion}
-        print(jsonlib.dumps(names | asdict(result), ensure_ascii=False))
+        told = names | asdict(result) | {"kl": [mine, theirs]}
+        print(jsonlib.dumps(told, ensure_ascii=False))
     else:
         print(f"{first} against {second}\n{criterion}, by {model}\n")
+        if mine is not None and theirs is not None:
+            print(f"mean KL {mine:.2f} and {theirs:.2f} nats per answer\n")
         print("\n".join(_table(result)))
 
 
@@ -106,8 +111,8 @@ def compare(
             kept.append(question, reply)
             known[question.key] = read_verdict(reply)
     except ConnectionError as error:
-        rest = f"Finished verdicts are kept in {kept.file}; the same command goes on from there."
-        raise ConnectionError(f"{error} {rest}") from None
+        rest = f" Finished verdicts are kept in {kept.file}; the same command goes on from there."
+        raise ConnectionError(f"{error}{rest if kept.file.is_file() else ''}") from None
     return count(pairs, [(known.get(a.key), known.get(b.key)) for a, b in orders], seed)
 
 
@@ -140,7 +145,8 @@ def _replies(
     if silent and len(silent) == len(questions[:trial]):
         raise ValueError(
             f"{endpoint.model} at {endpoint.shown} gave no verdict, asked {len(silent)} questions, "
-            f"but said such things as {silent[0][1][:120]!r}."
+            f"but said such things as {silent[0][1][:120]!r}: it was told to end with a line "
+            "'verdict: A', 'verdict: B' or 'verdict: tie'."
         )
     yield from silent
     yield from _each(ask, questions[trial:], parallel)

@@ -92,6 +92,13 @@ def read_pairs(first: Path, second: Path) -> list[Pair]:
     ]
 
 
+def mean_kl(file: Path) -> float | None:
+    """Mean KL of a file's answers, nats; None where one does not say."""
+    rows = [json.loads(line) for line in file.read_bytes().split(b"\n") if line.strip()]
+    said = [row.get("kl") for row in rows]
+    return None if None in said else sum(map(float, said)) / len(said)
+
+
 def _answers(file: Path) -> dict[str, list[str]]:
     """The answers in a file, by prompt."""
     if not file.exists():

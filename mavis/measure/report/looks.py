@@ -43,6 +43,16 @@ def ordered(found: Found) -> list[str]:
     return known + [method for method in found["methods"] if method not in LOOKS]
 
 
+def weightings(found: Found) -> str:
+    """How many weightings there are.
+
+    >>> weightings({"weightings": [[1.0, 0.0]]})
+    '1 weighting'
+    """
+    count = len(found["weightings"])
+    return f"{count} weighting{'' if count == 1 else 's'}"
+
+
 def shares(weights: Sequence[float]) -> str:
     """A weighting in few letters.
 
@@ -50,6 +60,15 @@ def shares(weights: Sequence[float]) -> str:
     '0.333 : 0.667'
     """
     return " : ".join(f"{weight:.3g}" for weight in weights)
+
+
+def ratio(mine: float, theirs: float) -> float:
+    """One number in another; NaN where that is no gain, and a ratio to it would say nothing.
+
+    >>> ratio(3.0, 2.0), ratio(1.0, -0.5)
+    (1.5, nan)
+    """
+    return mine / theirs if theirs > 0 else float("nan")
 
 
 def number(value: Any) -> float:

@@ -206,7 +206,8 @@ def _label_ends(axes: Axes, found: Found, x: int, y: int) -> None:
         return
     weights = np.array(found["weightings"])
     halo = [withStroke(linewidth=3, foreground="white")]
-    for m, n, away, side in ((x, y, (0, -24), "center"), (y, x, (-9, 9), "right")):
+    ends = ((x, y, (0, -24), "center"), (y, x, (-9, 9), "right"))
+    for m, n, away, side in ends[: len(weights)]:
         at = int((weights[:, m] - weights[:, n]).argmax())
         cell = found["methods"][method]["rewards"][at]
         place = (number(cell[x]["value"]), number(cell[y]["value"]))

@@ -11,7 +11,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from mavis.learn.fitrun import without_secrets
@@ -20,12 +19,13 @@ from mavis.measure.front.replicates import SHOWN as SEEDED
 from mavis.measure.front.results import AHEAD, three
 from mavis.measure.front.standing import INDICATORS
 from mavis.measure.report import words
-from mavis.measure.report.looks import Found, look, number, ordered, shares
+from mavis.measure.report.looks import Found, look, number, ordered, ratio, shares
 from mavis.measure.report.plot import pictures
 from mavis.measure.report.words import decimal
 
 REPORT, TEMPLATE = "report.html", "report.html.jinja"
 HEADS = {"inner_product": "MIP", "igd_plus": "IGD+", "epsilon": "ε\N{NON-BREAKING HYPHEN}dominance"}
+PAIRED = [name for name in INDICATORS if name != "inner_product"]  # as weighted_gain, in pairs
 LESS = ("igd_plus", "epsilon", "maximin")  # is better
 ANSWERS = {  # what is said of answers: its name for people, and its decimals
     "kl": ("KL, nats", 2),
@@ -207,15 +207,15 @@ def _ahead(found: Found) -> Table:
 
 
 def _paired(found: Found) -> Table:
-    """Every method less every other, by all indicators."""
+    """Every method less every other."""
     rows = [
         (
             " − ".join(look(method).name for method in pair["methods"]),
-            [_cell(pair["differences"][name]) for name in INDICATORS],
+            [_cell(pair["differences"][name]) for name in PAIRED],
         )
         for pair in found.get("paired", ())
     ]
-    return Table(list(map(_head, INDICATORS)), rows)
+    return Table(list(map(_head, PAIRED)), rows)
 
 
 def _by_seed(found: Found) -> Table:
@@ -228,7 +228,7 @@ def _by_seed(found: Found) -> Table:
 
     rows = [(look(m).name, [Cell(decimal(value(m, *c))) for c in columns]) for m in methods]
     for rival in (m for m in methods if m != AHEAD and AHEAD in methods):
-        ratios = [Cell(decimal(value(AHEAD, *c) / (value(rival, *c) or np.nan))) for c in columns]
+        ratios = [Cell(decimal(ratio(value(AHEAD, *c), value(rival, *c)))) for c in columns]
         rows.append((f"{look(AHEAD).name} / {look(rival).name}", ratios))
     known = [row for row in rows if any(cell.value != decimal(None) for cell in row[1])]
     return Table([f"{_head(name)}, seed {at}" for name, at in columns], known if seeds else [])

@@ -1,12 +1,13 @@
 """The results of a sweep as `mavis pareto` prints them."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mavis.measure.front.results import AHEAD
-from mavis.measure.report.looks import Found, number
+from mavis.measure.report.looks import Found, number, ratio, weightings
 
-WIDTHS = (22, 22, 16, 10)  # of the columns
+WIDTHS = (22, 22, 18, 18)  # of the columns
 
 
 def table(found: Found) -> Iterator[str]:
@@ -16,7 +17,7 @@ def table(found: Found) -> Iterator[str]:
         found: what is known of the sweep.
     """
     names, start = found["objectives"], found["reference"]
-    yield f"at {found['kl']:g} nats, {len(found['weightings'])} weightings of {', '.join(names)}"
+    yield f"at {found['kl']:g} nats, {weightings(found)} of {', '.join(names)}"
     known = zip(names, found["units"], strict=True)
     rewards = ", ".join(f"{n} {u['mean']:.3g} ± {u['std']:.3g}" for n, u in known)
     yield f"reference: {rewards}; KL {start['kl']:.2f} nats, {start['length']:.1f} tokens"
@@ -52,7 +53,8 @@ def _ratios(seeds: Sequence[Mapping[str, Any]], rival: str, indicator: str) -> I
     """MAVIS's indicator in that of a rival, for each seed."""
     for seed in seeds:
         mine, theirs = (number(seed[method][indicator]) for method in (AHEAD, rival))
-        yield f"{mine / theirs:.2f}" if theirs else "-"
+        found = ratio(mine, theirs)
+        yield "-" if math.isnan(found) else f"{found:.2f}"
 
 
 def _cell(numbers: Mapping[str, Any] | None) -> str:

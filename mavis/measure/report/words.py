@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mavis.measure.front.results import AHEAD
-from mavis.measure.report.looks import Found, look, number, ordered, shares
+from mavis.measure.report.looks import Found, look, number, ordered, shares, weightings
 
 Cell = Mapping[str, Any]
 
@@ -82,7 +82,7 @@ def about(found: Found) -> str:
     count, seeds = settings.get("prompts", "?"), settings.get("seeds", 1)
     answers = "one answer" if seeds == 1 else f"{seeds} answers"
     return (
-        f"{len(found['weightings'])} weightings of {together(found['objectives'])}, on {count} "
+        f"{weightings(found)} of {together(found['objectives'])}, on {count} "
         f"prompts with {answers} to each; KL is to the reference policy, per answer. In brackets: "
         "95 % intervals by bootstrap over prompts. A standard unit is the standard deviation of "
         "the reference’s own rewards; 0 is their mean."

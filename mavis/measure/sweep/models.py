@@ -3,6 +3,7 @@
 Nothing is loaded here but cards, so that a sweep can be refused before minutes are spent.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +95,11 @@ class Models:
 
         A policy is mixed under the divergence that it was tuned under.
         """
+        for place in (self.runs, *self.values.values(), *self.policies.values()):
+            if unknown := set(re.findall(r"\{[^{}]*\}", place)) - {"{seed}"}:
+                raise ValueError(
+                    f"folders may have {{seed}} in them, got {min(unknown)} in {place}."
+                )
         for what, given in (("values", self.values), ("policies", self.policies)):
             if stray := set(given) - set(objectives):
                 raise ValueError(

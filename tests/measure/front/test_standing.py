@@ -87,3 +87,10 @@ def test_resamples_without_a_reward_are_left_out(standing):
 def test_a_method_without_a_reward_is_left_out(standing):
     standing.readings["mod"][1].rewards[0] = np.nan
     assert standing.methods == ["mavis"]
+
+
+def test_a_single_point_has_a_volume(standing):
+    """The range is that from the reference policy to it."""
+    one = Standing(2.0, WEIGHTS[:1], standing.baseline, {"mavis": readings(GOOD[:1])})
+    np.testing.assert_allclose(one.reference_point, [0.1 - 0.19, -1.0 - 0.1])
+    assert one.indicator("mavis", "hypervolume").value == pytest.approx(2.09 * 0.1)

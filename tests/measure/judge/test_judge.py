@@ -128,6 +128,15 @@ def test_text(ask):
     assert "4 of them between equal texts" in out
 
 
+def test_how_far_the_answers_are_from_the_reference(ask, files):
+    assert "mean KL" not in ask()[1]
+    for file, kl in zip(map(Path, files), (1.5, 2.25), strict=True):
+        rows = [json.loads(line) | {"kl": kl} for line in file.read_text().splitlines()]
+        file.write_text("\n".join(map(json.dumps, rows)))
+    assert "mean KL 1.50 and 2.25 nats per answer" in ask()[1]
+    assert json.loads(ask("--json")[1])["kl"] == [1.5, 2.25]
+
+
 def test_results_do_not_depend_on_the_order_of_arrival(stub, tmp_path):
     one, many = (
         compare(PAIRS, stub.endpoint(), "c", tmp_path / str(n), parallel=n, seed=3) for n in (1, 8)
@@ -218,7 +227,7 @@ def test_nobody_there(stub, tmp_path):
     message = str(caught.value)
     assert f"no answer from http://127.0.0.1:{port}/v1 (" in message
     assert "refused" in message
-    assert f"Finished verdicts are kept in {tmp_path / 'verdicts.jsonl'}; the same" in message
+    assert "Finished verdicts" not in message  # there are none
     assert KEY not in message
     assert waits == [*PAUSES]
 
@@ -323,7 +332,7 @@ def test_secrets_are_written_nowhere(ask, stub, monkeypatch, tmp_path, caplog):
         (["--model", ""], "model must be the name"),
         (["--timeout", "0"], "timeout must be a number of seconds above 0, got 0"),
         (["--parallel", "0"], "parallel must be at least 1"),
-        (["--seed=-1"], "seed 0, got 4 and -1"),
+        (["--seed=-1"], "seed must be at least 0, got -1"),
         (["--criterion", " "], "criterion must say something"),
     ],
 )

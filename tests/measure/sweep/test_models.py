@@ -170,3 +170,9 @@ def test_the_command_says_what_the_sweep_says(tmp_path):
         with pytest.raises(FileNotFoundError) as error:
             models.folders(method, NAMES, HALF, 0)
         assert f"{option}reference 'my lm' {option}prompts asked.jsonl`" in str(error.value)
+
+
+def test_no_other_braces_than_those_of_the_seed():
+    Models("runs/{seed}").check(NAMES)
+    with pytest.raises(ValueError, match=r"folders may have \{seed\} in them, got \{sed\} in"):
+        Models("runs/{sed}").check(NAMES)
