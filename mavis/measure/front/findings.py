@@ -25,7 +25,7 @@ class Findings:
         objectives: names of the M axis.
         weightings: λ [W][M].
         kl: nats per answer, at which methods are compared.
-        reference: π_ref's answers; standard units are those of their rewards.
+        reference: π_ref's answers.
         best_of: many answers of π_ref, to take the best of; None if nobody asked.
         curves: the points of every other method, for each weighting.
         corner: the hypervolume's reference point [M], if one was given.
@@ -43,10 +43,15 @@ class Findings:
     prompts: Sequence[str] = ()
     given: Sequence[Units] = ()
 
+    @property
+    def plain(self) -> Point:
+        """As many answers of π_ref as there are: gains and standard units are from these."""
+        return self.best_of or self.reference
+
     @cached_property
     def units(self) -> list[Units]:
         """Mean and standard deviation of π_ref's rewards on these prompts, by objective."""
-        rewards = self.reference.rewards
+        rewards = self.plain.rewards
         return list(self.given) or [
             Units.measure(rewards[..., m].ravel().tolist(), name)
             for m, name in enumerate(self.objectives)
@@ -66,7 +71,7 @@ class Findings:
     def standing(self, resampled: int | None = None) -> Standing:
         """All methods at the KL asked for, with so many resamples of the prompts, or enough."""
         counts = resamples(len(self.reference.kl), resampled or RESAMPLES)
-        start = self.stand(self.reference)
+        start = self.stand(self.plain)
         readings: dict[str, list[Reading | None]] = {}
         for method, curves in self.curves.items():
             stands = [[start, *map(self.stand, points)] for points in curves]
@@ -79,16 +84,10 @@ class Findings:
         return Standing(self.kl, self.weightings, baseline, readings, self.corner)
 
     def best_curve(self, weights: Weighting) -> list[Stand]:
-        """Best-of-N for N = 1, 2, 3 …: what it gains over N = 1, added to π_ref's own answers.
-
-        N = 1 is π_ref, too, but other answers of it: so the curve starts where all others do, and
-        shares the luck of π_ref's answers with them.
-        """
+        """Best-of-N for N = 1, 2, 3 …; N = 1 is where all curves start."""
         assert self.best_of is not None
         cost = self.best_of.numbers["kl_truncation"]
-        curve = best_of_n(self.standard(self.best_of), cost, weights)
-        luck = self.stand(self.reference).rewards - curve[0].rewards  # [P, M]
-        return [Stand(rewards + luck, kl) for rewards, kl in curve]
+        return best_of_n(self.standard(self.best_of), cost, weights)
 
     def nearest(self, method: str) -> list[Point]:
         """For each weighting, the point of a method whose KL is nearest to the one compared at."""

@@ -34,8 +34,8 @@ def replicates(findings: Findings, corner: Sequence[float]) -> list[Replicate]:
 def _of(findings: Findings, seed: int, corner: Sequence[float]) -> Replicate:
     one = replace(
         findings,
-        reference=_only(findings.reference, seed),
-        best_of=None,  # its answers are the reference's: no seed's models
+        reference=findings.best_of or _only(findings.reference, seed),  # the same start for all
+        best_of=None,  # it has no seed's models
         curves={
             method: [[_only(point, seed) for point in curve] for curve in curves]
             for method, curves in findings.curves.items()

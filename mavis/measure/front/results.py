@@ -47,7 +47,8 @@ def results(
         "kl": findings.kl,
         "weightings": [list(weights) for weights in findings.weightings],
         "reference_point": corner,
-        "reference": _point(findings, findings.reference),
+        "reference": _point(findings, findings.reference)
+        | {"rewards": mean(findings.stand(findings.plain).rewards).tolist()},
         "methods": {
             m: _method(findings, standing, m, near[m], costs.get(m), speeds.get(m))
             for m in standing.readings

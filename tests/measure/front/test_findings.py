@@ -5,22 +5,45 @@ from dataclasses import replace
 import numpy as np
 
 from mavis.learn.evaluate import analytic_kl
-from mavis.measure.front.equal_kl import best_of_n
+from mavis.measure.front.replicates import replicates
+from mavis.measure.front.results import results
+from mavis.measure.sweep.checks import Checks
+from mavis.reward import Units
+
+LUCK = np.array([0.7, -0.3])
 
 
-def test_best_of_n_starts_where_all_curves_do(findings):
-    """Whatever the luck of its answers: N = 1 is the reference, on every prompt."""
+def test_everything_starts_at_all_the_answers_of_the_reference_there_are(findings):
+    """Whatever the luck of its first ones: N = 1 is where the curves of all methods start."""
     given = findings(("best_of", "mavis"))
-    lucky = replace(given.best_of, rewards=given.best_of.rewards + np.array([0.7, -0.3]))
-    given = replace(given, best_of=lucky)
-    curve = given.best_curve((0.5, 0.5))
-    np.testing.assert_allclose(curve[0].rewards, given.stand(given.reference).rewards)
-    plain = best_of_n(given.standard(lucky), lucky.numbers["kl_truncation"], (0.5, 0.5))
-    for mine, other in zip(curve, plain, strict=True):
-        np.testing.assert_allclose(
-            mine.rewards - curve[0].rewards, other.rewards - plain[0].rewards
-        )
-        np.testing.assert_array_equal(mine.kl, other.kl)
+    given = replace(given, best_of=replace(given.best_of, rewards=given.best_of.rewards + LUCK))
+    start = given.stand(given.best_of).rewards
+    np.testing.assert_allclose(given.best_curve((0.5, 0.5))[0].rewards, start)
+    np.testing.assert_allclose(start.mean(0), 0.0, atol=1e-12)
+    np.testing.assert_allclose(given.standing(1).baseline.rewards, 0.0, atol=1e-12)
+    assert given.units == [
+        Units.measure(given.best_of.rewards[..., m].ravel().tolist(), "x") for m in (0, 1)
+    ]
+    alone = replace(given, best_of=None)
+    assert alone.units != given.units
+    np.testing.assert_allclose(alone.standing(1).baseline.rewards, 0.0, atol=1e-12)
+    found = results(given, {}, {}, {}, Checks({}, {}, []))
+    np.testing.assert_allclose(found["reference"]["rewards"], 0.0, atol=1e-12)
+
+
+def test_a_seed_is_held_against_the_same_start(findings):
+    given = findings(("best_of", "mavis"))
+    twice = {
+        m: [[replace(p, rewards=np.repeat(p.rewards, 2, 1),
+                     numbers={n: np.repeat(v, 2, 1) for n, v in p.numbers.items()},
+                     responses=[said * 2 for said in p.responses],
+                     tokens=[said * 2 for said in p.tokens]) for p in c] for c in curves]
+        for m, curves in given.curves.items()
+    }  # fmt: skip
+    start = given.reference
+    lucky = replace(start, rewards=np.concatenate([start.rewards, start.rewards + 3.0], axis=1))
+    first, second = replicates(replace(given, reference=lucky, curves=twice), (-3.0, -3.0))
+    assert first == second
 
 
 def test_a_best_answer_for_every_seed(findings):
