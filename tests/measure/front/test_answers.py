@@ -8,6 +8,9 @@ from mavis.measure.judge.pairs import read_pairs
 
 def test_every_method_has_a_file_for_each_weighting(findings, tmp_path):
     given = findings(("best_of", "mavis", "mod"))
+    stale = tmp_path / "answers" / "soup" / "humor1_helpfulness0.jsonl"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
     write_answers(tmp_path, given)
     files = {str(f.relative_to(tmp_path / "answers")) for f in tmp_path.rglob("*.jsonl")}
     weightings = ("humor1_helpfulness0", "humor0.5_helpfulness0.5", "humor0_helpfulness1")

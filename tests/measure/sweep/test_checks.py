@@ -42,7 +42,8 @@ def test_the_reward_that_judged_in_training_is_compared(checked, sweep):
         place = checked.runs / "tuned" / f"rloo-{name}"
         card = read_tuned(place)
         replace(card, settings={"rewards": [mark]}).save(place)
-    assert checked("mod").judged == {"mod": []}
+        one = name == "trial"  # the other does not say yet
+        assert checked("mod").judged == {"mod": None if one else []}
     assert not checked("mod").warnings
     place = checked.runs / "tuned" / "rloo-rival"
     replace(read_tuned(place), settings={"rewards": ["another"]}).save(place)

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from mavis.guide.reference import ReferencePolicy
-from mavis.learn.collect import collected
 from mavis.learn.store import alone_in
 from mavis.measure.rivals.parm import guided_by, load_parm, read_parm
 from mavis.measure.tuning import parm_run
@@ -78,6 +77,7 @@ def test_a_model_that_is_not_measured_yet_is_not_trained_again(small, tmp_path, 
         raise KeyboardInterrupt
 
     monkeypatch.setattr(parm_run, "_measure", stopped)
+    monkeypatch.setattr("mavis.learn.collect.collected", lambda _: 1000.0)
     with pytest.raises(KeyboardInterrupt):
         parm(**small, out=str(tmp_path / "parm"))
     kept = (tmp_path / "parm" / "pblora.safetensors").read_bytes()
@@ -86,7 +86,7 @@ def test_a_model_that_is_not_measured_yet_is_not_trained_again(small, tmp_path, 
     parm(**small, out=str(tmp_path / "parm"))
     card = read_parm(tmp_path / "parm")
     assert (tmp_path / "parm" / "pblora.safetensors").read_bytes() == kept
-    assert card.cpu_seconds >= collected(tmp_path / "parm" / "answers") > 0
+    assert card.cpu_seconds > 1000  # what the answers took, and the steps
     assert len(card.measured) == 3
 
 
