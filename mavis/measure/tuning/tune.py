@@ -24,7 +24,7 @@ class Default:
 DEFAULTS = {
     "rloo": Default(steps=48, batch=128),
     "grpo": Default(steps=48, batch=128),
-    "dpo": Default(steps=112, batch=64),
+    "dpo": Default(steps=176, batch=64),
     "sft": Default(steps=100, batch=32),
 }
 
