@@ -201,7 +201,9 @@ def read_card(folder: Path) -> ValueCard:
         units = tuple(Units(**unit) for unit in fields.pop("units"))
         names, rewards = tuple(fields.pop("objectives")), tuple(fields.pop("rewards", ()))
         return ValueCard(objectives=names, units=units, rewards=rewards, **fields)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except KeyError as error:
+        raise ValueError(f"{file} is no card of a value model: it lacks {error}.") from error
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is no card of a value model: {error}") from error
 
 

@@ -73,10 +73,19 @@ def test_no_value_model_there(saved: Path, folder: str, tiny_reference: Referenc
         ValueNetwork.from_pretrained(missing, tiny_reference)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"units": [], "objectives": [], "x": 1}'])
-def test_a_broken_card_is_named(saved: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "Expecting"),
+        ("{", "Expecting"),
+        ("[]", ""),
+        ("{}", "it lacks 'units'"),
+        ('{"units": [], "objectives": [], "x": 1}', "unexpected"),
+    ],
+)
+def test_a_broken_card_is_named(saved: Path, text: str, why: str) -> None:
     (saved / "value.json").write_text(text)
-    with pytest.raises(ValueError, match=r"value/value\.json is no card of a value model"):
+    with pytest.raises(ValueError, match=rf"value/value\.json is no card of .* model: .*{why}"):
         read_card(saved)
 
 

@@ -44,6 +44,7 @@ def test_a_seed_is_held_against_the_same_start(findings):
     lucky = replace(start, rewards=np.concatenate([start.rewards, start.rewards + 3.0], axis=1))
     first, second = replicates(replace(given, reference=lucky, curves=twice), (-3.0, -3.0))
     assert first == second
+    assert first.keys() == {"mavis"}
 
 
 def test_a_best_answer_for_every_seed(findings):

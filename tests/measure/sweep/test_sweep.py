@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from mavis.learn.store import read_json
 from mavis.measure.sweep import sweep as sweep_module
 from mavis.measure.sweep.ground import Ground
 from mavis.measure.sweep.models import Models
@@ -133,7 +134,9 @@ def test_a_try_that_made_no_point_binds_nobody(sweep, tiny_runs, tmp_path):
     (place / "tuned.json").unlink()
     wrong = Models(str(tiny_runs), policies={"trial": str(place)})
     replace(sweep, models=wrong).open(["mod"])
+    tried = read_json(sweep.folder / "sweep.json")["models"]["mod"]
     sweep.open(["mod"])
+    assert read_json(sweep.folder / "sweep.json")["models"]["mod"] != tried  # the right one's
 
 
 def test_seeds_with_one_model_between_them_are_told(sweep, tiny_runs, tmp_path):
