@@ -135,14 +135,15 @@ class Killed(Exception):  # noqa: N818
     pass
 
 
-def test_a_killed_training_goes_on_and_comes_to_the_same(tiny_tune, tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", ["rloo", "grpo", "dpo"])
+def test_a_killed_training_goes_on_and_comes_to_the_same(method, tiny_tune, tmp_path, monkeypatch):
     import torch
     from safetensors.torch import load_file
 
     from mavis.measure.tuning.watch import Watch
 
     whole = load_file(
-        tiny_tune("rloo", steps=8, out=str(tmp_path / "a" / "t")) / "model.safetensors"
+        tiny_tune(method, steps=8, out=str(tmp_path / "a" / "t")) / "model.safetensors"
     )
     steps: list[int] = []
     usual = Watch.on_step_end
@@ -155,13 +156,13 @@ def test_a_killed_training_goes_on_and_comes_to_the_same(tiny_tune, tmp_path, mo
 
     monkeypatch.setattr(Watch, "on_step_end", counted)
     with pytest.raises(Killed):
-        tiny_tune("rloo", steps=8, out=str(tmp_path / "b" / "t"))
-    folder = tmp_path / "b" / "t" / "rloo-trial"
+        tiny_tune(method, steps=8, out=str(tmp_path / "b" / "t"))
+    folder = tmp_path / "b" / "t" / f"{method}-trial"
     with pytest.raises(FileNotFoundError):
         read_tuned(folder)
     with pytest.raises(ValueError, match=r"holds a policy with lr = 0.01, not 0.02"):
-        tiny_tune("rloo", steps=8, lr=0.02, out=str(tmp_path / "b" / "t"))
-    tiny_tune("rloo", steps=8, out=str(tmp_path / "b" / "t"))
+        tiny_tune(method, steps=8, lr=0.02, out=str(tmp_path / "b" / "t"))
+    tiny_tune(method, steps=8, out=str(tmp_path / "b" / "t"))
     assert steps == [1, 2, 3, 4, 5, 5, 6, 7, 8]  # a checkpoint is written behind the callback
     resumed = load_file(folder / "model.safetensors")
     assert all(torch.allclose(whole[name], resumed[name], atol=1e-5) for name in whole)
