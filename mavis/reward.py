@@ -18,10 +18,11 @@ from mavis.objective import Reward
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ClassifierReward", "Reward", "Units", "identity", "score"]
+__all__ = ["ClassifierReward", "Reward", "Units", "described", "identity", "score"]
 
 _SHOWN = 80  # characters of a text in an error
 _NOISE = 1e-6  # a standard deviation this small beside the mean is rounding
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # what differs from process to process
 
 
 def score(
@@ -67,12 +68,19 @@ def score(
     return scores
 
 
+def described(reward: Reward) -> str:
+    """What a reward is, for people: a function's dotted name, else the settings."""
+    if inspect.isroutine(reward):
+        return f"{reward.__module__}.{reward.__qualname__}"
+    return _ADDRESS.sub("", repr(reward))
+
+
 def identity(reward: Reward) -> str:
     """A digest that changes when a reward is edited: of its settings and of its source file.
 
     Of our own classes only the settings count, or a newer mavis could not go on with a run.
     """
-    settings = re.sub(r" at 0x[0-9a-f]+", "", repr(reward))
+    settings = _ADDRESS.sub("", repr(reward))
     while isinstance(reward, functools.partial):
         reward = reward.func
     module = inspect.getmodule(reward if inspect.isroutine(reward) else type(reward))

@@ -1,10 +1,11 @@
+import functools
 import importlib
 
 import numpy as np
 import pytest
 import torch
 
-from mavis.reward import ClassifierReward, Units, identity, score
+from mavis.reward import ClassifierReward, Units, described, identity, score
 
 PROMPTS, REPLIES = ["p0", "p1", "p2"], ["r", "rr", "rrr"]
 
@@ -117,6 +118,14 @@ def test_a_rewards_identity_is_its_settings_and_its_source(tmp_path, monkeypatch
         )
         seen |= {identity(importlib.import_module(name).reward) for _ in range(2)}
     assert len(seen) == 2
+
+
+def test_a_reward_is_described_alike_in_every_process():
+    assert described(score) == "mavis.reward.score"
+    assert described(ClassifierReward("a")) == repr(ClassifierReward("a"))
+    partial = described(functools.partial(score, "a"))
+    assert " at 0x" not in partial
+    assert "score" in partial
 
 
 @pytest.mark.parametrize("bad", range(3))

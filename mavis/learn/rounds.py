@@ -19,6 +19,7 @@ from mavis.learn.module import ValueModule
 from mavis.learn.store import read_json, write_json, write_whole
 from mavis.learn.tracking import Tracking
 from mavis.prompts import digest
+from mavis.reward import described
 
 LAST = Path("checkpoints") / "last.ckpt"
 SEEN = "prompts.json"  # digests of the prompts that a value model was trained on
@@ -213,7 +214,7 @@ Tilts `{data.reference.name}` towards {name}, with `mavis generate "…" --weigh
 | | |
 |---|---|
 | source of values | `{module.source}` |
-| reward model | `{data.objective.reward!r}` |
+| reward model | `{described(data.objective.reward)}` |
 | standard units | (reward − {units.mean:.4g}) / {units.std:.4g} |
 | prompts | `{data.source}` |
 | rounds | {entry["round"] + 1} |

@@ -14,6 +14,7 @@ from mavis.measure.options import at_least, common_source, listed, positive
 from mavis.measure.weightings import weightings as read_weightings
 from mavis.objective import find
 from mavis.prompts import plain
+from mavis.reward import described
 
 if TYPE_CHECKING:
     from mavis.measure.sweep.points import Point
@@ -215,7 +216,7 @@ def _command(given: Mapping[str, Any]) -> str:
 def _again(sweep: "Sweep", kl: float) -> dict[str, Any]:
     """The settings needed to run a sweep again."""
     ground = sweep.ground
-    named = {o.name: repr(o.reward) for o in ground.objectives}
+    named = {o.name: described(o.reward) for o in ground.objectives}
     kept = ground.settings() | {"models": asdict(sweep.models), "reward_models": named}
     kept |= {"prompts": len(ground.prompts), "prompts_digest": ground.fingerprint}
     return kept | {"kl": kl, "mavis": version("mavis")}
