@@ -65,6 +65,8 @@ class MavisCLI(LightningCLI):
                 "log_every_n_steps": 10,
                 "num_sanity_val_steps": 0,
                 "use_distributed_sampler": False,
+                # Lightning counts from where a run goes on, not from where a round begins.
+                "reload_dataloaders_every_n_epochs": 1,
                 "enable_checkpointing": False,  # `Rounds` does it, at the end of a round
                 "enable_model_summary": False,
             },
@@ -89,9 +91,6 @@ class MavisCLI(LightningCLI):
         parser.link_arguments("objective", "data.objective")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("out", "trainer.default_root_dir")
-        parser.link_arguments(
-            "data.epochs", "trainer.reload_dataloaders_every_n_epochs", compute_fn=_always
-        )
         parser.link_arguments("data.epochs", "trainer.check_val_every_n_epoch")
         parser.link_arguments(("data.rounds", "data.epochs"), "trainer.max_epochs", _product)
         if self.objective is not None:
@@ -181,11 +180,6 @@ def train(args: list[str], objective: str | None) -> None:
 
 def _product(rounds: int, epochs: int) -> int:
     return rounds * epochs
-
-
-def _always(_: int) -> int:
-    """Every epoch: Lightning counts from where a run goes on, not from where a round begins."""
-    return 1
 
 
 def _check_same_run(folder: Path, settings: Mapping[str, Any]) -> None:
