@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 
 from mavis.guide.network import ValueNetwork
+from mavis.guide.rows import CACHE
 from mavis.learn.rollout import Shape
 from mavis.learn.tree import NO_PARENT, Floats, Tree
 
@@ -37,7 +38,7 @@ def guided(
     tokens = torch.tensor([list(prompt)] * copies)
     past, fresh = DynamicCache(config=model.config), tokens
     for _ in range(new):
-        output = model(input_ids=fresh, past_key_values=past, logits_to_keep=1)
+        output = model(input_ids=fresh, logits_to_keep=1, **{CACHE: past})
         log_ref, options = output.logits[:, -1].log_softmax(-1).topk(top_k)
         total = torch.zeros_like(log_ref)
         for network, cache in zip(networks, caches, strict=True):
@@ -61,7 +62,7 @@ def _siblings(network: ValueNetwork, cache: DynamicCache, fresh: Tensor, options
         input_ids=torch.cat([fresh, options], 1),
         attention_mask=mask.log()[None, None].expand(len(fresh), -1, -1, -1),
         position_ids=positions.expand(len(fresh), -1),
-        past_key_values=cache,
+        **{CACHE: cache},
     )
     cache.crop(-count)
     return network.state_values(output.last_hidden_state[:, read:])[..., 0]

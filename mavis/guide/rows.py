@@ -18,10 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
 Index = npt.NDArray[np.int64]
+
+# What a forward calls its cache: a new name since transformers 5.24, which 5.23 does not know.
+CACHE = "cache" if Version(transformers.__version__).release >= (5, 24) else "past_key_values"
 
 
 def no_extra(rows: Index) -> Mapping[str, Any]:  # noqa: ARG001
@@ -225,8 +230,8 @@ class Rows:
             # As numbers, not as bool: every layer would convert it anew.
             attention_mask=torch.where(mask, self._open, self._shut)[:, None],
             position_ids=self._tensor(positions),
-            past_key_values=self.cache,
             use_cache=True,
+            **{CACHE: self.cache},
             **options,
             **self._extra(rows),
         )
