@@ -62,14 +62,14 @@ FLOORS := import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["projec
   print(*(d.replace(">=", "==").split(",")[0] for d in p["dependencies"] + e["lora"] + e["baselines"] if ">=" in d), sep="\n")
 
 test-lowest: $(BIN)/uv
-	$(BIN)/uv venv -q --clear --python $(BIN)/python .venv-lowest
+	$(BIN)/uv venv -q --clear --seed --python $(BIN)/python .venv-lowest
 	$(BIN)/python -c '$(FLOORS)' > .venv-lowest/floors.txt
 	$(RESOLVE) --resolution lowest-direct --constraint .venv-lowest/floors.txt -o .venv-lowest/versions.txt
 	$(BIN)/uv pip install -q --no-config --python .venv-lowest/bin/python -r .venv-lowest/versions.txt -e .
 	.venv-lowest/bin/python -m pytest -n auto -W default
 
 test-newest: $(BIN)/uv
-	$(BIN)/uv venv -q --clear --python $(BIN)/python .venv-newest
+	$(BIN)/uv venv -q --clear --seed --python $(BIN)/python .venv-newest
 	$(RESOLVE) --upgrade -o .venv-newest/versions.txt
 	$(BIN)/uv pip install -q --no-config --python .venv-newest/bin/python -r .venv-newest/versions.txt -e .
 	.venv-newest/bin/python -m pytest -n auto -W default
