@@ -15,6 +15,7 @@ STORY = (
     "reward",
     "progress",
     "guide.tilt",
+    "guide.architecture",
     "guide.reference",
     "guide.rows",
     "guide.trunk",

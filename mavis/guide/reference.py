@@ -3,26 +3,25 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    DynamicCache,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.cache_utils import DynamicLayer
 
+from mavis.guide.architecture import check_architecture, check_task
 from mavis.names import lasting, reachable
 from mavis.prompts import Message, Prompt, dialogue, plain
 from mavis.sources import function
@@ -31,21 +30,6 @@ from mavis.sources import function
 NEXT_TURN = "\n\nHuman:"
 
 SMALL = 20_000_000  # parameters
-
-# What cannot be told from a config, by model type.
-_UNFIT = {
-    "their state is recurrent": {
-        *("rwkv", "mamba", "mamba2", "falcon_mamba", "xlstm", "recurrent_gemma"),
-    },
-    "ALiBi ignores position ids": {"bloom", "mpt"},
-    "they number positions in their own way": {
-        *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
-        *("camembert", "data2vec-text"),
-    },
-    "their attention takes no mask but its own": {
-        *("gptj", "gpt_neo", "codegen", "openai-gpt", "xglm", "gpt_neox_japanese", "xlnet"),
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -65,12 +49,14 @@ class ReferencePolicy:
         tokenizer: its tokenizer.
         name: what it was loaded from.
         template: dotted name of a function `prompt -> str` used in place of the chat template.
+        template_args: arguments of the chat template, such as `{"enable_thinking": False}`.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str = "reference"
     template: str | None = None
+    template_args: Mapping[str, Any] | None = None
     ends: frozenset[int] = field(init=False)
     fingerprint: str = field(init=False)
 
@@ -80,11 +66,16 @@ class ReferencePolicy:
         self.model.eval().requires_grad_(False)
         object.__setattr__(self, "ends", _end_tokens(self.model, self.tokenizer))
         object.__setattr__(self, "fingerprint", fingerprint(self.tokenizer))
+        self._check_template_args()
         self.render("?")  # a template that cannot be found is found out now
 
     @classmethod
     def load(
-        cls, name: str = "sandbox/reference", template: str | None = None, device: str | None = None
+        cls,
+        name: str = "sandbox/reference",
+        template: str | None = None,
+        device: str | None = None,
+        template_args: Mapping[str, Any] | None = None,
     ) -> "ReferencePolicy":
         """Load a local folder, a shipped model (`sandbox/NAME`) or a hub name.
 
@@ -100,7 +91,7 @@ class ReferencePolicy:
         with loading(name):
             config = AutoConfig.from_pretrained(path)
         check_architecture(config)
-        _check_task(config, name)
+        check_task(config, name)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = "auto" if place.type != "cpu" else torch.float32
         with loading(f"the tokenizer of {name}"):
@@ -111,7 +102,8 @@ class ReferencePolicy:
             model: Any = AutoModelForCausalLM.from_pretrained(
                 path, dtype=dtype, attn_implementation="sdpa"
             )
-        return cls(cast(PreTrainedModel, model.to(place)), tokenizer, lasting(name), template)
+        ready = cast(PreTrainedModel, model.to(place))
+        return cls(ready, tokenizer, lasting(name), template, template_args)
 
     @property
     def vocabulary(self) -> int:
@@ -122,6 +114,41 @@ class ReferencePolicy:
     def context(self) -> int:
         """The longest sequence, in tokens, that the model was made for."""
         return int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """A digest of the weights, the same on every device and in every type they are saved in.
+
+        It covers every element of a small model, and of a large one up to 4,096 of each tensor,
+        evenly spread: enough to tell any further training. Worked out when it is first asked for,
+        so ask before the model is changed.
+        """
+        tensors = self.model.state_dict()
+        most = 4096 if self.model.num_parameters() >= SMALL else 1 << 30
+        digest = hashlib.sha256()
+        for name, tensor in sorted(tensors.items()):
+            flat = tensor.reshape(-1)[:: -(-tensor.numel() // most) or 1]
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(flat.float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def _check_template_args(self) -> None:
+        if not self.template_args:
+            return
+        if self.template is not None or self.tokenizer.chat_template is None:
+            lacks = "has no chat template" if self.template is None else f"uses {self.template}"
+            raise ValueError(
+                f"template_args are arguments of a chat template, but {self.name} {lacks}."
+            )
+        ours = set(signature(self.tokenizer.apply_chat_template).parameters)
+        ours -= {"chat_template", "tools", "documents"}
+        text = self.tokenizer.get_chat_template(self.template_args.get("chat_template"))
+        for name in self.template_args:
+            if name in ours or not (name == "chat_template" or name in text):
+                raise ValueError(
+                    f"template_args must be arguments that the chat template of {self.name} "
+                    f"reads, got {name!r}."
+                )
 
     def render(self, prompt: Prompt) -> str:
         """Write a prompt as the text that the model continues.
@@ -142,7 +169,9 @@ class ReferencePolicy:
         else:
             messages = prompt
         return str(
-            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **(self.template_args or {})
+            )
         )
 
     def encode(self, prompt: Prompt) -> Encoded:
@@ -203,41 +232,6 @@ def check_model_folder(path: str) -> None:
             f"{path} is no model folder: config.json is missing. "
             "Give a folder written by save_pretrained."
         )
-
-
-def check_architecture(config: PreTrainedConfig) -> None:
-    """Refuse what the rows cache cannot hold exactly.
-
-    Raises:
-        ValueError: the model keeps a recurrent state, attends through a sliding window, is no
-            causal LM, or takes other positions or masks than those it is given.
-    """
-    kind = config.model_type
-    reasons = [reason for reason, kinds in _UNFIT.items() if kind in kinds]
-    if config.is_encoder_decoder:
-        reasons.append("they are encoder-decoders")
-    if getattr(config, "alibi", False):
-        reasons.append("ALiBi ignores position ids")
-    if not reasons and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        reasons.append("they are no causal language models")
-    if not reasons:
-        cache = DynamicCache(config=config)
-        if any(cache.is_linear):
-            reasons.append("some layers keep a recurrent state")
-        if any(cache.is_sliding):
-            reasons.append("some layers use a sliding window")
-        if any(type(layer) is not DynamicLayer for layer in cache.layers):
-            reasons.append("some layers keep more than keys and values")
-    if reasons:
-        raise ValueError(f"{kind} models cannot be guided: {reasons[0]}.")
-
-
-def _check_task(config: PreTrainedConfig, name: str) -> None:
-    """Refuse weights of another task: as a causal LM they would speak through a random head."""
-    listed = config.architectures or []
-    heads = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-    if listed and not any(architecture.endswith(heads) for architecture in listed):
-        raise ValueError(f"{name} is a {listed[0]}, not a causal language model.")
 
 
 @contextmanager

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
+from mavis.guide.architecture import check_architecture
 from mavis.guide.reference import (
     ReferencePolicy,
-    check_architecture,
     check_model_folder,
     fingerprint,
     loading,

@@ -15,7 +15,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from mavis.guide.reference import Encoded, ReferencePolicy, check_architecture, fingerprint
+from mavis.guide.architecture import check_architecture
+from mavis.guide.reference import Encoded, ReferencePolicy, fingerprint
 from mavis.prompts import Prompt, plain
 
 Build = Callable[..., ReferencePolicy]
