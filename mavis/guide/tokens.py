@@ -1,10 +1,38 @@
-"""What can be told from a tokenizer: whether another names tokens alike, and what ends a text."""
+"""What can be told from a tokenizer: what its tokens spell, whether another names them alike."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Spelling:
+    """What the tokens of a tokenizer spell.
+
+    Special tokens are not shown, and the ids that models have beyond their tokens spell nothing.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder.items()
+        self._known = frozenset(tokenizer.get_vocab().values())
+        self._shown = self._known - {token for token, told in added if told.special}
+
+    def text(self, tokens: Sequence[int], last: int = 0) -> str:
+        """The text that tokens show, or the last few of them that show something."""
+        shown = [token for token in tokens if token in self._shown][-last:]
+        return str(self.tokenizer.decode(shown, skip_special_tokens=True))
+
+    def stops(self, tokens: Sequence[int], strings: Sequence[str]) -> bool:
+        """Whether one of some strings has just been completed, be it shown or by special tokens."""
+        # A token spells at least a byte, and the first one here may lose a space in front.
+        reach = max(len(string.encode()) for string in strings) + 1
+        texts = [self.text(tokens, reach)]
+        whole = [token for token in tokens if token in self._known][-reach:]
+        if not self._shown.issuperset(whole):
+            texts.append(str(self.tokenizer.decode(whole)))
+        return any(string in text for string in strings for text in texts)
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
