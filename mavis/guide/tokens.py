@@ -16,8 +16,10 @@ class Spelling:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder.items()
+        special = {token: str(told) for token, told in added if told.special}
         self._known = frozenset(tokenizer.get_vocab().values())
-        self._shown = self._known - {token for token, told in added if told.special}
+        self._shown = self._known - special.keys()
+        self._special = tuple(special.values())
 
     def text(self, tokens: Sequence[int], last: int = 0) -> str:
         """The text that tokens show, or the last few of them that show something."""
@@ -25,14 +27,21 @@ class Spelling:
         return str(self.tokenizer.decode(shown, skip_special_tokens=True))
 
     def stops(self, tokens: Sequence[int], strings: Sequence[str]) -> bool:
-        """Whether one of some strings has just been completed, be it shown or by special tokens."""
+        """Whether one of some strings has just been completed, as it is shown.
+
+        A string that names a special token is looked for among special tokens, too.
+        """
         # A token spells at least a byte, and the first one here may lose a space in front.
         reach = max(len(string.encode()) for string in strings) + 1
-        texts = [self.text(tokens, reach)]
+        shown = self.text(tokens, reach)
+        if any(string in shown for string in strings):
+            return True
+        named = [string for string in strings if any(name in string for name in self._special)]
+        if not named:
+            return False
         whole = [token for token in tokens if token in self._known][-reach:]
-        if not self._shown.issuperset(whole):
-            texts.append(str(self.tokenizer.decode(whole)))
-        return any(string in text for string in strings for text in texts)
+        said = str(self.tokenizer.decode(whole))
+        return any(string in said for string in named)
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
