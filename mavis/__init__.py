@@ -13,6 +13,7 @@ STORY = (
     "objective",
     "classifier",
     "reward",
+    "loudness",
     "progress",
     "guide.tilt",
     "guide.reference",
@@ -98,6 +99,10 @@ STORY = (
     "commands",
     "generate",
     "training",
+    "signals",
+    "complaints",
+    "parsing",
+    "overview",
     "cli",
 )
 
