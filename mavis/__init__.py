@@ -13,6 +13,7 @@ STORY = (
     "objective",
     "classifier",
     "reward",
+    "loudness",
     "progress",
     "guide.tilt",
     "guide.rows",
@@ -63,6 +64,7 @@ STORY = (
     "measure.tuning.parm_training",
     "measure.tuning.parm_run",
     "measure.sweep.cards",
+    "measure.sweep.origin",
     "measure.sweep.models",
     "measure.sweep.teams",
     "measure.sweep.points",
@@ -101,6 +103,10 @@ STORY = (
     "commands",
     "generate",
     "training",
+    "signals",
+    "complaints",
+    "parsing",
+    "overview",
     "cli",
 )
 
