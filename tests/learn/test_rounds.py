@@ -83,7 +83,9 @@ def test_what_it_leaves_behind(tiny_fit):
             assert (tiny_fit / "rollouts" / f"round-{k}" / split / "complete.json").is_file()
     assert not [*tiny_fit.rglob("*.part"), *tiny_fit.rglob("*.pkl"), *tiny_fit.rglob("*.old")]
     value = {path.name for path in (tiny_fit / "value").iterdir()}
-    assert value == {"README.md", "head.safetensors", "prompts.json", "trunk", "value.json"}
+    assert value == {"README.md", "head.safetensors", "prompts.json", "trunk", "value.json"} | {
+        *("SHA256SUMS", ".prompts.json.sha256"),
+    }
     seen = set(json.loads((tiny_fit / "value" / "prompts.json").read_text()))
     made = [r for k in (0, 1) for r in rows(tiny_fit / f"rollouts/round-{k}/train/made")]
     assert seen >= {digest(row["prompt"]) for row in made}
