@@ -15,7 +15,7 @@ SUMS = "SHA256SUMS"
 REMEDY = "restore it from a copy, or delete it and give the same command again."
 
 
-class Damaged(ValueError):
+class DamagedError(ValueError):
     """A file is not what was written; the message names it."""
 
     def __init__(self, file: Path, sums: Path, remedy: str) -> None:
@@ -57,7 +57,7 @@ def check(place: Path, remedy: str = REMEDY) -> None:
     """Compare a file or the files of a folder with their checksums, as far as there are any.
 
     Raises:
-        Damaged: a file is not what was written.
+        DamagedError: a file is not what was written.
         FileNotFoundError: a file is missing.
     """
     if place.is_dir():
@@ -69,7 +69,7 @@ def check(place: Path, remedy: str = REMEDY) -> None:
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing: {remedy}")
         if (sha256(file), file) not in known:
-            raise Damaged(file, sums, remedy)
+            raise DamagedError(file, sums, remedy)
 
 
 def sha256(file: Path) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from datasets import Dataset, disable_progress_bars, load_from_disk
 from filelock import FileLock, Timeout
 
-from mavis.checksums import Damaged, check, install, seal
+from mavis.checksums import DamagedError, check, install, seal
 from mavis.learn.tree import Floats, Tree
 
 Row = dict[str, Any]
@@ -94,7 +94,7 @@ def _rows(shard: Path) -> list[Row]:
             return []
         aside = shard.with_name(shard.name + ".damaged")
         shard.rename(aside)
-        file = error.file if isinstance(error, Damaged) else shard
+        file = error.file if isinstance(error, DamagedError) else shard
         print(
             f"mavis: {file} is damaged: {shard.name} is kept as {aside.name}, and what it held is "
             "made again.",

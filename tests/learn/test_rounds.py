@@ -50,29 +50,6 @@ def rows(folder):
     return sorted(Shards(folder).rows(), key=lambda row: row["index"])
 
 
-def same_run(folder, other):
-    assert len(metrics(folder)) == len(metrics(other)) >= 2
-    for mine, theirs in zip(metrics(folder), metrics(other), strict=True):
-        assert mine.keys() == theirs.keys()
-        for name, value in theirs.items():
-            if value is None:
-                assert mine[name] is None, name
-            else:
-                assert mine[name] == pytest.approx(value, rel=1e-3, abs=1e-4, nan_ok=True), name
-    made = sorted(path.relative_to(other) for path in other.rglob("made"))
-    assert made == sorted(path.relative_to(folder) for path in folder.rglob("made"))
-    for place in made:
-        for mine, theirs in zip(rows(folder / place), rows(other / place), strict=True):
-            assert mine["index"] == theirs["index"]
-            assert mine["tokens"] == theirs["tokens"]
-    weights, expected = (
-        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for run in (folder, other)
-    )
-    for name, tensor in expected.items():
-        torch.testing.assert_close(weights[name], tensor, atol=1e-4, rtol=1e-3)
-
-
 def test_what_it_leaves_behind(tiny_fit):
     names = {path.name for path in tiny_fit.iterdir()}
     assert names >= {"config.yaml", "metrics.json", "value", "checkpoints", "rollouts"}
@@ -162,22 +139,6 @@ def test_the_card_for_people(tiny_fit):
 # Stopped, and gone on
 
 
-class Stopper:
-    """Raises when it is called for the nth time, and only then."""
-
-    def __init__(self, inner, nth, error):
-        self.inner, self.left, self.error = inner, nth, error
-
-    def __call__(self, *args, **kwargs):
-        self.left -= 1
-        if self.left == 0:
-            raise self.error
-        return self.inner(*args, **kwargs)
-
-    def __get__(self, instance, _):
-        return lambda *args, **kwargs: self(instance, *args, **kwargs)
-
-
 @pytest.fixture
 def light(monkeypatch):
     """No pictures: they take most of a tiny fit's time."""
@@ -213,17 +174,19 @@ RARE = ("scores of the trees", "reference answers", "marker", "first step", "met
 @pytest.mark.parametrize(
     "phase", [pytest.param(p, marks=[pytest.mark.slow] if p in RARE else []) for p in PHASES]
 )
-def test_interrupted_it_goes_on(phase, tiny_fit, fit_words, tmp_path, monkeypatch, capsys):
+def test_interrupted_it_goes_on(
+    phase, tiny_fit, fit_words, tmp_path, monkeypatch, capsys, same_run, stopper
+):
     place, nth = PHASES[phase]
     if nth < 0:
         nth += 1 + steps_of(tiny_fit)
     owner = resolve(place.rpartition(".")[0])
     name = place.rpartition(".")[2]
-    stopper = Stopper(vars(owner)[name], nth, KeyboardInterrupt())
+    stop = stopper(vars(owner)[name], nth, KeyboardInterrupt())
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, stopper)
+        patch.setattr(owner, name, stop)
         assert main(fit_words(tmp_path / "run")) == 130
-    assert stopper.left == 0
+    assert stop.left == 0
     said = capsys.readouterr()
     assert said.err.strip().splitlines()[-1] == (
         "mavis: interrupted; the same command goes on from here."
@@ -284,7 +247,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.usefixtures("light")
-def test_killed_it_goes_on(tiny_fit, fit_words, plugin, tmp_path, capsys, monkeypatch):
+def test_killed_it_goes_on(tiny_fit, fit_words, plugin, tmp_path, capsys, monkeypatch, same_run):
     """kill −9 in the middle of the first round's rollouts: two trees are done, and stay."""
     run = tmp_path / "run"
     environment = {**os.environ, "PYTHONPATH": str(plugin), "OMP_NUM_THREADS": "1"}
@@ -315,12 +278,12 @@ def test_killed_it_goes_on(tiny_fit, fit_words, plugin, tmp_path, capsys, monkey
 
 
 @pytest.mark.usefixtures("light")
-def test_disk_full(tiny_fit, fit_words, tmp_path, monkeypatch, capsys):
+def test_disk_full(tiny_fit, fit_words, tmp_path, monkeypatch, capsys, same_run, stopper):
     run = tmp_path / "run"
     full = OSError(28, "No space left on device")
     with monkeypatch.context() as patch:
         patch.setattr("mavis.learn.collect.PER_SHARD", 1)
-        patch.setattr(Dataset, "save_to_disk", Stopper(Dataset.save_to_disk, 5, full))
+        patch.setattr(Dataset, "save_to_disk", stopper(Dataset.save_to_disk, 5, full))
         assert main(fit_words(run)) == 1
     said = capsys.readouterr()
     assert "No space left on device" in said.err
@@ -334,7 +297,7 @@ def test_disk_full(tiny_fit, fit_words, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.usefixtures("light")
-def test_more_rounds_go_on_from_the_finished_ones(fit_words, tmp_path, capsys):
+def test_more_rounds_go_on_from_the_finished_ones(fit_words, tmp_path, capsys, same_run):
     """And each of them is trained on trees of its own: the second behind a stop, too."""
     run, whole = tmp_path / "run", tmp_path / "whole"
     assert main(fit_words(run, "--data.rounds", "1")) == 0
@@ -346,13 +309,15 @@ def test_more_rounds_go_on_from_the_finished_ones(fit_words, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("light")
-def test_again_nothing_is_made_again(tiny_fit, fit_words, tmp_path, monkeypatch, capsys):
+def test_again_nothing_is_made_again(
+    tiny_fit, fit_words, tmp_path, monkeypatch, capsys, same_run, stopper
+):
     run = tmp_path / "trial"
     shutil.copytree(tiny_fit, run)
     files = {path: path.stat().st_mtime_ns for path in run.rglob("*.arrow")}
     for place in ("mavis.learn.collect.grow", "mavis_trial.behave"):
         owner = resolve(place.rpartition(".")[0])
-        monkeypatch.setattr(owner, place.rpartition(".")[2], Stopper(None, 1, AssertionError()))
+        monkeypatch.setattr(owner, place.rpartition(".")[2], stopper(None, 1, AssertionError()))
     assert main(fit_words(run)) == 0
     assert "round" not in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.arrow")} == files
@@ -360,7 +325,7 @@ def test_again_nothing_is_made_again(tiny_fit, fit_words, tmp_path, monkeypatch,
 
 
 @pytest.mark.usefixtures("light")
-def test_a_trial_run_is_not_gone_on_from(tiny_fit, fit_words, tmp_path, capsys):
+def test_a_trial_run_is_not_gone_on_from(tiny_fit, fit_words, tmp_path, capsys, same_run):
     """fast_dev_run trains for one batch: what it leaves must not pass for a round."""
     run = tmp_path / "run"
     assert main(fit_words(run, "--trainer.fast_dev_run", "true")) == 0
