@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import sys
 import warnings
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mavis.learn.data import RolloutDataModule
 from mavis.learn.rounds import Rounds, check_checkpoint
@@ -185,14 +187,21 @@ class MavisCLI(LightningCLI):
 
 
 def train(args: list[str], objective: str | None) -> None:
-    """Run `fit`, `validate` or `test` of an objective (None: to ask for help)."""
+    """Run `fit`, `validate` or `test` of an objective (None: to ask for help).
+
+    Raises:
+        SystemExit: with 143, as shells count, when the process was told to end (SIGTERM).
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     with warnings.catch_warnings(), ExitStack() as stack:
         for message in QUIET:
             warnings.filterwarnings("ignore", message=message)
-        MavisCLI(args, objective, stack)
+        try:
+            MavisCLI(args, objective, stack)
+        except SIGTERMException as stop:  # carries no status: it would pass for success
+            raise SystemExit(128 + signal.SIGTERM) from stop
 
 
 def _product(rounds: int, epochs: int) -> int:

@@ -277,6 +277,58 @@ def test_killed_it_goes_on(tiny_fit, fit_words, plugin, tmp_path, capsys, monkey
     same_run(run, tiny_fit)
 
 
+TERMINATED = {
+    "rollouts": ("mavis.learn.collect.tree_row", 3),
+    "second round's training": ("mavis.learn.module.ValueModule.training_step", 7),
+    "last evaluation": ("mavis.learn.data.RolloutDataModule.evaluate", 2),
+}
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize("phase", TERMINATED)
+def test_told_to_end_it_says_so_and_goes_on(
+    phase, tiny_fit, fit_words, tmp_path, monkeypatch, same_run
+):
+    """SIGTERM, as a scheduler sends it; by itself, Lightning makes a success of it."""
+    place, nth = TERMINATED[phase]
+    owner, name = resolve(place.rpartition(".")[0]), place.rpartition(".")[2]
+    inner, left, before = vars(owner)[name], [nth], signal.getsignal(signal.SIGTERM)
+
+    def told(*args, **kwargs):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return inner(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, told)
+        assert main(fit_words(tmp_path / "run")) == 143
+    assert left[0] <= 0
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert main(fit_words(tmp_path / "run")) == 0
+    same_run(tmp_path / "run", tiny_fit)
+
+
+TERMINATOR = KILLER.replace("SIGKILL", "SIGTERM")
+
+
+@pytest.mark.usefixtures("light")
+def test_a_process_that_was_told_to_end(tiny_fit, fit_words, plugin, tmp_path, same_run):
+    run = tmp_path / "run"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(plugin), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATOR, *fit_words(run)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 143, done.stderr
+    assert not (run / "value").exists()
+    assert main(fit_words(run)) == 0
+    same_run(run, tiny_fit)
+
+
 @pytest.mark.usefixtures("light")
 def test_disk_full(tiny_fit, fit_words, tmp_path, monkeypatch, capsys, same_run, stopper):
     run = tmp_path / "run"
