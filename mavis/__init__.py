@@ -13,6 +13,7 @@ STORY = (
     "objective",
     "classifier",
     "reward",
+    "loudness",
     "progress",
     "checksums",
     "guide.tilt",
@@ -101,6 +102,10 @@ STORY = (
     "commands",
     "generate",
     "training",
+    "signals",
+    "complaints",
+    "parsing",
+    "overview",
     "cli",
 )
 

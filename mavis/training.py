@@ -22,6 +22,7 @@ from mavis.learn.rounds import Rounds, check_checkpoint
 from mavis.learn.settings import LAST, check_same_run, keep_settings
 from mavis.learn.store import alone_in
 from mavis.learn.tracking import Tracking
+from mavis.loudness import verbose
 from mavis.objective import available, find
 
 QUIET = (
@@ -193,10 +194,10 @@ def train(args: list[str], objective: str | None) -> None:
         SystemExit: with 143, as shells count, when the process was told to end (SIGTERM).
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for name in () if verbose() else ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings(), ExitStack() as stack:
-        for message in QUIET:
+        for message in () if verbose() else QUIET:
             warnings.filterwarnings("ignore", message=message)
         try:
             MavisCLI(args, objective, stack)
