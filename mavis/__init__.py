@@ -64,6 +64,7 @@ STORY = (
     "measure.tuning.parm_training",
     "measure.tuning.parm_run",
     "measure.sweep.cards",
+    "measure.sweep.origin",
     "measure.sweep.models",
     "measure.sweep.teams",
     "measure.sweep.points",
