@@ -151,6 +151,10 @@ def _call(function: Command, name: str, words: list[str]) -> None:
         elif parameter.annotation == list[str] and parameter.default is parameter.empty:
             parser.add_argument(key, nargs="*", type=str, help=help_of.get(key))
             by_hand.add(key)
+        elif parameter.annotation == list[str]:  # one at a time, each exactly as it was written
+            text_of_one = {"type": str, "metavar": "TEXT", "help": help_of.get(key)}
+            parser.add_argument(f"--{key}", action="append", default=[], **text_of_one)
+            by_hand.add(key)
     parser.add_function_arguments(function, skip=by_hand, as_positional=True)
     arguments: dict[str, Any] = parser.parse_args(words).as_dict()
     function(**arguments)

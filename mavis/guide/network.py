@@ -42,6 +42,8 @@ class ValueCard:
     eta: float | None = None  # the KL price of its training targets
     rounds: int = 0
     rewards: tuple[str, ...] = ()  # per objective: a digest of the reward it learned from
+    template_args: dict[str, Any] | None = None  # of the reference's chat template
+    reference_weights: str | None = None  # a digest of the weights it was trained under
 
 
 class ActionHead(nn.Module):

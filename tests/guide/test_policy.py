@@ -13,7 +13,8 @@ import torch
 import mavis
 from mavis.guide.jobs import Job, Sampling
 from mavis.guide.network import ValueNetwork
-from mavis.guide.policy import Answer, GuidedPolicy, load
+from mavis.guide.loading import load
+from mavis.guide.policy import Answer, GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
 from mavis.prompts import Prompt
 
