@@ -117,7 +117,7 @@ _HOME = {
     "mod": "mavis.measure.rivals.policies",
     "soup": "mavis.measure.rivals.soup",
 }
-__all__ = [*_HOME, "__version__"]  # noqa: PLE0604 - they are texts
+__all__ = [*_HOME, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
