@@ -167,7 +167,7 @@ class ValueNetwork(nn.Module):
         """
         folder = Path(folder)
         card = read_card(folder)
-        if card.fingerprint != reference.fingerprint:
+        if not reference.knows(card.fingerprint):
             raise ValueError(
                 f"value model {folder} and reference {reference.name} have different tokenizers: "
                 f"it was trained under {card.reference}. Use that one as the reference."

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,13 +20,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from mavis.guide.architecture import check_architecture, check_task
+from mavis.guide import wording
+from mavis.guide.architecture import check_architecture, check_task, try_rows
+from mavis.guide.tokens import end_tokens, fingerprint, head_of, was_before
 from mavis.names import lasting, reachable
-from mavis.prompts import Message, Prompt, dialogue, plain
-from mavis.sources import function
-
-# Where a reply ends in a dialogue that is written out as text: the next turn of the human.
-NEXT_TURN = "\n\nHuman:"
+from mavis.prompts import Prompt
 
 SMALL = 20_000_000  # parameters
 
@@ -64,10 +61,21 @@ class ReferencePolicy:
         """Freeze the model, and look up what ends a reply."""
         check_architecture(self.model.config)
         self.model.eval().requires_grad_(False)
-        object.__setattr__(self, "ends", _end_tokens(self.model, self.tokenizer))
+        object.__setattr__(self, "ends", end_tokens(self.model, self.tokenizer))
         object.__setattr__(self, "fingerprint", fingerprint(self.tokenizer))
-        self._check_template_args()
-        self.render("?")  # a template that cannot be found is found out now
+        if self.template_args:
+            if self.template is not None or self.tokenizer.chat_template is None:
+                raise ValueError(
+                    "template_args are arguments of a chat template, but prompts of "
+                    f"{self.name} are written {'by ' + self.template if self.template else 'out'}."
+                )
+            wording.check_arguments(self.tokenizer, self.template_args, self.name)
+        try:
+            self.render("?")  # a template that cannot be found is found out now
+        except ValueError as error:
+            if not wording.refused(error):
+                raise
+        try_rows(self.model, self.name)
 
     @classmethod
     def load(
@@ -88,20 +96,17 @@ class ReferencePolicy:
         """
         path = reachable(name, "reference")
         check_model_folder(path)
-        with loading(name):
+        with loading(name, path):
             config = AutoConfig.from_pretrained(path)
         check_architecture(config)
         check_task(config, name)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = "auto" if place.type != "cpu" else torch.float32
-        with loading(f"the tokenizer of {name}"):
+        with loading(f"the tokenizer of {name}", path):
             tokenizer = AutoTokenizer.from_pretrained(path)
         if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what a missing file loads as
             raise FileNotFoundError(f"{path} holds no tokenizer: save one beside the model.")
-        with loading(name):
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype, attn_implementation="sdpa"
-            )
+        model: Any = load_model(AutoModelForCausalLM, name, path, dtype=dtype)
         ready = cast(PreTrainedModel, model.to(place))
         return cls(ready, tokenizer, lasting(name), template, template_args)
 
@@ -113,7 +118,15 @@ class ReferencePolicy:
     @property
     def context(self) -> int:
         """The longest sequence, in tokens, that the model was made for."""
-        return int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
+        config = self.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", 1 << 30))
+
+    def knows(self, fingerprint: str) -> bool:
+        """Whether this is the fingerprint of its tokenizer, as it is or before tokens were added.
+
+        What a model says that was trained before then means the same after it.
+        """
+        return fingerprint == self.fingerprint or was_before(self.tokenizer, fingerprint)
 
     @cached_property
     def weights_digest(self) -> str:
@@ -132,72 +145,45 @@ class ReferencePolicy:
             digest.update(flat.float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def _check_template_args(self) -> None:
-        if not self.template_args:
-            return
-        if self.template is not None or self.tokenizer.chat_template is None:
-            lacks = "has no chat template" if self.template is None else f"uses {self.template}"
-            raise ValueError(
-                f"template_args are arguments of a chat template, but {self.name} {lacks}."
-            )
-        ours = set(signature(self.tokenizer.apply_chat_template).parameters)
-        ours -= {"chat_template", "tools", "documents"}
-        text = self.tokenizer.get_chat_template(self.template_args.get("chat_template"))
-        for name in self.template_args:
-            if name in ours or not (name == "chat_template" or name in text):
-                raise ValueError(
-                    f"template_args must be arguments that the chat template of {self.name} "
-                    f"reads, got {name!r}."
-                )
-
     def render(self, prompt: Prompt) -> str:
         """Write a prompt as the text that the model continues.
 
         A template function has the first word, then the tokenizer's chat template; without either,
         text is taken as it is and a chat is written out as a dialogue (Human: … Assistant:).
+
+        Raises:
+            ValueError: the template refuses the prompt, fails, or returns no text.
         """
         if self.template is not None:
-            text = function(self.template, "template")(prompt)
-            if not isinstance(text, str):
-                raise ValueError(f"template must return a string, {self.template} gave {text!r}.")
-            return text
+            return wording.by_function(self.template, prompt)
         if self.tokenizer.chat_template is None:
-            return prompt if isinstance(prompt, str) else _written_out(prompt)
-        messages: list[Message]
-        if isinstance(prompt, str):
-            messages = dialogue(prompt) or [{"role": "user", "content": prompt}]
-        else:
-            messages = prompt
-        return str(
-            self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **(self.template_args or {})
-            )
-        )
+            return wording.written_out(prompt)
+        return wording.by_chat_template(self.tokenizer, prompt, self.template_args or {}, self.name)
 
     def encode(self, prompt: Prompt) -> Encoded:
         """Tokenize a prompt, and say which strings end its reply.
 
         Raises:
-            ValueError: the prompt is no prompt, empty, or longer than the model's context.
+            ValueError: the prompt is no prompt, empty, no text that can be written, refused by the
+                template, longer than the model's context, or has a token that the model lacks.
         """
-        if not isinstance(prompt, str) and not _is_chat(prompt):
-            raise ValueError(
-                "prompt must be text, or a list of messages with the texts role and content, "
-                f"got {prompt!r}."
-            )
-        said = prompt if isinstance(prompt, str) else "".join(turn["content"] for turn in prompt)
-        if not said.strip():
-            raise ValueError("prompt must not be empty.")
+        wording.check_prompt(prompt)
         text, tokens = self._tokens(prompt)
-        if not tokens:
-            raise ValueError(f"prompt must have tokens, got none for {text[:60]!r}.")
         if len(tokens) >= self.context:
             raise ValueError(
                 f"prompt must leave room for a reply in the context of {self.context} tokens of "
                 f"{self.name}, got {len(tokens)} tokens: {text[:60]!r} …"
             )
-        written_out = self._plain_text and text.rstrip().endswith("Assistant:")
-        return Encoded(tokens, (NEXT_TURN,) if written_out else ())
+        known = len(self.model.get_input_embeddings().weight)
+        unknown = next((token for token in tokens if token >= known), None)
+        if unknown is not None:
+            token = self.tokenizer.convert_ids_to_tokens(unknown)
+            raise ValueError(
+                f"{wording.excerpt(prompt)} has the token {token!r} (id {unknown}), and {self.name}"
+                f" knows {known} tokens only: its tokenizer is not the one it was trained with."
+            )
+        dialogue = self._plain_text and text.rstrip().endswith("Assistant:")
+        return Encoded(tokens, (wording.NEXT_TURN,) if dialogue else ())
 
     def length(self, prompt: Prompt) -> int:
         """How many tokens a prompt has."""
@@ -210,19 +196,39 @@ class ReferencePolicy:
 
     def _tokens(self, prompt: Prompt) -> tuple[str, list[int]]:
         text = self.render(prompt)
-        tokens = list(self.tokenizer(text, add_special_tokens=self._plain_text).input_ids)
-        start = self.tokenizer.bos_token_id
-        if self._plain_text and isinstance(start, int) and tokens[:1] != [start]:
-            tokens.insert(0, start)
+        wording.check_text(text)
+        tokens = list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        if not tokens:
+            raise ValueError(f"prompt must have tokens, got none for {text[:60]!r}.")
+        if self._plain_text and self.tokenizer.num_special_tokens_to_add():
+            # What the tokenizer puts in front belongs there, unless the text has it already. What
+            # it puts behind, such as an end token, would end a text that is to be continued.
+            head = head_of(tokens, list(self.tokenizer(text).input_ids))
+            tokens = tokens if tokens[: len(head)] == head else head + tokens
         return text, tokens
 
     def decode(self, tokens: Sequence[int], stop: Sequence[str] = ()) -> str:
-        """The reply that response tokens spell, up to an end token or a stop string."""
-        kept = [t for t in tokens if t not in self.ends]
-        text = str(self.tokenizer.decode(kept, skip_special_tokens=True))
+        """The reply that response tokens spell, up to an end token or a stop string.
+
+        White space at its beginning is a part of it, white space at its end is not.
+        """
+        text = self.spell([token for token in tokens if token not in self.ends])
         for string in stop:
             text = text.split(string)[0]
-        return text.strip()
+        return text.rstrip()
+
+    def spell(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens; special tokens, and ids that are none, spell nothing."""
+        return str(self.tokenizer.decode(self.spelled(tokens)))
+
+    def spelled(self, tokens: Sequence[int]) -> list[int]:
+        """The tokens that spell something: models know more ids than there are tokens."""
+        return [token for token in tokens if token in self._letters]
+
+    @cached_property
+    def _letters(self) -> frozenset[int]:
+        tokens = frozenset(self.tokenizer.get_vocab().values())
+        return tokens - frozenset(self.tokenizer.all_special_ids)
 
 
 def check_model_folder(path: str) -> None:
@@ -235,13 +241,49 @@ def check_model_folder(path: str) -> None:
 
 
 @contextmanager
-def loading(what: str) -> Iterator[None]:
-    """Turn the errors of the `transformers` loaders, which fill screens, into one line."""
+def loading(what: str, folder: str | Path = "") -> Iterator[None]:
+    """Turn the errors of loaders, which fill screens and have no common class, into one line.
+
+    Args:
+        what: what is loaded, for the error.
+        folder: where it lies; a damaged file in there is named.
+    """
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:
         first, *_ = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"{what} cannot be loaded: {first}") from error
+        raise ValueError(f"{what} cannot be loaded: {_damage(folder) or first}") from error
+
+
+def load_model(auto: Any, what: str, path: str, **options: Any) -> PreTrainedModel:
+    """Load a model, by one of the `Auto` classes, with all of its weights.
+
+    Raises:
+        ValueError: a file is missing or damaged, or weights are missing: they would be random.
+    """
+    options |= {"attn_implementation": "sdpa", "output_loading_info": True}
+    with loading(what, path):
+        model, told = auto.from_pretrained(path, **options)
+    missing = sorted(key for key in told["missing_keys"] if "pooler" not in key)  # not used here
+    if missing:
+        raise ValueError(
+            f"{what} cannot be loaded: it lacks {len(missing)} of its weights ({missing[0]} …)."
+        )
+    return cast(PreTrainedModel, model)
+
+
+def _damage(folder: str | Path) -> str:
+    """The first file of a model's folder that cannot be read, and why; nothing if all can."""
+    for file in sorted(Path(folder).iterdir()) if folder and Path(folder).is_dir() else []:
+        try:
+            if file.suffix == ".json":
+                json.loads(file.read_text())
+            elif file.suffix == ".safetensors":
+                with safe_open(file, "pt"):
+                    pass
+        except (OSError, ValueError, SafetensorError) as error:
+            return f"{file} is damaged ({error})."
+    return ""
 
 
 def spare_threads(model: PreTrainedModel) -> None:
@@ -252,31 +294,3 @@ def spare_threads(model: PreTrainedModel) -> None:
     small = model.num_parameters() < SMALL
     if small and model.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
-
-
-def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A digest of the vocabulary: two tokenizers with one fingerprint name tokens alike."""
-    table = json.dumps(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(table.encode()).hexdigest()[:16]
-
-
-def _is_chat(prompt: object) -> bool:
-    """Whether this is a list of messages, each with a role and a content."""
-    return isinstance(prompt, list) and all(
-        isinstance(turn, dict)
-        and {"role", "content"} <= {k for k, v in turn.items() if v == str(v)}
-        for turn in prompt
-    )
-
-
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    generation = getattr(model, "generation_config", None)
-    listed = getattr(generation, "eos_token_id", None)
-    ends = set(listed if isinstance(listed, list) else [listed])
-    ends.add(tokenizer.eos_token_id)
-    return frozenset(int(token) for token in ends if token is not None)
-
-
-def _written_out(prompt: Prompt) -> str:
-    text = plain(prompt)
-    return text if text.rstrip().endswith("Assistant:") else f"\n\nHuman: {text}\n\nAssistant:"
