@@ -10,7 +10,7 @@ from mavis.guide.jobs import Job, Sampling, Span
 from mavis.guide.network import ValueNetwork, objectives_of
 from mavis.guide.reference import Encoded, ReferencePolicy
 from mavis.guide.requests import Request, check, requests
-from mavis.guide.settings import Numbers, Stop, Weights, Whole, vectors, whole_numbers
+from mavis.guide.settings import Numbers, Stop, Weights, Whole, vectors, whole_number
 from mavis.guide.states import Rule
 from mavis.guide.tilt import tilt
 from mavis.guide.values import Guide
@@ -125,7 +125,7 @@ class GuidedPolicy:
         beta = self.beta if beta is None else beta
         settings = (beta, temperature, top_k, top_p, max_tokens, seed, stop)
         asked = requests(prompts, self.objectives, weights, *settings)
-        return list(self._answers(asked, n, rows, len(asked)))
+        return list(self._answers(asked, n, rows))
 
     def stream(
         self,
@@ -151,7 +151,7 @@ class GuidedPolicy:
         beta = self.beta if beta is None else beta
         settings = (beta, temperature, top_k, top_p, max_tokens, seed, stop)
         asked = requests(prompts, self.objectives, weights, *settings)
-        return self._answers(asked, n, rows, AHEAD * rows, refuse)
+        return self._answers(asked, n, rows, AHEAD, refuse)
 
     def sample(
         self,
@@ -164,19 +164,20 @@ class GuidedPolicy:
     ) -> list[Answer]:
         """As `generate`, with everything spelled out per prompt."""
         columns = zip(prompts, samplings, limits, seeds, strict=True)
-        return list(self._answers([Request(*column) for column in columns], n, rows, len(prompts)))
+        return list(self._answers([Request(*column) for column in columns], n, rows))
 
     def _answers(
         self,
         asked: Sequence[Request],
         n: int,
         rows: int,
-        window: int,
+        ahead: int | None = None,
         refuse: Refuse | None = None,
     ) -> Iterator[Answer]:
-        """Check all that is asked, then answer it in turn, some prompts ahead of the rest."""
+        """Check all that is asked, then answer it in turn; `ahead` is None or as AHEAD."""
+        n, rows = whole_number("n", n), whole_number("rows", rows)
         for name, number in {"n": n, "rows": rows}.items():
-            if whole_numbers(name, number, 1)[0] < 1:
+            if number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}.")
         check(asked, self.objectives, self.reference)
         self._try_rule([request.sampling for request in asked])
@@ -188,6 +189,7 @@ class GuidedPolicy:
                 if refuse is None:
                     raise
                 refuse(at, error)
+        window = ahead * rows if ahead else len(asked)
         return self._in_turn(started, n, rows, window)
 
     def _start(self, request: Request, at: int) -> Encoded:

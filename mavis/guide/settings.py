@@ -43,6 +43,17 @@ def whole_numbers(name: str, told: Any, count: int) -> list[int]:
     return [int(one) for one in column]
 
 
+def whole_number(name: str, told: Any) -> int:
+    """A number that is one for all prompts.
+
+    Raises:
+        ValueError: no whole number, or several.
+    """
+    if _entries(name, told) is not None:
+        raise ValueError(f"{name} must be one whole number for all prompts, got {_brief(told)}.")
+    return whole_numbers(name, told, 1)[0]
+
+
 def vectors(told: Any, objectives: Sequence[str], count: int) -> list[tuple[float, ...]]:
     """Weights as a vector [M] per prompt; an objective that is not named weighs nothing.
 
@@ -229,7 +240,7 @@ def _float(number: float) -> float:
     try:
         return float(number)
     except OverflowError:  # what is refused as not finite later on
-        return math.copysign(math.inf, number)
+        return math.inf if number > 0 else -math.inf
 
 
 def _brief(told: Any) -> str:
