@@ -217,18 +217,19 @@ class ReferencePolicy:
             text = text.split(string)[0]
         return text.rstrip()
 
-    def spell(self, tokens: Sequence[int]) -> str:
-        """The text of some tokens; special tokens, and ids that are none, spell nothing."""
-        return str(self.tokenizer.decode(self.spelled(tokens)))
+    def spell(self, tokens: Sequence[int], last: int = 0) -> str:
+        """The text of some tokens, or of the last few of them that spell something.
 
-    def spelled(self, tokens: Sequence[int]) -> list[int]:
-        """The tokens that spell something: models know more ids than there are tokens."""
-        return [token for token in tokens if token in self._letters]
+        Special tokens spell nothing, nor do the ids that a model has beyond its tokens.
+        """
+        spelling = [token for token in tokens if token in self._letters][-last:]
+        return str(self.tokenizer.decode(spelling, skip_special_tokens=True))
 
     @cached_property
     def _letters(self) -> frozenset[int]:
         tokens = frozenset(self.tokenizer.get_vocab().values())
-        return tokens - frozenset(self.tokenizer.all_special_ids)
+        added = self.tokenizer.added_tokens_decoder.items()
+        return tokens - frozenset(token for token, told in added if told.special)
 
 
 def check_model_folder(path: str) -> None:

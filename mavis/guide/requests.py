@@ -109,12 +109,12 @@ def check(asked: Sequence[Request], objectives: Sequence[str], reference: Refere
     Args:
         asked: the requests.
         objectives: the M axis of their weights.
-        reference: π_ref, of whose vocabulary and context they must be.
+        reference: π_ref, into whose context they must fit.
     """
     several = len({request.sampling for request in asked}) > 1
     for at, request in enumerate(asked):
         try:
-            request.sampling.check(objectives, reference.vocabulary)
+            request.sampling.check(objectives)
         except ValueError as error:
             raise ValueError(f"prompt {at}: {error}" if several else str(error)) from error
         if request.limit % 1:

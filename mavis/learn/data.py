@@ -133,7 +133,7 @@ class RolloutDataModule(LightningDataModule):
         """Read and check every prompt, and have the reference policy answer the held-out ones."""
         splits = ("train", "validation", "test") if stage == "test" else ("train", "validation")
         self.prompts = {split: self._read(split) for split in splits}
-        self.sampling((1.0,)).check((self.objective.name,), self.reference.vocabulary)
+        self.sampling((1.0,)).check((self.objective.name,))
         self.baseline("validation")
 
     def sampling(self, weights: tuple[float, ...]) -> Sampling:

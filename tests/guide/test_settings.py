@@ -218,7 +218,7 @@ def test_every_setting_may_be_an_array(
         ({"temperature": np.array([1.0, np.nan])}, "prompt 1: temperature must be a finite number"),
         ({"weights": {"humor": [np.inf, 1]}}, "prompt 0: weights.humor must be a finite number"),
         ({"beta": 10**400}, "beta must be a finite number, got inf"),
-        ({"top_k": [1, 500]}, "prompt 1: top_k must be 0"),
+        ({"top_k": [1, -5]}, "prompt 1: top_k must be at least 0"),
         ({"max_tokens": np.array([3.5, 1])}, "max_tokens must be a whole number, got 3.5 for pr"),
         ({"n": 1.5}, "n must be a whole number, got 1.5"),
         ({"n": [1]}, "n must be one whole number for all prompts"),
