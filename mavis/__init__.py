@@ -13,6 +13,7 @@ STORY = (
     "objective",
     "classifier",
     "reward",
+    "loudness",
     "progress",
     "guide.tilt",
     "guide.rows",
@@ -104,6 +105,10 @@ STORY = (
     "commands",
     "generate",
     "training",
+    "signals",
+    "complaints",
+    "parsing",
+    "overview",
     "cli",
 )
 

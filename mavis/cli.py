@@ -6,13 +6,21 @@ run.
 
 import os
 import sys
+import warnings
 from argparse import ArgumentParser
-from collections.abc import Callable, Sequence
-from inspect import signature
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from platform import python_version
 
 import yaml
+
+from mavis.complaints import complaint, status
+from mavis.loudness import Loudness, loudness
+from mavis.overview import family, overview, unknown
+from mavis.parsing import Command, call, manner
+from mavis.signals import STATUSES, stopped_by_signals
 
 TRAINING = {
     "fit": "Train an objective's value model, round by round.",
@@ -20,11 +28,8 @@ TRAINING = {
     "test": "Measure the last round's policy on the test prompts.",
 }
 RESUMED = {"fit", "tune", "parm", "pareto", "judge"}  # what a killed command has finished is kept
-Command = Callable[..., None]
-NOISE = (  # what the parser says around the reason why a value fits none of an option's types
-    *("Does not validate against", "Subtypes:", "Errors:", "Given value type:"),
-    *("Expected a <class 'NoneType'>", "Given value: NestedArg"),
-)
+HELP = {"-h", "--help"}
+LIBRARIES = ("torch", "transformers", "lightning")
 
 
 def commands() -> dict[tuple[str, ...], Command]:
@@ -54,42 +59,68 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run a command; the way in of the `mavis` script, and of tests.
 
     Returns:
-        the exit status: 0, 1 (it failed), 2 (bad input) or 130 (interrupted).
+        the exit status: 0, 1 (it failed), 2 (bad input), 130 (interrupted) or 128 + the number of
+        a signal that ended it: 143 (terminated), 129 (hung up).
     """
     words = list(sys.argv[1:] if args is None else args)
-    debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
-    _calm()
+    debug = False
     try:
-        _run(words)
+        with stopped_by_signals(), ExitStack() as stack:
+            words, level, debug = manner(words)
+            stack.enter_context(loudness(level))
+            stack.enter_context(warnings.catch_warnings())
+            _calm(level)
+            _run(words, level)
     except (KeyboardInterrupt, SystemExit) as stop:
-        # Lightning exits on an interrupt: what it was is in the context.
-        if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
-            resumed = "; the same command goes on from here" if set(words[:1]) & RESUMED else ""
-            print(f"mavis: interrupted{resumed}.", file=sys.stderr)
-            return 130
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        return _stopped(stop, words[0] if words else "")
     except BrokenPipeError:  # `mavis generate … | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         if debug:
             raise
-        print(f"mavis: error: {_brief(error)}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError | LookupError | FileNotFoundError) else 1
+        print(f"mavis: error: {complaint(error)}", file=sys.stderr)
+        return status(error)
     return 0
 
 
-def _run(words: list[str]) -> None:
-    if not words or words[0] in {"-h", "--help"}:
-        print(_overview())
+def _stopped(stop: KeyboardInterrupt | SystemExit, command: str) -> int:
+    """Say that a command did not finish, and whether it goes on from where it was."""
+    code = stop.code if isinstance(stop, SystemExit) else None
+    # Lightning exits on an interrupt: what it was is in the context.
+    if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
+        said, code = "interrupted", 130
+    elif code in STATUSES:
+        said = "terminated"
+    else:
+        return code if isinstance(code, int) else int(code is not None)
+    resumed = "; the same command goes on from here" if command in RESUMED else ""
+    print(f"mavis: {said}{resumed}.", file=sys.stderr)
+    assert isinstance(code, int)
+    return code
+
+
+def _run(words: list[str], level: Loudness) -> None:
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    if not words or words[0] in HELP:
+        print(overview(_summaries()))
+    elif words[0] in {"--version", "-V"}:
+        print(f"mavis {version('mavis')}")
     elif words[0] in TRAINING:
         name = _objective(words)
         from mavis.training import train
 
-        train(words, name)
+        bars = ["--trainer.enable_progress_bar", "false"] if level == "quiet" else []
+        train([*words, *bars], name)
     else:
         _run_plain(words)
+
+
+def _summaries() -> dict[tuple[str, ...], str]:
+    """What each command does, in a line."""
+    plain = {name: (each.__doc__ or "").splitlines()[0] for name, each in commands().items()}
+    return {(name,): text for name, text in TRAINING.items()} | plain
 
 
 def _objective(words: list[str]) -> str | None:
@@ -100,18 +131,20 @@ def _objective(words: list[str]) -> str | None:
     from mavis.objective import available, find
 
     peek = ArgumentParser(add_help=False, allow_abbrev=False)
-    peek.add_argument("--objective")
-    peek.add_argument("-c", "--config", action="append", default=[])
+    peek.add_argument("--objective", nargs="?")
+    peek.add_argument("-c", "--config", action="append", default=[], nargs="?")
     known = peek.parse_known_args(words)[0]
     name: str | None = known.objective
     for file in reversed(known.config):
+        if file is None:
+            raise ValueError("-c needs the name of a configuration file.")
         if not Path(file).is_file():
             raise FileNotFoundError(f"config {file!r} is a missing file.")
         if name is None:
             name = (yaml.safe_load(Path(file).read_text()) or {}).get("objective")
     if name is not None:
         find(name)
-    elif not {"-h", "--help"} & set(words):
+    elif not HELP & set(words):
         raise ValueError(f"--objective is missing; installed: {', '.join(available())}.")
     return name
 
@@ -121,80 +154,36 @@ def _run_plain(words: list[str]) -> None:
     table = commands()
     for length in (2, 1):
         if (name := tuple(words[:length])) in table:
-            _call(table[name], " ".join(name), words[length:])
+            call(table[name], " ".join(name), words[length:])
             return
-    known = [" ".join(name) for name in [*((word,) for word in TRAINING), *table]]
-    family = [name for name in known if name.split()[0] == words[0]]
-    if family and not [word for word in words[1:] if not word.startswith("-")]:
-        print("\n".join(f"mavis {name} --help" for name in family))
+    shown = family(words[0], _summaries())
+    if shown and not [word for word in words[1:] if not word.startswith("-")]:
+        print(shown)
         return
-    asked = " ".join(words[:2])
-    raise ValueError(f"no command {asked!r}; there are: {', '.join(known)}.")
+    raise ValueError(unknown(words, _summaries()))
 
 
-def _call(function: Command, name: str, words: list[str]) -> None:
-    from docstring_parser import parse
-    from jsonargparse import ArgumentParser
-
-    class BriefParser(ArgumentParser):
-        def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-            raise ValueError(message) from ex
-
-    text = parse(function.__doc__ or "")
-    parser = BriefParser(prog=f"mavis {name}", description=text.short_description)
-    help_of = {parameter.arg_name: parameter.description for parameter in text.params}
-    by_hand: set[str | int] = set()
-    for key, parameter in signature(function).parameters.items():
-        if parameter.default is False:  # a flag is given, or not; it takes no value
-            parser.add_argument(f"--{key}", action="store_true", help=help_of.get(key))
-            by_hand.add(key)
-        elif parameter.annotation == list[str] and parameter.default is parameter.empty:
-            parser.add_argument(key, nargs="*", type=str, help=help_of.get(key))
-            by_hand.add(key)
-        elif parameter.annotation == list[str]:  # one at a time, each exactly as it was written
-            text_of_one = {"type": str, "metavar": "TEXT", "help": help_of.get(key)}
-            parser.add_argument(f"--{key}", action="append", default=[], **text_of_one)
-            by_hand.add(key)
-    parser.add_function_arguments(function, skip=by_hand, as_positional=True)
-    arguments: dict[str, Any] = parser.parse_args(words).as_dict()
-    function(**arguments)
-
-
-def _overview() -> str:
-    """What `mavis --help` says."""
-    lines = [f"  {name:<18} {text}" for name, text in TRAINING.items()]
-    for name, function in commands().items():
-        summary = (function.__doc__ or "").splitlines()[0]
-        lines.append(f"  {' '.join(name):<18} {summary}")
-    return "\n".join(
-        [
-            "usage: mavis COMMAND [OPTIONS]     (mavis COMMAND --help lists a command's options)",
-            "",
-            *lines,
-            "",
-            "  --debug            show the whole traceback of an error",
-        ]
-    )
-
-
-def _calm() -> None:
-    """Keep libraries from telephoning and from talking over our own lines."""
+def _calm(level: Loudness) -> None:
+    """Keep libraries from telephoning, and from talking over our own lines unless asked to."""
     for name in ("MLFLOW_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ.setdefault(name, "true")
+    if level == "verbose":
+        warnings.simplefilter("default")
+        print(f"mavis: {_versions()}", file=sys.stderr)
+        return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-def _brief(error: BaseException) -> str:
-    """The first lines of an error, without what its library says about usage."""
-    lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
-    text = (
-        " ".join([line for line in lines if line and not line.startswith(NOISE)][:4])
-        or type(error).__name__
-    )
-    known = ValueError | LookupError | OSError | ImportError | RuntimeError
-    text = text.strip("'\"") if isinstance(error, LookupError) else text
-    return text if isinstance(error, known) else f"{type(error).__name__}: {text}"
+def _versions() -> str:
+    """What is at work, for whoever reads a log, or a report of a fault."""
+    found = [f"version {version('mavis')}", f"Python {python_version()}"]
+    for name in LIBRARIES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"no {name}")
+    return ", ".join(found)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ Results go to stdout, signs of life to stderr. Knows nothing of how arguments ar
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mavis.loudness import quiet
 from mavis.objective import Objective, find, listing
 from mavis.reward import Units, score
 from mavis.scaffold import write_plugin
@@ -178,4 +179,4 @@ def _busy(what: str) -> AbstractContextManager[object]:
     """A spinner on stderr, on terminals only."""
     from rich.console import Console
 
-    return Console(stderr=True).status(what)
+    return nullcontext() if quiet() else Console(stderr=True).status(what)

@@ -15,6 +15,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from mavis.loudness import quiet
+
 T = TypeVar("T")
 
 
@@ -53,7 +55,7 @@ def track(
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    silent = not console.is_terminal  # into a file it would write empty lines
+    silent = quiet() or not console.is_terminal  # into a file it would write empty lines
     with Progress(*columns, console=console, transient=True, disable=silent) as progress:
         task = progress.add_task(what, total=total, completed=done)
         for item in items:

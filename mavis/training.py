@@ -19,6 +19,7 @@ from mavis.learn.data import RolloutDataModule
 from mavis.learn.rounds import LAST, Rounds
 from mavis.learn.store import alone_in, write_whole
 from mavis.learn.tracking import Tracking
+from mavis.loudness import verbose
 from mavis.objective import available, find
 
 CONFIG = "config.yaml"
@@ -170,10 +171,10 @@ class MavisCLI(LightningCLI):
 def train(args: list[str], objective: str | None) -> None:
     """Run `fit`, `validate` or `test` of an objective (None: to ask for help)."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for name in () if verbose() else ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings(), ExitStack() as stack:
-        for message in QUIET:
+        for message in () if verbose() else QUIET:
             warnings.filterwarnings("ignore", message=message)
         MavisCLI(args, objective, stack)
 

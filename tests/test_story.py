@@ -104,7 +104,8 @@ sys.exit(f"imported {heavy}" if heavy else 0 if status == 0 and said.getvalue() 
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["objectives", "list"], ["sandbox", "build", "--help"]]
+    [["--help"], ["--version"], ["help"], ["objectives"], ["objectives", "list"]]
+    + [["help", "objectives", "new"], ["sandbox", "build", "--help"]]
     + [[name, "--help"] for name in ("generate", "tune", "parm", "pareto", "judge")],
 )
 def test_light_commands_import_nothing_heavy(words):

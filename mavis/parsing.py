@@ -1,0 +1,124 @@
+"""From words to a call: a plain command's signature is its options, its docstring their help."""
+
+from argparse import SUPPRESS
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from inspect import signature
+from typing import TYPE_CHECKING
+
+from mavis.loudness import Loudness
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+Command = Callable[..., None]
+
+DEBUG = "--debug"
+LOUDNESS: dict[str, Loudness] = {
+    **dict.fromkeys(("-q", "--quiet"), "quiet"),
+    **dict.fromkeys(("-v", "--verbose"), "verbose"),
+}
+EVERYWHERE = (  # what every command understands: taken out by `manner` before anything is parsed
+    (("-q", "--quiet"), "say results and errors only; no progress bars"),
+    (("-v", "--verbose"), "say more, with what libraries log and warn of"),
+    ((DEBUG,), "show the whole traceback of an error"),
+)
+TESTERS = {"validate", "test"}  # where `--verbose` is an option of Lightning's, with a value
+
+
+def manner(words: Sequence[str]) -> tuple[list[str], Loudness, bool]:
+    """Take out of a command's words those that every command understands.
+
+    What follows `--` is no option.
+
+    >>> manner(["generate", "-q", "--", "-v"])
+    (['generate', '--', '-v'], 'quiet', False)
+
+    Returns:
+        the other words, how much is to be said, and whether tracebacks are wanted.
+
+    Raises:
+        ValueError: both quiet and verbose.
+    """
+    end = words.index("--") if "--" in words else len(words)
+    command = next((word for word in words if not word.startswith("-")), "")
+    kept, levels, debug = [], set[Loudness](), False
+    for word in words[:end]:
+        level = LOUDNESS.get(word)
+        if word == "--verbose" and command in TESTERS:
+            level = None
+        if level is not None:
+            levels.add(level)
+        elif word == DEBUG:
+            debug = True
+        else:
+            kept.append(word)
+    if len(levels) > 1:
+        raise ValueError("--quiet and --verbose exclude each other: give one of them.")
+    return [*kept, *words[end:]], levels.pop() if levels else "normal", debug
+
+
+def call(function: Command, name: str, words: Sequence[str]) -> None:
+    """Parse words by a function's signature, and call it."""
+    found = parser(function, name).parse_args(list(words)).as_dict()
+    function(**{key: found[key] for key in signature(function).parameters})
+
+
+def parser(function: Command, name: str) -> "ArgumentParser":
+    """The parser of a plain command; what it refuses, it raises as a ValueError.
+
+    Args:
+        function: the command.
+        name: its words.
+    """
+    from docstring_parser import parse
+    from jsonargparse import ArgumentParser
+
+    options = [f"--{key}" for key in signature(function).parameters]
+
+    class BriefParser(ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+            raise ValueError(_with_nearest(message, options)) from ex
+
+    text = parse(function.__doc__ or "")
+    built = BriefParser(prog=f"mavis {name}", description=text.short_description)
+    help_of = {parameter.arg_name: parameter.description for parameter in text.params}
+    by_hand: set[str | int] = set()
+    for key, parameter in signature(function).parameters.items():
+        if parameter.default is False:  # a flag is given, or not; it takes no value
+            built.add_argument(f"--{key}", action="store_true", help=help_of.get(key))
+            by_hand.add(key)
+        elif parameter.annotation == list[str] and parameter.default is parameter.empty:
+            built.add_argument(key, nargs="*", type=str, help=help_of.get(key))
+            by_hand.add(key)
+        elif parameter.annotation == list[str]:  # one at a time, each exactly as it was written
+            text_of_one = {"type": str, "metavar": "TEXT", "help": help_of.get(key)}
+            built.add_argument(f"--{key}", action="append", default=[], **text_of_one)
+            by_hand.add(key)
+    built.add_function_arguments(function, skip=by_hand, as_positional=True)
+    everywhere = built.add_argument_group("with every command")
+    for flags, said in EVERYWHERE:
+        everywhere.add_argument(*flags, action="store_true", default=SUPPRESS, help=said)
+    return built
+
+
+def _with_nearest(message: str, options: Sequence[str]) -> str:
+    """Offer the option that an unknown one is nearest to.
+
+    >>> _with_nearest("unrecognized arguments: --weight.humor 1", ["--weights"])
+    'there is no option --weight.humor (did you mean --weights.humor?).'
+    >>> _with_nearest("ambiguous option: --objective could match --objectives, --objectives+", [])
+    'there is no option --objective (did you mean --objectives?).'
+    """
+    kind, _, rest = message.partition(": ")
+    words = rest.split()
+    if kind not in {"unrecognized arguments", "ambiguous option"} or not words:
+        return message
+    asked = words[0].split("=")[0]
+    stem, dot, leaf = asked.partition(".")
+    near = get_close_matches(stem, options, n=1)
+    if kind == "ambiguous option":  # NAME+ is how the parser adds to a list
+        near = [word.rstrip(",") for word in words[3:] if not word.rstrip(",").endswith("+")]
+    if not asked.startswith("-") or len(near) != 1:
+        return message
+    return f"there is no option {asked} (did you mean {near[0]}{dot}{leaf}?)."

@@ -1,0 +1,127 @@
+"""SIGTERM and SIGHUP end a command as an interrupt does; what is finished is kept."""
+
+import os
+import signal
+import subprocess
+import sys
+from threading import Thread
+
+import pytest
+
+from mavis.cli import RESUMED, main
+from mavis.signals import stopped_by_signals
+
+STATUS = {"SIGTERM": 143, "SIGHUP": 129}
+
+
+def kill(name):
+    os.kill(os.getpid(), getattr(signal, name))
+
+
+@pytest.mark.parametrize("name", STATUS)
+def test_a_signal_unwinds(name):
+    before, said = signal.getsignal(getattr(signal, name)), []
+
+    def work():
+        with stopped_by_signals():
+            try:
+                kill(name)
+            finally:
+                said.append("cleaned up")
+
+    with pytest.raises(SystemExit) as stop:
+        work()
+    assert stop.value.code == STATUS[name]
+    assert said
+    assert signal.getsignal(getattr(signal, name)) is before
+
+
+def test_what_somebody_handles_or_ignores_is_theirs():
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda *_: came.append(1))
+    hung = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # `nohup mavis fit …`
+    try:
+        with stopped_by_signals():
+            kill("SIGTERM")
+            kill("SIGHUP")
+        assert came == [1]
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGHUP, hung)
+
+
+def test_in_another_thread_nothing_is_touched():
+    seen = []
+
+    def work():
+        with stopped_by_signals():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [signal.SIG_DFL]
+
+
+@pytest.mark.parametrize("name", STATUS)
+@pytest.mark.parametrize("command", ["generate", "objectives check", *sorted(RESUMED - {"fit"})])
+def test_every_command_says_that_it_did_not_finish(command, name, monkeypatch, capsys):
+    words = tuple(command.split())
+    monkeypatch.setattr("mavis.cli.commands", lambda: {words: lambda: kill(name)})
+    assert main(words) == STATUS[name]
+    more = "; the same command goes on from here" if command in RESUMED else ""
+    assert capsys.readouterr().err == f"mavis: terminated{more}.\n"
+
+
+def test_an_exit_with_that_status_says_so_too(monkeypatch, capsys):
+    """A trainer that hears a signal itself ends with the status of one."""
+
+    def trained(*_):
+        raise SystemExit(143)
+
+    monkeypatch.setattr("mavis.training.train", trained)
+    assert main(["fit", "--objective", "humor"]) == 143
+    assert capsys.readouterr().err == "mavis: terminated; the same command goes on from here.\n"
+
+
+TERMINATES = """
+import os, signal, sys
+import mavis_trial
+from mavis.cli import main
+
+calls = []
+
+def behave(prompts, responses):
+    calls.append(len(responses))
+    if len(calls) == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return mavis_trial.letters(prompts, responses)
+
+mavis_trial.behave = behave
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_a_fit_that_is_terminated_goes_on(fit_words, tiny_fit, plugin, tmp_path, capsys):
+    """In a process of its own, amid the second round; then to the end, as if nothing had been."""
+    out = tmp_path / "trial"
+    words = fit_words(out)
+    places = os.pathsep.join([str(plugin), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATES, "6", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": places},
+    )
+    assert done.returncode == 143, done.stderr
+    assert done.stderr.endswith("mavis: terminated; the same command goes on from here.\n")
+    assert list((out / "rollouts").iterdir())
+    assert "round 1" not in done.stdout
+    assert main(words) == 0
+    assert "value model" in capsys.readouterr().out
+    models = sorted((tiny_fit / "value").glob("*.safetensors"))
+    assert models
+    for file in models:
+        assert (out / "value" / file.name).read_bytes() == file.read_bytes()
