@@ -3,8 +3,9 @@
 import logging
 import os
 import shutil
+import signal
+import sys
 import warnings
-from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -12,20 +13,17 @@ from typing import Any, Literal
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mavis.learn.data import RolloutDataModule
-from mavis.learn.rounds import LAST, Rounds
-from mavis.learn.store import alone_in, write_whole
+from mavis.learn.rounds import Rounds, check_checkpoint
+from mavis.learn.settings import LAST, check_same_run, keep_settings
+from mavis.learn.store import alone_in
 from mavis.learn.tracking import Tracking
 from mavis.loudness import verbose
 from mavis.objective import available, find
-
-CONFIG = "config.yaml"
-# What may differ between a run and the one it goes on from.
-FREE = ("out", "tracking", "trainer.", "ckpt_path", "data.rounds", "data.rows", "verbose")
-BINDING = ("trainer.gradient_clip", "trainer.precision", "trainer.accumulate", "trainer.limit_")
 
 QUIET = (
     "LightningCLI's args parameter",  # `main` takes its words apart before Lightning sees them
@@ -101,6 +99,13 @@ class MavisCLI(LightningCLI):
             model = {"class_path": path, "init_args": dict(objective.value_args)}
             parser.set_defaults({"model": model})
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and look at a checkpoint that is named before Lightning opens it."""
+        super().parse_arguments(parser, args)
+        named = self.config[self.config.subcommand].get("ckpt_path")
+        if named is not None and Path(named).is_file():
+            check_checkpoint(Path(named))
+
     def before_instantiate_classes(self) -> None:
         """Look at the run's folder before anything is loaded."""
         text = self.parser.dump(self.config, skip_unset=False)
@@ -110,7 +115,7 @@ class MavisCLI(LightningCLI):
             self.folder /= "fast_dev_run"
             shutil.rmtree(self.folder, ignore_errors=True)
             self.config[self.subcommand]["trainer"]["default_root_dir"] = str(self.folder)
-        _check_same_run(self.folder, self.settings)
+        check_same_run(self.folder, self.settings)
         if self.subcommand != "fit" and not (self.folder / LAST).is_file():
             raise FileNotFoundError(
                 f"{self.folder} holds no finished round: run `mavis fit` with the same options."
@@ -127,9 +132,24 @@ class MavisCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
-        """Keep the configuration, and go on behind the last finished round."""
-        text = yaml.safe_dump(self.settings, sort_keys=False)
-        write_whole(self.folder / CONFIG, lambda draft: draft.write_text(text))
+        """Keep the configuration, and go on behind the last finished round.
+
+        A damaged checkpoint is put aside: the same training, on the rollouts that are kept, makes
+        it again.
+        """
+        last = self.folder / LAST
+        try:
+            if last.is_file():
+                check_checkpoint(last)
+        except ValueError as error:
+            aside = last.with_name(last.name + ".damaged")
+            last.replace(aside)
+            print(
+                f"mavis: {error} It is kept as {aside.name}, and training begins again on the "
+                "rollouts that are there.",
+                file=sys.stderr,
+            )
+        text = keep_settings(self.folder, self.settings)
         for logger in self.trainer.loggers:
             if isinstance(logger, Tracking):
                 logger.log_config(text)
@@ -140,11 +160,10 @@ class MavisCLI(LightningCLI):
 
     def before_validate(self) -> None:
         """Take the values of the last finished round."""
+        check_checkpoint(self.folder / LAST)
         self._resume()
 
-    def before_test(self) -> None:
-        """Take the values of the last finished round."""
-        self._resume()
+    before_test = before_validate
 
     def after_fit(self) -> None:
         """Say where everything lies, and how to try it."""
@@ -169,44 +188,22 @@ class MavisCLI(LightningCLI):
 
 
 def train(args: list[str], objective: str | None) -> None:
-    """Run `fit`, `validate` or `test` of an objective (None: to ask for help)."""
+    """Run `fit`, `validate` or `test` of an objective (None: to ask for help).
+
+    Raises:
+        SystemExit: with 143, as shells count, when the process was told to end (SIGTERM).
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for name in () if verbose() else ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings(), ExitStack() as stack:
         for message in () if verbose() else QUIET:
             warnings.filterwarnings("ignore", message=message)
-        MavisCLI(args, objective, stack)
+        try:
+            MavisCLI(args, objective, stack)
+        except SIGTERMException as stop:  # carries no status: it would pass for success
+            raise SystemExit(128 + signal.SIGTERM) from stop
 
 
 def _product(rounds: int, epochs: int) -> int:
     return rounds * epochs
-
-
-def _check_same_run(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse to mix two runs in one folder.
-
-    Raises:
-        ValueError: the folder holds results of other settings.
-    """
-    file = folder / CONFIG
-    started = any((folder / name).is_dir() for name in ("reference", "rollouts"))
-    if not (file.is_file() and started):
-        return
-    before, now = dict(_flat(yaml.safe_load(file.read_text()))), dict(_flat(settings))
-    for name, value in now.items():
-        free = name.startswith(FREE) and not name.startswith(BINDING)
-        if name in before and before[name] != value and not free:
-            raise ValueError(
-                f"{folder} holds a run with {name} = {before[name]}, not {value}: go on with it by "
-                f"`-c {file}`, or give another --out."
-            )
-
-
-def _flat(values: Mapping[str, Any], stem: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings as (dotted name, value)."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{stem}{name}.")
-        else:
-            yield f"{stem}{name}", value

@@ -7,7 +7,8 @@ Three sources of values share this one class; they differ in what the head is as
     shared   Q(s, ·), from the reference policy's own last hidden state: no trunk at all
 
 Values are in standard units of the objective's reward. A network is saved as a folder:
-`value.json`, `head.safetensors`, `trunk/` (a `save_pretrained` folder) and a card, README.md.
+`value.json`, `head.safetensors`, `trunk/` (a `save_pretrained` folder), a card, README.md, and the
+checksums of all these.
 """
 
 import json
@@ -22,11 +23,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from mavis.checksums import check, seal
 from mavis.guide.reference import ReferencePolicy, loading
 from mavis.guide.trunk import embeddings, first_layers, load_trunk, merged, sibling, with_lora
 from mavis.reward import Units
 
 Source = Literal["action", "state", "shared"]
+REMEDY = "restore it from a copy, or let the `mavis fit` that made it write it again."
 
 
 @dataclass(frozen=True)
@@ -153,9 +156,10 @@ class ValueNetwork(nn.Module):
         save_file(head, folder / "head.safetensors")
         if self.trunk is not None:
             merged(self.trunk).save_pretrained(folder / "trunk")
-        (folder / "README.md").write_text(text)
-        # Last: its presence says that the folder is whole.
+        # Behind the weights: its presence says that they are whole.
         (folder / "value.json").write_text(json.dumps(asdict(self.card), indent=2) + "\n")
+        seal(folder)
+        (folder / "README.md").write_text(text, encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, reference: ReferencePolicy) -> "ValueNetwork":
@@ -163,10 +167,12 @@ class ValueNetwork(nn.Module):
 
         Raises:
             FileNotFoundError: the folder holds no value model.
-            ValueError: its tokenizer or hidden size is not the reference policy's.
+            ValueError: its tokenizer or hidden size is not the reference policy's, or a file is
+                damaged.
         """
         folder = Path(folder)
         card = read_card(folder)
+        check(folder, REMEDY)
         if not reference.knows(card.fingerprint):
             raise ValueError(
                 f"value model {folder} and reference {reference.name} have different tokenizers: "
@@ -202,11 +208,13 @@ def read_card(folder: Path) -> ValueCard:
         fields = json.loads(file.read_text())
         units = tuple(Units(**unit) for unit in fields.pop("units"))
         names, rewards = tuple(fields.pop("objectives")), tuple(fields.pop("rewards", ()))
-        return ValueCard(objectives=names, units=units, rewards=rewards, **fields)
+        card = ValueCard(objectives=names, units=units, rewards=rewards, **fields)
     except KeyError as error:
         raise ValueError(f"{file} is no card of a value model: it lacks {error}.") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is no card of a value model: {error}") from error
+    check(file, REMEDY)
+    return card
 
 
 def build_network(

@@ -18,6 +18,7 @@ from mavis.learn.evaluate import Point, Sample, best_of_n
 from mavis.learn.fitting import fitting_prompts
 from mavis.learn.packs import Batch, Pack, batches, loader, pack_tree
 from mavis.learn.rollout import Shape
+from mavis.learn.settings import check_reference
 from mavis.learn.store import Row, write_json
 from mavis.learn.targets import soft_targets
 from mavis.learn.tree import Tree
@@ -40,6 +41,7 @@ class RolloutDataModule(LightningDataModule):
             objective's own.
         column: which column of the data set holds them; None finds it by itself.
         template: dotted name of a function prompt -> text, in place of the chat template.
+        template_args: arguments of the chat template, such as `{enable_thinking: false}`.
         reference: the reference policy: `sandbox/reference`, a folder, or a hub name.
         rounds: rounds of policy improvement; the first one rolls out the reference policy.
         epochs: passes over a round's trees.
@@ -66,6 +68,7 @@ class RolloutDataModule(LightningDataModule):
         prompts: str | None = None,
         column: str | None = None,
         template: str | None = None,
+        template_args: dict[str, Any] | None = None,
         reference: str = "sandbox/reference",
         rounds: int = 3,
         epochs: int = 3,
@@ -94,7 +97,8 @@ class RolloutDataModule(LightningDataModule):
         self.objective = find(objective)
         self.shapes = (Shape(first_branching, max_tokens), Shape(branching, max_tokens))
         self.source = prompts or self.objective.prompts
-        self.column, self.template, self.reference_name = column, template, reference
+        self.column, self.reference_name = column, reference
+        self.template, self.template_args = template, template_args
         self.rounds, self.epochs, self.trees = rounds, epochs, trees
         self.max_tokens, self.eta = max_tokens, eta
         self.beta = 1 / eta if beta is None else beta
@@ -117,7 +121,9 @@ class RolloutDataModule(LightningDataModule):
         """π_ref, on the device of this process."""
         assert self.trainer is not None
         device = str(self.trainer.strategy.root_device)
-        policy = ReferencePolicy.load(self.reference_name, self.template, device)
+        policy = ReferencePolicy.load(
+            self.reference_name, self.template, device, self.template_args
+        )
         spare_threads(policy.model)
         return policy
 
@@ -131,6 +137,7 @@ class RolloutDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read and check every prompt, and have the reference policy answer the held-out ones."""
+        check_reference(self.folder, self.reference, self.collector.crew.rank == 0)
         splits = ("train", "validation", "test") if stage == "test" else ("train", "validation")
         self.prompts = {split: self._read(split) for split in splits}
         self.sampling((1.0,)).check((self.objective.name,))

@@ -5,9 +5,12 @@ Knows nothing of when to write, nor of what to do when the store does not answer
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from mavis.learn.store import read_json, write_json
 
 Record = dict[str, Any]
 
@@ -41,17 +44,17 @@ class FitRun:
             self._experiment(experiment, folder, uri), run_name=run_name
         )
         self.id, self.experiment_id = run.info.run_id, run.info.experiment_id
-        fresh = record.with_suffix(".tmp")
-        content = {"uri": without_secrets(uri), "run_id": self.id}
-        fresh.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        fresh.replace(record)
+        write_json(record, {"uri": without_secrets(uri), "run_id": self.id})
 
     def _continued(self, record: Path) -> Any:
         from mlflow.exceptions import MlflowException
 
+        if not record.is_file():
+            return None
         try:
-            run = self.client.get_run(json.loads(record.read_text(encoding="utf-8"))["run_id"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            run = self.client.get_run(read_json(record)["run_id"])
+        except (ValueError, KeyError, TypeError):
+            print(f"mavis: {record} is damaged: a new MLflow run begins.", file=sys.stderr)
             return None
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):

@@ -76,6 +76,8 @@ class ValueModule(LightningModule):
             reference=reference.name,
             fingerprint=reference.fingerprint,
             template=reference.template,
+            template_args=self.data.template_args,
+            reference_weights=reference.weights_digest,
             eta=self.data.eta,
             rewards=(identity(self.data.objective.reward),),
         )

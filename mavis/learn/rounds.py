@@ -3,25 +3,30 @@
 import hashlib
 import json
 import math
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from mavis.checksums import check, install
+from mavis.guide.network import read_card
 from mavis.learn import plots
 from mavis.learn.collect import collected
 from mavis.learn.data import RolloutDataModule
 from mavis.learn.evaluate import Sample, at_kl, summary
 from mavis.learn.module import ValueModule
-from mavis.learn.store import read_json, write_json, write_whole
+from mavis.learn.settings import LAST, METRICS
+from mavis.learn.store import legal, read_json, write_json, write_whole
 from mavis.learn.tracking import Tracking
 from mavis.prompts import digest
 from mavis.reward import described
 
-LAST = Path("checkpoints") / "last.ckpt"
+VALUE = "value"
 SEEN = "prompts.json"  # digests of the prompts that a value model was trained on
 
 
@@ -29,6 +34,7 @@ class Rounds(Callback):
     """Turns epochs into rounds, and leaves behind what a run is for."""
 
     def __init__(self) -> None:
+        self._entries: list[dict[str, Any]] = []  # of `metrics.json`, for the rounds that are over
         self._started = 0.0
         self._cpu = 0.0  # of this process but for collecting, when the round began
 
@@ -38,9 +44,19 @@ class Rounds(Callback):
         data, _ = _parts(trainer, pl_module)
         self._restart(data)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the finished rounds came to."""
+        return {"entries": legal(self._entries)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on behind the finished rounds."""
+        self._entries = state_dict["entries"]
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note what is trained on."""
-        data, _ = _parts(trainer, pl_module)
+        """Note what is trained on, and mend what earlier rounds left behind."""
+        data, module = _parts(trainer, pl_module)
+        if trainer.is_global_zero:
+            self._mend(data, module)
         prompts = data.prompts["train"]
         digest = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:32]
         for logger in trainer.loggers:
@@ -108,25 +124,36 @@ class Rounds(Callback):
         trainer: Trainer,
     ) -> None:
         """Write metrics, value model and plots; track them; say a line."""
-        file = data.folder / "metrics.json"
-        before = read_json(file) if file.is_file() else []
-        entries = [old for old in before if old["round"] < data.round] + [entry]
-        module.network.card = replace(module.network.card, rounds=data.round + 1)
-        text = _card(data, module, entry)
-        value = data.folder / "value"
-
-        def save(draft: Path) -> None:
-            module.network.save_pretrained(draft, text)
-            write_json(draft / SEEN, sorted(map(digest, data.prompts["train"])))
-
-        write_whole(value, save)
-        pictures = _plots(data, module, entries, guided)
-        write_json(file, entries)
+        self._entries = [old for old in self._entries if old["round"] < data.round] + [entry]
+        _save(data, module, entry)
+        pictures = _plots(data, module, self._entries, guided)
+        write_json(data.folder / METRICS, self._entries)
         for logger in trainer.loggers:
             if isinstance(logger, Tracking):
                 logger.log_round(entry, pictures, _table(data, guided))
-                logger.log_model(value, f"mavis-{data.objective.name}")
+                logger.log_model(data.folder / VALUE, f"mavis-{data.objective.name}")
         print(f"round {data.round}: {_line(entry)}", flush=True)
+
+    def _mend(self, data: RolloutDataModule, module: ValueModule) -> None:
+        """Write again, from the checkpoint, what is missing or damaged of the finished rounds."""
+        if data.round == 0:
+            return
+        file, value = data.folder / METRICS, data.folder / VALUE
+        if not self._entries:  # a checkpoint from before it held them
+            self._entries = [old for old in read_json(file) if old["round"] < data.round]
+        again = "written again from the checkpoint"
+        try:
+            read_json(file)
+        except (OSError, ValueError):
+            print(f"mavis: {file} is missing or damaged: {again}.", file=sys.stderr)
+            write_json(file, self._entries)
+        try:
+            read_card(value)
+            check(value)
+            read_json(value / SEEN)
+        except (OSError, ValueError):
+            print(f"mavis: {value} is missing or damaged: {again}.", file=sys.stderr)
+            _save(data, module, self._entries[-1])
 
 
 def _parts(trainer: Trainer, module: LightningModule) -> tuple[RolloutDataModule, ValueModule]:
@@ -134,6 +161,18 @@ def _parts(trainer: Trainer, module: LightningModule) -> tuple[RolloutDataModule
     if not isinstance(data, RolloutDataModule) or not isinstance(module, ValueModule):
         raise TypeError("Rounds works on a ValueModule and a RolloutDataModule.")
     return data, module
+
+
+def _save(data: RolloutDataModule, module: ValueModule, entry: dict[str, Any]) -> None:
+    """Write the value model as it is after the round of an entry."""
+    module.network.card = replace(module.network.card, rounds=entry["round"] + 1)
+    text = _card(data, module, entry)
+
+    def save(draft: Path) -> None:
+        module.network.save_pretrained(draft, text)
+        write_json(draft / SEEN, sorted(map(digest, data.prompts["train"])))
+
+    write_whole(data.folder / VALUE, save)
 
 
 def _entry(
@@ -230,5 +269,22 @@ def _checkpoint(trainer: Trainer, file: Path) -> None:
     draft = file.with_name(file.name + ".part")
     trainer.save_checkpoint(draft, weights_only=False)
     if trainer.is_global_zero:
-        draft.replace(file)
+        install(draft, file)
     trainer.strategy.barrier()
+
+
+def check_checkpoint(file: Path) -> None:
+    """Find out whether a checkpoint is what was written.
+
+    Raises:
+        ValueError: it is damaged, and is named.
+    """
+    remedy = "`mavis fit` with the same options makes it again."
+    check(file, remedy)
+    try:  # one from before there were checksums beside it: its format has some inside
+        with ZipFile(file) as parts:
+            broken = parts.testzip()
+    except BadZipFile as error:
+        raise ValueError(f"{file} is damaged ({error}): {remedy}") from error
+    if broken is not None:
+        raise ValueError(f"{file} is damaged ({broken}): {remedy}")

@@ -1,13 +1,15 @@
 """What a run has finished, on disk, in small steps: killed at any moment, it goes on from there.
 
 A `Shards` folder holds rows of one kind as Arrow tables, one sub-folder per write. A shard is made
-under another name and renamed when it is whole, so what is there is complete.
+under another name and renamed when it is whole, so what is there is complete; one that was damaged
+since is put aside, and whoever collects makes its rows again.
 """
 
 import json
 import math
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,11 +21,13 @@ import numpy as np
 from datasets import Dataset, disable_progress_bars, load_from_disk
 from filelock import FileLock, Timeout
 
+from mavis.checksums import DamagedError, check, install, seal
 from mavis.learn.tree import Floats, Tree
 
 Row = dict[str, Any]
 
 CPU = "cpu_seconds"  # of a row
+DRAFT = ".part"  # ends the name of what is being written
 
 
 @dataclass(frozen=True)
@@ -43,18 +47,20 @@ class Shards:
         if not rows:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        number = sum(1 for _ in self.folder.glob(f"{self.writer:03d}-*[0-9]"))
-        final = self.folder / f"{self.writer:03d}-{number:05d}"
-        draft = final.with_name(final.name + ".part")
+        there = self.folder.glob(f"{self.writer:03d}-*")  # damaged ones keep their numbers
+        taken = [int(shard.name[4:9]) for shard in there if shard.suffix != DRAFT]
+        final = self.folder / f"{self.writer:03d}-{1 + max(taken, default=-1):05d}"
+        draft = final.with_name(final.name + DRAFT)
         shutil.rmtree(draft, ignore_errors=True)
         disable_progress_bars()
         Dataset.from_list(list(rows)).save_to_disk(draft)
+        seal(draft)
         draft.rename(final)
 
     def rows(self) -> list[Row]:
-        """All rows that any process has written."""
+        """All rows that any process has written and that are as they were written."""
         shards = sorted(self.folder.glob("*-*[0-9]")) if self.folder.is_dir() else []
-        return [row for shard in shards for row in load_from_disk(shard).to_list()]
+        return [row for shard in shards for row in _rows(shard)]
 
     def gather(self, rows: Iterable[Row], size: int) -> None:
         """Write rows as they come, `size` at a time; what came before a failure is kept.
@@ -75,26 +81,53 @@ class Shards:
             self.append(waiting)
 
 
+def _rows(shard: Path) -> list[Row]:
+    """The rows of a shard; none if it is damaged: it is named, and put out of the way."""
+    try:
+        check(shard)
+        rows: list[Row] = load_from_disk(shard).to_list()
+        return rows
+    except PermissionError:
+        raise
+    except (ValueError, OSError, LookupError, TypeError) as error:  # `datasets` has no one class
+        if not shard.is_dir():  # another process came first
+            return []
+        aside = shard.with_name(shard.name + ".damaged")
+        shard.rename(aside)
+        file = error.file if isinstance(error, DamagedError) else shard
+        print(
+            f"mavis: {file} is damaged: {shard.name} is kept as {aside.name}, and what it held is "
+            "made again.",
+            file=sys.stderr,
+        )
+        return []
+
+
 def spent(folders: Iterable[Path]) -> float:
     """CPU seconds that the rows of shards took, whichever processes made them."""
     return float(sum(row.get(CPU, 0.0) for one in folders for row in Shards(one).rows()))
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write a JSON file, all or nothing."""
-    write_whole(file, lambda draft: draft.write_text(json.dumps(legal(content), indent=2) + "\n"))
+    """Write a JSON file with a checksum, all or nothing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(file.name + DRAFT)
+    draft.write_text(json.dumps(legal(content), indent=2) + "\n", encoding="utf-8")
+    install(draft, file)
 
 
 def read_json(file: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        ValueError: it is none; it is named.
+        ValueError: it is none, or not what was written; it is named.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is no JSON, so it is broken or not ours: {error}") from error
+    check(file)
+    return content
 
 
 def legal(content: Any) -> Any:
@@ -113,7 +146,7 @@ def legal(content: Any) -> Any:
 def write_whole(file: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file or folder under another name, and rename it when it is whole."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(file.name + ".part")
+    draft = file.with_name(file.name + DRAFT)
     if draft.is_dir():  # of a process that was killed
         shutil.rmtree(draft)
     write(draft)

@@ -204,10 +204,11 @@ class Tracking(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is left and close the run as FINISHED, FAILED or (on Ctrl-C) KILLED."""
+        """Write what is left and close the run as FINISHED, FAILED or (on a signal) KILLED."""
         self._flush()
         self._ask_again()
-        stopped = "KILLED" if isinstance(sys.exc_info()[1], KeyboardInterrupt) else "FAILED"
+        signalled = isinstance(sys.exc_info()[1], KeyboardInterrupt | SystemExit)
+        stopped = "KILLED" if signalled else "FAILED"
         last = "FINISHED" if status in ("success", "finished") else stopped
         if self._run is not None:
             self._send("the end", lambda run: run.client.set_terminated(run.id, last), [])

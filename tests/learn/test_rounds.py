@@ -50,29 +50,6 @@ def rows(folder):
     return sorted(Shards(folder).rows(), key=lambda row: row["index"])
 
 
-def same_run(folder, other):
-    assert len(metrics(folder)) == len(metrics(other)) >= 2
-    for mine, theirs in zip(metrics(folder), metrics(other), strict=True):
-        assert mine.keys() == theirs.keys()
-        for name, value in theirs.items():
-            if value is None:
-                assert mine[name] is None, name
-            else:
-                assert mine[name] == pytest.approx(value, rel=1e-3, abs=1e-4, nan_ok=True), name
-    made = sorted(path.relative_to(other) for path in other.rglob("made"))
-    assert made == sorted(path.relative_to(folder) for path in folder.rglob("made"))
-    for place in made:
-        for mine, theirs in zip(rows(folder / place), rows(other / place), strict=True):
-            assert mine["index"] == theirs["index"]
-            assert mine["tokens"] == theirs["tokens"]
-    weights, expected = (
-        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for run in (folder, other)
-    )
-    for name, tensor in expected.items():
-        torch.testing.assert_close(weights[name], tensor, atol=1e-4, rtol=1e-3)
-
-
 def test_what_it_leaves_behind(tiny_fit):
     names = {path.name for path in tiny_fit.iterdir()}
     assert names >= {"config.yaml", "metrics.json", "value", "checkpoints", "rollouts"}
@@ -83,7 +60,9 @@ def test_what_it_leaves_behind(tiny_fit):
             assert (tiny_fit / "rollouts" / f"round-{k}" / split / "complete.json").is_file()
     assert not [*tiny_fit.rglob("*.part"), *tiny_fit.rglob("*.pkl"), *tiny_fit.rglob("*.old")]
     value = {path.name for path in (tiny_fit / "value").iterdir()}
-    assert value == {"README.md", "head.safetensors", "prompts.json", "trunk", "value.json"}
+    assert value == {"README.md", "head.safetensors", "prompts.json", "trunk", "value.json"} | {
+        *("SHA256SUMS", ".prompts.json.sha256"),
+    }
     seen = set(json.loads((tiny_fit / "value" / "prompts.json").read_text()))
     made = [r for k in (0, 1) for r in rows(tiny_fit / f"rollouts/round-{k}/train/made")]
     assert seen >= {digest(row["prompt"]) for row in made}
@@ -160,22 +139,6 @@ def test_the_card_for_people(tiny_fit):
 # Stopped, and gone on
 
 
-class Stopper:
-    """Raises when it is called for the nth time, and only then."""
-
-    def __init__(self, inner, nth, error):
-        self.inner, self.left, self.error = inner, nth, error
-
-    def __call__(self, *args, **kwargs):
-        self.left -= 1
-        if self.left == 0:
-            raise self.error
-        return self.inner(*args, **kwargs)
-
-    def __get__(self, instance, _):
-        return lambda *args, **kwargs: self(instance, *args, **kwargs)
-
-
 @pytest.fixture
 def light(monkeypatch):
     """No pictures: they take most of a tiny fit's time."""
@@ -211,17 +174,19 @@ RARE = ("scores of the trees", "reference answers", "marker", "first step", "met
 @pytest.mark.parametrize(
     "phase", [pytest.param(p, marks=[pytest.mark.slow] if p in RARE else []) for p in PHASES]
 )
-def test_interrupted_it_goes_on(phase, tiny_fit, fit_words, tmp_path, monkeypatch, capsys):
+def test_interrupted_it_goes_on(
+    phase, tiny_fit, fit_words, tmp_path, monkeypatch, capsys, same_run, stopper
+):
     place, nth = PHASES[phase]
     if nth < 0:
         nth += 1 + steps_of(tiny_fit)
     owner = resolve(place.rpartition(".")[0])
     name = place.rpartition(".")[2]
-    stopper = Stopper(vars(owner)[name], nth, KeyboardInterrupt())
+    stop = stopper(vars(owner)[name], nth, KeyboardInterrupt())
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, stopper)
+        patch.setattr(owner, name, stop)
         assert main(fit_words(tmp_path / "run")) == 130
-    assert stopper.left == 0
+    assert stop.left == 0
     said = capsys.readouterr()
     assert said.err.strip().splitlines()[-1] == (
         "mavis: interrupted; the same command goes on from here."
@@ -282,7 +247,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.usefixtures("light")
-def test_killed_it_goes_on(tiny_fit, fit_words, plugin, tmp_path, capsys, monkeypatch):
+def test_killed_it_goes_on(tiny_fit, fit_words, plugin, tmp_path, capsys, monkeypatch, same_run):
     """kill −9 in the middle of the first round's rollouts: two trees are done, and stay."""
     run = tmp_path / "run"
     environment = {**os.environ, "PYTHONPATH": str(plugin), "OMP_NUM_THREADS": "1"}
@@ -312,13 +277,65 @@ def test_killed_it_goes_on(tiny_fit, fit_words, plugin, tmp_path, capsys, monkey
     same_run(run, tiny_fit)
 
 
+TERMINATED = {
+    "rollouts": ("mavis.learn.collect.tree_row", 3),
+    "second round's training": ("mavis.learn.module.ValueModule.training_step", 7),
+    "last evaluation": ("mavis.learn.data.RolloutDataModule.evaluate", 2),
+}
+
+
 @pytest.mark.usefixtures("light")
-def test_disk_full(tiny_fit, fit_words, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("phase", TERMINATED)
+def test_told_to_end_it_says_so_and_goes_on(
+    phase, tiny_fit, fit_words, tmp_path, monkeypatch, same_run
+):
+    """SIGTERM, as a scheduler sends it; by itself, Lightning makes a success of it."""
+    place, nth = TERMINATED[phase]
+    owner, name = resolve(place.rpartition(".")[0]), place.rpartition(".")[2]
+    inner, left, before = vars(owner)[name], [nth], signal.getsignal(signal.SIGTERM)
+
+    def told(*args, **kwargs):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return inner(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, told)
+        assert main(fit_words(tmp_path / "run")) == 143
+    assert left[0] <= 0
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert main(fit_words(tmp_path / "run")) == 0
+    same_run(tmp_path / "run", tiny_fit)
+
+
+TERMINATOR = KILLER.replace("SIGKILL", "SIGTERM")
+
+
+@pytest.mark.usefixtures("light")
+def test_a_process_that_was_told_to_end(tiny_fit, fit_words, plugin, tmp_path, same_run):
+    run = tmp_path / "run"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(plugin), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATOR, *fit_words(run)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 143, done.stderr
+    assert not (run / "value").exists()
+    assert main(fit_words(run)) == 0
+    same_run(run, tiny_fit)
+
+
+@pytest.mark.usefixtures("light")
+def test_disk_full(tiny_fit, fit_words, tmp_path, monkeypatch, capsys, same_run, stopper):
     run = tmp_path / "run"
     full = OSError(28, "No space left on device")
     with monkeypatch.context() as patch:
         patch.setattr("mavis.learn.collect.PER_SHARD", 1)
-        patch.setattr(Dataset, "save_to_disk", Stopper(Dataset.save_to_disk, 5, full))
+        patch.setattr(Dataset, "save_to_disk", stopper(Dataset.save_to_disk, 5, full))
         assert main(fit_words(run)) == 1
     said = capsys.readouterr()
     assert "No space left on device" in said.err
@@ -332,7 +349,7 @@ def test_disk_full(tiny_fit, fit_words, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.usefixtures("light")
-def test_more_rounds_go_on_from_the_finished_ones(fit_words, tmp_path, capsys):
+def test_more_rounds_go_on_from_the_finished_ones(fit_words, tmp_path, capsys, same_run):
     """And each of them is trained on trees of its own: the second behind a stop, too."""
     run, whole = tmp_path / "run", tmp_path / "whole"
     assert main(fit_words(run, "--data.rounds", "1")) == 0
@@ -344,13 +361,15 @@ def test_more_rounds_go_on_from_the_finished_ones(fit_words, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("light")
-def test_again_nothing_is_made_again(tiny_fit, fit_words, tmp_path, monkeypatch, capsys):
+def test_again_nothing_is_made_again(
+    tiny_fit, fit_words, tmp_path, monkeypatch, capsys, same_run, stopper
+):
     run = tmp_path / "trial"
     shutil.copytree(tiny_fit, run)
     files = {path: path.stat().st_mtime_ns for path in run.rglob("*.arrow")}
     for place in ("mavis.learn.collect.grow", "mavis_trial.behave"):
         owner = resolve(place.rpartition(".")[0])
-        monkeypatch.setattr(owner, place.rpartition(".")[2], Stopper(None, 1, AssertionError()))
+        monkeypatch.setattr(owner, place.rpartition(".")[2], stopper(None, 1, AssertionError()))
     assert main(fit_words(run)) == 0
     assert "round" not in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.arrow")} == files
@@ -358,7 +377,7 @@ def test_again_nothing_is_made_again(tiny_fit, fit_words, tmp_path, monkeypatch,
 
 
 @pytest.mark.usefixtures("light")
-def test_a_trial_run_is_not_gone_on_from(tiny_fit, fit_words, tmp_path, capsys):
+def test_a_trial_run_is_not_gone_on_from(tiny_fit, fit_words, tmp_path, capsys, same_run):
     """fast_dev_run trains for one batch: what it leaves must not pass for a round."""
     run = tmp_path / "run"
     assert main(fit_words(run, "--trainer.fast_dev_run", "true")) == 0

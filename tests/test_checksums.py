@@ -1,0 +1,124 @@
+"""What was written is told from what became of it."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from mavis.checksums import SUMS, DamagedError, check, install, seal
+
+
+@pytest.fixture
+def sealed(tmp_path):
+    """A folder with files in it, some of them private."""
+    folder = tmp_path / "model"
+    (folder / "trunk").mkdir(parents=True)
+    (folder / "head.bin").write_bytes(bytes(range(256)) * 9000)  # more than a piece
+    (folder / "trunk" / "config.json").write_text('{"layers": 2}\n')
+    (folder / "README.md").write_text("A card.\n")
+    (folder / "head.bin").chmod(0o600)
+    seal(folder)
+    return folder
+
+
+def put(file, text):
+    draft = file.with_name("draft")
+    draft.write_text(text)
+    draft.chmod(0o600)
+    install(draft, file)
+
+
+def flip(file, at):
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_whole_folder_passes(sealed):
+    check(sealed)
+    seal(sealed)  # again: its own checksums are none of its files
+    check(sealed)
+    (sealed / "README.md").write_text("A better card.\n")  # people may edit it
+    check(sealed)
+
+
+@pytest.mark.parametrize("at", [0, 1_500_000, -1])
+def test_a_flipped_bit_is_found(sealed, at):
+    flip(sealed / "head.bin", at)
+    with pytest.raises(DamagedError, match=r"model/head\.bin is damaged or was changed"):
+        check(sealed)
+    with pytest.raises(DamagedError, match=r"head\.bin"):
+        check(sealed / "head.bin")  # a file of a folder, by itself
+    check(sealed / "trunk" / "config.json")
+
+
+def test_files_below_and_missing_ones(sealed):
+    (sealed / "trunk" / "config.json").write_text('{"layers": 3}\n')
+    with pytest.raises(DamagedError, match=r"trunk/config\.json is damaged .*: throw it away\."):
+        check(sealed, "throw it away.")
+    shutil.rmtree(sealed / "trunk")
+    with pytest.raises(FileNotFoundError, match=r"trunk/config\.json is missing"):
+        check(sealed)
+
+
+def test_sha256sum_checks_them_too(sealed, tmp_path):
+    put(tmp_path / "a.json", "[1]\n")
+    for folder, sums in ((sealed, SUMS), (tmp_path, ".a.json.sha256")):
+        done = subprocess.run(
+            ["sha256sum", "-c", sums], cwd=folder, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_without_checksums_a_place_is_taken_as_it_is(sealed, tmp_path):
+    (sealed / SUMS).unlink()
+    flip(sealed / "head.bin", 3)
+    check(sealed)
+    (tmp_path / "old.json").write_text("[1]\n")
+    check(tmp_path / "old.json")
+
+
+def test_a_file_and_its_checksum(tmp_path):
+    file = tmp_path / "a.json"
+    for text in ("[1]\n", "[2]\n"):
+        put(file, text)
+        check(file)
+    assert file.read_text() == "[2]\n"
+    file.write_text("[3]\n")
+    with pytest.raises(DamagedError, match=r"a\.json is damaged or was changed"):
+        check(file)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_killed_while_it_is_put_there_it_passes_for_whole(tmp_path, monkeypatch, step):
+    file = tmp_path / "a.json"
+    put(file, "[1]\n")
+    left, replace = [step], os.replace
+
+    def killed(*names):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        replace(*names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            put(file, "[2]\n")
+    check(file)
+    assert file.read_text() == ("[2]\n" if step == 3 else "[1]\n")
+    put(file, "[3]\n")
+    check(file)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_modes_follow_the_umask(tmp_path, sealed, mask):
+    before = os.umask(mask)
+    try:
+        seal(sealed)
+        put(tmp_path / "a.json", "[1]\n")
+    finally:
+        os.umask(before)
+    for file in (sealed / "head.bin", sealed / "trunk" / "config.json", tmp_path / "a.json"):
+        assert file.stat().st_mode & 0o777 == 0o666 & ~mask
