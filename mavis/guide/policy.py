@@ -18,8 +18,6 @@ from mavis.prompts import Prompt
 
 Refuse = Callable[[int, ValueError], None]
 
-AHEAD = 4  # how many rows' worth of prompts a stream is ahead of its turn
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -151,7 +149,7 @@ class GuidedPolicy:
         beta = self.beta if beta is None else beta
         settings = (beta, temperature, top_k, top_p, max_tokens, seed, stop)
         asked = requests(prompts, self.objectives, weights, *settings)
-        return self._answers(asked, n, rows, AHEAD, refuse)
+        return self._answers(asked, n, rows, True, refuse)
 
     def sample(
         self,
@@ -171,10 +169,10 @@ class GuidedPolicy:
         asked: Sequence[Request],
         n: int,
         rows: int,
-        ahead: int | None = None,
+        in_order: bool = False,
         refuse: Refuse | None = None,
     ) -> Iterator[Answer]:
-        """Check all that is asked, then answer it in turn; `ahead` is None or as AHEAD."""
+        """Check all that is asked, then answer it; `in_order` begins with the first prompts."""
         n, rows = whole_number("n", n), whole_number("rows", rows)
         for name, number in {"n": n, "rows": rows}.items():
             if number < 1:
@@ -189,7 +187,7 @@ class GuidedPolicy:
                 if refuse is None:
                     raise
                 refuse(at, error)
-        window = ahead * rows if ahead else len(asked)
+        window = max(1, rows // n) if in_order else len(asked)
         return self._in_turn(started, n, rows, window)
 
     def _start(self, request: Request, at: int) -> Encoded:

@@ -11,12 +11,20 @@ import pytest
 
 import mavis
 from mavis import MavisWarning, load
+from mavis.checksums import seal
 from mavis.guide.network import ValueNetwork
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
 
 Make = Callable[..., ValueNetwork]
 Build = Callable[..., ReferencePolicy]
+
+
+def change(folder: Path, **fields: object) -> None:
+    """Write other fields into the card of a value model."""
+    card = json.loads((folder / "value.json").read_text())
+    (folder / "value.json").write_text(json.dumps(card | fields))
+    seal(folder)
 
 
 @pytest.fixture
@@ -59,13 +67,12 @@ def test_a_relative_reference_is_found_from_everywhere(
 def test_value_models_of_different_strengths_or_references(folders: dict[str, Path]) -> None:
     folders.pop("reference")
     for name, eta in {"humor": 0.5, "sense": 2.0}.items():
-        card = folders[name] / "value.json"
-        card.write_text(json.dumps(json.loads(card.read_text()) | {"eta": eta}))
+        change(folders[name], eta=eta)
     policy = load(folders, device="cpu")
     with pytest.raises(ValueError, match=r"beta must be given: .* strengths \(eta 0.5, 2\)"):
         policy.generate(["um"])
     assert policy.generate(["um"], beta=1.0, max_tokens=3)
-    card.write_text(json.dumps(json.loads(card.read_text()) | {"reference": "other"}))
+    change(folders["sense"], reference="other")
     with pytest.raises(
         ValueError, match=r"value models must be of one reference, got .* and other"
     ):
@@ -99,12 +106,6 @@ def test_a_reference_that_does_not_fit(
     tiny_tokenizer(39).save_pretrained(folders["reference"])
     with pytest.raises(ValueError, match="have different tokenizers"):
         load({"sense": folders["sense"]}, device="cpu")
-
-
-def change(folder: Path, **fields: object) -> None:
-    """Write other fields into the card of a value model."""
-    card = json.loads((folder / "value.json").read_text())
-    (folder / "value.json").write_text(json.dumps(card | fields))
 
 
 def test_a_card_says_what_its_folder_is_of(folders: dict[str, Path]) -> None:
