@@ -27,8 +27,11 @@ STORY = (
     "guide.values",
     "guide.states",
     "guide.jobs",
+    "guide.settings",
+    "guide.requests",
     "guide.decode",
     "guide.policy",
+    "guide.loading",
     "guide.search",
     "learn.tree",
     "learn.rollout",
@@ -113,15 +116,31 @@ STORY = (
 )
 
 _HOME = {
-    "Objective": "mavis.objective",
     "ClassifierReward": "mavis.reward",
+    "GuidedPolicy": "mavis.guide.policy",
+    "MavisWarning": "mavis.names",
+    "Objective": "mavis.objective",
+    "ReferencePolicy": "mavis.guide.reference",
     "ValueModule": "mavis.learn.module",
-    "load": "mavis.guide.policy",
+    "beam_search": "mavis.guide.search",
+    "load": "mavis.guide.loading",
+    "mod": "mavis.measure.rivals.policies",
+    "soup": "mavis.measure.rivals.soup",
 }
+__all__ = [*_HOME, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that light commands start light."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("mavis")
     if name not in _HOME:
         raise AttributeError(f"module 'mavis' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

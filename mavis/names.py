@@ -13,6 +13,10 @@ _SANDBOX = "sandbox/"
 _SECONDS = 5.0  # how long the hub may take to answer
 
 
+class MavisWarning(UserWarning):
+    """What mavis itself warns of: shown, whatever libraries' warnings are silenced."""
+
+
 def locate(name: str, what: str = "model") -> str:
     """Turn a name of the user's into a path, or leave it as a name on the hub.
 

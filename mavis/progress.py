@@ -33,7 +33,9 @@ class _Rate(TextColumn):
         return Text(f"{speed:.1f} {self._unit}/s" if speed else "", style="cyan")
 
 
-def track(items: Iterable[T], what: str, unit: str, total: int, done: int = 0) -> Iterator[T]:
+def track(
+    items: Iterable[T], what: str, unit: str, total: int, done: int = 0, printing: bool = False
+) -> Iterator[T]:
     """Pass items on, and show how far it has got.
 
     Args:
@@ -42,6 +44,7 @@ def track(items: Iterable[T], what: str, unit: str, total: int, done: int = 0) -
         unit: what one item is called, in the plural.
         total: how many there are in all.
         done: how many of them were there before.
+        printing: whether each item is printed on stdout when it comes: the bar steps aside.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -56,5 +59,9 @@ def track(items: Iterable[T], what: str, unit: str, total: int, done: int = 0) -
     with Progress(*columns, console=console, transient=True, disable=silent) as progress:
         task = progress.add_task(what, total=total, completed=done)
         for item in items:
+            if printing:
+                progress.stop()  # while it is drawn, what is printed goes through it to stderr
             yield item
+            if printing:
+                progress.start()
             progress.advance(task)

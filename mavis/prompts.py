@@ -86,6 +86,7 @@ def read_prompts(
     split: str | None = "train",
     column: str | None = None,
     limit: int | None = None,
+    unique: bool = True,
 ) -> list[Prompt]:
     """Read prompts from the sandbox, a file, a folder, a function or the hub.
 
@@ -100,6 +101,7 @@ def read_prompts(
             one. Of a Human/Assistant dialogue everything up to the last "Assistant:" is taken,
             of a chat everything before the assistant's last message.
         limit: Return at most this many prompts.
+        unique: Return each prompt once; otherwise as often as it comes.
 
     Raises:
         FileNotFoundError: A missing file, folder or data set.
@@ -114,18 +116,20 @@ def read_prompts(
     if split and _usual(split) not in {*present, *missing}:
         raise ValueError(f"split {split!r} is not in {source!r}, which has {', '.join(parts)}.")
     home = "train" if split and _usual(split) in missing else split
-    prompts = {
-        plain(prompt): prompt
+    prompts = [
+        (plain(prompt), prompt)
         for name, rows in parts.items()
         if home is None or _usual(name) == _usual(home)
         for prompt in _prompts(rows(), column, source)
-    }
+    ]
+    if unique:
+        prompts = list(dict(prompts).items())
     if split and home and _usual(home) == "train":
-        chosen = _cut(list(prompts), missing)
-        prompts = {text: prompts[text] for text in prompts if chosen[text] == _usual(split)}
+        chosen = _cut(list(dict(prompts)), missing)
+        prompts = [(text, one) for text, one in prompts if chosen[text] == _usual(split)]
     if not prompts:
         raise ValueError(f"no prompts in {source!r}" + (f" for split {split!r}." if split else "."))
-    return list(prompts.values())[:limit]
+    return [prompt for _, prompt in prompts][:limit]
 
 
 def _usual(split: str) -> str:

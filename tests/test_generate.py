@@ -4,11 +4,14 @@ import io
 import json
 import shutil
 import sys
+from dataclasses import replace
+from functools import partialmethod
 
 import pytest
 import torch
 
 from mavis import load
+from mavis.checksums import seal
 from mavis.cli import main
 
 PROMPTS = ("an ant is", "hats")
@@ -27,6 +30,7 @@ def value(tiny_fit, tmp_path_factory):
         {name: t + 0.5 * torch.randn(t.shape, generator=noise) for name, t in head.items()},
         folder / "head.safetensors",
     )
+    seal(folder)
     return folder
 
 
@@ -134,14 +138,17 @@ def refused(capsys, *words):
         (["--weights.trial", ".nan"], "weights.trial must be a finite number, got nan"),
         (["--weights.trial=-.inf"], "weights.trial must be a finite number, got -inf"),
         (["--beta", ".nan"], "beta must be a finite number, got nan"),
-        (["--temperature", "0"], "temperature must be above 0, got 0"),
+        (["--temperature", "-1"], "temperature must be 0 (the likeliest token) or"),
         (["--top_p", "1.5"], "top_p must be in (0, 1], got 1.5"),
-        (["--top_k", "1000"], "top_k must be 0 (all) to"),
-        (["--top_k", "-3"], "top_k must be 0 (all) to"),
+        (["--top_k", "-3"], "top_k must be at least 0 (all), got -3"),
         (["--max_tokens", "-1"], "max_tokens must be at least 1, got -1"),
         (["--max_tokens", "0"], "max_tokens must be at least 1, got 0"),
         (["--n", "0"], "n must be at least 1, got 0"),
         (["--max_tokens", "500"], "must fit into the context of 160 tokens"),
+        (["--stop", ""], "stop must be strings that are not empty, got ''"),
+        (["--device", "warp"], "device 'warp' is not available here; there are: cpu"),
+        (["--device", "cuda:99"], "device 'cuda:99' is not available here; there are: cpu"),
+        (["--template_args", "{loud: true}"], "template_args are arguments of a chat template"),
         (["--weights.sadness", "1"], "no value model of sadness at runs/sadness/value"),
         (["--values.humor", "x"], "values.humor needs a weight: add --weights.humor 1"),
         (["--file", "/nowhere.txt"], "prompts must come from the command line or from --file"),
@@ -155,9 +162,10 @@ def test_bad_settings(words, message, value, capsys):
 
 def test_bad_prompts(value, tmp_path, capsys, monkeypatch):
     mine = ["--weights.trial", "1", "--values.trial", str(value), "--top_k", "12"]
-    assert "prompt 0: prompt must not be empty" in refused(capsys, "  ", *mine)
+    strictly = [*mine, "--strict"]
+    assert "prompt 0: prompt must not be empty" in refused(capsys, "  ", *strictly)
     long = "an ant " * 100
-    assert "prompt 1: prompt must leave room for a reply" in refused(capsys, "a", long, *mine)
+    assert "prompt 1: prompt must leave room for a reply" in refused(capsys, "a", long, *strictly)
     assert "there is no such file" in refused(
         capsys, "--file", str(tmp_path / "nothing.txt"), *mine
     )
@@ -165,6 +173,192 @@ def test_bad_prompts(value, tmp_path, capsys, monkeypatch):
     assert "no prompts in" in refused(capsys, "--file", str(tmp_path / "empty.txt"), *mine)
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
     assert "no prompts on stdin" in refused(capsys, *mine)
+
+
+LONG = "an ant" + " an ant" * 40  # leaves no room in the context of 160 tokens
+
+
+@pytest.fixture
+def partly(value, capsys):
+    """`partly(words)`: what is on stdout and stderr when a prompt cannot be answered."""
+
+    def run(*words):
+        mine = ["--weights.trial", "1", "--values.trial", str(value)]
+        assert main(["generate", *words, *mine, "--max_tokens", "8", "--top_k", "12"]) == 1
+        said = capsys.readouterr()
+        return said.out.splitlines(), said.err.splitlines()
+
+    return run
+
+
+def test_a_prompt_that_cannot_be_answered_costs_the_others_nothing(ask, partly):
+    out, err = partly("an ant is", LONG, "hats", " ")
+    assert out == ask()
+    assert err[0].startswith("mavis: prompt 1: prompt must leave room for a reply")
+    assert err[1].startswith("mavis: prompt 3: prompt must not be empty")
+    assert err[2:] == ["mavis: 2 of 4 prompts were not answered (counted from 0)."]
+    out, err = partly(LONG)
+    assert out == []
+    assert len(err) == 1
+
+
+def test_line_k_of_the_json_is_of_prompt_k(ask, partly):
+    usual = list(map(json.loads, ask("--json", "--n", "2", "--compare", "--score")))
+    out, _ = partly("an ant is", LONG, "hats", "--json", "--n", "2", "--compare", "--score")
+    lines = list(map(json.loads, out))
+    assert lines[:2] + lines[4:] == usual
+    assert [line["prompt"] for line in lines[2:4]] == [LONG] * 2
+    assert all("prompt must leave room" in line["error"] for line in lines[2:4])
+
+
+def test_prompts_on_stdin_and_in_a_file_have_the_same_rule(partly, tmp_path, monkeypatch):
+    lines = ["an ant is", LONG, "hats", "an ant is"]
+    out, err = partly(*lines)
+    assert len(out) == 3
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+    assert partly() == (out, err)
+    (tmp_path / "prompts.jsonl").write_text("".join(map('{{"prompt": "{}"}}\n'.format, lines)))
+    assert partly("--file", str(tmp_path / "prompts.jsonl")) == (out, err)
+
+
+def test_a_file_keeps_every_line(ask, tmp_path):
+    (tmp_path / "prompts.txt").write_text("hats\nan ant is\nhats\nhats\n")
+    once = dict(zip(PROMPTS, ask(), strict=True))
+    lines = ["hats", "an ant is", "hats", "hats"]
+    asked = ask("--file", str(tmp_path / "prompts.txt"), prompts=[])
+    assert asked == [once[line] for line in lines]
+
+
+def test_a_template_that_refuses_a_message(tiny_folder, tmp_path, capsys):
+    shutil.copytree(tiny_folder / "reference", tmp_path / "reference")
+    template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{% if loud %}an ant {% endif %}{{ messages[0].content }}"
+    )
+    (tmp_path / "reference" / "chat_template.jinja").write_text(template)
+    chats = [
+        [{"role": "system", "content": "be loud"}, {"role": "user", "content": "hats"}],
+        [{"role": "user", "content": "hats"}],
+    ]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+    words = ["--file", str(file), "--reference", str(tmp_path / "reference"), "--max_tokens", "8"]
+    assert main(["generate", *words, "--json"]) == 1
+    said = capsys.readouterr()
+    first, second = map(json.loads, said.out.splitlines())
+    assert "no system role" in first["error"]
+    assert second["prompt"] == chats[1]
+    assert "prompt 0" in said.err
+    assert "no system role" in refused(capsys, *words, "--strict")
+    told = {}
+    for loud in ("true", "false"):
+        args = ["--template_args", f"{{loud: {loud}}}"]
+        assert main(["generate", "hats", *words[2:], *args]) == 0
+        told[loud] = capsys.readouterr().out
+    assert told["true"] != told["false"]
+
+
+def test_stop_strings_and_temperature_0(ask, value):
+    policy = load({"trial": value})
+    settings = {"max_tokens": 8, "top_k": 12}
+    for words, stop in (
+        (["--stop", "a"], ["a"]),
+        (["--stop", "a", "--stop", " "], ["a", " "]),
+        (["--stop", '["a", "n"]'], ["a", "n"]),
+        (["--stop", "[a]"], ["[a]"]),
+    ):
+        answers = policy.generate(PROMPTS, {"trial": 1.0}, stop=stop, **settings)
+        assert [json.loads(line)["text"] for line in ask("--json", *words)] == [
+            answer.text for answer in answers
+        ]
+    greedy = policy.generate(PROMPTS, {"trial": 1.0}, temperature=0, **settings)
+    lines = list(map(json.loads, ask("--json", "--temperature", "0", "--seed", "5")))
+    assert [line["tokens"] for line in lines] == [answer.tokens for answer in greedy]
+
+
+def test_what_the_terminal_cannot_show(monkeypatch, value):
+    from mavis.guide.reference import ReferencePolicy
+
+    spoken = "caf\u00e9 \ud83d \u2713"
+    monkeypatch.setattr(ReferencePolicy, "decode", lambda *_: spoken)
+    asked = ["generate", "hats", "--weights.trial", "1", "--values.trial", str(value)]
+    shown = {"ascii": "caf? ? ?", "latin-1": "caf\u00e9 ? ?", "utf-8": "caf\u00e9 ? \u2713"}
+    for encoding, text in shown.items():
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding))
+        for words in ([], ["--json"]):
+            assert main([*asked, *words, "--max_tokens", "4"]) == 0
+        line, json_line = raw.getvalue().decode(encoding).splitlines()
+        assert line == text
+        assert json.loads(json_line)["text"] == spoken
+
+
+def test_json_holds_no_number_that_is_none(capsys):
+    from mavis.generate import Shown, _show_json
+    from mavis.guide.policy import Answer
+
+    answer = Answer("hats", "a", [3], float("nan"), 0.0, 0.0, -1.0, "end")
+    with pytest.raises(ValueError, match="the answer to 'hats' has a number that is not finite"):
+        _show_json(Shown(answer, {}, None, {}))
+    _show_json(Shown(replace(answer, kl=0.0), {"trial": float("nan")}, None, {}))
+    assert json.loads(capsys.readouterr().out)["rewards"] == {"trial": None}
+
+
+@pytest.fixture
+def one_row(monkeypatch):
+    """Answers are written one after the other."""
+    from mavis.guide.policy import GuidedPolicy
+
+    monkeypatch.setattr(GuidedPolicy, "stream", partialmethod(GuidedPolicy.stream, rows=1))
+
+
+@pytest.mark.usefixtures("one_row")
+def test_answers_are_printed_as_they_are_finished(ask, monkeypatch):
+    from mavis.guide.policy import GuidedPolicy
+
+    events, write = [], GuidedPolicy._answer
+
+    def written(*words):
+        events.append("written")
+        return write(*words)
+
+    monkeypatch.setattr(GuidedPolicy, "_answer", written)
+    monkeypatch.setattr("mavis.generate.print", lambda *_, **how: events.append(how), raising=False)
+    ask()
+    assert events == ["written", {"flush": True}] * 2
+    events.clear()
+    ask("--compare", "--json")
+    assert events == ["written", "written", {"flush": True}] * 2
+
+
+class Terminal(io.StringIO):
+    """What takes itself for a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_bar_on_stderr_leaves_the_answers_on_stdout(ask, value, monkeypatch, capsys):
+    usual = ask()
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    words = ["--weights.trial", "1", "--values.trial", str(value), "--top_k", "12"]
+    assert main(["generate", *PROMPTS, *words, "--max_tokens", "8"]) == 0
+    assert capsys.readouterr().out.splitlines() == usual
+    assert "answers" in terminal.getvalue()
+    assert not any(line in terminal.getvalue() for line in usual)
+
+
+@pytest.mark.usefixtures("one_row")
+def test_a_reader_that_goes_away(value, monkeypatch, capfd):
+    def closed(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("mavis.generate.print", closed, raising=False)
+    words = ["--weights.trial", "1", "--values.trial", str(value), "--top_k", "12"]
+    assert main(["generate", *PROMPTS, *words]) == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_bad_value_models(value, tmp_path, capsys, tiny_lm, tiny_tokenizer):

@@ -1,23 +1,22 @@
 """The guided policy as people use it: load it, ask it, with weights of one's own per prompt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TypeVar
 
 import torch
 
 from mavis.guide.decode import decode
 from mavis.guide.jobs import Job, Sampling, Span
-from mavis.guide.network import ValueNetwork, objectives_of, read_card
-from mavis.guide.reference import Encoded, ReferencePolicy, spare_threads
+from mavis.guide.network import ValueNetwork, objectives_of
+from mavis.guide.reference import Encoded, ReferencePolicy
+from mavis.guide.requests import Request, check, requests
+from mavis.guide.settings import Numbers, Stop, Weights, Whole, vectors, whole_number
 from mavis.guide.states import Rule
 from mavis.guide.tilt import tilt
 from mavis.guide.values import Guide
 from mavis.prompts import Prompt
 
-T = TypeVar("T")
-Weights = Mapping[str, float]
+Refuse = Callable[[int, ValueError], None]
 
 
 @dataclass(frozen=True)
@@ -79,73 +78,78 @@ class GuidedPolicy:
         Raises:
             ValueError: a weight is for an objective that no value model here is of.
         """
-        unknown = [name for name in weights if name not in self.objectives]
-        if unknown:
-            loaded = ", ".join(self.objectives) or "none"
-            raise ValueError(
-                f"weights must be for objectives with a value model (loaded: {loaded}), "
-                f"got {unknown[0]!r}. `mavis fit --objective {unknown[0]}` makes one."
-            )
-        return tuple(float(weights.get(name, 0.0)) for name in self.objectives)
+        return vectors(weights, self.objectives, 1)[0]
 
     def generate(
         self,
-        prompts: Sequence[Prompt],
-        weights: Weights | Sequence[Weights] | None = None,
-        beta: float | Sequence[float] | None = None,
-        temperature: float | Sequence[float] = 1.0,
-        top_k: int | Sequence[int] = 40,
-        top_p: float | Sequence[float] = 1.0,
-        max_tokens: int | Sequence[int] = 64,
+        prompts: Prompt | Iterable[Prompt],
+        weights: float | Weights | Collection[Weights | Numbers] | None = None,
+        beta: Numbers | None = None,
+        temperature: Numbers = 1.0,
+        top_k: Whole = 40,
+        top_p: Numbers = 1.0,
+        max_tokens: Whole = 64,
         n: int = 1,
-        seed: int | Sequence[int] = 0,
+        seed: Whole = 0,
+        stop: Stop | None = None,
         rows: int = 64,
     ) -> list[Answer]:
-        """Answer prompts; every setting is one for all, or a sequence with one per prompt.
+        """Answer prompts; every setting is one for all, or one per prompt in a list or an array.
 
         The answer to a prompt depends on the prompt, its settings and its seed alone, not on what
         else is asked: equal prompts with equal settings get equal answers.
 
         Args:
-            prompts: texts or chats (lists of messages).
-            weights: λ by objective; None weighs every loaded objective 1.
+            prompts: texts or chats (lists of messages); or a single one.
+            weights: λ by objective; None weighs every loaded objective 1, and a number is the
+                weight of the only one. An array [P, M] is in the order of `objectives`.
             beta: strength of the tilt; None is what the value models were trained for, 1 / η.
-            temperature: of the reference policy.
+            temperature: of the reference policy; 0 takes the most likely token.
             top_k: candidates per token; 0 is the whole vocabulary.
             top_p: probability mass of the candidates.
             max_tokens: the longest reply.
             n: replies per prompt.
             seed: of the random draws.
+            stop: strings that end a reply and are no part of it: a list for all prompts, or a list
+                of one list per prompt.
             rows: how many replies are written side by side.
 
         Returns:
-            len(prompts) · n answers, those of one prompt together.
+            P · n answers, those of one prompt together.
 
         Raises:
             ValueError: a setting is out of range, or a prompt is empty or too long.
         """
-        single = "text" if isinstance(prompts, str) else "chat"
-        if single == "text" or any(isinstance(prompt, Mapping) for prompt in prompts):
-            raise ValueError(
-                f"prompts must be a sequence of prompts, got one {single}: wrap it in [ ]."
-            )
-        count = len(prompts)
-        if weights is None:
-            weights = dict.fromkeys(self.objectives, 1.0)
-        if beta is None:
-            beta = self.beta
-        columns = zip(
-            [self.vector(w) for w in _per_prompt("weights", weights, count)],
-            _per_prompt("beta", beta, count),
-            _per_prompt("temperature", temperature, count),
-            _per_prompt("top_k", top_k, count),
-            _per_prompt("top_p", top_p, count),
-            strict=True,
-        )
-        samplings = [Sampling(*column) for column in columns]
-        limits = _per_prompt("max_tokens", max_tokens, count)
-        seeds = _per_prompt("seed", seed, count)
-        return self.sample(prompts, samplings, limits, seeds, n, rows)
+        beta = self.beta if beta is None else beta
+        settings = (beta, temperature, top_k, top_p, max_tokens, seed, stop)
+        asked = requests(prompts, self.objectives, weights, *settings)
+        return list(self._answers(asked, n, rows))
+
+    def stream(
+        self,
+        prompts: Prompt | Iterable[Prompt],
+        weights: float | Weights | Collection[Weights | Numbers] | None = None,
+        beta: Numbers | None = None,
+        temperature: Numbers = 1.0,
+        top_k: Whole = 40,
+        top_p: Numbers = 1.0,
+        max_tokens: Whole = 64,
+        n: int = 1,
+        seed: Whole = 0,
+        stop: Stop | None = None,
+        rows: int = 64,
+        refuse: Refuse | None = None,
+    ) -> Iterator[Answer]:
+        """As `generate`: the same answers in the same order, each as soon as it is its turn.
+
+        Everything is checked before the first answer is written. Where there is a `refuse`, a
+        prompt that cannot be answered is no error: `refuse(number, error)` is called, and the
+        others are answered.
+        """
+        beta = self.beta if beta is None else beta
+        settings = (beta, temperature, top_k, top_p, max_tokens, seed, stop)
+        asked = requests(prompts, self.objectives, weights, *settings)
+        return self._answers(asked, n, rows, True, refuse)
 
     def sample(
         self,
@@ -157,55 +161,89 @@ class GuidedPolicy:
         rows: int = 64,
     ) -> list[Answer]:
         """As `generate`, with everything spelled out per prompt."""
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}.")
-        encoded = [self._encode(prompt, at) for at, prompt in enumerate(prompts)]
-        for at, (sampling, limit, start) in enumerate(zip(samplings, limits, encoded, strict=True)):
-            sampling.check(self.objectives)
-            if limit % 1:
-                raise ValueError(f"max_tokens must be a whole number, got {limit}.")
-            if limit < 1:
-                raise ValueError(f"max_tokens must be at least 1, got {limit} for prompt {at}.")
-            if len(start.tokens) + limit > self.reference.context:
-                raise ValueError(
-                    f"prompt {at} ({len(start.tokens)} tokens) and max_tokens ({limit}) must fit "
-                    f"into the context of {self.reference.context} tokens: shorten one of them."
-                )
-        self._try_rule(samplings)
-        # A prompt is read once; its n answers fork from there.
+        columns = zip(prompts, samplings, limits, seeds, strict=True)
+        return list(self._answers([Request(*column) for column in columns], n, rows))
+
+    def _answers(
+        self,
+        asked: Sequence[Request],
+        n: int,
+        rows: int,
+        in_order: bool = False,
+        refuse: Refuse | None = None,
+    ) -> Iterator[Answer]:
+        """Check all that is asked, then answer it; `in_order` begins with the first prompts."""
+        n, rows = whole_number("n", n), whole_number("rows", rows)
+        for name, number in {"n": n, "rows": rows}.items():
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}.")
+        check(asked, self.objectives, self.reference)
+        self._try_rule([request.sampling for request in asked])
+        started: list[tuple[Request, Encoded]] = []
+        for at, request in enumerate(asked):
+            try:
+                started.append((request, self._start(request, at)))
+            except ValueError as error:
+                if refuse is None:
+                    raise
+                refuse(at, error)
+        window = max(1, rows // n) if in_order else len(asked)
+        return self._in_turn(started, n, rows, window)
+
+    def _start(self, request: Request, at: int) -> Encoded:
+        """The tokens of a prompt, which must leave room for the longest reply."""
+        try:
+            encoded = self.reference.encode(request.prompt)
+        except ValueError as error:
+            raise ValueError(f"prompt {at}: {error}") from error
+        if len(encoded.tokens) + request.limit > self.reference.context:
+            raise ValueError(
+                f"prompt {at} ({len(encoded.tokens)} tokens) and max_tokens ({request.limit}) must "
+                f"fit into the context of {self.reference.context} tokens: shorten one of them."
+            )
+        return encoded
+
+    def _in_turn(
+        self, started: Sequence[tuple[Request, Encoded]], n: int, rows: int, window: int
+    ) -> Iterator[Answer]:
+        """Answers, prompt after prompt, each as soon as it and all before it are written."""
+        # A prompt is read once; its n answers fork from there. A row pays for the longest one
+        # beside it, so prompts of like length are read together.
         roots = [
-            Job(start.tokens, 0, samplings[at], ("root",), tag=(at, -1))
-            for at, start in enumerate(encoded)
+            Job(start.tokens, 0, request.sampling, ("root",), tag=(at, -1))
+            for at, (request, start) in enumerate(started)
         ]
-        roots.sort(key=lambda job: len(job.tokens))  # a row pays for the longest one beside it
+        roots.sort(key=lambda job: (job.tag[0] // window, len(job.tokens)))
 
         def answers_to(root: Span) -> list[Job]:
             at, copy = root.job.tag
             if copy >= 0:
                 return []
-            start = encoded[at]
-            key = (seeds[at], *start.tokens, "sample")
+            one, start = started[at]
+            key, stop = (one.seed, *start.tokens, "sample"), (*start.stop, *one.stop)
             return [
-                Job(
-                    start.tokens,
-                    limits[at],
-                    samplings[at],
-                    (*key, copy),
-                    start.stop,
-                    tag=(at, copy),
-                )
+                Job(start.tokens, one.limit, one.sampling, (*key, copy), stop, tag=(at, copy))
                 for copy in range(n)
             ]
 
-        answers: dict[tuple[int, int], Answer] = {}
-        size = min(rows, max(1, n * len(roots)))
         spans = decode(
-            self.reference, self.networks, roots, rule=self.rule, rows=size, follow=answers_to
+            self.reference,
+            self.networks,
+            roots,
+            rule=self.rule,
+            rows=min(rows, max(1, n * len(started))),
+            follow=answers_to,
         )
+        written: dict[tuple[int, int], Answer] = {}
+        turns = ((at, copy) for at in range(len(started)) for copy in range(n))
+        turn = next(turns, None)
         for span in spans:
             if span.job.limit:
-                answers[span.job.tag] = self._answer(prompts[span.job.tag[0]], span)
-        return [answers[key] for key in sorted(answers)]
+                at, _ = span.job.tag
+                written[span.job.tag] = self._answer(started[at][0].prompt, span)
+            while turn in written:
+                yield written.pop(turn)
+                turn = next(turns, None)
 
     def _try_rule(self, samplings: Sequence[Sampling]) -> None:
         """Show a rule all settings, on states of one candidate: what it refuses, it refuses now."""
@@ -214,12 +252,6 @@ class GuidedPolicy:
             nothing = torch.zeros(len(samplings), 1)
             beta = torch.tensor([sampling.beta for sampling in samplings])
             self.rule(nothing, torch.zeros_like(weights)[:, None], weights, beta)
-
-    def _encode(self, prompt: Prompt, at: int) -> Encoded:
-        try:
-            return self.reference.encode(prompt)
-        except ValueError as error:
-            raise ValueError(f"prompt {at}: {error}") from error
 
     def _answer(self, prompt: Prompt, span: Span) -> Answer:
         return Answer(
@@ -232,57 +264,3 @@ class GuidedPolicy:
             log_ref=sum(span.log_ref),
             reason=span.reason,
         )
-
-
-def load(
-    values: Mapping[str, str | Path] | None = None,
-    reference: str | None = None,
-    device: str | None = None,
-) -> GuidedPolicy:
-    """Load a guided policy.
-
-    A small model on a CPU gets one torch thread, unless OMP_NUM_THREADS is set: more are slower.
-
-    Args:
-        values: the folder of each objective's value model, by objective
-            (`{"humor": "runs/humor/value"}`).
-        reference: the reference policy; None takes the one the value models were trained under,
-            or the embedded one.
-        device: where to run; None takes an accelerator if there is one.
-
-    Raises:
-        FileNotFoundError: a folder is missing, or is no model.
-        ValueError: a value model is of another objective, was trained under another reference
-            than the others, or does not fit the reference policy.
-    """
-    folders = {name: Path(folder) for name, folder in (values or {}).items()}
-    cards = {name: read_card(folder) for name, folder in folders.items()}
-    for name, card in cards.items():
-        if name not in card.objectives:
-            raise ValueError(
-                f"values.{name} must be a value model of {name}, but {folders[name]} is of "
-                f"{', '.join(card.objectives)}."
-            )
-    for what in ("reference", "template"):
-        told = {str(getattr(card, what)) for card in cards.values()}
-        if len(told) > 1 and (reference is None or what == "template"):
-            raise ValueError(
-                f"value models must be of one {what}, got {' and '.join(sorted(told))}."
-            )
-    first = next(iter(cards.values()), None)
-    name = reference or (first.reference if first else "sandbox/reference")
-    policy = ReferencePolicy.load(name, first.template if first else None, device)
-    spare_threads(policy.model)
-    networks = [
-        ValueNetwork.from_pretrained(folder, policy) for folder in dict.fromkeys(folders.values())
-    ]
-    return GuidedPolicy(policy, tuple(networks))
-
-
-def _per_prompt(name: str, value: T | Sequence[T], count: int) -> list[T]:
-    """One setting for all prompts, or one for each, as a list of one for each."""
-    if isinstance(value, Sequence):
-        if len(value) != count:
-            raise ValueError(f"{name} must be one or one per prompt ({count}), got {len(value)}.")
-        return list(value)
-    return [value] * count

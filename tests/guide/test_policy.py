@@ -1,19 +1,16 @@
 """The guided policy as people use it: settings per prompt, errors that teach, loading."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-import mavis
 from mavis.guide.jobs import Job, Sampling
 from mavis.guide.network import ValueNetwork
-from mavis.guide.policy import Answer, GuidedPolicy, load
+from mavis.guide.policy import Answer, GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
 from mavis.guide.search import beam_search
 from mavis.prompts import Prompt
@@ -238,7 +235,7 @@ def test_prompts_that_are_none(policy: GuidedPolicy, prompt: Any) -> None:
         ({"weights": [{"humor": 1.0}]}, r"weights must be one or one per prompt \(3\), got 1"),
         ({"beta": float("inf")}, r"beta must be a finite number, got inf"),
         ({"beta": [1.0, 2.0]}, r"beta must be one or one per prompt \(3\), got 2"),
-        ({"temperature": [1.0, -1.0, 1.0]}, r"temperature must be 0 .* or 0.0001 to .*, got -1.0"),
+        ({"temperature": [1.0, -1.0, 1.0]}, r"prompt 1: temperature must be 0 .* got -1.0"),
         ({"temperature": float("nan")}, r"temperature must be a finite number, got nan"),
         ({"top_k": -1}, r"top_k must be at least 0 \(all\), got -1"),
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
@@ -263,8 +260,12 @@ def test_settings_that_cannot_be(policy: GuidedPolicy, setting: dict[str, Any], 
 @pytest.mark.parametrize(
     ("prompts", "error"),
     [
-        ("had a bun?", r"prompts must be a sequence of prompts, got one text: wrap it in \[ \]"),
-        (PROMPTS[2], r"prompts must be a sequence of prompts, got one chat: wrap it in \[ \]"),
+        (None, r"prompts must be a text, a chat or a list of these, got a NoneType"),
+        (b"um", r"prompts must be a text, a chat or a list of these, got a bytes"),
+        ({"um", "an"}, r"prompts must be a text, a chat or a list of these, got a set"),
+        ({"role": "user", "content": "um"}, r"a chat or a list of these, got a dict"),
+        (["um", {"role": "user", "content": "um"}], r"prompt 1 must be .* got a dict"),
+        (["um", None], r"prompt 1: prompt must be text"),
         (["um", "  "], r"prompt 1: prompt must not be empty"),
         (["um", []], r"prompt 1: prompt must not be empty"),
         (["b" * 160], r"prompt 0: prompt must leave room for a reply .* 160 tokens .* got 160"),
@@ -291,86 +292,99 @@ def test_numbers_of_numpy_are_numbers(policy: GuidedPolicy) -> None:
     assert_same(policy.generate(["um"], {"kind": np.float32(0.5)}, **numbers), usual)
 
 
-# Loading
+def test_one_prompt_needs_no_list(policy: GuidedPolicy) -> None:
+    for one in PROMPTS:
+        assert_same(
+            policy.generate(one, max_tokens=4, n=2), policy.generate([one], max_tokens=4, n=2)
+        )
+    rows = (prompt for prompt in PROMPTS)
+    assert_same(policy.generate(rows, max_tokens=4), policy.generate(PROMPTS, max_tokens=4))
+    texts = np.array(["um", "had a bun?"])
+    assert_same(policy.generate(texts, max_tokens=4), policy.generate(texts.tolist(), max_tokens=4))
 
 
-@pytest.fixture
-def folders(build_reference: Build, tiny_network: Make, tmp_path: Path) -> dict[str, Path]:
-    """A reference and two value models on disk: humor with kind, and sense."""
-    first = build_reference()
-    first.model.save_pretrained(tmp_path / "reference")
-    first.tokenizer.save_pretrained(tmp_path / "reference")
-    reference = ReferencePolicy.load(str(tmp_path / "reference"), device="cpu")
-    both = tiny_network(reference, "action", ("humor", "kind"))
-    both.save_pretrained(tmp_path / "both")
-    tiny_network(reference, "state", ("sense",), seed=4).save_pretrained(tmp_path / "sense")
-    names = {"humor": "both", "kind": "both", "sense": "sense", "reference": "reference"}
-    return {name: tmp_path / folder for name, folder in names.items()}
+def test_a_stream_is_generate_in_turn(policy: GuidedPolicy) -> None:
+    settings: dict[str, Any] = {"max_tokens": [9, 2, 5], "seed": [1, 2, 3], "n": 2}
+    whole = policy.generate(PROMPTS * 3, **(settings | {"max_tokens": 5, "seed": 1}))
+    for rows in (1, 2, 64):
+        found = policy.stream(PROMPTS * 3, **(settings | {"max_tokens": 5, "seed": 1}), rows=rows)
+        assert_same(list(found), whole)
+    assert_same(list(policy.stream(PROMPTS, **settings)), policy.generate(PROMPTS, **settings))
+    assert list(policy.stream([])) == []
 
 
-def test_value_models_are_loaded_by_objective(folders: dict[str, Path]) -> None:
-    reference = str(folders.pop("reference"))
-    policy = mavis.load(folders, device="cpu")
-    assert isinstance(policy, GuidedPolicy)
-    assert policy.objectives == ("humor", "kind", "sense")
-    assert policy.reference.name == reference
-    assert len(policy.networks) == 2  # one for humor and kind
-    assert policy.generate(["um"], {"sense": 1.0}, max_tokens=3)[0].tokens
+def test_a_stream_does_not_wait_for_the_last_prompt(policy: GuidedPolicy) -> None:
+    steps = 0
+
+    def counted(*states: torch.Tensor) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        return policy.rule(*states)
+
+    watched = replace(policy, rule=counted)
+    # The longest prompt is the first: it must not be left for the end.
+    asked: list[Prompt] = ["had a bun? had a bun?", *["um"] * 19]
+    answers = watched.stream(asked, max_tokens=3, rows=1)
+    first = next(answers)
+    at_first = steps
+    assert [first.prompt, *(answer.prompt for answer in answers)] == asked
+    assert at_first < steps / 2
 
 
-def test_one_of_two_outputs_may_be_asked_for(folders: dict[str, Path]) -> None:
-    policy = load({"kind": str(folders["kind"])}, device="cpu")
-    assert policy.vector({"kind": 1.0}) == (0.0, 1.0)
+def test_a_stream_refuses_before_it_begins(policy: GuidedPolicy) -> None:
+    with pytest.raises(ValueError, match="prompt 1: prompt must not be empty"):
+        policy.stream(["um", " "])
+    refused: dict[int, str] = {}
+
+    def refuse(at: int, error: ValueError) -> None:
+        refused[at] = str(error)
+
+    asked: list[Prompt] = [" ", "um", "b" * 200, "had a bun?"]
+    answers = policy.stream(asked, max_tokens=3, seed=[1, 2, 3, 4], refuse=refuse)
+    assert list(refused) == [0, 2]
+    assert refused[2].startswith("prompt 2: prompt must leave room")
+    assert_same(list(answers), policy.generate([asked[1], asked[3]], max_tokens=3, seed=[2, 4]))
 
 
-def test_a_relative_reference_is_found_from_everywhere(
-    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(folders["reference"].parent)
-    assert load(reference="reference", device="cpu").reference.name == str(folders["reference"])
-    assert load(device="cpu").reference.name == "sandbox/reference"
+def test_stop_strings_end_a_reply(policy: GuidedPolicy) -> None:
+    usual = policy.generate(PROMPTS, max_tokens=12, n=3)
+    cut = policy.generate(PROMPTS, max_tokens=12, n=3, stop=["a", "n"])
+    ended = 0
+    for before, after in zip(usual, cut, strict=True):
+        places = [before.text.find(one) for one in ("a", "n") if one in before.text]
+        assert after.text == before.text[: min(places, default=None)].rstrip()
+        assert before.tokens[: len(after.tokens)] == after.tokens
+        assert (after.reason == "stop") == bool(places)
+        ended += bool(places)
+    assert 0 < ended < len(usual)
 
 
-def test_value_models_of_different_strengths_or_references(folders: dict[str, Path]) -> None:
-    folders.pop("reference")
-    for name, eta in {"humor": 0.5, "sense": 2.0}.items():
-        card = folders[name] / "value.json"
-        card.write_text(json.dumps(json.loads(card.read_text()) | {"eta": eta}))
-    policy = load(folders, device="cpu")
-    with pytest.raises(ValueError, match=r"beta must be given: .* strengths \(eta 0.5, 2\)"):
-        policy.generate(["um"])
-    assert policy.generate(["um"], beta=1.0, max_tokens=3)
-    card.write_text(json.dumps(json.loads(card.read_text()) | {"reference": "other"}))
-    with pytest.raises(
-        ValueError, match=r"value models must be of one reference, got .* and other"
-    ):
-        load(folders, device="cpu")
+def test_stop_strings_per_prompt(policy: GuidedPolicy) -> None:
+    stop = [["a"], [], ("n", "b")]
+    together = policy.generate(PROMPTS, max_tokens=12, stop=stop)
+    alone = []
+    for prompt, mine in zip(PROMPTS, stop, strict=True):
+        alone += policy.generate([prompt], max_tokens=12, stop=mine)
+    assert_same(together, alone)
+    assert_same(
+        policy.generate(PROMPTS, max_tokens=12, stop="a"),
+        policy.generate(PROMPTS, max_tokens=12, stop=("a",)),
+    )
 
 
-def test_the_reference_alone(folders: dict[str, Path]) -> None:
-    policy = load(reference=str(folders["reference"]), device="cpu")
-    assert policy.objectives == ()
-    assert policy.generate(["um"], max_tokens=3)[0].kl == pytest.approx(0, abs=1e-5)
-
-
-def test_a_value_model_of_another_objective(folders: dict[str, Path]) -> None:
-    with pytest.raises(
-        ValueError, match=r"values.sad must be a value model of sad, .* humor, kind"
-    ):
-        load({"sad": folders["humor"]})
-
-
-def test_a_value_folder_that_is_none(folders: dict[str, Path]) -> None:
-    with pytest.raises(FileNotFoundError, match=r"holds no value model: value.json is missing"):
-        load({"humor": folders["reference"]})
-    with pytest.raises(FileNotFoundError, match="holds no value model"):
-        load({"humor": "runs/nowhere/value"})
-
-
-def test_a_reference_that_does_not_fit(
-    folders: dict[str, Path], tiny_lm: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
-) -> None:
-    tiny_lm(vocab=39).save_pretrained(folders["reference"])
-    tiny_tokenizer(39).save_pretrained(folders["reference"])
-    with pytest.raises(ValueError, match="have different tokenizers"):
-        load({"sense": folders["sense"]}, device="cpu")
+def test_temperature_0_takes_the_likeliest_token(policy: GuidedPolicy, naive: Any) -> None:
+    weights = {"humor": 1.5, "sense": -0.5}
+    settings: dict[str, Any] = {"beta": 0.8, "top_k": 7, "max_tokens": 8}
+    answers = policy.generate(PROMPTS, weights, temperature=0, n=2, seed=5, **settings)
+    slow, sampling = (
+        naive(policy.reference, policy.networks),
+        Sampling((1.5, 0.0, -0.5), 0.8, top_k=7),
+    )
+    for answer in answers:
+        tokens = policy.reference.encode(answer.prompt).tokens
+        for t, token in enumerate(answer.tokens):
+            step = slow.step([*tokens, *answer.tokens[:t]], sampling)
+            assert token == max(step.log_pi, key=lambda a: step.log_pi[a])
+    mixed = policy.generate(PROMPTS, weights, temperature=[0, 1.0, 0.0], seed=5, **settings)
+    assert_same([mixed[0], mixed[2]], [answers[0], answers[4]])
+    assert mixed[1].tokens == policy.generate(PROMPTS[1], weights, seed=5, **settings)[0].tokens
