@@ -9,7 +9,8 @@ import pytest
 from pyarrow import Table, parquet
 
 from mavis import sources
-from mavis.prompts import dialogue, digest, plain, read_prompts
+from mavis.dialogues import dialogue
+from mavis.prompts import digest, plain, read_prompts
 
 CHOSEN = "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: Why: \nAssistant: x?\n\nAssistant: So."
 OPEN = "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: Why: \nAssistant: x?\n\nAssistant:"

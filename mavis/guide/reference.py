@@ -23,8 +23,9 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
+from mavis.dialogues import Message, dialogue
 from mavis.names import lasting, reachable
-from mavis.prompts import Message, Prompt, dialogue, plain
+from mavis.prompts import Prompt, plain
 from mavis.sources import function
 
 # Where a reply ends in a dialogue that is written out as text: the next turn of the human.
