@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping
-from reprlib import repr as brief
+from reprlib import repr as shortened
 from typing import Any
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": "…"}
@@ -18,10 +18,11 @@ LONGEST = 1_000_000  # characters: no prompt is longer, but a file that was take
 
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 # The same dialogue in other layouts, which are rewritten: "### Human: a### Assistant: b", and turns
-# that begin on any line.
-_HASHED = re.compile(r"###[ \t]*(Human|User|Assistant)[ \t]*:")
-_LINES = re.compile(r"(?:\A|\n)[ \t]*(?:###[ \t]*)?(Human|User|Assistant)[ \t]*:")
-_ROLES = {"Human": "user", "User": "user", "Assistant": "assistant"}
+# that begin on any line ("User: a", "**Human:** a", "[human]: a").
+_NAME = r"(human|user|assistant)"
+_HASHED = re.compile(rf"###[ \t]*{_NAME}[ \t]*:", re.IGNORECASE)
+_LINES = re.compile(rf"(?:\A|\n)[ \t#*<\[]*{_NAME}[ \t*>\]]*:(?:\*\*)?", re.IGNORECASE)
+_ROLES = {"Human": "user", "Assistant": "assistant"}
 _SPEAKERS = {"system": "system", "user": "user", "assistant": "assistant"}
 _SPEAKERS |= {"human": "user", "gpt": "assistant"}  # as ShareGPT calls them
 # What stands before a reply in texts that were written out for one model or another.
@@ -36,6 +37,7 @@ _REPLY_MARKS = (
     "### Response:",
     "ASSISTANT:",
 )
+_HINTS = ("human", "user", "assistant", *map(str.lower, _REPLY_MARKS))
 _CHAT = re.compile(r"\s*\[\s*\{")
 _SPEAKER_KEY = re.compile(r"""["'](role|from)["']\s*:""")
 
@@ -92,13 +94,18 @@ def parted(value: Any, where: str) -> tuple[str | list[Message] | None, str | No
     if value is None or value == "" or value != value:
         raise ValueError(f"empty prompt in {where}.")
     if not isinstance(value, str):
-        raise ValueError(f"prompts must be strings or chats, got {brief(value)} in {where}.")
+        raise ValueError(f"prompts must be strings or chats, got {_brief(value)} in {where}.")
     if len(value) > LONGEST:
         raise ValueError(_too_long(len(value), where))
     text = _whole(value)
     if _CHAT.match(text) and _SPEAKER_KEY.search(text):
         return _opening(_loaded(text, where), where)
     return _cut(text, where)
+
+
+def _brief(value: Any) -> str:
+    """A value as code, on one short line."""
+    return " ".join(shortened(value).split())
 
 
 # Texts
@@ -114,40 +121,43 @@ def _whole(text: str) -> str:
 
 
 def _cut(text: str, where: str) -> tuple[str, str | None]:
+    lowered = text.lower()
+    if not any(hint in lowered for hint in _HINTS):  # as in most texts
+        return text, None
     plainer = text.replace("\r\n", "\n").replace("\r", "\n")
     begun = plainer if plainer.startswith(HUMAN) else plainer.lstrip()
-    turns = list(_TURN.finditer(begun))
-    if _asked_and_answered([turn[1] for turn in turns]):
-        last = next(turn for turn in reversed(turns) if turn[1] == "Assistant")
-        return begun[: last.end()], begun[last.end() :].strip() or None
-    for layout in (_HASHED, _LINES):
+    for layout in (_TURN, _HASHED, _LINES):
         first, *parts = layout.split(begun)
-        if _asked_and_answered(parts[::2]):
-            return _rewritten(first, parts[::2], parts[1::2])
+        turns = [(name.lower(), said) for name, said in zip(parts[::2], parts[1::2], strict=True)]
+        asked = next((at for at, turn in enumerate(turns) if turn[0] != "assistant"), len(turns))
+        if not any(name == "assistant" for name, _ in turns[asked:]):
+            continue
+        while turns[-1][0] != "assistant":
+            turns.pop()
+        if not any(said.strip() for name, said in turns if name != "assistant"):
+            raise ValueError(f"empty prompt in {where}.")
+        if layout is _TURN:  # as it should be: it is left as it is
+            head, mark, reply = begun.rpartition(ASSISTANT)
+            return head + mark, reply.strip() or None
+        return _rewritten(first, turns), turns[-1][1].strip() or None
     _check_plain(begun, where)
     return text, None
 
 
-def _asked_and_answered(names: list[str]) -> bool:
-    """Whether the assistant has a turn behind a human one."""
-    human = next((at for at, name in enumerate(names) if name != "Assistant"), len(names))
-    return "Assistant" in names[human:]
-
-
-def _rewritten(first: str, names: list[str], said: list[str]) -> tuple[str, str | None]:
+def _rewritten(first: str, turns: list[tuple[str, str]]) -> str:
     """The dialogue up to its last "Assistant:", with a blank line before every turn."""
-    last = len(names) - 1 - names[::-1].index("Assistant")
-    heads = [ASSISTANT if name == "Assistant" else HUMAN for name in names[:last]]
-    turns = [f"{head} {words.strip()}" for head, words in zip(heads, said, strict=False)]
-    return first.strip() + "".join(turns) + ASSISTANT, said[last].strip() or None
+    heads = [ASSISTANT if name == "assistant" else HUMAN for name, _ in turns[:-1]]
+    told = [f"{head} {said.strip()}" for head, (_, said) in zip(heads, turns, strict=False)]
+    return first.strip() + "".join(told) + ASSISTANT
 
 
 def _check_plain(text: str, where: str) -> None:
     """Refuse what is no dialogue but holds a turn of one, or a reply in another layout."""
-    names = list(_LINES.finditer(text))
-    if names and not text[: names[0].start()].strip() and names[0][1] != "Assistant":
+    turns = list(_LINES.finditer(text))
+    answers = [turn for turn in turns if turn[1].lower() == "assistant"]
+    if turns and turns[0] not in answers and not text[: turns[0].start()].strip():
         raise ValueError(f"the dialogue in {where} has no 'Assistant:' turn.")
-    marks = [(turn[0].strip(), text[turn.end() :]) for turn in names if turn[1] == "Assistant"]
+    marks = [(turn[0].strip(), text[turn.end() :]) for turn in answers]
     marks += [(mark, text.rpartition(mark)[2]) for mark in _REPLY_MARKS if mark in text]
     for mark, rest in marks[-1:]:
         if rest.strip():
@@ -165,7 +175,7 @@ def _loaded(text: str, where: str) -> list[Any]:
         chat = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"the text in {where} looks like a list of messages, but is not JSON: {brief(text)}."
+            f"the text in {where} looks like a list of messages, but is not JSON: {_brief(text)}."
         ) from error
     return chat if isinstance(chat, list) else [chat]
 
@@ -224,7 +234,7 @@ def _is_text(part: Any) -> bool:
 def _no_message(turn: Any, where: str) -> str:
     return (
         "a chat must be a list of {role: system|user|assistant, content: text}, without tools or"
-        f" images, got {brief(turn)} in {where}."
+        f" images, got {_brief(turn)} in {where}."
     )
 
 

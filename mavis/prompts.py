@@ -21,6 +21,7 @@ COLUMNS = (
     *("prompt", "question", "instruction", "messages", "conversations", "conversation"),
     *("chosen", "text"),
 )
+_REPLIES = ("chosen", "rejected")  # columns that hold replies, behind their prompts or alone
 _TENTHS = {8: "validation", 9: "test"}  # the rest of the tenths is for training
 
 
@@ -110,12 +111,12 @@ def read_prompts(
     )
     cut = missing if split and home and usual(home) == "train" else []
     prompts = _part(found, usual(split or ""), cut, limit)
-    if rows.skipped and not quiet:
-        _tell(rows.told())
     if not prompts:
         part = f" for split {split!r}" if split else ""
         why = f": {rows.told()}" if rows.skipped else "."
         raise ValueError(f"no prompts in {source!r}{part}{why}")
+    if rows.skipped and not quiet:
+        _tell(rows.told())
     return prompts
 
 
@@ -242,6 +243,11 @@ def exchange(row: Any, column: str | None, where: str) -> tuple[Prompt | None, s
     if column not in row:
         raise ValueError(f"column {column!r} is not in {where}, which has {_names(row)}.")
     prompt, reply = parted(row[column], where)
+    if column in _REPLIES and isinstance(prompt, str) and not prompt.endswith(ASSISTANT.strip()):
+        raise ValueError(
+            f"{column} in {where} is no dialogue, so it may be a reply alone: name the column of"
+            " the prompts."
+        )
     more = row.get("input") if column == "instruction" else None
     if more is None or more != more or more == "":
         return prompt, reply

@@ -40,17 +40,18 @@ def splits(source: str) -> dict[str, Callable[[], Rows]]:
         FileNotFoundError: A missing file, folder or data set.
         ValueError: A function that cannot be imported, or an unknown configuration.
     """
-    head, colon, tail = (source, "", "") if existing(source) else source.partition(":")
+    whole = existing(source) or "://" in source
+    head, colon, tail = (source, "", "") if whole else source.partition(":")
     if head.lower().endswith((*SUFFIXES, ".gz")) and not existing(head):
         raise FileNotFoundError(f"prompts {source!r}: there is no such file.")
     if colon and "/" not in source and not existing(head):
         return {"train": partial(_made, function(source, "prompts"), source)}
-    place = Path(locate(head, "prompts"))
-    if place.is_dir():
+    place = existing(locate(head, "prompts"))
+    if place and place.is_dir():
         return _folder(place, tail or None)
-    if place.exists() and colon:
+    if place and colon:
         raise ValueError(f"prompts {source!r}: a file has no configurations, leave out :{tail}.")
-    if place.exists():
+    if place:
         return {"train": partial(_rows, [place])}
     return _hub(reachable(head, "prompts", "dataset"), tail or None)
 
@@ -144,13 +145,27 @@ def _resolved(place: Path, configuration: str | None) -> dict[str, list[Path]]:
 
 
 def _hub(name: str, configuration: str | None) -> dict[str, Callable[[], Rows]]:
-    from datasets import get_dataset_split_names, load_dataset
+    from datasets import get_dataset_split_names
 
     try:
         names = get_dataset_split_names(name, configuration)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"prompts {name!r} cannot be read: {_said(error)}") from error
-    return {split: partial(load_dataset, name, configuration, split=split) for split in names}
+    except Exception as error:  # of the network, the parsers and `datasets`: no common class
+        raise ValueError(
+            f"prompts {name!r} cannot be read from the hub, :CONFIGURATION may be missing behind"
+            f" the name ({_said(error)})."
+        ) from error
+    return {split: partial(_downloaded, name, configuration, split) for split in names}
+
+
+def _downloaded(name: str, configuration: str | None, split: str) -> Rows:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(name, configuration, split=split)
+    except Exception as error:
+        raise ValueError(
+            f"prompts {name!r} cannot be read from the hub ({_said(error)})."
+        ) from error
 
 
 def _said(error: Exception) -> str:

@@ -31,6 +31,7 @@ _DISGUISED = {
     b"\x1f\x8b\x08": "it is compressed by gzip: let its name end in .gz.",
 }
 _SEPARATORS = ",;\t|"
+_WIDEST = 10_000  # columns: what has more is no table
 _TRIED = 1000  # records by which two possible separators are told apart
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -139,7 +140,7 @@ def _json_lines(path: Path) -> Iterator[Any]:
     for number, line in enumerate(_lines(path), 1):
         try:
             if line.strip():
-                yield _DECODER.decode(line)
+                yield _DECODER.decode(line.strip())
         except json.JSONDecodeError as error:
             whole = number == 1 and line.strip() in ("[", "{")
             hint = "; if the file is a single JSON value, let its name end in .json" * whole
@@ -248,11 +249,14 @@ def _separator(path: Path) -> str:
 
 def _header(path: Path, separator: str) -> list[str]:
     try:
-        return next(_records(path, separator), [])
+        header = next(_records(path, separator), [])
     except ValueError as error:
         if isinstance(error.__cause__, csv.Error):  # quoted for another separator
             return []
         raise
+    if len(header) > _WIDEST:
+        raise ValueError(f"its first line has {len(header):,} cells, too many to be a header.")
+    return header
 
 
 def _fits(path: Path, separator: str) -> bool:
