@@ -77,15 +77,25 @@ def _folder(place: Path, configuration: str | None) -> dict[str, Callable[[], Ro
         return _load_saved(place)
     files: dict[str, list[Path]] = {}
     for path in sorted(place.iterdir()):
-        name = path.name.split(".")[0]
-        if path.is_file() and suffix(path) and name and name.lower() not in _ABOUT:
-            files.setdefault(_SHARD.sub("", name), []).append(path)
-    named = any(usual(name) in SPELLINGS for name in files)
-    if configuration or not named or _declares(place):
+        if path.is_file() and _holds_rows(path):
+            files.setdefault(_SHARD.sub("", path.name.split(".")[0]), []).append(path)
+    declared = configuration is not None or _declares(place)
+    if declared or not any(usual(name) in SPELLINGS for name in files):
         found = _resolved(place, configuration)
-        if len(files) < 2 or configuration or set(found) != {"train"} or _declares(place):
-            files = found  # else its files are splits with names of their own
+        if declared or set(found) - {"train"} or not files:
+            files = found
+        elif len(files) == 1:
+            files = {"train": next(iter(files.values()))}  # else they are splits of their own
+    if not files:
+        raise FileNotFoundError(
+            f"prompts folder {str(place)!r} holds no {', '.join(SUFFIXES)} file and no data set."
+        )
     return {name: partial(_rows, paths) for name, paths in files.items()}
+
+
+def _holds_rows(path: Path) -> bool:
+    name = path.name.split(".")[0].lower()
+    return bool(suffix(path) and name) and name not in _ABOUT
 
 
 def _saved(place: Path) -> bool:
@@ -112,7 +122,12 @@ def _declares(place: Path) -> bool:
     from huggingface_hub import metadata_load
 
     card = place / "README.md"
-    return card.is_file() and "configs" in (metadata_load(card) or {})
+    if not card.is_file() or "configs:" not in card.read_text(errors="replace"):
+        return False
+    try:
+        return "configs" in (metadata_load(card) or {})
+    except Exception:  # a card that cannot be read, which `_resolved` then says
+        return True
 
 
 def _resolved(place: Path, configuration: str | None) -> dict[str, list[Path]]:
@@ -122,23 +137,26 @@ def _resolved(place: Path, configuration: str | None) -> dict[str, list[Path]]:
 
     level = hub_logging.get_verbosity()
     hub_logging.set_verbosity_error()  # a README without a data card is none of its business
+    names = []
     try:
-        data = load_dataset_builder(str(place), configuration).config.data_files
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"prompts folder {str(place)!r} holds no {', '.join(SUFFIXES)} file and no data set."
-        ) from error
-    except ValueError as error:
-        names = ", ".join(get_dataset_config_names(str(place)))
+        names = get_dataset_config_names(str(place))
+        data = load_dataset_builder(str(place), configuration).config.data_files or {}
+    except FileNotFoundError:
+        return {}
+    except Exception as error:  # of the parsers of cards, which have no common class
+        if len(names) < 2 and configuration is None:
+            raise ValueError(
+                f"prompts folder {str(place)!r} is no data set ({_said(error)})."
+            ) from error
         raise ValueError(
-            f"prompts folder {str(place)!r} has the configurations {names}:"
+            f"prompts folder {str(place)!r} has the configurations {', '.join(names)}:"
             f" write one of them behind its name and a colon, got {configuration or 'none'}."
         ) from error
-    except Exception as error:  # a broken card: the parsers' errors have no common class
-        raise ValueError(f"prompts folder {str(place)!r} is no data set: {_said(error)}") from error
     finally:
         hub_logging.set_verbosity(level)
-    return {str(name): [Path(str(path)) for path in paths] for name, paths in (data or {}).items()}
+    files = {str(name): [Path(str(path)) for path in paths] for name, paths in data.items()}
+    kept = {name: [*filter(_holds_rows, paths)] for name, paths in files.items()}
+    return {name: paths for name, paths in kept.items() if paths}
 
 
 # The hub
