@@ -8,7 +8,9 @@ from typing import Any
 
 STORY = (
     "names",
+    "tables",
     "sources",
+    "dialogues",
     "prompts",
     "objective",
     "classifier",

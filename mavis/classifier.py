@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mavis.dialogues import Message, dialogue
 from mavis.names import reachable
-from mavis.prompts import Message, dialogue, plain
+from mavis.prompts import plain
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,6 +5,7 @@ retries for half a minute before it says that there is no network. Neither loads
 """
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -39,20 +40,45 @@ def locate(name: str, what: str = "model") -> str:
         raise ValueError(f"{what} must be a name or a path, got {name!r}.")
     if name.startswith(_SANDBOX):
         return _shipped(name, what)
-    path = Path(name).expanduser()
-    if path.exists():
+    path = existing(name)
+    if path is not None:
         return str(path)
-    if is_local(name):
+    if "://" in name:
         raise FileNotFoundError(
-            f"{what} {name!r} is a missing folder (looked at {path.absolute()})."
+            f"{what} {name!r} is a web address: give the name on the hub, NAME or OWNER/NAME."
+        )
+    if is_local(name):
+        place = Path(os.path.expanduser(name)).absolute()  # noqa: PTH111 (for unknown users, too)
+        raise FileNotFoundError(
+            f"{what} {name!r} is a missing folder (looked at {place}{_near(place)}):"
+            " say where it is now."
         )
     return name
 
 
+def existing(name: str) -> Path | None:
+    """The path that a name stands for, None if nothing is there or the name can be no path."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long, an unknown user's home, a NUL character
+        return None
+
+
 def lasting(name: str) -> str:
     """A name that means the same in every working directory: paths are made absolute."""
-    path = Path(name).expanduser()
-    return name if name.startswith(_SANDBOX) or not path.exists() else str(path.absolute())
+    path = None if name.startswith(_SANDBOX) else existing(name)
+    return name if path is None else str(path.absolute())
+
+
+def _near(place: Path) -> str:
+    """What lies beside a missing path under nearly its name."""
+    try:
+        there = [path.name for path in place.parent.iterdir()]
+    except OSError:
+        return ""
+    near = get_close_matches(place.name, there, n=1)
+    return f", where {near[0]!r} is" if near else ""
 
 
 def is_local(name: str) -> bool:
@@ -88,7 +114,7 @@ def reachable(name: str, what: str = "model", kind: Literal["model", "dataset"] 
         ValueError: An empty name, or one that cannot be a hub name.
     """
     place = locate(name, what)
-    if Path(place).exists():
+    if existing(place):
         return place
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
@@ -96,10 +122,11 @@ def reachable(name: str, what: str = "model", kind: Literal["model", "dataset"] 
     try:
         HfApi().repo_info(place, repo_type=kind, timeout=_SECONDS)
     except HFValidationError as error:
-        raise ValueError(f"{what} {name!r} is neither a path nor a hub name: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{what} {name!r} is neither a path nor a hub name: {reason}") from error
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"{what} {name!r} is no local folder, and the hub has none of that name"
+            f"{what} {name!r} is no local file or folder, and the hub has none of that name"
             " (or it is private: log in first)."
         ) from error
     except Exception as error:  # the client's network errors have no common class
@@ -119,7 +146,8 @@ def _downloaded(name: str, what: str, kind: str, error: Exception) -> str:
         config = try_to_load_from_cache(name, "config.json")
         if isinstance(config, str):
             return str(Path(config).parent)
+    reason = " ".join(str(error).split())[:300]
     raise FileNotFoundError(
-        f"{what} {name!r} is no local folder, was never downloaded,"
-        f" and the hub does not answer ({error})."
+        f"{what} {name!r} is no local file or folder, was never downloaded,"
+        f" and the hub does not answer ({reason})."
     ) from error

@@ -5,28 +5,28 @@ splits that are cut here share none. Knows nothing of models or tokens.
 """
 
 import hashlib
-import itertools
-import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from functools import cache
+from typing import Any, Literal
 
-from mavis.sources import splits
+from mavis.dialogues import ASSISTANT, HUMAN, Message, parted
+from mavis.sources import splits, usual
+from mavis.tables import Record
 
-Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": "…"}
 Prompt = str | list[Message]
 
-COLUMNS = ("prompt", "question", "instruction", "messages", "chosen", "text")
-
-_HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
-_ROLES = {"Human": "user", "Assistant": "assistant"}
-_SPELLINGS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test",),
-}
+COLUMNS = (
+    *("prompt", "question", "instruction", "messages", "conversations", "conversation"),
+    *("chosen", "text"),
+)
+_REPLIES = ("chosen", "rejected")  # columns that hold replies, behind their prompts or alone
 _TENTHS = {8: "validation", 9: "test"}  # the rest of the tenths is for training
+
+
+class BadRow(ValueError):  # noqa: N818 (reads as the fact)
+    """A row of a source holds no prompt, or none that can be understood."""
 
 
 def plain(prompt: Prompt) -> str:
@@ -44,8 +44,8 @@ def plain(prompt: Prompt) -> str:
         return prompt
     if len(prompt) == 1 and prompt[0]["role"] == "user":
         return prompt[0]["content"]
-    heads = {"user": _HUMAN + " ", "assistant": _ASSISTANT + " "}
-    return "".join(heads.get(turn["role"], "") + turn["content"] for turn in prompt) + _ASSISTANT
+    heads = {"user": HUMAN + " ", "assistant": ASSISTANT + " "}
+    return "".join(heads.get(turn["role"], "") + turn["content"] for turn in prompt) + ASSISTANT
 
 
 def digest(prompt: Prompt) -> str:
@@ -57,84 +57,102 @@ def digest(prompt: Prompt) -> str:
     return hashlib.sha256(plain(prompt).encode(errors="replace")).hexdigest()[:16]
 
 
-def dialogue(text: str) -> list[Message] | None:
-    r"""The messages of a Human/Assistant text with an open last turn, else None.
-
-    Empty turns are dropped and neighbours of one role joined, because chat templates want the
-    roles to alternate.
-
-    >>> dialogue("\n\nHuman: Hi.\n\nAssistant:")
-    [{'role': 'user', 'content': 'Hi.'}]
-    >>> dialogue("Hi.") is None
-    True
-    """
-    first, *turns = _TURN.split(text.rstrip())  # text before the first turn, role, text, role, …
-    if len(turns) < 4 or turns[-2:] != ["Assistant", ""]:
-        return None
-    chat: list[Message] = []
-    for name, said in itertools.chain([("", first)], zip(turns[::2], turns[1::2], strict=True)):
-        role, content = _ROLES.get(name, "system"), said.strip()
-        if content and chat and chat[-1]["role"] == role:
-            chat[-1] = {"role": role, "content": f"{chat[-1]['content']}\n\n{content}"}
-        elif content:
-            chat.append({"role": role, "content": content})
-    return chat if chat and chat[-1]["role"] == "user" else None
-
-
 def read_prompts(
     source: str,
     split: str | None = "train",
     column: str | None = None,
     limit: int | None = None,
+    *,
     unique: bool = True,
+    on_bad_row: Literal["stop", "skip"] = "stop",
+    quiet: bool = False,
 ) -> list[Prompt]:
     """Read prompts from the sandbox, a file, a folder, a function or the hub.
 
     Args:
-        source: `sandbox/prompts`; a .json, .jsonl, .csv, .txt or .parquet file (all but Parquet
-            also with .gz behind it); a folder with one such file per split, or one saved by
-            `datasets`; `MODULE:FUNCTION`, which returns prompts; or a hub name, with
-            `:CONFIGURATION` behind it where the data set needs one.
+        source: `sandbox/prompts`; a .json, .jsonl, .csv, .tsv, .txt or .parquet file (all but
+            Parquet also with .gz behind it); a folder with such files, as a clone from the hub or
+            with one per split, or one saved by `datasets`; `MODULE:FUNCTION`, which returns
+            prompts or rows; or a hub name. Folders and hub names may have `:CONFIGURATION` behind
+            them.
         split: The part to read, or None for all. A source without a validation or test part
             gives up a tenth of its training prompts for each, chosen by a hash of the text.
         column: The column to read. By default the first of `COLUMNS` that is there, or the only
             one. Of a Human/Assistant dialogue everything up to the last "Assistant:" is taken,
-            of a chat everything before the assistant's last message.
-        limit: Return at most this many prompts.
-        unique: Return each prompt once; otherwise as often as it comes.
+            of a chat everything before the assistant's last message. Behind an `instruction`
+            comes the row's `input`, as in the Alpaca data.
+        limit: Return at most this many prompts; what stands behind them may stay unread.
+        unique: Whether to leave out a prompt that has come before. False keeps every row.
+        on_bad_row: Whether a row without a prompt that can be understood stops the reading, or
+            is skipped; one line then says how many were.
+        quiet: Whether not to say so.
 
     Raises:
         FileNotFoundError: A missing file, folder or data set.
-        ValueError: An unknown split or column, an empty prompt (the row is named, counted from
-            1), or no prompts at all.
+        ValueError: A file that cannot be read, an unknown split or column, or no prompts at all.
+        BadRow: A row that holds no prompt (it is named, counted from 1).
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}; leave it out to read all.")
+    if on_bad_row not in ("stop", "skip"):
+        raise ValueError(f"on_bad_row must be stop or skip, got {on_bad_row!r}.")
     parts = splits(source)
-    present = {_usual(name) for name in parts}
+    present = {usual(name) for name in parts}
     missing = [name for name in _TENTHS.values() if name not in present and "train" in present]
-    if split and _usual(split) not in {*present, *missing}:
+    if split and usual(split) not in {*present, *missing}:
         raise ValueError(f"split {split!r} is not in {source!r}, which has {', '.join(parts)}.")
-    home = "train" if split and _usual(split) in missing else split
-    prompts = [
-        (plain(prompt), prompt)
-        for name, rows in parts.items()
-        if home is None or _usual(name) == _usual(home)
-        for prompt in _prompts(rows(), column, source)
-    ]
-    if unique:
-        prompts = list(dict(prompts).items())
-    if split and home and _usual(home) == "train":
-        chosen = _cut(list(dict(prompts)), missing)
-        prompts = [(text, one) for text, one in prompts if chosen[text] == _usual(split)]
+    home = "train" if split and usual(split) in missing else split
+    rows = _Rows(source, column, unique, on_bad_row == "skip")
+    found = (
+        prompt
+        for name, read in parts.items()
+        if home is None or usual(name) == usual(home)
+        for prompt in rows.prompts(read())
+    )
+    cut = missing if split and home and usual(home) == "train" else []
+    prompts = _part(found, usual(split or ""), cut, limit)
     if not prompts:
-        raise ValueError(f"no prompts in {source!r}" + (f" for split {split!r}." if split else "."))
-    return [prompt for _, prompt in prompts][:limit]
+        part = f" for split {split!r}" if split else ""
+        why = f": {rows.told()}" if rows.skipped else "."
+        raise ValueError(f"no prompts in {source!r}{part}{why}")
+    if rows.skipped and not quiet:
+        _tell(rows.told())
+    return prompts
 
 
-def _usual(split: str) -> str:
-    """One spelling for the splits that have several."""
-    return next((name for name, known in _SPELLINGS.items() if split in known), split)
+@cache  # a line is said once, though a source may be read for each of its splits
+def _tell(line: str) -> None:
+    print(f"mavis: {line}", file=sys.stderr)
+
+
+# Splits
+
+
+def _part(
+    found: Iterator[Prompt], split: str, missing: list[str], limit: int | None
+) -> list[Prompt]:
+    """The prompts of a split, where those of the missing ones are among the training prompts.
+
+    Reads on only until there are enough.
+    """
+    names = ["train", *missing] if missing else []
+    prompts: list[Prompt] = []
+    sizes: Counter[str] = Counter()
+    for prompt in found:
+        prompts.append(prompt)
+        sizes[_home(plain(prompt), missing) if missing else split] += 1
+        if limit and sizes[split] >= limit and all(sizes[name] for name in names):
+            break
+    if missing:
+        chosen = _cut(list(dict.fromkeys(map(plain, prompts))), missing)
+        prompts = [prompt for prompt in prompts if chosen[plain(prompt)] == split]
+    return prompts[:limit]
+
+
+def _home(text: str, missing: list[str]) -> str:
+    """Which split a text belongs to, by nothing but the text."""
+    name = _TENTHS.get(_mark(text) % 10, "train")
+    return name if name in missing else "train"
 
 
 def _cut(texts: list[str], missing: list[str]) -> dict[str, str]:
@@ -142,15 +160,13 @@ def _cut(texts: list[str], missing: list[str]) -> dict[str, str]:
 
     A text's place depends on nothing but the text, unless a part would stay empty.
     """
-    marks = {text: _mark(text) for text in texts}
-    usual = {text: _TENTHS.get(mark % 10, "train") for text, mark in marks.items()}
-    home = {text: name if name in missing else "train" for text, name in usual.items()}
+    home = {text: _home(text, missing) for text in texts}
     names = ["train", *missing]
     for name in names:
         sizes = Counter(home.values())
         if len(texts) >= len(names) and not sizes[name]:
             giver = max(names, key=lambda other: sizes[other])
-            home[min((t for t in texts if home[t] == giver), key=lambda t: marks[t])] = name
+            home[min((t for t in texts if home[t] == giver), key=_mark)] = name
     return home
 
 
@@ -162,70 +178,104 @@ def _mark(text: str) -> int:
 # From rows to prompts
 
 
-def _prompts(rows: Iterable[Any], column: str | None, source: str) -> Iterator[Prompt]:
-    for number, row in enumerate(rows, 1):
-        where = f"row {number} of {source!r}"
-        value = row
+class _Rows:
+    """Reads rows as prompts, and keeps count of those that hold none."""
+
+    def __init__(self, source: str, column: str | None, unique: bool, skip: bool) -> None:
+        self.source, self.column, self.unique, self.skip = source, column, unique, skip
+        self.seen: set[str] = set()
+        self.skipped = self.count = 0
+        self.first = ""  # what is wrong with the first row that was skipped
+
+    def prompts(self, rows: Iterable[Any]) -> Iterator[Prompt]:
+        """The prompts in rows, each once if so wanted."""
+        for number, row in enumerate(rows, 1):
+            self.count += 1
+            try:
+                prompt = self._prompt(row, f"row {number} of {self.source!r}")
+            except BadRow as error:
+                if not self.skip:
+                    raise
+                self.skipped += 1
+                self.first = self.first or str(error)
+                continue
+            if prompt is None:
+                continue
+            text = plain(prompt)
+            if not self.unique or text not in self.seen:
+                self.seen.add(text)
+                yield prompt
+
+    def told(self) -> str:
+        """What was skipped, in a line."""
+        return (
+            f"{self.skipped} of {self.count} rows of {self.source!r} were skipped, the first"
+            f" because of this: {self.first}"
+        )
+
+    def _prompt(self, row: Any, where: str) -> Prompt | None:
         if isinstance(row, Mapping):
-            column = column or _column(list(row), source)
-            if column not in row:
-                raise ValueError(f"column {column!r} is not in {where}, which has {_names(row)}.")
-            value = row[column]
-        prompt = _prompt(value, where)
-        if prompt is None:
-            continue
-        if not plain(prompt).strip():
-            raise ValueError(f"empty prompt in {where}.")
-        yield prompt
+            self.column = self.column or _column(row, self.source)
+        try:
+            prompt, _ = exchange(row, self.column, where)
+            if prompt is not None and not plain(prompt).strip():
+                raise ValueError(f"empty prompt in {where}.")
+            if prompt is None and not self.unique:  # every row counts
+                raise ValueError(f"nobody asks anything in the chat in {where}.")
+        except ValueError as error:
+            raise BadRow(str(error)) from error
+        return prompt
 
 
-def _column(names: list[str], source: str) -> str:
+def exchange(row: Any, column: str | None, where: str) -> tuple[Prompt | None, str | None]:
+    """The prompt in a row, and the reply behind it in the same column, if there is one.
+
+    Args:
+        row: A mapping of columns, or a bare value.
+        column: Where the prompt is, in a mapping.
+        where: What to call the row in errors.
+
+    Raises:
+        ValueError: The column is missing, or what it holds cannot be understood.
+    """
+    if not isinstance(row, Mapping):
+        return parted(row, where)
+    if column not in row:
+        raise ValueError(f"column {column!r} is not in {where}, which has {_names(row)}.")
+    prompt, reply = parted(row[column], where)
+    if column in _REPLIES and isinstance(prompt, str) and not prompt.endswith(ASSISTANT.strip()):
+        raise ValueError(
+            f"{column} in {where} is no dialogue, so it may be a reply alone: name the column of"
+            " the prompts."
+        )
+    more = row.get("input") if column == "instruction" else None
+    if more is None or more != more or more == "":
+        return prompt, reply
+    if not isinstance(prompt, str) or not isinstance(more, str):
+        raise ValueError(f"instruction and input must both be texts in {where}.")
+    if not prompt.strip():
+        raise ValueError(f"empty prompt in {where}.")
+    return (f"{prompt}\n\n{more}" if more.strip() else prompt), reply
+
+
+def _column(row: Mapping[str, Any], source: str) -> str:
+    names = list(row)
     known = [name for name in COLUMNS if name in names]
-    if not known and len(names) != 1:
+    if known:
+        return known[0]
+    if len(names) != 1:
         raise ValueError(
             f"column must be given for {source!r}: it has {_names(names)},"
             f" and none of {', '.join(COLUMNS)}."
         )
-    return known[0] if known else names[0]
+    if isinstance(row, Record):
+        raise ValueError(
+            f"column must be given for {source!r}: its first line, {_names(names)}, may be a prompt"
+            f" or the column's name; put a line with one of {', '.join(COLUMNS)} before it."
+        )
+    return names[0]
 
 
 def _names(columns: Iterable[object]) -> str:
-    return ", ".join(map(str, columns)) or "no columns"
-
-
-def _prompt(value: Any, where: str) -> Prompt | None:
-    if isinstance(value, list | tuple):
-        return _opening(value, where)
-    if value is None or value == "":
-        raise ValueError(f"empty prompt in {where}.")
-    if not isinstance(value, str):
-        raise ValueError(f"prompts must be strings or chats, got {value!r} in {where}.")
-    if value.startswith(_HUMAN):
-        head, mark, _ = value.rpartition(_ASSISTANT)
-        if not mark:
-            raise ValueError(f"the dialogue in {where} has no 'Assistant:' turn.")
-        return head + mark
-    return value
-
-
-def _opening(chat: Iterable[Any], where: str) -> list[Message] | None:
-    """The chat before the assistant's last message; None if the user said nothing there."""
-    opening = []
-    for turn in chat:
-        if not (
-            isinstance(turn, Mapping)
-            and turn.get("role") in ("system", "user", "assistant")
-            and isinstance(turn.get("content"), str)
-        ):
-            raise ValueError(
-                "a chat must be a list of {role: system|user|assistant, content: text},"
-                f" got {turn!r} in {where}."
-            )
-        opening.append({"role": turn["role"], "content": turn["content"]})
-    while opening and opening[-1]["role"] == "assistant":
-        opening.pop()
-    if not any(turn["role"] == "user" for turn in opening):
-        return None
-    if not opening[-1]["content"].strip():
-        raise ValueError(f"empty prompt in {where}.")
-    return opening
+    names = ", ".join(map(str, columns)) or "no columns"
+    return names if len(names) <= 200 else f"{names[:200]} …"

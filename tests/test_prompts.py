@@ -2,14 +2,13 @@ import csv
 import gzip
 import hashlib
 import json
+import re
 from itertools import chain
 
-import datasets
 import pytest
 from pyarrow import Table, parquet
 
-from mavis import sources
-from mavis.prompts import dialogue, digest, plain, read_prompts
+from mavis.prompts import BadRow, digest, exchange, plain, read_prompts
 
 CHOSEN = "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: Why: \nAssistant: x?\n\nAssistant: So."
 OPEN = "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: Why: \nAssistant: x?\n\nAssistant:"
@@ -27,48 +26,16 @@ def lines(path, rows):
     return str(path)
 
 
-# plain, dialogue
+# plain
 
 
-def test_plain_writes_a_chat_as_a_dialogue_that_dialogue_reads_back():
+def test_plain_writes_a_chat_as_a_dialogue():
     assert plain(CHAT) == "Be kind.\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant:"
-    assert dialogue(plain(CHAT)) == CHAT
 
 
-def test_plain_keeps_a_system_text_with_a_single_question():
-    assert dialogue(plain(CHAT[:2])) == CHAT[:2]
-
-
-def test_dialogue_reads_hh_rlhf():
-    assert dialogue(OPEN) == [
-        {"role": "user", "content": "Hi."},
-        {"role": "assistant", "content": "Hello."},
-        {"role": "user", "content": "Why: \nAssistant: x?"},
-    ]
-    assert dialogue("\n\nHuman: Hi. \n\nAssistant: ") == [{"role": "user", "content": "Hi."}]
-    assert dialogue("Human: Hi.\n\nAssistant:") == [{"role": "user", "content": "Hi."}]
-
-
-def test_dialogue_makes_the_roles_alternate():
-    text = "\n\nHuman: a\n\nHuman: b\n\nAssistant: \n\nHuman: c\n\nAssistant:"
-
-    assert dialogue(text) == [{"role": "user", "content": "a\n\nb\n\nc"}]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "Hi.",
-        "\n\nHuman: Hi.",
-        CHOSEN,
-        "\n\nAssistant:",
-        "\n\nHuman: \n\nAssistant:",
-        "Assistant:",
-    ],
-)
-def test_other_text_is_no_dialogue(text):
-    assert dialogue(text) is None
+def test_plain_of_a_question_is_the_question():
+    assert plain(CHAT[1:2]) == "Hi."
+    assert plain("Hi. ") == "Hi. "
 
 
 # files
@@ -200,14 +167,102 @@ def test_bad_data_gets_a_clear_line(tmp_path, rows, options, message):
         read_prompts(source, **{"split": None, **options})
 
 
-# functions
+def test_an_instruction_is_read_with_its_input(tmp_path):
+    rows = [
+        {"instruction": "Sum up.", "input": "A text.", "output": "x"},
+        {"instruction": "Tell a joke.", "input": "", "output": "x"},
+        {"instruction": "Tell two.", "input": None},
+        {"instruction": "Tell three."},
+    ]
+    prompts = ["Sum up.\n\nA text.", "Tell a joke.", "Tell two.", "Tell three."]
+
+    assert read_prompts(lines(tmp_path / "p.jsonl", rows), None) == prompts
+    assert read_prompts(lines(tmp_path / "p.jsonl", rows), None, "instruction") == prompts
+    for row in ({"instruction": "a", "input": 5}, {"instruction": " ", "input": "a"}):
+        with pytest.raises(BadRow, match="in row 1"):
+            read_prompts(lines(tmp_path / "p.jsonl", [row]), None)
+    aside = [{"question": "Why?", "input": "not a part", "context": "neither"}]
+    assert read_prompts(lines(tmp_path / "p.jsonl", aside), None) == ["Why?"]
 
 
-def test_a_function_can_be_the_source(monkeypatch, tmp_path):
-    text = "def mine():\n    return ['a', {'prompt': 'b'}, 'a']\n"
-    (tmp_path / "my_prompts.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    assert read_prompts("my_prompts:mine", None) == ["a", "b"]
+def test_chosen_is_a_dialogue_or_a_reply(tmp_path):
+    for chosen in ("With a needle.", "Q: How?\nA: With a needle."):
+        source = lines(tmp_path / "p.jsonl", [{"chosen": chosen, "rejected": "x"}])
+        with pytest.raises(BadRow, match=r"chosen in row 1 .* is no dialogue"):
+            read_prompts(source, None)
+        assert read_prompts(
+            lines(tmp_path / "p.jsonl", [{"prompt": "How?", "chosen": chosen}]), None
+        )
+
+
+def test_a_first_line_that_may_be_a_prompt_is_not_lost(tmp_path):
+    for first in ("How do I sew?", "Hello", "query"):
+        (tmp_path / "p.csv").write_text(f"{first}\nHow do I knit?\n")
+        with pytest.raises(
+            ValueError, match=f"its first line, {re.escape(first)}, may be a prompt"
+        ):
+            read_prompts(str(tmp_path / "p.csv"), None)
+    assert read_prompts(str(tmp_path / "p.csv"), None, column="query") == ["How do I knit?"]
+
+
+def test_the_prompt_and_the_reply_of_a_row():
+    assert exchange({"text": CHOSEN}, "text", "row 1") == (OPEN, "So.")
+    assert exchange(CHOSEN, None, "row 1") == (OPEN, "So.")
+    assert exchange({"prompt": "a", "chosen": CHOSEN}, "prompt", "row 1") == ("a", None)
+
+
+BAD = [
+    {"messages": CHAT},
+    {"messages": [*CHAT, {"role": "tool", "content": "5"}]},
+    {"messages": None},
+    {"messages": CHAT[1:2]},
+    {"other": "x"},
+]
+
+
+def test_bad_rows_stop_or_are_skipped_and_counted(tmp_path, capsys):
+    source = lines(tmp_path / "p.jsonl", BAD)
+    with pytest.raises(BadRow, match=r"'tool'.* in row 2"):
+        read_prompts(source, None)
+
+    for _ in range(2):  # for several splits, as a fit does
+        assert read_prompts(source, None, on_bad_row="skip") == [CHAT, CHAT[1:2]]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"3 of 5 rows of {source!r} were skipped, the first because of this: a chat" in line
+    assert line.endswith(f"in row 2 of {source!r}.")
+
+
+def test_skipping_can_be_quiet_but_not_of_everything(tmp_path, capsys):
+    source = lines(tmp_path / "p.jsonl", BAD)
+    read_prompts(source, None, on_bad_row="skip", quiet=True)
+    assert capsys.readouterr().err == ""
+    source = lines(tmp_path / "p.jsonl", BAD[1:3])
+    with pytest.raises(
+        ValueError, match=r"no prompts in .*: 2 of 2 rows .* were skipped, the first"
+    ):
+        read_prompts(source, None, on_bad_row="skip")
+    with pytest.raises(ValueError, match="on_bad_row must be stop or skip, got 'jump'"):
+        read_prompts(source, None, on_bad_row="jump")
+
+
+def test_a_broken_file_is_no_bad_row(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "x"}\n{"prompt": ')
+    with pytest.raises(ValueError, match="line 2 is not JSON"):
+        read_prompts(str(tmp_path / "p.jsonl"), None, on_bad_row="skip")
+
+
+def test_every_row_is_kept_if_so_wanted(tmp_path):
+    source = lines(tmp_path / "p.jsonl", ["b", "a", "b", "b"])
+
+    assert read_prompts(source, None, unique=False) == ["b", "a", "b", "b"]
+    assert read_prompts(source, None) == ["b", "a"]
+    source = lines(tmp_path / "p.jsonl", MANY + MANY)
+    train = read_prompts(source, "train")
+    assert read_prompts(source, "train", unique=False) == train + train
+    source = lines(tmp_path / "p.jsonl", [CHAT, [{"role": "assistant", "content": "x"}]])
+    assert len(read_prompts(source, None)) == 1
+    with pytest.raises(BadRow, match="nobody asks anything in the chat in row 2"):
+        read_prompts(source, None, unique=False)
 
 
 # splits
@@ -249,54 +304,22 @@ def test_too_few_prompts_are_said_to_be(tmp_path):
 def test_limit_takes_the_first(tmp_path):
     source = lines(tmp_path / "p.jsonl", MANY)
 
-    assert read_prompts(source, "test", limit=2) == read_prompts(source, "test")[:2]
+    for split in ("train", "validation", "test", None):
+        for limit in (1, 2, 7, 1000):
+            assert read_prompts(source, split, limit=limit) == read_prompts(source, split)[:limit]
+    few = lines(tmp_path / "p.jsonl", MANY[:4])
+    assert read_prompts(few, "train", limit=1) == read_prompts(few, "train")[:1]
 
 
-def test_a_folder_holds_a_file_per_split(tmp_path):
-    lines(tmp_path / "train.jsonl", MANY)
-    lines(tmp_path / "dev-00000-of-00002.jsonl", ["a"])
-    lines(tmp_path / "dev-00001-of-00002.jsonl", ["b"])
-    (tmp_path / "README.md").write_text("x")
+def test_what_stands_behind_a_limit_is_not_read(tmp_path):
+    source = lines(tmp_path / "p.jsonl", MANY)
+    with (tmp_path / "p.jsonl").open("a") as file:
+        file.write("{broken")
 
-    assert read_prompts(str(tmp_path), "validation") == ["a", "b"]
-    train, test = read_prompts(str(tmp_path), "train"), read_prompts(str(tmp_path), "test")
-    assert sorted(train + test) == sorted(MANY)  # only the missing split is cut from it
-    assert len(read_prompts(str(tmp_path), None)) == 302
-
-
-def test_a_folder_of_nothing_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no \.json"):
-        read_prompts(str(tmp_path))
-
-
-def test_folders_saved_by_datasets(tmp_path):
-    rows = datasets.Dataset.from_dict({"question": MANY, "id": range(300)})
-    rows.save_to_disk(str(tmp_path / "one"))
-    datasets.DatasetDict({"train": rows, "extra": rows.select([0])}).save_to_disk(
-        str(tmp_path / "more")
-    )
-
-    assert read_prompts(str(tmp_path / "one"), None) == MANY
-    assert len(read_prompts(str(tmp_path / "one"), "train")) < 300
-    assert read_prompts(str(tmp_path / "more"), "extra") == MANY[:1]
-    with pytest.raises(ValueError, match="which has train, extra"):
-        read_prompts(str(tmp_path / "more"), "more")
-
-
-def test_the_hub_is_asked_for_the_split_and_configuration(monkeypatch):
-    asked = []
-
-    def load(name, configuration, split):
-        asked.append((name, configuration, split))
-        return datasets.Dataset.from_dict({"chosen": [CHOSEN]})
-
-    monkeypatch.setattr(sources, "reachable", lambda name, *_: name)
-    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *_: ["train", "test"])
-    monkeypatch.setattr(datasets, "load_dataset", load)
-
-    assert read_prompts("owner/name", "test") == [OPEN]
-    assert read_prompts("owner/name:part", "test") == [OPEN]
-    assert asked == [("owner/name", None, "test"), ("owner/name", "part", "test")]
+    assert read_prompts(source, None, limit=5) == MANY[:5]
+    assert len(read_prompts(source, "train", limit=5)) == 5
+    with pytest.raises(ValueError, match="line 301"):
+        read_prompts(source, "train")
 
 
 def test_a_digest_is_of_the_plain_text():

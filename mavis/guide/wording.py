@@ -11,7 +11,8 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
-from mavis.prompts import Message, Prompt, dialogue, plain
+from mavis.dialogues import Message, dialogue
+from mavis.prompts import Prompt, plain
 from mavis.sources import function
 
 # Where a reply ends in a dialogue that is written out as text: the next turn of the human.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
@@ -23,7 +23,7 @@ from mavis.learn.store import Row, write_json
 from mavis.learn.targets import soft_targets
 from mavis.learn.tree import Tree
 from mavis.objective import find
-from mavis.prompts import Prompt
+from mavis.prompts import BadRow, Prompt
 from mavis.reward import Units
 
 VALIDATION_TREES = 16
@@ -40,6 +40,8 @@ class RolloutDataModule(LightningDataModule):
         prompts: where prompts come from, as `mavis.prompts.read_prompts` reads them; None takes the
             objective's own.
         column: which column of the data set holds them; None finds it by itself.
+        on_bad_row: what to do with a row that holds no prompt, or one that is not understood: stop,
+            or skip it and say how many there were.
         template: dotted name of a function prompt -> text, in place of the chat template.
         template_args: arguments of the chat template, such as `{enable_thinking: false}`.
         reference: the reference policy: `sandbox/reference`, a folder, or a hub name.
@@ -67,6 +69,7 @@ class RolloutDataModule(LightningDataModule):
         objective: str,
         prompts: str | None = None,
         column: str | None = None,
+        on_bad_row: Literal["stop", "skip"] = "stop",
         template: str | None = None,
         template_args: dict[str, Any] | None = None,
         reference: str = "sandbox/reference",
@@ -97,7 +100,7 @@ class RolloutDataModule(LightningDataModule):
         self.objective = find(objective)
         self.shapes = (Shape(first_branching, max_tokens), Shape(branching, max_tokens))
         self.source = prompts or self.objective.prompts
-        self.column, self.reference_name = column, reference
+        self.column, self.on_bad_row, self.reference_name = column, on_bad_row, reference
         self.template, self.template_args = template, template_args
         self.rounds, self.epochs, self.trees = rounds, epochs, trees
         self.max_tokens, self.eta = max_tokens, eta
@@ -218,7 +221,12 @@ class RolloutDataModule(LightningDataModule):
         wanted = self.rounds * self.trees if split == "train" else held_out
         quiet = self.collector.crew.rank > 0
         room = (self.source, split, self.column, self.max_tokens, self.seed, wanted)
-        return fitting_prompts(self.reference, *room, quiet=quiet)
+        rows = self.on_bad_row
+        try:
+            return fitting_prompts(self.reference, *room, on_bad_row=rows, quiet=quiet)
+        except BadRow as error:
+            said = f"{error} Leave such rows out by --data.on_bad_row skip."
+            raise BadRow(said) from error
 
     def _answers(self, split: str) -> list[list[Row]]:
         """The reference policy's answers, collected by all processes the first time."""

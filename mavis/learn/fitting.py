@@ -1,6 +1,7 @@
 """The prompts of a split that leave room for an answer."""
 
 import sys
+from typing import Literal
 
 import numpy as np
 
@@ -17,6 +18,7 @@ def fitting_prompts(
     seed: int | None,
     wanted: int | None = None,
     *,
+    on_bad_row: Literal["stop", "skip"] = "stop",
     quiet: bool = False,
 ) -> list[Prompt]:
     """Take prompts that fit into the reference policy's context with an answer behind them.
@@ -29,12 +31,13 @@ def fitting_prompts(
         max_tokens: the longest answer.
         seed: of the order they are taken in; None takes them as they come.
         wanted: how many, at most; None is all.
+        on_bad_row: whether a row without a prompt stops the reading or is skipped.
         quiet: whether not to say that some were left out.
 
     Raises:
         ValueError: none is short enough.
     """
-    found = read_prompts(source, split, column)
+    found = read_prompts(source, split, column, on_bad_row=on_bad_row, quiet=quiet)
     count = len(found)
     order = np.arange(count)
     if seed is not None:

@@ -21,7 +21,7 @@ from mavis.learn.store import chunks
 from mavis.measure.tuning.preferences import Group, collect
 from mavis.objective import Objective
 from mavis.progress import track
-from mavis.prompts import Message, Prompt, plain, read_prompts
+from mavis.prompts import COLUMNS, Prompt, exchange, plain, read_prompts
 from mavis.reward import Units, score
 from mavis.sources import splits
 
@@ -29,7 +29,6 @@ REPLIES = ("response", "completion", "answer", "output", "reply")  # columns bes
 # Of preferences. A label of nearly even odds says little, one without doubt nothing of the scale.
 # Sandbox, humor, share of best-of-N's reward at equal KL: 0.76 at 1, 0.81 at 2, 0.80 and 0.94 at 4.
 SHARPNESS = 4.0
-_ASSISTANT = "\n\nAssistant:"
 
 
 @dataclass(frozen=True)
@@ -193,27 +192,18 @@ def read_dialogues(source: str, column: str | None) -> list[Told]:
 
 
 def _told(row: Any, column: str | None) -> Told | None:
-    if not isinstance(row, Mapping):
-        return _ended(row)
-    replies = [str(row[name]) for name in REPLIES if row.get(name)]
-    names = [column] if column else ["prompt", "question", "instruction", "messages", "chosen"]
-    for name in [*names, "text"]:
-        value = row.get(name)
-        if isinstance(value, str) and replies:
-            return Told(value, replies[0])
-        if value and (ended := _ended(value)) is not None:
-            return ended
-    return None
-
-
-def _ended(value: Any) -> Told | None:
-    """The last reply of a chat or of a dialogue, if it ends with one."""
-    if isinstance(value, str):
-        head, mark, reply = value.rpartition(_ASSISTANT)
-        return Told(head + mark, reply.strip()) if mark and reply.strip() else None
-    chat: list[Message] = [dict(turn) for turn in value]
-    if len(chat) > 1 and chat[-1]["role"] == "assistant":
-        return Told(chat[:-1], chat[-1]["content"].strip())
+    """The prompt and the reply in a row: in one column, or in two."""
+    columns = row if isinstance(row, Mapping) else {}
+    beside = next((str(columns[name]) for name in REPLIES if columns.get(name)), None)
+    known = [name for name in COLUMNS if name in columns]
+    for name in [column] if column else known or [None]:
+        try:
+            prompt, reply = exchange(row, name, "a row")
+        except ValueError:  # the column of the prompts was read before; this is another one
+            continue
+        reply = reply or beside
+        if prompt is not None and reply is not None:
+            return Told(prompt, reply)
     return None
 
 
