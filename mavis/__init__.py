@@ -11,6 +11,8 @@ STORY = (
     "sources",
     "prompts",
     "objective",
+    "pretrained",
+    "logits",
     "classifier",
     "reward",
     "progress",
