@@ -127,6 +127,8 @@ class Rounds(Callback):
                 logger.log_round(entry, pictures, _table(data, guided))
                 logger.log_model(value, f"mavis-{data.objective.name}")
         print(f"round {data.round}: {_line(entry)}", flush=True)
+        if told := data.collector.thoughts():
+            print(f"round {data.round}: {told}", flush=True)
 
 
 def _parts(trainer: Trainer, module: LightningModule) -> tuple[RolloutDataModule, ValueModule]:
