@@ -7,20 +7,14 @@ making a `ClassifierReward` loads nothing; the first call does.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mavis.dialogues import Message, dialogue
-from mavis.names import reachable
+from mavis.logits import Classifier, Row
 from mavis.prompts import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    Row = dict[str, list[int]]  # input_ids and, where the model has them, token_type_ids
-
-_UNLIMITED = 10**9  # tokenizers without a limit give a huge number
 
 
 @dataclass(frozen=True)
@@ -81,13 +75,10 @@ class ClassifierReward:
         """Score B replies: [B] float32 on the CPU."""
         import torch
 
-        scores = torch.zeros(len(responses))  # [B]
-        rows = self._encode(prompts, responses) if len(responses) else []
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            scores[batch] = self._classifier.logits([rows[row] for row in batch])
-        return scores * self.sign
+        if not len(responses):
+            return torch.zeros(0)
+        rows = self._encode(prompts, responses)
+        return self._classifier.logits(rows, self.batch_size) * self.sign
 
     def load(self) -> None:
         """Load the model now rather than at the first call.
@@ -99,10 +90,10 @@ class ClassifierReward:
         _ = self._classifier
 
     @cached_property
-    def _classifier(self) -> "_Classifier":
-        return _Classifier.load(self)
+    def _classifier(self) -> Classifier:
+        return Classifier.load(self.model, self.label, self.max_length, self.truncation_side)
 
-    def _encode(self, prompts: Sequence[str], responses: Sequence[str]) -> list["Row"]:
+    def _encode(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Row]:
         """One row of tokens per reply, not padded yet."""
         tokenizer, joining = self._classifier.tokenizer, self.template
         if self.text == "response":
@@ -112,13 +103,22 @@ class ClassifierReward:
         both = list(zip(prompts, responses, strict=True))
         if joining == "dialogue" or not (joining or tokenizer.chat_template):
             return self._classifier.tokenize([_as_dialogue(*row) for row in both])
-        texts = [
-            str(
-                tokenizer.apply_chat_template(_as_chat(*row), chat_template=joining, tokenize=False)
-            )
-            for row in both
-        ]
+        texts = [self._as_templated(*row) for row in both]
         return self._classifier.tokenize(texts, add_special_tokens=False)  # the template has them
+
+    def _as_templated(self, prompt: str, response: str) -> str:
+        """Prompt and reply by a chat template, the tokenizer's own or a given one."""
+        write = self._classifier.tokenizer.apply_chat_template
+        try:
+            return str(
+                write(_as_chat(prompt, response), chat_template=self.template, tokenize=False)
+            )
+        except Exception as error:  # whatever a template does
+            raised = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(
+                f"reward model {self.model!r}: its chat template refuses the prompt"
+                f" {prompt[:60]!r} with its reply ({raised:.200})."
+            ) from error
 
 
 def _as_dialogue(prompt: str, response: str) -> str:
@@ -132,118 +132,3 @@ def _as_chat(prompt: str, response: str) -> list[Message]:
     """Prompt and reply as chat messages."""
     chat = dialogue(prompt) or [{"role": "user", "content": prompt}]
     return [*chat, {"role": "assistant", "content": response}]
-
-
-@dataclass(frozen=True)
-class _Classifier:
-    """A loaded model with its tokenizer; knows nothing of prompts and replies."""
-
-    model: "PreTrainedModel"
-    tokenizer: "PreTrainedTokenizerBase"
-    label: int
-    limit: int | None  # longest row in tokens
-
-    @classmethod
-    def load(cls, wanted: ClassifierReward) -> "_Classifier":
-        """Load from disk or the hub, to the GPU if there is one."""
-        import torch
-        from transformers import AutoModelForSequenceClassification
-
-        whose = f"reward model {wanted.model!r}"
-        place = reachable(wanted.model, "reward model")
-        if Path(place).exists() and not (Path(place) / "config.json").is_file():
-            raise FileNotFoundError(f"{whose} is no model folder: it has no config.json.")
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            place, dtype=torch.float32, output_loading_info=True
-        )
-        if report["missing_keys"]:  # transformers would fill them with noise
-            names = ", ".join(sorted(report["missing_keys"])[:3])
-            raise ValueError(f"{whose} is no trained sequence classifier: it lacks {names}.")
-        tokenizer = _tokenizer(place, wanted.truncation_side, whose)
-        label = _label(wanted.label, model.config.id2label, whose)
-        limit = _limit(wanted.max_length, model, tokenizer, whose)
-        config = model.config.get_text_config()
-        if config.pad_token_id is None:  # GPT-2: the model must know where a padded row ends
-            config.pad_token_id = _filler(tokenizer)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(model.to(device).eval(), tokenizer, label, limit)
-
-    def tokenize(
-        self,
-        texts: Sequence[str],
-        pairs: Sequence[str] | None = None,
-        add_special_tokens: bool = True,
-    ) -> list["Row"]:
-        """Turn texts into rows of at most `limit` tokens, and at least one."""
-        encoded = self.tokenizer(
-            list(texts),
-            list(pairs) if pairs is not None else None,
-            add_special_tokens=add_special_tokens,
-            truncation=self.limit is not None,
-            max_length=self.limit,
-        )
-        names = ["input_ids"]
-        if getattr(self.model.config, "type_vocab_size", 0) and "token_type_ids" in encoded:
-            names.append("token_type_ids")
-        empty = {"input_ids": [_filler(self.tokenizer)], "token_type_ids": [0]}
-        return [
-            {name: list(encoded[name][row]) or empty[name] for name in names}
-            for row in range(len(texts))
-        ]
-
-    def logits(self, rows: list["Row"]) -> "Tensor":
-        """The label's logit of each row: [B] float32 on the CPU."""
-        import torch
-        from torch.nn.utils.rnn import pad_sequence
-
-        pad = self.model.config.get_text_config().pad_token_id
-        columns = {name: [torch.tensor(row[name]) for row in rows] for name in rows[0]}
-        masks = [torch.ones_like(ids) for ids in columns["input_ids"]]
-        fields = {
-            name: pad_sequence(column, True, pad if name == "input_ids" else 0)
-            for name, column in {**columns, "attention_mask": masks}.items()
-        }  # [B, T] each, padded on the right
-        with torch.no_grad():
-            output = self.model(**{k: field.to(self.model.device) for k, field in fields.items()})
-        logits: Tensor = output.logits[:, self.label].float().cpu()
-        return logits
-
-
-def _tokenizer(place: str, truncation_side: str, whose: str) -> "PreTrainedTokenizerBase":
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, truncation_side=truncation_side)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{whose} has no tokenizer that can be loaded: {error}") from error
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made up where no file is found
-        raise ValueError(f"{whose} has no tokenizer in its folder.")
-    return tokenizer
-
-
-def _label(wanted: int | str | None, names: dict[int, str], whose: str) -> int:
-    legend = ", ".join(f"{index} = {name}" for index, name in sorted(names.items()))
-    if wanted is None and len(names) == 1:
-        return 0
-    if wanted is None:
-        raise ValueError(f"label must be given: {whose} has {len(names)} ({legend}).")
-    for index, name in names.items():
-        if wanted == index or (isinstance(wanted, str) and wanted.lower() == name.lower()):
-            return int(index)
-    raise ValueError(f"label {wanted!r} is none of {whose}, which has {legend}.")
-
-
-def _limit(
-    wanted: int | None, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", whose: str
-) -> int | None:
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if wanted and positions and wanted > positions:
-        raise ValueError(f"max_length must be at most {positions} for {whose}, got {wanted}.")
-    known = [n for n in (positions, tokenizer.model_max_length) if n and n < _UNLIMITED]
-    return wanted or min(known, default=None)
-
-
-def _filler(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """The token for padding, and for a text without tokens, of a tokenizer that may have none."""
-    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
-    return next((int(token) for token in known if token is not None), 0)

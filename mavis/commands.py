@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mavis.loudness import quiet
 from mavis.objective import Objective, find, listing
-from mavis.reward import Units, score
+from mavis.reward import Units, score, with_thoughts
 from mavis.scaffold import write_plugin
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def check_objective(name: str) -> None:
         with _busy(f"{name}: first scores"):
             scores = _score(objective, samples)
         _print_table([("score", "kind", "prompt", "reply"), *map(_cells, samples, scores.tolist())])
+        if not objective.scores_thoughts and (held := with_thoughts([s.reply for s in samples])):
+            print(f"thoughts: {held} of {len(samples)} replies hold some, which are not scored.")
         Units.measure(scores, name)
         with _busy(f"{name}: speed"):
             speed = _speed(objective, samples)
@@ -115,7 +117,8 @@ def _samples(objective: Objective) -> list[_Sample]:
 def _score(objective: Objective, samples: Sequence[_Sample]) -> "Tensor":
     """Scores [B] of B samples, through the same door as a fit's."""
     prompts, replies = [s.prompt for s in samples], [s.reply for s in samples]
-    return score(objective.name, objective.reward, prompts, replies)
+    one = objective
+    return score(one.name, one.reward, prompts, replies, one.scores_thoughts)
 
 
 def _speed(objective: Objective, samples: Sequence[_Sample]) -> float:

@@ -196,9 +196,12 @@ def _rewards(policy: "GuidedPolicy", answers: "Sequence[Answer]") -> list[dict[s
     cards = [n.card for n in policy.networks if isinstance(n, ValueNetwork)]
     units = {n: u for card in cards for n, u in zip(card.objectives, card.units, strict=True)}
     prompts, texts = [plain(a.prompt) for a in answers], [a.text for a in answers]
+    found = {name: find(name) for name in policy.objectives}
     columns = {
-        name: units[name].standard(score(name, find(name).reward, prompts, texts)).tolist()
-        for name in policy.objectives
+        name: units[name]
+        .standard(score(name, one.reward, prompts, texts, one.scores_thoughts))
+        .tolist()
+        for name, one in found.items()
     }
     return [{name: column[at] for name, column in columns.items()} for at in range(len(answers))]
 

@@ -10,6 +10,7 @@ imports or breaks another one. Knows nothing of how a reward is computed.
 """
 
 import difflib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -51,9 +52,12 @@ class Objective:
         value_args: Arguments of that class which differ from its defaults.
         prompts: The prompts to train on when none are given, in the form `read_prompts` takes.
         examples: (prompt, good reply, bad reply) each, for `mavis objectives check`.
+        scores_thoughts: Whether the reward is given what a reply holds between `<think>` and
+            `</think>`, too. By default it sees the answer alone.
 
     Raises:
-        TypeError: A reward that cannot be called, or a field of the wrong type.
+        TypeError: A reward that cannot be called with prompts and replies, or a field of the
+            wrong type.
         ValueError: An empty name or prompts.
     """
 
@@ -63,6 +67,7 @@ class Objective:
     value_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
     prompts: str = "sandbox/prompts"
     examples: tuple[tuple[str, str, str], ...] = ()
+    scores_thoughts: bool = False
 
     def __post_init__(self) -> None:
         """Check the fields while the plugin's author is still looking."""
@@ -71,6 +76,12 @@ class Objective:
         whose = f"objective {self.name!r}:"
         if not callable(self.reward):
             raise TypeError(f"{whose} reward must be callable, got {self.reward!r}.")
+        if reason := unfit(self.reward):
+            raise TypeError(f"{whose} {reason}.")
+        if not isinstance(self.scores_thoughts, bool):
+            raise TypeError(
+                f"{whose} scores_thoughts must be True or False, got {self.scores_thoughts!r}."
+            )
         if not isinstance(self.value, str | type):
             raise TypeError(f"{whose} value must be a class or dotted path, got {self.value!r}.")
         if not isinstance(self.value_args, Mapping):
@@ -82,6 +93,27 @@ class Objective:
                 raise ValueError(
                     f"{whose} examples must be (prompt, good reply, bad reply), got {example!r}."
                 )
+
+
+def unfit(reward: Reward) -> str | None:
+    """Why a callable cannot be called as a reward, as far as can be told without calling it.
+
+    >>> unfit(len)
+    'the reward must take prompts and replies as two arguments by position: too many positional \
+arguments'
+    """
+    if isinstance(reward, type):
+        name = reward.__name__
+        return f"the reward is the class {name} itself: give an instance of it, {name}(...)"
+    if inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(type(reward).__call__):
+        return "the reward is an async function, and must be a plain one that returns numbers"
+    try:
+        inspect.signature(reward).bind([], [])
+    except TypeError as error:
+        return f"the reward must take prompts and replies as two arguments by position: {error}"
+    except ValueError:  # compiled code may keep its signature to itself
+        pass
+    return None
 
 
 class ObjectiveNotFound(LookupError):  # noqa: N818 (reads as the fact)

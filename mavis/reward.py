@@ -10,38 +10,49 @@ import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mavis.classifier import ClassifierReward
-from mavis.objective import Reward
+from mavis.objective import Reward, unfit
+from mavis.returned import about, finished, numbers
+from mavis.thoughts import without_thought
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ClassifierReward", "Reward", "Units", "described", "identity", "score"]
+__all__ = ["ClassifierReward", "Reward", "Units", "described", "identity", "score", "with_thoughts"]
 
-_SHOWN = 80  # characters of a text in an error
+_RAISED = 300  # characters of what a reward raised
 _NOISE = 1e-6  # a standard deviation this small beside the mean is rounding
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # what differs from process to process
 
 
 def score(
-    objective_name: str, reward: Reward, prompts: Sequence[str], responses: Sequence[str]
+    objective_name: str,
+    reward: Reward,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    thoughts: bool = False,
 ) -> "Tensor":
     """Score replies with a reward and check what it returns.
+
+    The reward gets copies of the lists, and the replies as they are but for their thoughts.
 
     Args:
         objective_name: Whose reward it is, for errors.
         reward: Any callable with the signature of `Reward`.
         prompts: B prompts as plain text.
         responses: B replies.
+        thoughts: Whether the reward is given what stands between `<think>` and `</think>`, too:
+            an objective's `scores_thoughts`.
 
     Returns:
         [B] float32 on the CPU, NaN where the reward abstained.
 
     Raises:
-        ValueError: The reward raised, or returned anything else than one finite number (or
-            None) per reply. Names objective, prompt and response.
+        ValueError: The reward cannot be called with prompts and replies, raised, or returned
+            anything else than one finite number (or None) per reply. Names objective, prompt and
+            response.
 
     >>> score("short", lambda prompts, responses: [-len(r) for r in responses], ["Why?"], ["So."])
     tensor([-3.])
@@ -53,19 +64,31 @@ def score(
         raise ValueError(f"{whose} {len(prompts)} prompts for {len(responses)} responses.")
     if not len(responses):
         return torch.zeros(0)
+    if reason := unfit(reward):
+        raise ValueError(f"{whose} {reason}.")
+    said = list(responses) if thoughts else [without_thought(reply) for reply in responses]
     try:
-        returned = reward(prompts, responses)
-    except Exception as error:  # whatever a stranger's function does
-        row = _culprit(reward, prompts, responses, error)
+        returned = finished(reward(list(prompts), list(said)), len(said))
+    except (Exception, SystemExit) as error:  # whatever a stranger's function does
+        row = _culprit(reward, prompts, said, error)
         raised = " ".join(f"{type(error).__name__}: {error}".split())
-        about = f"all {len(responses)} at once" if row is None else _row(prompts, responses, row)
-        raise ValueError(f"{whose} the reward raised {raised} ({about}).") from error
-    numbers = _numbers(returned, whose, prompts, responses)
-    scores = torch.tensor(numbers, dtype=torch.float64).float()  # [B]
+        where = f"all {len(said)} at once" if row is None else about(prompts, said, row)
+        raise ValueError(f"{whose} the reward raised {raised:.{_RAISED}} ({where}).") from error
+    read = numbers(returned, whose, prompts, said)
+    scores = torch.tensor(read, dtype=torch.float64).float()  # [B]
     for row in scores.isinf().nonzero().flatten().tolist():
-        about = _row(prompts, responses, row)
-        raise ValueError(f"{whose} rewards must be finite, got {numbers[row]} ({about}).")
+        where = about(prompts, said, row)
+        raise ValueError(f"{whose} rewards must be finite, got {read[row]} ({where}).")
     return scores
+
+
+def with_thoughts(responses: Sequence[str]) -> int:
+    """How many replies hold thoughts, which `score` leaves out.
+
+    >>> with_thoughts(["<think>Hm.</think>So.", "So."])
+    1
+    """
+    return sum(without_thought(reply) != reply for reply in responses)
 
 
 def described(reward: Reward) -> str:
@@ -75,12 +98,13 @@ def described(reward: Reward) -> str:
     return _ADDRESS.sub("", repr(reward))
 
 
-def identity(reward: Reward) -> str:
+def identity(reward: Reward, thoughts: bool = False) -> str:
     """A digest that changes when a reward is edited: of its settings and of its source file.
 
-    Of our own classes only the settings count, or a newer mavis could not go on with a run.
+    It also changes with whether thoughts are scored. Of our own classes only the settings count,
+    or a newer mavis could not go on with a run.
     """
-    settings = _ADDRESS.sub("", repr(reward))
+    settings = _ADDRESS.sub("", repr(reward)) + " with thoughts" * thoughts
     while isinstance(reward, functools.partial):
         reward = reward.func
     module = inspect.getmodule(reward if inspect.isroutine(reward) else type(reward))
@@ -93,43 +117,6 @@ def identity(reward: Reward) -> str:
     return hashlib.sha256(f"{settings}\n{source}".encode()).hexdigest()[:16]
 
 
-def _numbers(
-    returned: Any, whose: str, prompts: Sequence[str], responses: Sequence[str]
-) -> list[float]:
-    """What a reward returned as B numbers, NaN for None."""
-    import torch
-
-    about = _row(prompts, responses, 0)
-    rule = f"{whose} a reward must return one number per reply, [B = {len(responses)}],"
-    if isinstance(returned, torch.Tensor) or hasattr(returned, "__array__"):
-        shape = list(getattr(returned, "shape", []))
-        if shape != [len(responses)]:
-            raise ValueError(f"{rule} got shape {shape} (first {about}).")
-        returned = returned.tolist()
-    if isinstance(returned, str) or not isinstance(returned, Sequence):
-        raise ValueError(f"{rule} got {type(returned).__name__} (first {about}).")
-    if len(returned) != len(responses):
-        raise ValueError(f"{rule} got {len(returned)} (first {about}).")
-    numbers = []
-    for row, value in enumerate(returned):
-        try:
-            if isinstance(value, str):  # float() would read "1.5"
-                raise TypeError
-            numbers.append(float("nan") if value is None else float(value))
-        except (TypeError, ValueError, OverflowError, RuntimeError):
-            about = _row(prompts, responses, row)
-            raise ValueError(f"{rule} got {value!r} in it ({about}).") from None
-    return numbers
-
-
-def _row(prompts: Sequence[str], responses: Sequence[str], row: int) -> str:
-    return f"prompt {_short(prompts[row])}, response {_short(responses[row])}"
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…")
-
-
 def _culprit(
     reward: Reward, prompts: Sequence[str], responses: Sequence[str], error: Exception
 ) -> int | None:
@@ -138,10 +125,13 @@ def _culprit(
     if isinstance(error, OSError | ImportError):  # a file or a connection: no row's fault
         return None
 
+    both = (prompts, responses)
+
     def raises(some: Sequence[int]) -> bool:
         try:
-            reward([prompts[row] for row in some], [responses[row] for row in some])
-        except Exception:
+            some_prompts, some_responses = ([texts[row] for row in some] for texts in both)
+            finished(reward(some_prompts, some_responses), len(some))
+        except (Exception, SystemExit):
             return True
         return False
 

@@ -138,6 +138,16 @@ def test_a_slow_reward_is_told_how_long_a_fit_takes(check, monkeypatch):
     assert "looks wrong: slow: 10,000 replies, a small fit, take about 83 minutes." in lines
 
 
+def test_thoughts_are_counted(check):
+    examples = (("Why?", "<think>Because?</think>a good reply", "bad"), *EXAMPLES[1:])
+    lines, usable = check(lengths, examples)
+
+    assert usable
+    assert lines.splitlines()[1].split()[0] == "12"
+    assert "thoughts: 1 of 15 replies hold some, which are not scored." in lines
+    assert "thoughts" not in check(lengths)[0]
+
+
 # new
 
 

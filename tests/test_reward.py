@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from mavis.reward import ClassifierReward, Units, described, identity, score
+from mavis.objective import Objective
+from mavis.reward import ClassifierReward, Units, described, identity, score, with_thoughts
 
 PROMPTS, REPLIES = ["p0", "p1", "p2"], ["r", "rr", "rrr"]
 
@@ -210,3 +211,98 @@ def test_too_few_scores_are_refused(scores):
 def test_units_from_a_file_are_checked(numbers):
     with pytest.raises(ValueError, match="std above 0"):
         Units(*numbers)
+
+
+# what a reward is, and what it is given
+
+
+class Plain:
+    def __call__(self, _prompts, responses):
+        return [0.0] * len(responses)
+
+
+class Later:
+    async def __call__(self, _prompts, responses):
+        return [0.0] * len(responses)
+
+
+async def later(_prompts, responses):
+    return [0.0] * len(responses)
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (Plain, r"the reward is the class Plain itself: give an instance of it, Plain\(...\)"),
+        (later, "the reward is an async function"),
+        (Later(), "the reward is an async function"),
+        (lambda responses: [0.0] * len(responses), "two arguments by position: too many"),
+        (lambda *, _prompts, _responses: [0.0], "two arguments by position: too many"),
+        (lambda _a, _b, _c: [0.0], "two arguments by position: missing a required argument: '_c'"),
+    ],
+)
+def test_what_cannot_be_called_as_a_reward_is_refused_without_calling(reward, message):
+    with pytest.raises(ValueError, match=f"objective 'x': .*{message}"):
+        score("x", reward, PROMPTS, REPLIES)
+    with pytest.raises(TypeError, match=f"objective 'x': .*{message}"):
+        Objective("x", reward)
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [Plain(), functools.partial(lambda _a, b, _c: [0.0] * len(b), _c=1), lambda *_: [0.0] * 3],
+)
+def test_any_other_callable_is_a_reward(reward):
+    assert score("x", Objective("x", reward).reward, PROMPTS, REPLIES).tolist() == [0.0] * 3
+
+
+def test_a_reward_may_do_to_its_lists_what_it_likes():
+    def reward(prompts, responses):
+        prompts.clear()
+        for row, response in enumerate(responses):
+            responses[row] = float(len(response))
+        return responses
+
+    prompts, replies = [*PROMPTS], [*REPLIES]
+    assert score("x", reward, prompts, replies).tolist() == [1.0, 2.0, 3.0]
+    assert (prompts, replies) == (PROMPTS, REPLIES)
+
+
+def test_a_reward_that_exits_does_not_end_the_command():
+    def reward(_prompts, _responses):
+        raise SystemExit("no key")
+
+    with pytest.raises(ValueError, match="the reward raised SystemExit: no key"):
+        score("x", reward, PROMPTS, REPLIES)
+
+
+def seen(replies, **options):
+    asked = []
+
+    def reward(_prompts, responses):
+        asked.extend(responses)
+        return [0.0] * len(responses)
+
+    score("x", reward, ["p"] * len(replies), replies, **options)
+    return asked
+
+
+def test_replies_keep_their_white_space():
+    replies = [" a", "\n\na\n", "", " "]
+
+    assert seen(replies) == replies
+
+
+def test_thoughts_are_not_scored_unless_asked_for():
+    replies = ["<think>a</think>\n\nb", "<think>a", "a</think>b", " b"]
+
+    assert seen(replies) == ["b", "", "b", " b"]
+    assert seen(replies, thoughts=True) == replies
+    assert with_thoughts(replies) == 3
+    assert identity(Plain()) == identity(Plain(), False) != identity(Plain(), True)
+
+
+def test_an_objective_says_whether_thoughts_are_scored():
+    assert Objective("x", Plain()).scores_thoughts is False
+    with pytest.raises(TypeError, match="scores_thoughts must be True or False, got 'no'"):
+        Objective("x", Plain(), scores_thoughts="no")

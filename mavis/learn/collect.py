@@ -21,7 +21,7 @@ from mavis.learn.tree import Floats, Tree
 from mavis.objective import Objective
 from mavis.progress import track
 from mavis.prompts import Prompt, plain
-from mavis.reward import Units, identity, score
+from mavis.reward import Units, identity, score, with_thoughts
 
 MADE, SCORES = "made", "scores"  # the tables in a folder
 PER_SHARD = 16  # prompts that are written, and so kept, together
@@ -51,6 +51,8 @@ class Collector:
     learned: bool = False  # whether values were trained already on scores that are there
     # What the last calls took, and the CPU of this process in all of them together.
     seconds: dict[str, float] = field(default_factory=lambda: {"cpu": 0.0})
+    # Of the replies scored since this was last told: how many, and how many of them held thoughts.
+    scored: dict[str, int] = field(default_factory=lambda: {"replies": 0, "thoughts": 0})
 
     def trees(
         self,
@@ -108,6 +110,13 @@ class Collector:
         rewards = self._score(folder, rows)
         return [_unfold(row, rewards[row["index"]]) for row in rows]
 
+    def thoughts(self) -> str | None:
+        """How many replies held thoughts since the last call, in words; None if none did."""
+        held, replies = self.scored["thoughts"], self.scored["replies"]
+        self.scored.update(replies=0, thoughts=0)
+        line = f"{held:,} of {replies:,} replies hold thoughts, which the reward is not given"
+        return line if held else None
+
     def _make(
         self,
         folder: Path,
@@ -158,6 +167,10 @@ class Collector:
                 f"{folder} holds scores of another reward of {self.objective.name}, or of this one "
                 "before it was edited: give another --out."
             )
+        if not self.objective.scores_thoughts:
+            said = [reply for row in rows for reply in row["responses"]]
+            self.scored["replies"] += len(said)
+            self.scored["thoughts"] += with_thoughts(said)
         have = {row["index"] for row in scored}
         mine = [r for r in rows if r["index"] % self.crew.size == self.crew.rank]
         missing = [row for row in mine if row["index"] not in have]
@@ -176,7 +189,7 @@ class Collector:
 
     @cached_property
     def _identity(self) -> str:
-        return identity(self.objective.reward)
+        return identity(self.objective.reward, self.objective.scores_thoughts)
 
     def _of_this_reward(self, rows: Sequence[Row]) -> list[Row]:
         return [row for row in rows if row.get("reward", self._identity) == self._identity]
@@ -188,7 +201,8 @@ class Collector:
             if sum(len(r["responses"]) for r in waiting) >= PER_SCORING or row is rows[-1]:
                 prompts = [r["prompt"] for r in waiting for _ in r["responses"]]
                 replies = [text for r in waiting for text in r["responses"]]
-                rewards = score(self.objective.name, self.objective.reward, prompts, replies)
+                one = self.objective
+                rewards = score(one.name, one.reward, prompts, replies, one.scores_thoughts)
                 numbers = iter(rewards.tolist())
                 for done in waiting:
                     mine = [next(numbers) for _ in done["responses"]]

@@ -133,6 +133,8 @@ class Rounds(Callback):
                 logger.log_round(entry, pictures, _table(data, guided))
                 logger.log_model(data.folder / VALUE, f"mavis-{data.objective.name}")
         print(f"round {data.round}: {_line(entry)}", flush=True)
+        if told := data.collector.thoughts():
+            print(f"round {data.round}: {told}", flush=True)
 
     def _mend(self, data: RolloutDataModule, module: ValueModule) -> None:
         """Write again, from the checkpoint, what is missing or damaged of the finished rounds."""

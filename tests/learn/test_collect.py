@@ -186,3 +186,16 @@ def test_samples_are_those_of_the_policy(policy, tmp_path):
     samples = standard_samples(found, Units(2.0, 4.0))
     assert [s.reward for s in samples] == pytest.approx([(r["reward"] - 2) / 4 for r in flat])
     assert [s.prompt for s in samples[::2]] == PROMPTS
+
+
+def test_thoughts_are_counted_and_not_scored(tmp_path):
+    rows = [{"index": 0, "prompt": "p", "responses": ["<think>a</think>bc", "d"]}]
+    who = collector()
+
+    for _ in range(2):  # counted again when nothing is left to score
+        assert who._score(tmp_path / "no", rows)[0].tolist() == [2, 1]
+        assert who.thoughts() == "1 of 2 replies hold thoughts, which the reward is not given"
+        assert who.thoughts() is None
+    who = Collector(Objective("trial", letters, scores_thoughts=True), Crew(), 8)
+    assert who._score(tmp_path / "yes", rows)[0].tolist() == [18, 1]
+    assert who.thoughts() is None

@@ -11,11 +11,12 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from email.message import Message
 from http.client import HTTPException, HTTPResponse
 from urllib.error import URLError
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from urllib.request import HTTPErrorProcessor, Request, build_opener
+
+from mavis.measure.judge.answer import Answer
 
 Messages = list[dict[str, str]]  # {"role": "user" | "assistant", "content": "…"}
 
@@ -23,8 +24,18 @@ KEY = "OPENAI_API_KEY"
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before another attempt
 LONGEST = 60.0  # seconds that a server may tell us to wait
 _REFUSED = (400, 413, 422)  # this question cannot be answered; another may be
-_WRONG = ("error", "message", "detail")  # where servers say what is wrong
+_NOWHERE = (404, 405)  # nothing to ask at this address
+_ASKED_AT = "/chat/completions"
+_VERSION = re.compile(r"/v[0-9]+\w*(/|$)")  # in a path
 _SECRET = 4  # characters; a shorter one guards nothing and may be a word of a reply
+
+
+@dataclass
+class Manner:
+    """How an endpoint wants to be asked, as far as it has said so."""
+
+    temperature: bool = True  # whether it takes a temperature
+    versioned: bool = False  # whether it is behind a /v1 that the address lacks
 
 
 @dataclass(frozen=True)
@@ -32,11 +43,13 @@ class Endpoint:
     """A model at an address.
 
     Args:
-        url: the address that `/chat/completions` is behind; may hold credentials.
+        url: the address that `/chat/completions` is behind, with or without a final `/v1`; may
+            hold credentials.
         model: its name there.
         key: the API key, if one is needed. Credentials of the address go before it.
         timeout: seconds of silence that an attempt may last.
         wait: what passes the time between attempts.
+        manner: how it wants to be asked; learned from its answers.
 
     Raises:
         ValueError: if an argument cannot be.
@@ -47,6 +60,7 @@ class Endpoint:
     key: str = field(default="", repr=False)
     timeout: float = 60.0
     wait: Callable[[float], object] = time.sleep
+    manner: Manner = field(default_factory=Manner, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, before anything is sent."""
@@ -71,7 +85,7 @@ class Endpoint:
         return self.clean(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
 
     def ask(self, messages: Messages) -> str:
-        """The model's reply, at temperature 0.
+        """The model's reply, at temperature 0, or its own if it takes none.
 
         A question that is refused (too long, filtered) has the refusal in brackets as its reply.
 
@@ -112,14 +126,35 @@ class Endpoint:
         pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
         return base64.b64encode(pair.encode()).decode()
 
-    def _attempt(self, messages: Messages) -> "_Answer":
+    def _attempt(self, messages: Messages) -> Answer:
+        """Ask once; once more in another manner, if the answer asks for that.
+
+        What has helped is kept for the questions that follow.
+        """
+        temperature, versioned = self.manner.temperature, self.manner.versioned
+        answer = self._send(messages, temperature, versioned)
+        if answer.status in _NOWHERE and not (versioned or _VERSION.search(self._parts.path)):
+            other = self._send(messages, temperature, True)
+            if other.status is not None:
+                answer, versioned = other, other.status not in _NOWHERE
+                self.manner.versioned = versioned
+        if temperature and answer.refuses("temperature"):
+            answer = self._send(messages, False, versioned)
+            if answer.status == 200:
+                self.manner.temperature = False
+        return answer
+
+    def _send(self, messages: Messages, temperature: bool, versioned: bool) -> Answer:
         parts = self._parts
+        path = parts.path.rstrip("/").removesuffix(_ASKED_AT)
         bare = parts._replace(
             netloc=parts.netloc.rpartition("@")[2],
-            path=parts.path.rstrip("/") + "/chat/completions",
+            path=path + ("/v1" if versioned else "") + _ASKED_AT,
             fragment="",
         )
-        body = {"model": self.model, "messages": messages, "temperature": 0}
+        body: dict[str, object] = {"model": self.model, "messages": messages}
+        if temperature:
+            body["temperature"] = 0
         headers = {"Content-Type": "application/json", "User-Agent": "mavis"}
         if credentials := self._credentials:
             headers["Authorization"] = f"Basic {credentials}"
@@ -128,12 +163,12 @@ class Endpoint:
         request = Request(bare.geturl(), json.dumps(body).encode(), headers)
         try:
             with build_opener(_AsItIs).open(request, timeout=self.timeout) as answer:
-                return _Answer.read(answer.status, answer.headers, answer.read())
+                return Answer.read(answer.status, answer.headers, answer.read())
         except (OSError, HTTPException) as error:
             reason = error.reason if isinstance(error, URLError) else error
-            return _Answer(None, str(reason) or type(reason).__name__)
+            return Answer(None, str(reason) or type(reason).__name__)
 
-    def _reply(self, answer: "_Answer") -> str:
+    def _reply(self, answer: Answer) -> str:
         """The words of an answer, or an error that says why there are none."""
         said = _brief(self.clean(answer.message))
         status = f"HTTP {answer.status}: {said}" if answer.status else said
@@ -159,44 +194,6 @@ class _AsItIs(HTTPErrorProcessor):
         return response
 
     https_response = http_response
-
-
-@dataclass(frozen=True)
-class _Answer:
-    status: int | None  # None: none came
-    body: str  # or why none came
-    after: float = 0.0  # seconds that the server asked to wait
-
-    @classmethod
-    def read(cls, status: int, headers: Message, body: bytes) -> "_Answer":
-        after = str(headers.get("Retry-After", ""))  # the other form, a date, is not worth it
-        seconds = float(after) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", after) else 0.0
-        return cls(status, body.decode(errors="replace"), seconds)
-
-    @property
-    def transient(self) -> bool:
-        """Whether it may be better next time."""
-        return self.status is None or self.status in (408, 429) or self.status >= 500
-
-    @property
-    def words(self) -> str | None:
-        """What the model said ("" if it kept to its thoughts), None if this is no reply."""
-        try:
-            content = json.loads(self.body)["choices"][0]["message"].get("content")
-        except (ValueError, LookupError, TypeError, AttributeError):
-            return None
-        return (content if isinstance(content, str) else "") if self.status == 200 else None
-
-    @property
-    def message(self) -> str:
-        """What a server says is wrong, in the usual forms, or else all of it."""
-        try:
-            found = json.loads(self.body)
-        except ValueError:
-            return self.body
-        while isinstance(found, dict):
-            found = next((found[name] for name in _WRONG if name in found), None)
-        return found if isinstance(found, str) else self.body
 
 
 def _brief(text: str, width: int = 200) -> str:

@@ -7,6 +7,7 @@ they arrive.
 
 import json as jsonlib
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -64,11 +65,14 @@ def judge(
     pairs = read_pairs(Path(first), Path(second))
     endpoint = Endpoint(url, model, os.environ.get(KEY, "").strip(), timeout)
     result = compare(pairs, endpoint, criterion, Path(out), parallel, seed)
+    if not endpoint.manner.temperature:
+        told = f"{model} takes no temperature: asked again, it may give other verdicts."
+        print(f"mavis: {told}", file=sys.stderr)
     mine, theirs = (mean_kl(Path(file)) for file in (first, second))
     if json:
         names = {"first": first, "second": second, "model": model, "criterion": criterion}
-        told = names | asdict(result) | {"kl": [mine, theirs]}
-        print(jsonlib.dumps(told, ensure_ascii=False))
+        shown = names | asdict(result) | {"kl": [mine, theirs]}
+        print(jsonlib.dumps(shown, ensure_ascii=False))
     else:
         print(f"{first} against {second}\n{criterion}, by {model}\n")
         if mine is not None and theirs is not None:

@@ -4,6 +4,7 @@ Knows nothing of who judges.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,16 +94,20 @@ def read_pairs(first: Path, second: Path) -> list[Pair]:
 
 
 def mean_kl(file: Path) -> float | None:
-    """Mean KL of a file's answers, nats; None where one does not say."""
+    """Mean KL of a file's answers, nats; None where one does not say, or says no number."""
     rows = [json.loads(line) for line in file.read_bytes().split(b"\n") if line.strip()]
     said = [row.get("kl") for row in rows]
-    return None if None in said else sum(map(float, said)) / len(said)
+    if not all(isinstance(kl, int | float) and math.isfinite(kl) for kl in said):
+        return None
+    return sum(map(float, said)) / len(said)
 
 
 def _answers(file: Path) -> dict[str, list[str]]:
     """The answers in a file, by prompt."""
     if not file.exists():
         raise FileNotFoundError(f"answers {str(file)!r}: there is no such file.")
+    if not file.is_file():
+        raise ValueError(f"answers {str(file)!r}: this is a folder, and must be a file.")
     found: dict[str, list[str]] = {}
     for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
         if line.strip():
@@ -116,7 +121,7 @@ def _answers(file: Path) -> dict[str, list[str]]:
 def _answer(line: bytes, where: str) -> tuple[str, str]:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError(f"{where} is not JSON.") from None
     if not isinstance(row, dict):
         raise ValueError(f"{where} must be an object with a prompt and a text, got {row!r:.60}.")

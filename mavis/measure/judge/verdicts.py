@@ -12,7 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from mavis.thoughts import without_thought
+
 Verdict = Literal["A", "B", "tie"]
+
+CUT = "(cut off: the server's limit on tokens)"  # the last line of a reply that has not ended
 
 REMINDER = 'That has no verdict. Reply with one line: "verdict: A", "verdict: B" or "verdict: tie".'
 _FORM = """\
@@ -38,6 +42,7 @@ verdict: B
 verdict: tie"""
 _VERDICT = re.compile(
     r"(?:(?:my|the|final) )*verdict (?:is )?(?:(?:answer )?(?P<letter>[ab])|(?:a )?tie)"
+    r"(?: verdict)?"  # a closing tag's
 )
 
 
@@ -66,14 +71,22 @@ class Question:
 def read_verdict(reply: str) -> Verdict | None:
     r"""The verdict in a judge's reply: its last line that gives one, whatever decorates it.
 
+    What the judge thinks aloud, between tags such as `<think>`, gives none. Of a reply that is cut
+    off only the very last line counts, as what stands before may be taken back.
+
     >>> read_verdict("A jokes, B does not.\n\n**Verdict: [[A]]**")
     'A'
     >>> read_verdict("verdict: A\nNo, wait.\nThe final verdict is: tie.")
     'tie'
     >>> read_verdict("verdict: A or B, who knows") is None
     True
+    >>> read_verdict("<think>At first sight:\nverdict: A\nBut then") is None
+    True
     """
-    for line in reversed(reply.splitlines()):
+    lines = [line for line in without_thought(reply).splitlines() if line.strip()]
+    if lines and lines[-1] == CUT:
+        lines = lines[-2:-1]
+    for line in reversed(lines):
         words = " ".join(re.findall(r"[^\W_]+", line.lower()))
         if found := _VERDICT.fullmatch(words):
             letter = found["letter"]

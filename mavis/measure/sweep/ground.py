@@ -68,7 +68,7 @@ class Ground:
             "reference": self.reference.name,
             "template": self.reference.template,
             "objectives": list(self.names),
-            "rewards": [identity(objective.reward) for objective in self.objectives],
+            "rewards": [identity(o.reward, o.scores_thoughts) for o in self.objectives],
             "prompts": [digest(prompt) for prompt in self.prompts],
             "seeds": self.seeds,
             "best_of": self.best_of,
@@ -147,7 +147,9 @@ class Ground:
             scores: list[float] = []
             for some in chunks(rows, PER_SCORING):
                 asked, said = ([row[side] for row in some] for side in (0, 1))
-                scores += score(objective.name, objective.reward, asked, said).tolist()
+                scores += score(
+                    objective.name, objective.reward, asked, said, objective.scores_thoughts
+                ).tolist()
             columns.append(scores)
         rewards: Array = np.array(columns, dtype=np.float64).T
         return rewards.reshape(len(texts), -1, len(self.objectives))

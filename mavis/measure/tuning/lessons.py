@@ -41,7 +41,8 @@ class Scale:
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         """Rewards of B replies [B], unweighted; NaN where the reward abstained."""
-        scores = score(self.objective.name, self.objective.reward, prompts, responses)
+        one = self.objective
+        scores = score(one.name, one.reward, prompts, responses, one.scores_thoughts)
         return self.units.standard(scores)
 
 
@@ -94,7 +95,7 @@ def measure_units(
             part, max_tokens=max_tokens, top_k=top_k, n=n, seed=seed, rows=rows
         )
     asked, said = [plain(a.prompt) for a in answers], [a.text for a in answers]
-    scores = [score(one.name, one.reward, asked, said) for one in objectives]
+    scores = [score(o.name, o.reward, asked, said, o.scores_thoughts) for o in objectives]
     units = [Units.measure(s, one.name) for s, one in zip(scores, objectives, strict=True)]
     return units, torch.stack([u.standard(s) for u, s in zip(units, scores, strict=True)], -1)
 

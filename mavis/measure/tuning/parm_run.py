@@ -95,7 +95,7 @@ def parm(
         "beta_r": beta_r,
         "rank": rank,
         "max_tokens": max_tokens,
-        "rewards": [identity(one.reward) for one in found],
+        "rewards": [identity(one.reward, one.scores_thoughts) for one in found],
         "held_out": held_out,
         "best_of": best_of,
         "seed": seed,
@@ -227,7 +227,9 @@ def _measure(
         )
         asked, said = [plain(a.prompt) for a in answers], [a.text for a in answers]
         rewards = {
-            o.name: u.standard(score(o.name, o.reward, asked, said)).nanmean().item()
+            o.name: u.standard(score(o.name, o.reward, asked, said, o.scores_thoughts))
+            .nanmean()
+            .item()
             for o, u in zip(objectives, units, strict=True)
         }
         kl = sum(a.kl for a in answers) / len(answers)

@@ -13,6 +13,7 @@ from mavis.cli import main
 from mavis.measure.judge.endpoint import PAUSES, Endpoint
 from mavis.measure.judge.judge import TRIAL, compare
 from mavis.measure.judge.pairs import Pair
+from mavis.measure.judge.verdicts import CUT, read_verdict
 
 PAIRS = [Pair(f"prompt {n}", "long " * (n % 3 + 1), "long " * 2) for n in range(12)]  # 4 equal
 ASKED = 16
@@ -135,6 +136,9 @@ def test_how_far_the_answers_are_from_the_reference(ask, files):
         file.write_text("\n".join(map(json.dumps, rows)))
     assert "mean KL 1.50 and 2.25 nats per answer" in ask()[1]
     assert json.loads(ask("--json")[1])["kl"] == [1.5, 2.25]
+    rows[-1]["kl"] = float("nan")
+    file.write_text("\n".join(map(json.dumps, rows)))
+    assert json.loads(ask("--json")[1])["kl"] == [1.5, None]
 
 
 def test_results_do_not_depend_on_the_order_of_arrival(stub, tmp_path):
@@ -216,6 +220,107 @@ def test_a_server_that_is_busy(stub):
     assert waits == [7, 60, PAUSES[2], PAUSES[3]]
 
 
+UNFIT = "Unsupported value: 'temperature' does not support 0 with this model."
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        (400, {}, {"error": {"message": UNFIT, "param": "temperature"}}),
+        (400, {}, {"error": {"message": "no such parameter", "param": "temperature"}}),
+        (400, {}, {"message": "unsupported: temperature"}),
+        (422, {}, {"detail": [{"loc": ["body", "temperature"], "msg": "not permitted"}]}),
+        (400, {}, f"<html>{UNFIT}</html>"),
+    ],
+)
+def test_a_judge_that_takes_no_temperature(refusal, stub, ask):
+    stub.say = lambda asked: refusal if "temperature" in stub.requests[-1][2] else longer(asked)
+    status, out, err = ask("--json", "--parallel", "1")
+    assert status == 0
+    assert json.loads(out)["wins"] == 4
+    assert err == "mavis: m takes no temperature: asked again, it may give other verdicts.\n"
+    assert len(stub.requests) == ASKED + 1  # refused once
+    assert ask("--json")[1:] == (out, "")  # all is kept
+    assert len(stub.requests) == ASKED + 1
+
+
+def test_a_question_about_temperature_that_is_refused_changes_nothing(stub, tmp_path):
+    pairs = [*PAIRS, Pair("What temperature?", "a", "bb")]
+
+    def say(asked):
+        if "What temperature?" in stub.requests[-1][2]["messages"][0]["content"]:
+            return 400, {}, {"error": {"message": "filtered: 'What temperature?'"}}
+        return longer(asked)
+
+    stub.say = say
+    endpoint = stub.endpoint()
+    assert compare(pairs, endpoint, "c", tmp_path, parallel=1).unparseable == 2
+    assert endpoint.manner.temperature
+    assert sum("temperature" not in body for _, _, body in stub.requests) == 2 * 2  # and reminders
+
+
+TEXT = {"type": "text", "text": "A"}
+
+
+def message(**fields):
+    return 200, {}, {"choices": [{"message": {"role": "assistant", **fields}}]}
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (message(content="verdict: A"), "verdict: A"),
+        (message(content=[TEXT | {"text": "ver"}, TEXT | {"text": "dict"}]), "verdict"),
+        (message(content=[{"type": "reasoning", "text": "hm"}, TEXT]), "A"),
+        (message(content=[TEXT | {"type": "output_text"}]), "A"),
+        (message(content=["a", {"text": "b"}, {"type": "image_url"}, 3]), "ab"),
+        (message(content=None, reasoning_content="verdict: A"), ""),
+        (message(content="", reasoning="verdict: A"), ""),
+        (message(content=None, refusal="I will not."), "I will not."),
+        (message(), ""),
+    ],
+)
+def test_the_words_of_a_reply(said, words, stub):
+    stub.say = lambda _: said
+    assert stub.endpoint().ask([{"role": "user", "content": "hi"}]) == words
+
+
+@pytest.mark.parametrize(
+    ("fields", "verdict"),
+    [
+        ({"content": "<think>verdict: A\nBut wait"}, None),
+        ({"content": "Let me see.\nverdict: A\nBut wait"}, None),
+        ({"content": None, "reasoning_content": "verdict: A"}, None),
+        ({"content": "It is kinder.\nverdict: A"}, "A"),
+    ],
+)
+def test_a_reply_that_is_cut_off(fields, verdict, stub):
+    said = {"choices": [{"message": {"role": "assistant", **fields}, "finish_reason": "length"}]}
+    stub.say = lambda _: (200, {}, said)
+    words = stub.endpoint().ask([{"role": "user", "content": "hi"}])
+    assert words.endswith(CUT)
+    assert read_verdict(words) == verdict
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/", "/v1/chat/completions"])
+def test_an_address_with_and_without_its_version(ending, stub, tmp_path):
+    def say(asked):
+        found = stub.requests[-1][0] == "/v1/chat/completions"
+        return longer(asked) if found else (404, {}, {"detail": "Not Found"})
+
+    stub.say = say
+    endpoint = stub.endpoint(url=stub.url.removesuffix("/v1") + ending)
+    assert compare(PAIRS, endpoint, "c", tmp_path, parallel=1).wins == 4
+    assert len(stub.requests) == ASKED + (ending in ("", "/"))  # looked for once
+
+
+def test_nothing_at_an_address_without_its_version(stub):
+    stub.say = lambda _: (404, {}, "nothing here")
+    with pytest.raises(LookupError, match=r"is wrong or knows no model 'm' \(HTTP 404: nothing"):
+        stub.endpoint(url=stub.url.removesuffix("/v1")).ask([{"role": "user", "content": "hi"}])
+    assert len(stub.requests) == 2
+
+
 def test_nobody_there(stub, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -291,6 +396,7 @@ def test_another_question_is_asked_anew(stub, tmp_path):
         ((404, {}, {"message": "no model\nm"}), r"knows no model 'm' \(HTTP 404: no model m\)"),
         ((404, {}, f"<html>{KEY * 99}"), r"HTTP 404: <html>"),
         ((200, {}, "<html>"), r"does not answer as a chat endpoint \(HTTP 200: <html>\)"),
+        ((200, {}, {"error": {"message": "overloaded"}}), r"endpoint \(HTTP 200: overloaded\)"),
         ((200, {}, {"choices": []}), r"does not answer as a chat endpoint \(HTTP 200: {"),
         ((302, {"Location": "/v2"}, ""), r"does not answer as a chat endpoint \(HTTP 302"),
     ],

@@ -46,6 +46,7 @@ def test_a_mismatch_names_the_first_prompt(files):
     ("line", "message"),
     [
         ("{", "line 2 of .*second.jsonl is not JSON"),
+        ("[" * 99_999, "line 2 of .*second.jsonl is not JSON"),
         ("[1]", r"must be an object with a prompt and a text, got \[1\]"),
         ('{"prompt": "a", "reply": "x"}', "line 2 of .* has no 'text', only prompt, reply"),
         ("{}", "has no 'prompt', only nothing"),
@@ -66,6 +67,8 @@ def test_missing_and_empty_files(files, tmp_path):
     first, second = files([("a", "x")], [])
     with pytest.raises(FileNotFoundError, match=r"nothing\.jsonl': there is no such file"):
         read_pairs(first, tmp_path / "nothing.jsonl")
+    with pytest.raises(ValueError, match=r"this is a folder, and must be a file"):
+        read_pairs(first, tmp_path)
     with pytest.raises(ValueError, match=r"no answers in .*second.jsonl"):
         read_pairs(first, second)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mavis.measure.judge.verdicts import Question, Verdicts, read_verdict
+from mavis.measure.judge.verdicts import CUT, Question, Verdicts, read_verdict
 
 QUESTION = Question("m", "kinder", "Hi?", "Hello {prompt}!", "Go.\nverdict: B")
 
@@ -19,6 +19,17 @@ QUESTION = Question("m", "kinder", "Hi?", "Hello {prompt}!", "Go.\nverdict: B")
         ("### My final verdict is: `Answer A`", "A"),
         ("_Verdict_ – (a tie)", "tie"),
         ("<think>verdict: A\nor\r\nverdict: B</think>\nverdict: tie", "tie"),
+        ("<think>At first sight:\nverdict: A\nBut wait", None),
+        ("<thinking>verdict: A</thinking>\nBoth are fine.", None),
+        ("<reasoning>verdict: A", None),
+        ("verdict: A\nor\n</think>\nHm.", None),
+        ("verdict: B\n</think>verdict: A", "A"),
+        (f"Hm.\nverdict: A\n{CUT}", "A"),
+        (f"verdict: A\nBut wait\n{CUT}", None),
+        (CUT, None),
+        ("verdict - B", "B"),
+        ("<verdict>A</verdict>", "A"),
+        ('{"verdict": "tie"}', "tie"),
         ("verdict: A\n\nThat is all.", "A"),
         ("The answer B says 'verdict: B'.\nverdict: A", "A"),
         ("verdict: A or B", None),

@@ -1,0 +1,35 @@
+r"""Thoughts: what a reasoning model writes between tags before it answers.
+
+A reward is asked about the answer, and a judge's verdict is what it says when it has thought.
+"""
+
+import re
+
+_NAMES = "think|thinking|thought|thoughts|reasoning"
+_TAG = re.compile(rf"<(?P<close>/?)\s*(?P<name>{_NAMES})\s*>\s*", re.IGNORECASE)
+
+
+def without_thought(reply: str) -> str:
+    r"""A reply without the thoughts in it, and without the white space that parts them from it.
+
+    A thought that is cut off goes to the end of the reply. One whose opening tag stood in the
+    prompt goes from the beginning of the reply to its closing tag. A reply without a tag comes
+    back as it is.
+
+    >>> without_thought("<think>A joke? Yes.</think>\n\nMoo.")
+    'Moo.'
+    >>> without_thought("Yes, a joke.</think>Moo."), without_thought("<think>A joke? On the")
+    ('Moo.', '')
+    >>> without_thought(" 2 < 3, I think.")
+    ' 2 < 3, I think.'
+    """
+    said, at, inside = "", 0, ""  # inside: the name of the tag that is open
+    for tag in _TAG.finditer(reply):
+        name = tag["name"].lower()
+        if inside and not (tag["close"] and name == inside):
+            continue  # a thought may speak of tags
+        if not inside:
+            said = "" if tag["close"] else said + reply[at : tag.start()]
+        inside, at = ("" if tag["close"] else name), tag.end()
+        said = said if said.strip() else ""
+    return said if inside else said + reply[at:]

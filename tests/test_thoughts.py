@@ -1,0 +1,34 @@
+import pytest
+
+from mavis.thoughts import without_thought
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ("<think>a</think>b", "b"),
+        ("<think>\na\n</think>\n\n b", "b"),
+        ("<think></think>b", "b"),
+        ("\n<think>a</think>b", "b"),
+        ("b <think>a</think> c <think>a</think>d", "b c d"),
+        ("<THINK>a</Think >b", "b"),
+        ("<thinking>a</thinking>b", "b"),
+        ("<reasoning>a</reasoning>b", "b"),
+        ("<think>a", ""),  # cut off
+        ("b\n<think>a", "b\n"),
+        ("<think>a</thinking>b", ""),
+        ("a</think>\nb", "b"),  # opened in the prompt
+        ("a</think>b</think>c", "c"),
+        ("<think>I shall write <think> here.</think>b", "b"),
+        ("<think>a<think>a</think>a</think>b", "b"),
+        ("</think>", ""),
+        ("<think>", ""),
+    ],
+)
+def test_thoughts_are_left_out(reply, answer):
+    assert without_thought(reply) == answer
+
+
+@pytest.mark.parametrize("reply", ["", " ", "\n\na ", "<thin>a</thin>", "think> a < think", "a <b"])
+def test_a_reply_without_thoughts_stays_as_it_is(reply):
+    assert without_thought(reply) == reply
