@@ -94,10 +94,7 @@ class Adapter:
     @property
     def base(self) -> str:
         """The name of the model that it was trained on; "" if none is named."""
-        content = self._content()
-        if "base_model_name_or_path" not in content:
-            raise ValueError(f"{self.folder}/{CONFIG} does not say which model the adapter is for.")
-        return content["base_model_name_or_path"] or ""
+        return self._content()["base_model_name_or_path"] or ""
 
     @property
     def kind(self) -> str:
@@ -132,6 +129,12 @@ class Adapter:
             raise ValueError(f"{file} cannot be read: {error}") from error
         if not isinstance(content, dict):
             raise ValueError(f"{file} is no configuration of an adapter.")
+        for key, what in (
+            ("peft_type", "kind it is of"),
+            ("base_model_name_or_path", "model it is for"),
+        ):
+            if key not in content:
+                raise ValueError(f"{file} does not say which {what}: {key} is missing.")
         return content
 
 
@@ -141,9 +144,9 @@ def is_adapter(place: str) -> bool:
 
 
 def described(config: Any) -> str:
-    """The kind of an adapter, with the options that set it apart, as in "LORA with use_dora"."""
+    """The kind of an adapter, with the options that set it apart: "LORA adapter with use_dora"."""
     unusual = [name for name in _unusual(config) if name not in _PLAIN]
-    return f"{_type(config)}{' with ' if unusual else ''}{', '.join(unusual)}"
+    return f"{_type(config)} adapter{' with ' if unusual else ''}{', '.join(unusual)}"
 
 
 def put_on(
@@ -186,8 +189,8 @@ def merged(model: PreTrainedModel, what: str) -> PreTrainedModel:
             return cast(PreTrainedModel, adapted.merge_and_unload())
     except ValueError as error:
         raise ValueError(
-            f"{what} is a {kind} adapter, which cannot be merged into weights, and a soup is a sum "
-            f"of weights ({error.__cause__}). MOD mixes such policies."
+            f"{what} is a {kind}, which cannot be merged into weights, and a soup is a sum of "
+            f"weights ({str(error.__cause__).rstrip('.')}). MOD mixes such policies."
         ) from error
 
 

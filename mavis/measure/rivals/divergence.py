@@ -14,7 +14,7 @@ Each divergence is told by the gap between f' and its ceiling, as a function of 
 where f' loses its digits, for a token that π_ref finds unlikely and π does not.
 
 A token that a policy forbids has the log-ratio −∞, where every f' here is −∞: the mixture forbids
-it, too, unless the policy's weight is 0, in which case it has no say.
+it, too, unless the policy's weight is 0, as then it has no say.
 """
 
 from dataclasses import dataclass
@@ -112,16 +112,17 @@ class Mixture:
 
         Args:
             log_ref: log π_ref [B, K], -inf where a token is no candidate.
-            ratios: log π_i/π_ref [B, K, N]; -inf where policy i forbids a token.
+            ratios: log π_i/π_ref [B, K, N], -inf where policy i forbids a token.
             weights: [B, N]; the mixture's are w = β · weights.
             beta: [B].
 
         Returns:
-            log π [B, K] float32, normalised over the candidates.
+            log π [B, K] float32, normalised over the candidates; NaN in rows without a mixture,
+            where all candidates are forbidden, a negative weight asks for one that is, or a policy
+            says NaN.
 
         Raises:
-            ValueError: a weight is negative, and the divergence does not admit it; or the policies
-                leave no candidate, or none that can be compared with another.
+            ValueError: a weight is negative, and the divergence does not admit it.
         """
         strength = (beta[:, None] * weights).double()  # [B, N]
         if not self.divergence.negative and (strength < 0).any():
@@ -129,52 +130,25 @@ class Mixture:
                 f"weights must not be negative, got {float(strength.min()):g}, under any "
                 "divergence but reverse_kl and jsd."
             )
-        inside = allowed(log_ref, ratios, strength)
+        inside = log_ref > -torch.inf
+        left, undefined = _left(inside, ratios, strength)
         base = torch.log_softmax(log_ref.double(), -1)
         policies = torch.log_softmax(ratios.double() + base[..., None], 1)
-        known = inside[..., None] & policies.isfinite()  # what is not has no say, or is forbidden
-        u = torch.where(known, policies - base[..., None], 0.0).clamp_min(_RARE)
+        told = left[..., None] & policies.isfinite()  # where it is not, a policy has no say
+        u = torch.where(told, policies - base[..., None], 0.0).clamp_min(_RARE)
         gap = (self.divergence.gap(u) * strength[:, None, :]).sum(-1)  # [B, K]
-        return _normalised(self.divergence, base.masked_fill(~inside, -torch.inf), gap).float()
+        log_pi = _normalised(self.divergence, base.masked_fill(~left, -torch.inf), gap)
+        return log_pi.masked_fill(undefined[:, None], torch.nan).float()
 
 
-def reverse_kl(log_ref: Tensor, ratios: Tensor, weights: Tensor, beta: Tensor) -> Tensor:
-    """The mixture under reverse KL: the tilt by log-ratios; as `Mixture`, but for any weights."""
-    never = ratios == -torch.inf
-    if never.any():
-        inside = allowed(log_ref, ratios, beta[:, None] * weights)
-        log_ref, ratios = log_ref.masked_fill(~inside, -torch.inf), ratios.masked_fill(never, 0.0)
-    return tilt(log_ref, ratios, weights, beta)
-
-
-def allowed(log_ref: Tensor, ratios: Tensor, strength: Tensor) -> Tensor:
-    """Which candidates no policy forbids that counts [B, K].
-
-    Args:
-        log_ref: [B, K], -inf where a token is no candidate.
-        ratios: [B, K, N], -inf where a policy forbids a token.
-        strength: β · weights [B, N].
-
-    Raises:
-        ValueError: a policy forbids a candidate that its negative weight would make certain, or
-            all candidates are forbidden.
-    """
-    inside = log_ref > -torch.inf
-    never = (ratios == -torch.inf) & inside[..., None]  # [B, K, N]
-    if not never.any():
-        return inside
-    if (never & (strength < 0)[:, None, :]).any():
-        raise ValueError(
-            "weights must not be negative for a policy that forbids tokens which the reference "
-            "allows (their log-probability is -inf): nothing else would ever be said."
-        )
-    found = inside & ~(never & (strength > 0)[:, None, :]).any(-1)
-    if not found.any(-1).all():
-        raise ValueError(
-            "the policies forbid every candidate token of the reference: raise top_k, or leave the "
-            "policy out whose log-probabilities are -inf."
-        )
-    return found
+def _left(inside: Tensor, ratios: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
+    """Which candidates [B, K] no policy forbids that counts, and which rows [B] have no mixture."""
+    counts = strength[:, None, :] * inside[..., None]  # [B, K, N]
+    never = (ratios == -torch.inf) & (counts != 0)
+    left = inside & ~never.any(-1)
+    wrong = (never & (counts < 0)) | (ratios.isnan() & (counts != 0))
+    undefined = wrong.any((1, 2)) | ~left.any(-1)
+    return torch.where(undefined[:, None], inside, left), undefined
 
 
 def mixture(divergence: str = "reverse_kl", alpha: float | None = None) -> Rule:
@@ -196,7 +170,7 @@ def mixture(divergence: str = "reverse_kl", alpha: float | None = None) -> Rule:
     if alpha is not None and not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in [0, 1] (0 is reverse KL, 1 forward KL), got {alpha:g}.")
     if divergence == "reverse_kl" or alpha == 0:
-        return reverse_kl
+        return tilt
     if divergence == "jsd":
         return Mixture(JensenShannon())
     return Mixture(Jeffrey() if divergence == "jeffrey" else Alpha(alpha or 1.0))

@@ -21,7 +21,6 @@ from transformers import PreTrainedModel
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
 from mavis.measure.rivals.adapters import merged, multiplied
-from mavis.measure.rivals.divergence import reverse_kl
 from mavis.measure.rivals.policies import Policies, guide
 from mavis.measure.rivals.probe import alike, probe, says
 from mavis.measure.rivals.weights import differing, fill, fitted, untie
@@ -58,7 +57,7 @@ def soup(
         raise ValueError(f"weights must be for {', '.join(known)}, got {unknown[0]!r}.")
     factors = how == "factors"
     model = _factors(policies, weights) if factors else _sum(reference, policies, weights)
-    return GuidedPolicy(reference, (guide(reference, SOUP, model),), reverse_kl)
+    return GuidedPolicy(reference, (guide(reference, SOUP, model),))
 
 
 @torch.no_grad()
