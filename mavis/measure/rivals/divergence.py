@@ -12,6 +12,9 @@ no models in here. All is taken over a row's candidates, to which π_ref and π_
 
 Each divergence is told by the gap between f' and its ceiling, as a function of u = log x: that is
 where f' loses its digits, for a token that π_ref finds unlikely and π does not.
+
+A token that a policy forbids has the log-ratio −∞, where every f' here is −∞: the mixture forbids
+it, too, unless the policy's weight is 0, as then it has no say.
 """
 
 from dataclasses import dataclass
@@ -109,12 +112,14 @@ class Mixture:
 
         Args:
             log_ref: log π_ref [B, K], -inf where a token is no candidate.
-            ratios: log π_i/π_ref [B, K, N].
+            ratios: log π_i/π_ref [B, K, N], -inf where policy i forbids a token.
             weights: [B, N]; the mixture's are w = β · weights.
             beta: [B].
 
         Returns:
-            log π [B, K] float32, normalised over the candidates.
+            log π [B, K] float32, normalised over the candidates; NaN in rows without a mixture,
+            where all candidates are forbidden, a negative weight asks for one that is, or a policy
+            says NaN.
 
         Raises:
             ValueError: a weight is negative, and the divergence does not admit it.
@@ -126,11 +131,24 @@ class Mixture:
                 "divergence but reverse_kl and jsd."
             )
         inside = log_ref > -torch.inf
+        left, undefined = _left(inside, ratios, strength)
         base = torch.log_softmax(log_ref.double(), -1)
         policies = torch.log_softmax(ratios.double() + base[..., None], 1)
-        u = torch.where(inside[..., None], policies - base[..., None], 0.0).clamp_min(_RARE)
+        told = left[..., None] & policies.isfinite()  # where it is not, a policy has no say
+        u = torch.where(told, policies - base[..., None], 0.0).clamp_min(_RARE)
         gap = (self.divergence.gap(u) * strength[:, None, :]).sum(-1)  # [B, K]
-        return _normalised(self.divergence, base, gap).float()
+        log_pi = _normalised(self.divergence, base.masked_fill(~left, -torch.inf), gap)
+        return log_pi.masked_fill(undefined[:, None], torch.nan).float()
+
+
+def _left(inside: Tensor, ratios: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
+    """Which candidates [B, K] no policy forbids that counts, and which rows [B] have no mixture."""
+    counts = strength[:, None, :] * inside[..., None]  # [B, K, N]
+    never = (ratios == -torch.inf) & (counts != 0)
+    left = inside & ~never.any(-1)
+    wrong = (never & (counts < 0)) | (ratios.isnan() & (counts != 0))
+    undefined = wrong.any((1, 2)) | ~left.any(-1)
+    return torch.where(undefined[:, None], inside, left), undefined
 
 
 def mixture(divergence: str = "reverse_kl", alpha: float | None = None) -> Rule:

@@ -30,8 +30,8 @@ from mavis.guide.rows import Index, Reading, Rows
 from mavis.guide.tilt import Settings, tilt
 from mavis.guide.values import ValueSource
 from mavis.learn.store import write_json
+from mavis.measure.rivals.bases import base_of
 from mavis.measure.rivals.pblora import SCALE, Preference, adapt, adapters, set_adapters
-from mavis.measure.rivals.policies import base_of
 from mavis.names import locate
 from mavis.reward import Units
 

@@ -6,29 +6,27 @@ w and strength β moves the reference by β·w·log π_i/π_ref: at β·w = 1 it
 """
 # ruff: noqa: ARG002 - a source hears of everything, and takes what it needs
 
-import json
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mavis.guide.policy import GuidedPolicy
-from mavis.guide.reference import ReferencePolicy, loading
+from mavis.guide.reference import ReferencePolicy
 from mavis.guide.rows import Index, Reading, Rows
 from mavis.guide.tilt import Settings
 from mavis.guide.tokens import names_alike
-from mavis.guide.trunk import adapting
 from mavis.guide.values import ValueSource
+from mavis.measure.rivals.adapters import Adapter, base_for, is_adapter, put_on
+from mavis.measure.rivals.bases import base_of, same_model
 from mavis.measure.rivals.divergence import mixture
+from mavis.measure.rivals.probe import alike, probe, says
 from mavis.names import locate
-
-ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -40,12 +38,14 @@ class Policies:
         objectives: a name for each policy, by which weights are given.
         vocabulary: V of the reference policy.
         adapters: which adapter each policy is; none if the model is the policy.
+        folders: what each policy was loaded from, for messages.
     """
 
     model: PreTrainedModel
     objectives: tuple[str, ...]
     vocabulary: int
     adapters: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
 
     def open(self, rows: int) -> "LogRatios":
         """A source with room for `rows` rows."""
@@ -55,7 +55,9 @@ class Policies:
 class LogRatios(ValueSource):
     """log π_i/π_ref of N policies over one model, read in one call: row r of policy i is r·N + i.
 
-    Tokens that a policy knows beyond the reference's vocabulary are left out of its distribution.
+    Tokens that a policy knows beyond the reference's vocabulary are left out of its distribution. A
+    token that a policy forbids has the log-ratio -inf; one that the reference forbids has 0, as it
+    is impossible whatever a policy says.
     """
 
     def __init__(self, policies: Policies, rows: int) -> None:
@@ -78,7 +80,8 @@ class LogRatios(ValueSource):
         log_ref = torch.log_softmax(reading.logits / temperature, -1)  # [R, V]
         logits = logits[:, : self.policies.vocabulary].view(len(rows), self.count, -1)
         log_pi = torch.log_softmax(logits / temperature[..., None], -1)  # [R, N, V]
-        self._ratios = (log_pi - log_ref[:, None]).transpose(1, 2)
+        ratios = log_pi - log_ref[:, None]
+        self._ratios = ratios.masked_fill_((log_ref == -torch.inf)[:, None], 0.0).transpose(1, 2)
 
     def values(self, rows: Index, candidates: Tensor) -> Tensor:
         """Gather the candidates' log-ratios [R, K, N] from the states just read."""
@@ -101,7 +104,9 @@ class LogRatios(ValueSource):
 
     def _adapters(self, rows: Index) -> Mapping[str, Any]:
         names = self.policies.adapters
-        return {"adapter_names": [names[row % self.count] for row in rows]} if names else {}
+        if len(names) < 2:  # the active one
+            return {}
+        return {"adapter_names": [names[row % self.count] for row in rows]}
 
 
 def mod(
@@ -109,6 +114,7 @@ def mod(
     folders: Mapping[str, str | Path],
     divergence: str = "reverse_kl",
     alpha: float | None = None,
+    base: str | None = None,
 ) -> GuidedPolicy:
     """Multi-objective decoding: single-objective policies, mixed by weights of each request.
 
@@ -117,96 +123,112 @@ def mod(
         folders: of each objective's policy: a model of any size, or an adapter.
         divergence: that the policies were trained under; see `divergence.mixture`.
         alpha: of the α-divergence.
+        base: the model that adapters are put on, in place of the one that each names.
 
     Returns:
         a policy whose weights are MOD's, and whose β (default 1) multiplies them all.
 
     Raises:
         FileNotFoundError: a folder is missing, or holds no policy.
-        ValueError: another tokenizer, a model that cannot be guided, or an unknown divergence.
+        ValueError: another tokenizer, a model that cannot be guided, an adapter that does not fit
+            its base or is no fixed change of its weights, or an unknown divergence.
     """
-    return GuidedPolicy(reference, load_policies(reference, folders), mixture(divergence, alpha))
+    rule = mixture(divergence, alpha)
+    return GuidedPolicy(reference, load_policies(reference, folders, base), rule)
 
 
 def load_policies(
-    reference: ReferencePolicy, folders: Mapping[str, str | Path]
+    reference: ReferencePolicy, folders: Mapping[str, str | Path], base: str | None = None
 ) -> tuple[Policies, ...]:
-    """Load policies from their folders; adapters of one base share it, and are read together."""
+    """Load policies from their folders; plain LoRA adapters of one base are read together.
+
+    An adapter is put on `base` where it is given, else on the model that it names; where that is
+    not on this machine, on the reference itself, if it fits, with a warning.
+    """
     places = {name: locate(str(folder), f"policy of {name}") for name, folder in folders.items()}
+    adapters = [Adapter(name, place) for name, place in places.items() if is_adapter(place)]
+    for adapter in adapters:  # refused before any model is loaded
+        _ = adapter.config
     loaded = []
-    by_base: dict[str, dict[str, str]] = {}
     for name, place in places.items():
-        if (Path(place) / ADAPTER).is_file():
-            by_base.setdefault(_base(place), {})[name] = place
-        else:
+        if not is_adapter(place):
             policy = ReferencePolicy.load(place, device=str(reference.model.device))
             _check_tokenizer(place, policy.tokenizer, reference)
-            loaded.append(guide(reference, name, policy.model))
-    for base, adapters in by_base.items():
-        model = _with_adapters(reference, base, adapters)
-        loaded.append(
-            Policies(model, tuple(adapters), reference.vocabulary, adapters=tuple(adapters))
-        )
-    return tuple(loaded)
+            loaded.append(guide(reference, name, policy.model, place))
+    together: dict[str, list[Adapter]] = {}
+    for adapter in adapters:
+        found = base_for(reference, adapter, base)
+        tokenizer = adapter.tokenizer(None if same_model(found, reference.name) else found)
+        if tokenizer is not None:
+            _check_tokenizer(adapter.folder, tokenizer, reference)
+        if adapter.plain:
+            together.setdefault(found, []).append(adapter)
+        else:
+            model = base_of(reference, found, own=True)
+            loaded.append(_adapted(reference, model, [adapter]))
+    shared = [_adapted(reference, base_of(reference, one), all_) for one, all_ in together.items()]
+    return (*loaded, *shared)
 
 
-def guide(reference: ReferencePolicy, name: str, model: PreTrainedModel) -> Policies:
+def guide(
+    reference: ReferencePolicy, name: str, model: PreTrainedModel, place: str = ""
+) -> Policies:
     """A model as a policy to be mixed in, under a name.
 
     Raises:
         ValueError: the model knows fewer tokens than the reference policy.
     """
+    _check_size(reference, f"the policy {name}", model)
+    places = (place,) if place else ()
+    frozen = model.eval().requires_grad_(False)
+    return Policies(frozen, (name,), reference.vocabulary, folders=places)
+
+
+def _adapted(
+    reference: ReferencePolicy, base: PreTrainedModel, adapters: Sequence[Adapter]
+) -> Policies:
+    """Put adapters on a base, which is changed, and see that they are read as PEFT reads them."""
+    model, names = put_on(base, adapters)
+    _check_size(reference, f"the base of {adapters[0].folder}", model)
+    objectives, places = zip(*((one.name, one.folder) for one in adapters), strict=True)
+    policies = Policies(model, objectives, reference.vocabulary, tuple(names), places)
+    _check_reading(policies, adapters)
+    return policies
+
+
+def _check_reading(policies: Policies, adapters: Sequence[Adapter]) -> None:
+    """See that adapters, read in steps and side by side, say what PEFT says by each alone."""
+    model: Any = policies.model
+    tokens, every = probe(policies.vocabulary), np.arange(len(adapters))
+    with torch.no_grad():
+        rows = policies.open(1).rows
+        rows.extend(every, [tokens[:-3]] * len(every), silent=True)
+        logits = rows.extend(every, [tokens[-3:]] * len(every)).logits
+        assert logits is not None
+    found = logits[:, : policies.vocabulary].log_softmax(-1)  # [N, V]
+    for line, name, adapter in zip(found, policies.adapters, adapters, strict=True):
+        model.set_adapter(name)
+        if not alike(line, says(model, tokens, policies.vocabulary)[-1], model.dtype):
+            raise ValueError(
+                f"{adapter.folder} is a {adapter.kind}, which says something else when it is read "
+                "token by token, beside others: it cannot be mixed. Give a full model in its place."
+            )
+    model.requires_grad_(False)
+
+
+def _check_size(reference: ReferencePolicy, what: str, model: PreTrainedModel) -> None:
     size = len(model.get_output_embeddings().weight)
     if size < reference.vocabulary:
         raise ValueError(
-            f"the policy {name} knows {size} tokens, the reference {reference.name} "
-            f"{reference.vocabulary}."
+            f"{what} knows {size} tokens, the reference {reference.name} {reference.vocabulary}."
         )
-    return Policies(model.eval().requires_grad_(False), (name,), reference.vocabulary)
-
-
-def base_of(reference: ReferencePolicy, base: str) -> PreTrainedModel:
-    """The model that adapters are put on, with the reference's own weights where it is that one."""
-    model = reference.model
-    if locate(base) != locate(reference.name):
-        return ReferencePolicy.load(base, device=str(model.device)).model
-    # New modules around the same tensors: adapters change modules, and the reference has none.
-    tensors = (*model.parameters(), *model.buffers())
-    return deepcopy(model, {id(tensor): tensor for tensor in tensors})
-
-
-def _with_adapters(
-    reference: ReferencePolicy, base: str, adapters: Mapping[str, str]
-) -> PreTrainedModel:
-    from peft import PeftModel
-
-    for place in adapters.values():
-        named = place if (Path(place) / "tokenizer_config.json").is_file() else locate(base)
-        with loading(f"the tokenizer of {named}"):
-            tokenizer = AutoTokenizer.from_pretrained(named)
-        _check_tokenizer(place, tokenizer, reference)
-    (first, place), *others = adapters.items()
-    with loading(f"adapter {place}"), adapting():
-        model = PeftModel.from_pretrained(base_of(reference, base), place, adapter_name=first)
-    for name, folder in others:
-        with loading(f"adapter {folder}"):
-            model.load_adapter(folder, adapter_name=name)
-    return cast(PreTrainedModel, model.eval().requires_grad_(False))
-
-
-def _base(folder: str) -> str:
-    """The name of the model that an adapter is for."""
-    file = Path(folder) / ADAPTER
-    try:
-        return str(json.loads(file.read_text())["base_model_name_or_path"])
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{file} does not say which model the adapter is for.") from error
 
 
 def _check_tokenizer(
-    place: str, found: PreTrainedTokenizerBase, reference: ReferencePolicy
+    place: str, tokenizer: PreTrainedTokenizerBase, reference: ReferencePolicy
 ) -> None:
-    if not names_alike(found, reference.tokenizer):
+    """A policy may know more tokens than the reference, but none of the reference's differently."""
+    if not names_alike(tokenizer, reference.tokenizer):
         raise ValueError(
             f"policy {place} and reference {reference.name} have different tokenizers: policies "
             "can only be mixed token by token."

@@ -3,22 +3,27 @@
     θ = θ_ref + Σ λ_i (θ_i − θ_ref)
 
 which is Σ λ_i θ_i where the λ sum to 1, and stays near π_ref where they do not; they may be
-negative. For LoRA policies the same sum is one of products, W + Σ λ_i B_i A_i. Others publish the
-product of sums, W + (Σ √λ_i B_i)(Σ √λ_i A_i), which mixes the factors of different policies and is
-no soup of weights; it is here under its own name, to be compared with.
+negative. An adapter is the full weights that it makes of its base, merged by itself; for LoRA that
+is the sum of products, W + Σ λ_i B_i A_i. Others publish the product of sums,
+W + (Σ √λ_i B_i)(Σ √λ_i A_i), which mixes the factors of different policies and is no soup of
+weights; it is here under its own name, to be compared with.
 """
 
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
+from mavis.measure.rivals.adapters import merged, multiplied
 from mavis.measure.rivals.policies import Policies, guide
+from mavis.measure.rivals.probe import alike, probe, says
+from mavis.measure.rivals.weights import differing, fill, fitted, untie
 
 How = Literal["products", "factors"]  # the sum of products (exact), or the product of sums
 SOUP = "soup"
@@ -34,8 +39,7 @@ def soup(
 
     Args:
         reference: π_ref: what they were trained from.
-        policies: as `load_policies` gives them: full models of π_ref's own shape, or adapters of
-            one base.
+        policies: as `load_policies` gives them: full models of π_ref's own shape, or adapters.
         weights: λ by name; a policy that is not named weighs nothing.
         how: how LoRA policies are summed.
 
@@ -44,56 +48,98 @@ def soup(
         log-ratio to π_ref.
 
     Raises:
-        ValueError: full models and adapters together, adapters of several bases, models of other
-            shapes, or a weight for a policy that is not there.
+        ValueError: a policy is no sum of π_ref's weights and a difference (another shape, another
+            architecture, an adapter that cannot be merged), or a weight for one that is not there.
     """
     known = [name for policy in policies for name in policy.objectives]
     unknown = sorted(set(weights) - set(known))
     if unknown:
         raise ValueError(f"weights must be for {', '.join(known)}, got {unknown[0]!r}.")
-    adapters = [policy for policy in policies if policy.adapters]
-    if adapters and len(policies) > 1:
-        raise ValueError(
-            "a soup must be of full models alone or of adapters of one base, got both or several: "
-            "mix them by MOD, or merge the adapters first."
-        )
-    if adapters:
-        model = _adapter_soup(adapters[0], weights, how)
-    else:
-        models = {policy.objectives[0]: policy.model for policy in policies}
-        model = _full_soup(reference, models, weights)
+    factors = how == "factors"
+    model = _factors(policies, weights) if factors else _sum(reference, policies, weights)
     return GuidedPolicy(reference, (guide(reference, SOUP, model),))
 
 
-def _full_soup(
-    reference: ReferencePolicy, models: Mapping[str, PreTrainedModel], weights: Mapping[str, float]
+@torch.no_grad()
+def _sum(
+    reference: ReferencePolicy, policies: tuple[Policies, ...], weights: Mapping[str, float]
 ) -> PreTrainedModel:
-    stirred = deepcopy(reference.model)
-    sums = {name: tensor.float() for name, tensor in reference.model.state_dict().items()}
-    for objective, model in models.items():
-        theirs = model.state_dict()
-        if {n: t.shape for n, t in theirs.items()} != {n: t.shape for n, t in sums.items()}:
-            raise ValueError(
-                f"the policy {objective} has not the shape of {reference.name}: weights can only "
-                "be summed where all models are of one architecture and size. MOD mixes others."
-            )
-        share = weights.get(objective, 0.0)
-        for name, start in reference.model.state_dict().items():
-            sums[name] = sums[name] + share * (theirs[name].float() - start.float())
-    stirred.load_state_dict(sums)
-    return stirred
+    """θ_ref and the weighted differences from it, summed in float32."""
+    if getattr(reference.model.config, "quantization_config", None) is not None:
+        raise ValueError(f"{reference.name} is quantized: its weights cannot be summed.")
+    model = deepcopy(reference.model).float()
+    untie(model)
+    start = {name: tensor.float().clone() for name, tensor in model.state_dict().items()}
+    sums = {name: tensor.clone() for name, tensor in start.items()}
+    for policy in policies:
+        for at, name in enumerate(policy.objectives):
+            if name in weights:
+                theirs = _whole(reference, policy, at, model)
+                for part, theta in theirs.items():
+                    sums[part] += weights[name] * (theta.float() - start[part])
+    fill(model, reference.model, sums)
+    return model
+
+
+def _whole(
+    reference: ReferencePolicy, policy: Policies, at: int, model: PreTrainedModel
+) -> dict[str, Tensor]:
+    """The full weights of one policy, which `model`, of the reference's architecture, is given.
+
+    Raises:
+        ValueError: they are not all that there is to the policy.
+    """
+    what = told(policy, at)
+    if option := differing(reference.model.config, policy.model.config):
+        raise ValueError(
+            f"{what} and the reference {reference.name} differ in {option}: a sum of their weights "
+            "would be neither. MOD mixes such policies."
+        )
+    tokens, own = probe(reference.vocabulary), policy.model
+    if policy.adapters:
+        own = deepcopy(policy.model).float()
+        own.set_adapter(policy.adapters[at])
+    said = says(own, tokens, reference.vocabulary)
+    if policy.adapters:
+        untie(own)  # or what an adapter adds to one place would be added to another, too
+        own = merged(own, what)
+    theirs = fitted(own.state_dict(), model)
+    if theirs is None:
+        raise ValueError(
+            f"{what} has not the shape of {reference.name}: weights can only be summed where all "
+            "models are of one architecture and size. MOD mixes others."
+        )
+    model.load_state_dict(theirs)
+    if not alike(says(model, tokens, reference.vocabulary), said, own.dtype):
+        raise ValueError(
+            f"{what} is more than its weights: in the place of those of {reference.name} they say "
+            "something else. MOD mixes such policies."
+        )
+    return theirs
+
+
+def told(policy: Policies, at: int) -> str:
+    """A policy for messages: its name, and where it lies."""
+    place = f" at {policy.folders[at]}" if policy.folders else ""
+    return f"the policy {policy.objectives[at]}{place}"
 
 
 @torch.no_grad()
-def _adapter_soup(policy: Policies, weights: Mapping[str, float], how: How) -> PreTrainedModel:
-    combination = {"products": "cat", "factors": "linear"}[how]
-    names = [name for name in policy.objectives if name in weights]
-    model = cast(Any, deepcopy(policy.model))
-    model.add_weighted_adapter(
-        names, [float(weights[name]) for name in names], SOUP, combination_type=combination
-    )
-    model.set_adapter(SOUP)
-    return cast(PreTrainedModel, model.merge_and_unload())
+def _factors(policies: tuple[Policies, ...], weights: Mapping[str, float]) -> PreTrainedModel:
+    """The product of sums of the factors of LoRA adapters that share a base."""
+    if len(policies) != 1 or not policies[0].adapters:
+        raise ValueError(
+            "a soup of factors must be of plain LoRA adapters of one base: sum products instead."
+        )
+    (policy,) = policies
+    shares = {
+        adapter: float(weights[name])
+        for adapter, name in zip(policy.adapters, policy.objectives, strict=True)
+        if name in weights
+    }
+    model = deepcopy(policy.model)
+    untie(model)
+    return multiplied(model, shares, " and ".join(told(policy, at) for at in range(len(shares))))
 
 
 def save(policy: GuidedPolicy, folder: Path) -> None:

@@ -200,3 +200,70 @@ def test_bad_input_is_said_in_a_line():
         mixture("alpha")
     with pytest.raises(ValueError, match=r"jsd has none, got 0\.5"):
         mixture("jsd", 0.5)
+
+
+SLOPES = {  # f'
+    "forward_kl": lambda x: -1 / x,
+    "jsd": lambda x: np.log(2 * x / (1 + x)),
+    "jeffrey": lambda x: np.log(x) - 1 / x,
+    "alpha": lambda x: (1 - x**-0.4) / 0.4,
+}
+
+
+def solved(slope, ref, others, weights, allowed):
+    """π on the allowed tokens: f'(π/π_ref) = c + Σ w f'(π_i/π_ref), by bisection."""
+    ref, others = ref[allowed], [other[allowed] for other in others]
+    want = sum(w * slope(o / ref) for w, o in zip(weights, others, strict=True) if w)
+    low, high = -1e3, 1e3
+    for _ in range(200):
+        c = (low + high) / 2
+        below, above = np.full(len(ref), 1e-12), np.full(len(ref), 1e12)
+        for _ in range(200):
+            middle = np.sqrt(below * above)
+            under = slope(middle) < want + c
+            below, above = np.where(under, middle, below), np.where(under, above, middle)
+        pi = ref * middle
+        low, high = (c, high) if pi.sum() < 1 else (low, c)
+    return pi
+
+
+@pytest.mark.parametrize("name", SLOPES)
+@pytest.mark.parametrize("weights", [(0.7, 0.2), (0.5, 0.0), (0.01, 0.6)])
+def test_what_a_policy_forbids_the_mixture_forbids_where_it_counts(name, weights):
+    """Token 4 is forbidden by the second policy, 5 by all, 6 by the reference."""
+    log_ref, *others = policies(np.random.default_rng(8), 7, 3)
+    log_ref[[5, 6]], others[0][5], others[1][[4, 5]] = -torch.inf, -torch.inf, -torch.inf
+    log_ref, *others = (one.log_softmax(-1) for one in (log_ref, *others))
+    others[0][6] = -torch.inf
+    others = [one.log_softmax(-1) for one in others]
+    allowed = np.arange(4 if weights[1] else 5)
+    ratios = torch.stack([one - log_ref for one in others], -1)
+    ratios = torch.where((log_ref == -torch.inf)[:, None], 0.0, ratios)
+    rule = mixture(name, 0.4 if name == "alpha" else None)
+    given = log_ref[None].float(), ratios[None].float()
+    found = rule(*given, torch.tensor([weights]), torch.ones(1))[0].double()
+    assert found.exp()[[5, 6]].tolist() == [0, 0]
+    within = [one.exp().numpy() for one in (log_ref, *others)]
+    within[2] /= within[2][:5].sum()  # of its mass on the candidates, as the rule has it
+    want = solved(SLOPES[name], within[0], within[1:], weights, allowed)
+    np.testing.assert_allclose(found.exp()[allowed].numpy(), want, atol=1e-6)
+    assert found.exp().sum().item() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", SLOPES)
+def test_rows_without_a_mixture_are_not_numbers_and_touch_no_others(name):
+    rule = mixture(name, 0.4 if name == "alpha" else None)
+    log_ref = torch.full((3, 2), math.log(0.5))
+    ratios = torch.zeros(3, 2, 1)
+    ratios[0] = -torch.inf  # nothing is left
+    ratios[1, 0] = torch.nan  # a broken policy
+    ratios[2] = torch.tensor([[0.4], [-0.6]])
+    found = rule(log_ref, ratios, torch.ones(3, 1), torch.ones(3))
+    assert found[:2].isnan().all()
+    alone = rule(log_ref[2:], ratios[2:], torch.ones(1, 1), torch.ones(1))
+    torch.testing.assert_close(found[2:], alone)
+    nothing = rule(log_ref, ratios, torch.zeros(3, 1), torch.ones(3))
+    torch.testing.assert_close(nothing, log_ref)
+    if name == "jsd":  # what a negative weight asks for is without bound
+        ratios = torch.tensor([[[-torch.inf], [0.3]]])
+        assert rule(log_ref[:1], ratios, -torch.ones(1, 1), torch.ones(1)).isnan().all()

@@ -3,18 +3,22 @@
 import itertools
 import json
 import math
+import shutil
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
 from mavis.guide.trunk import adapting
+from mavis.measure.rivals.bases import base_of
 from mavis.measure.rivals.divergence import mixture
-from mavis.measure.rivals.policies import base_of, guide, load_policies, mod
+from mavis.measure.rivals.policies import guide, load_policies, mod
 
 PROMPTS = ["an um", "the sun is", "a", "Human: is it?", "mis"]
 
@@ -219,13 +223,169 @@ def build_small(vocab):
 
 
 def test_an_adapter_of_nothing_is_refused(reference, adapters, tmp_path):
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="does not say which model"):
-        mod(reference, {"humor": broken})
+    file = tmp_path / "adapter_config.json"
     config = json.loads((adapters["humor"] / "adapter_config.json").read_text())
-    config["base_model_name_or_path"] = "./nowhere"
-    (broken / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        mod(reference, {"humor": broken})
+    for content, said in [
+        ("{}", "does not say which kind"),
+        (json.dumps({"peft_type": "LORA"}), "does not say which model"),
+        ("[]", "no configuration of an adapter"),
+        ("{", "cannot be read"),
+        (json.dumps(config | {"peft_type": "PBLORA"}), "adapter_config.json cannot be loaded"),
+        (json.dumps(config | {"task_type": "SEQ_CLS"}), "is a LORA adapter for SEQ_CLS"),
+    ]:
+        file.write_text(content)
+        with pytest.raises(ValueError, match=said) as error:
+            mod(reference, {"humor": tmp_path})
+        assert str(tmp_path) in str(error.value)
+    file.write_text(json.dumps(config))
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path} holds no weights"):
+        mod(reference, {"humor": tmp_path})
+    weights = adapters["humor"] / "adapter_model.safetensors"
+    (tmp_path / weights.name).write_bytes(weights.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=f"adapter {tmp_path} cannot be loaded"):
+        mod(reference, {"humor": tmp_path})
+    tensors = load_file(weights)
+    first, *others = sorted(tensors)
+    save_file({name: tensors[name] for name in others}, tmp_path / weights.name)
+    with pytest.raises(ValueError, match=f"adapter {tmp_path} is not whole: it lacks {first}"):
+        mod(reference, {"humor": tmp_path})
+    save_file(tensors | {"of.another": torch.ones(1)}, tmp_path / weights.name)
+    with pytest.raises(ValueError, match=r"does not fit its base: of\.another has no place"):
+        mod(reference, {"humor": tmp_path})
+
+
+@pytest.fixture
+def moved(adapters, tmp_path):
+    """`moved(name)`: an adapter that says it is for a model of this name."""
+
+    def rename(base, source=adapters["humor"]):
+        folder = tmp_path / "moved"
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        file = folder / "adapter_config.json"
+        config = json.loads(file.read_text())
+        file.write_text(json.dumps(config | {"base_model_name_or_path": base}))
+        return folder
+
+    return rename
+
+
+@pytest.mark.parametrize("base", ["/cluster/team/base-v2", "./nowhere", "some/model", None, ""])
+def test_an_adapter_whose_base_is_gone_is_put_on_the_reference(reference, adapters, moved, base):
+    folder = moved(base)
+    with pytest.warns(UserWarning, match=f"{folder} .*it is put on the reference {reference.name}"):
+        found = mod(reference, {"humor": folder})
+    want = mod(reference, {"humor": adapters["humor"]})
+    ours, theirs = (p.generate(PROMPTS, {"humor": 1.0}, max_tokens=4) for p in (found, want))
+    assert [(a.tokens, a.kl) for a in ours] == [(a.tokens, a.kl) for a in theirs]
+
+
+def test_a_base_that_is_named_is_taken_at_its_word(reference, folders, moved):
+    folder = moved("/cluster/team/base-v2")
+    (on_other,) = load_policies(reference, {"humor": folder}, base=str(folders["humor"]))
+    model = ReferencePolicy.load(str(folders["humor"])).model
+    with adapting():
+        want = log_probs(PeftModel.from_pretrained(model, folder).eval(), [3, 4, 5])
+    torch.testing.assert_close(log_probs(on_other.model, [3, 4, 5]), want)
+    with pytest.raises(FileNotFoundError, match=f"base of adapter {folder} './gone' is a missing"):
+        load_policies(reference, {"humor": folder}, base="./gone")
+
+
+def test_an_adapter_that_fits_nothing_here_is_refused(reference, tmp_path, tiny_lm, moved):
+    with adapting():
+        wide = get_peft_model(tiny_lm(hidden_size=48), LoraConfig(r=2, target_modules=["q_proj"]))
+    wide.save_pretrained(tmp_path / "wide")
+    folder = moved("/cluster/wide", tmp_path / "wide")
+    with pytest.raises(ValueError, match="'/cluster/wide', which is not on this machine") as error:
+        mod(reference, {"humor": folder})
+    assert "does not fit the reference" in str(error.value)
+    assert str(folder) in str(error.value)
+    folder = moved("some/model", tmp_path / "wide")  # only now the hub is asked
+    with pytest.raises(FileNotFoundError, match="'some/model' is no local folder"):
+        mod(reference, {"humor": folder})
+
+
+def test_adapters_of_all_kinds_and_vocabularies_in_one_batch(reference, adapters, tmp_path):
+    """Plain ones side by side; DoRA, saved modules and one with tokens of its own by themselves."""
+    torch.manual_seed(3)
+    bigger = deepcopy(reference.model)
+    bigger.resize_token_embeddings(reference.vocabulary + 2, mean_resizing=False)
+    tokenizer = deepcopy(reference.tokenizer)
+    tokenizer.add_tokens(["[ONE]", "[TWO]"])
+    bases = {"dora": reference.model, "norm": reference.model, "tokens": bigger}
+    options = {
+        "dora": {"use_dora": True},
+        "norm": {"modules_to_save": ["norm"]},
+        "tokens": {"modules_to_save": ["embed_tokens", "lm_head"]},
+    }
+    places, models = {n: adapters[n] for n in ("humor", "calm")}, []
+    for name, base in bases.items():
+        config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", **options[name])
+        with adapting():
+            model = get_peft_model(deepcopy(base), config)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.3 * torch.randn_like(parameter)
+        places[name] = tmp_path / name
+        model.save_pretrained(places[name], save_embedding_layers=False)
+        models.append(model.eval())
+    tokenizer.save_pretrained(places["tokens"])
+    with adapting():
+        models += [
+            PeftModel.from_pretrained(deepcopy(reference.model), adapters[n]).eval()
+            for n in ("humor", "calm")
+        ]
+    policy = mod(reference, places)
+    assert [n.objectives for n in policy.networks] == [
+        ("dora",), ("norm",), ("tokens",), ("humor", "calm"),
+    ]  # fmt: skip
+    shares = {"dora": 0.3, "norm": 0.4, "tokens": 0.5, "humor": 0.2, "calm": -0.3}
+    answers = policy.generate(PROMPTS, shares, top_k=0, max_tokens=4, rows=3)
+
+    class Cut:
+        def __init__(self, model):
+            self.model = model
+
+        def __call__(self, **given):
+            output = self.model(**given)
+            output.logits = output.logits[..., : reference.vocabulary]
+            return output
+
+    weights = torch.tensor(list(shares.values()))
+    assert_follows(policy, answers, [Cut(model) for model in models], weights, mixture(), 0)
+
+
+def test_a_policy_may_know_more_tokens_but_not_others(reference, folders, tmp_path):
+    """One more, as a padding token that was added, is left out of the policy's distribution."""
+    policy = ReferencePolicy.load(str(folders["humor"]))
+    policy.tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    policy.model.resize_token_embeddings(len(policy.tokenizer), mean_resizing=False)
+    more = save(policy, tmp_path / "more")
+    assert len(policy.tokenizer) == reference.vocabulary + 1
+    both = [mod(reference, {"humor": place}) for place in (more, folders["humor"])]
+    ours, theirs = (p.generate(PROMPTS, max_tokens=5, top_k=0) for p in both)
+    assert [a.tokens for a in ours] == [a.tokens for a in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.kl == pytest.approx(other.kl, abs=1e-5)
+
+
+def test_forbidden_tokens_have_no_probability(build_reference, tmp_path):
+    """Biases of -inf in the head, as exports with a padded vocabulary have them."""
+    banned = {"reference": [37, 38, 39], "humor": [38, 39], "kind": [36, 37, 38, 39]}
+    places = {}
+    for seed, (name, tokens) in enumerate(banned.items()):
+        made = build_reference("phi", seed=seed)
+        made.model.lm_head.bias.data[tokens] = -torch.inf
+        places[name] = save(made, tmp_path / name)
+    reference = ReferencePolicy.load(str(places.pop("reference")))
+    policy = mod(reference, places)
+    answers = policy.generate(PROMPTS, {"humor": 0.6, "kind": 0.3}, top_k=0, max_tokens=4, seed=4)
+    models = [reference.model, *(network.model for network in policy.networks)]
+    for answer in answers:
+        tokens, kl = reference.encode(answer.prompt).tokens, 0.0
+        for step in range(len(answer.tokens)):
+            seen = [*tokens, *answer.tokens[:step]]
+            log_ref, humor, kind = (log_probs(model, seen)[:36] for model in models)
+            log_pi = (0.1 * log_ref + 0.6 * humor + 0.3 * kind).log_softmax(-1)
+            kl += (log_pi.exp() * (log_pi - log_ref)).sum().item()
+        assert answer.kl == pytest.approx(kl, abs=3e-4)
+        assert max(answer.tokens) < 36

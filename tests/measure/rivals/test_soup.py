@@ -1,6 +1,7 @@
 """Soups against weights merged by hand."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from peft import LoraConfig, get_peft_model
 
 from mavis.guide.reference import ReferencePolicy
 from mavis.guide.trunk import adapting
-from mavis.measure.rivals.policies import Policies, base_of, guide
+from mavis.measure.rivals.bases import base_of
+from mavis.measure.rivals.policies import Policies, guide
 from mavis.measure.rivals.soup import save, soup
 
 WEIGHTS = [{"humor": 0.7, "kind": 0.3}, {"humor": 1.5, "kind": -0.5}, {"humor": 0.2, "kind": 0.1}]
@@ -129,11 +131,93 @@ def test_one_hot_is_the_policy_and_nothing_is_the_reference(reference, full, lor
         torch.testing.assert_close(one[name], tensor, atol=1e-6, rtol=1e-6)
 
 
-def test_what_cannot_be_stirred_is_said(reference, full, lora, tiny_lm):
+def test_what_cannot_be_stirred_is_said(reference, full, tiny_lm):
     with pytest.raises(ValueError, match="weights must be for humor, kind, got 'sad'"):
         soup(reference, full, {"sad": 1.0})
-    with pytest.raises(ValueError, match="full models alone or of adapters of one base"):
-        soup(reference, (*lora, full[0]), {"humor": 1.0})
-    small = guide(reference, "small", tiny_lm(layers=1))
-    with pytest.raises(ValueError, match="policy small has not the shape of"):
-        soup(reference, (full[0], small), {"humor": 1.0})
+    for other, said in [
+        (tiny_lm(layers=1), r"num_hidden_layers \(2 and 1\)"),
+        (tiny_lm("gpt2"), r"model_type \(llama and gpt2\)"),
+        (tiny_lm(rope_parameters={"rope_type": "default", "rope_theta": 9.0}), "rope_parameters"),
+        (tiny_lm(hidden_act="gelu"), r"hidden_act \(silu and gelu\)"),
+        (tiny_lm(rms_norm_eps=0.1), "rms_norm_eps"),
+    ]:
+        with pytest.raises(ValueError, match=f"the policy other and .* differ in {said}"):
+            soup(reference, (full[0], guide(reference, "other", other)), {"other": 1.0})
+    hooked = tiny_lm(seed=5)
+    hooked.lm_head.register_forward_hook(lambda *given: 2 * given[-1])
+    with pytest.raises(ValueError, match="the policy other is more than its weights"):
+        soup(reference, (guide(reference, "other", hooked),), {"other": 1.0})
+
+
+def test_factors_are_of_plain_adapters_alone(reference, full):
+    with pytest.raises(ValueError, match="must be of plain LoRA adapters of one base"):
+        soup(reference, full, {"humor": 1.0}, how="factors")
+    with adapting():
+        options = LoraConfig(r=3, use_rslora=True, target_modules=TARGETS)
+        model = get_peft_model(base_of(reference, reference.name), options, adapter_name="humor")
+    scaled = Policies(model.eval(), ("humor",), reference.vocabulary, ("humor",), ("here",))
+    with pytest.raises(ValueError, match="humor at here one is LORA with use_rslora"):
+        soup(reference, (scaled,), {"humor": 1.0}, how="factors")
+
+
+def test_adapters_and_full_models_in_one_soup(reference, full, lora):
+    """Each is the full weights that it makes."""
+    one, two = full[0], lora[0]
+    mixed = (guide(reference, "full", one.model), two)
+    weights = {"full": 0.4, "humor": 0.7, "kind": -0.2}
+    found = stirred(soup(reference, mixed, weights))
+    for name, start in reference.model.state_dict().items():
+        want = start.double() + 0.4 * (one.model.state_dict()[name].double() - start.double())
+        for adapter in ("humor", "kind"):
+            if name in (parts := factors(two.model, adapter)):
+                scale, up, down = parts[name]
+                want = want + weights[adapter] * scale * up @ down
+        torch.testing.assert_close(found[name].double(), want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tied", ["reference", "policy"])
+def test_ends_that_have_come_apart_stay_apart(build_reference, tiny_lm, tmp_path, tied):
+    """The head and the embeddings, of which one model has one matrix and the other two."""
+    models = {name: {"tie_word_embeddings": name == tied} for name in ("reference", "policy")}
+    reference = build_reference(seed=1, **models["reference"])
+    policies = (guide(reference, "humor", tiny_lm(seed=2, **models["policy"])),)
+    policy = soup(reference, policies, {"humor": 0.6})
+    found, start = stirred(policy), reference.model.state_dict()
+    for name, theta in policies[0].model.state_dict().items():
+        torch.testing.assert_close(found[name], 0.4 * start[name] + 0.6 * theta)
+    assert not torch.equal(found["lm_head.weight"], found["model.embed_tokens.weight"])
+    save(policy, tmp_path)
+    again = ReferencePolicy.load(str(tmp_path))
+    for name, theta in again.model.state_dict().items():
+        torch.testing.assert_close(theta, found[name])
+    assert not again.model.config.tie_word_embeddings
+
+
+def test_ends_that_are_tied_stay_tied(build_reference, tiny_lm, tmp_path):
+    reference = build_reference(seed=1, tie_word_embeddings=True)
+    policies = (guide(reference, "humor", tiny_lm(seed=2, tie_word_embeddings=True)),)
+    model = (policy := soup(reference, policies, {"humor": 0.6})).networks[0].model
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    save(policy, tmp_path)
+    assert ReferencePolicy.load(str(tmp_path)).model.config.tie_word_embeddings
+
+
+def test_tokens_that_the_reference_does_not_know_are_left_out(reference, tiny_lm):
+    more = tiny_lm(vocab=reference.vocabulary + 3, seed=4)
+    found = stirred(soup(reference, (guide(reference, "humor", more),), {"humor": 1.0}))
+    for name, theta in more.state_dict().items():
+        torch.testing.assert_close(found[name], theta[: len(found[name])])
+
+
+def test_half_precision_is_summed_in_full(reference, full):
+    """Weights of 16 bits, as on an accelerator: rounded once, at the end."""
+    halves = deepcopy(reference)
+    halves.model.to(torch.bfloat16)
+    models = {n: deepcopy(p.model).to(torch.bfloat16) for n, p in zip("ab", full, strict=True)}
+    policies = tuple(guide(halves, name, model) for name, model in models.items())
+    found = stirred(soup(halves, policies, {"a": 0.3, "b": 0.4}))
+    for name, start in halves.model.state_dict().items():
+        parts = [model.state_dict()[name].float() for model in models.values()]
+        want = 0.3 * start.float() + 0.3 * parts[0] + 0.4 * parts[1]
+        torch.testing.assert_close(found[name], want.to(torch.bfloat16), atol=1e-6, rtol=1e-2)
+        assert found[name].dtype == torch.bfloat16
