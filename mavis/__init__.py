@@ -20,6 +20,7 @@ STORY = (
     "returned",
     "reward",
     "loudness",
+    "quiet",
     "progress",
     "checksums",
     "guide.tilt",

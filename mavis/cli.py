@@ -20,6 +20,7 @@ from mavis.complaints import complaint, status
 from mavis.loudness import Loudness, loudness
 from mavis.overview import family, overview, unknown
 from mavis.parsing import Command, call, manner
+from mavis.quiet import hush, settle
 from mavis.signals import STATUSES, stopped_by_signals
 
 TRAINING = {
@@ -69,7 +70,12 @@ def main(args: Sequence[str] | None = None) -> int:
             words, level, debug = manner(words)
             stack.enter_context(loudness(level))
             stack.enter_context(warnings.catch_warnings())
-            _calm(level)
+            settle(speak=level == "verbose")
+            if level == "verbose":
+                warnings.simplefilter("default")
+                print(f"mavis: {_versions()}", file=sys.stderr)
+            elif args is None:  # the process is ours alone
+                hush()
             _run(words, level)
     except (KeyboardInterrupt, SystemExit) as stop:
         return _stopped(stop, words[0] if words else "")
@@ -161,18 +167,6 @@ def _run_plain(words: list[str]) -> None:
         print(shown)
         return
     raise ValueError(unknown(words, _summaries()))
-
-
-def _calm(level: Loudness) -> None:
-    """Keep libraries from telephoning, and from talking over our own lines unless asked to."""
-    for name in ("MLFLOW_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
-        os.environ.setdefault(name, "true")
-    if level == "verbose":
-        warnings.simplefilter("default")
-        print(f"mavis: {_versions()}", file=sys.stderr)
-        return
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _versions() -> str:

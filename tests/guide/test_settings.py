@@ -79,7 +79,6 @@ def test_whole_numbers_are_exact() -> None:
         (np.array([1.0, 1j]), r"beta must be a number, got \(1\+0j\) for prompt 0"),
         (np.array([True, False]), "beta must be a number, got True for prompt 0"),
     ],
-    ids=str,
 )
 def test_what_is_no_number_is_named(told: Any, error: str) -> None:
     with pytest.raises(ValueError, match=error):

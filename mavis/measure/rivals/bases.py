@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from mavis.guide.reference import ReferencePolicy
-from mavis.names import is_local, locate
+from mavis.names import MavisWarning, is_local, locate
 
 
 def base_of(reference: ReferencePolicy, base: str, own: bool = False) -> PreTrainedModel:
@@ -84,6 +84,7 @@ def find_base(
     warnings.warn(
         f"{told}: it is put on the reference {reference.name}, whose shapes it fits. Say by `base` "
         "if that is not the model it was trained on.",
+        MavisWarning,
         stacklevel=2,
     )
     return reference.name
