@@ -169,14 +169,13 @@ class ReferencePolicy:
             ValueError: the prompt is no prompt, empty, no text that can be written, refused by the
                 template, longer than the model's context, or has a token that the model lacks.
         """
-        wording.check_prompt(prompt)
         text, tokens = self._tokens(prompt)
         if len(tokens) >= self.context:
             raise ValueError(
                 f"prompt must leave room for a reply in the context of {self.context} tokens of "
                 f"{self.name}, got {len(tokens)} tokens: {text[:60]!r} …"
             )
-        known = len(self.model.get_input_embeddings().weight)
+        known = len(cast(Any, self.model.get_input_embeddings()).weight)
         unknown = next((token for token in tokens if token >= known), None)
         if unknown is not None:
             token = self.tokenizer.convert_ids_to_tokens(unknown)
@@ -188,7 +187,7 @@ class ReferencePolicy:
         return Encoded(tokens, (wording.NEXT_TURN,) if dialogue else ())
 
     def length(self, prompt: Prompt) -> int:
-        """How many tokens a prompt has."""
+        """How many tokens a prompt has; what is no prompt is refused, as `encode` does."""
         return len(self._tokens(prompt)[1])
 
     @property
@@ -197,6 +196,7 @@ class ReferencePolicy:
         return self.template is not None or self.tokenizer.chat_template is None
 
     def _tokens(self, prompt: Prompt) -> tuple[str, list[int]]:
+        wording.check_prompt(prompt)
         text = self.render(prompt)
         wording.check_text(text)
         tokens = list(self.tokenizer(text, add_special_tokens=False).input_ids)
