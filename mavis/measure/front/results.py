@@ -176,10 +176,9 @@ def _undefined(standing: Standing, objectives: Sequence[str]) -> str | None:
     if len(objectives) == 1:
         return "there is one objective, and its reward says all that a volume would"
     names = " and ".join(objectives[m] for m in standing.constant)
-    same = ", ".join(f"{standing.baseline.rewards[m] + 0.0:.2f}" for m in standing.constant)
     return (
-        f"the reward of {names} is the same ({same}) for the reference policy and every method, so "
-        "there is no range to measure a volume in (--reference_point would give it one)"
+        f"the reward of {names} is the same for the reference policy and every method, so there "
+        " is no range to measure a volume in (--reference_point would give it one)"
     )
 
 
