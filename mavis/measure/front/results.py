@@ -178,7 +178,7 @@ def _undefined(standing: Standing, objectives: Sequence[str]) -> str | None:
     names = " and ".join(objectives[m] for m in standing.constant)
     return (
         f"the reward of {names} is the same for the reference policy and every method, so there "
-        " is no range to measure a volume in (--reference_point would give it one)"
+        "is no range to measure a volume in (--reference_point would give it one)"
     )
 
 

@@ -112,7 +112,7 @@ def test_tracking_leaves_it_out(flat):
         assert not [name for name in values if "hypervolume" in name]
 
 
-def test_seeds_do_without_it(findings, flat):
+def test_seeds_do_without_it(flat):
     seed = {"mavis": {"weighted_gain": 1.5}, "mod": {"weighted_gain": 1.2}}
     said = list(table(flat | {"by_seed": [seed, seed]}))
     assert "    seed by seed: weighted gain 1.25, 1.25" in said
