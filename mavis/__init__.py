@@ -100,6 +100,7 @@ STORY = (
     "measure.report.plot",
     "measure.report.words",
     "measure.report.table",
+    "measure.report.cells",
     "measure.report.report",
     "measure.report.sweeprun",
     "measure.compare",

@@ -212,3 +212,19 @@ def test_a_missing_model_s_command_names_the_reference(words, tiny_folder, capsy
     assert main(without(words(*more), "reference")) == 2
     said = capsys.readouterr().err
     assert f"--objectives trial --reference {tiny_folder / 'reference'} --prompts " in said
+
+
+def test_one_objective_alone(words, tmp_path, capsys):
+    """By default with what a fit alone leaves: no policies to mix."""
+    one = without(words("--objectives", "trial", "--weights", "grid:0.2"), "methods", "reference")
+    assert main(one) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("at 0.3 nats, trial\n")
+    found = json.loads((tmp_path / "sweep" / RESULTS).read_text())
+    assert list(found["methods"]) == ["mavis", "best_of"]
+    assert len(found["methods"]["mavis"]["points"][0]) >= 2  # a curve
+    assert "hypervolume" not in said
+    assert not list((tmp_path / "sweep").glob("front*"))
+    assert main([*one, "--methods", "reference,best_of,mavis,mod,soup,morlhf"]) == 0
+    found = json.loads((tmp_path / "sweep" / RESULTS).read_text())
+    assert list(found["methods"]) == ["mavis", "mod", "soup", "morlhf", "best_of"]

@@ -16,12 +16,12 @@ SHOWN = ("hypervolume", "weighted_gain")
 Replicate = dict[str, dict[str, float]]  # method -> indicator -> value
 
 
-def replicates(findings: Findings, corner: Sequence[float]) -> list[Replicate]:
+def replicates(findings: Findings, corner: Sequence[float] | None) -> list[Replicate]:
     """The indicators of every seed by itself.
 
     Args:
         findings: of all seeds.
-        corner: the reference point of the hypervolume [M].
+        corner: the reference point of the hypervolume [M]; None: it is undefined.
 
     Returns:
         for each seed, the methods that get to the KL at every weighting; empty for one seed, which
@@ -31,7 +31,7 @@ def replicates(findings: Findings, corner: Sequence[float]) -> list[Replicate]:
     return [_of(findings, seed, corner) for seed in range(seeds)] if seeds > 1 else []
 
 
-def _of(findings: Findings, seed: int, corner: Sequence[float]) -> Replicate:
+def _of(findings: Findings, seed: int, corner: Sequence[float] | None) -> Replicate:
     one = replace(
         findings,
         reference=findings.best_of or _only(findings.reference, seed),  # the same start for all
@@ -44,7 +44,8 @@ def _of(findings: Findings, seed: int, corner: Sequence[float]) -> Replicate:
         given=findings.units,
     )
     standing = one.standing(resampled=1)
-    return {m: {n: standing.value(m, n) for n in SHOWN} for m in standing.methods}
+    shown = SHOWN if corner is not None else SHOWN[1:]
+    return {m: {n: standing.value(m, n) for n in shown} for m in standing.methods}
 
 
 def _only(point: Point, seed: int) -> Point:

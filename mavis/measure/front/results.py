@@ -40,13 +40,15 @@ def results(
     """
     standing = findings.standing()
     near = {m: findings.nearest(m) for m in standing.readings}
-    corner = standing.reference_point.tolist() if standing.methods else None
+    volume = bool(standing.methods) and standing.has_volume
+    corner = standing.reference_point.tolist() if volume else None
     return {
         "objectives": list(findings.objectives),
         "units": [vars(units) for units in findings.units],
         "kl": findings.kl,
         "weightings": [list(weights) for weights in findings.weightings],
         "reference_point": corner,
+        "hypervolume_undefined": _undefined(standing, findings.objectives),
         "reference": _point(findings, findings.reference)
         | {"rewards": mean(findings.stand(findings.plain).rewards).tolist()},
         "methods": {
@@ -55,7 +57,7 @@ def results(
         },
         "ahead": _ahead(standing),
         "paired": _paired(standing),
-        "by_seed": replicates(findings, corner) if corner else [],
+        "by_seed": replicates(findings, corner) if standing.methods else [],
         "overlap": dict(checks.overlap),
         "judged": dict(checks.judged),
         "samples": _samples(findings, near),
@@ -78,7 +80,8 @@ def _method(
     return {
         "rewards": [_rewards(reading) for reading in standing.readings[method]],
         "indicators": {
-            name: vars(standing.indicator(method, name)) if reached else None for name in INDICATORS
+            name: _cell(standing, name, standing.indicator(method, name)) if reached else None
+            for name in INDICATORS
         },
         "answers": {name: float(np.mean([s[name] for s in said])) for name in about},
         "strengths": [point.strength for point in near],
@@ -160,7 +163,26 @@ def _best_curves(findings: Findings) -> list[list[dict[str, Any]]]:
     return curves
 
 
-def _ahead(standing: Standing) -> dict[str, dict[str, dict[str, float]]]:
+def _cell(standing: Standing, name: str, found: Interval) -> dict[str, float] | None:
+    """An interval, as it is written; None for one of volumes where they are undefined."""
+    undefined = name.startswith("hypervolume") and not standing.has_volume
+    return None if undefined else vars(found)
+
+
+def _undefined(standing: Standing, objectives: Sequence[str]) -> str | None:
+    """Why there are no hypervolumes; None: there are, or no method can be compared."""
+    if not standing.methods or standing.has_volume:
+        return None
+    if len(objectives) == 1:
+        return "there is one objective, and its reward says all that a volume would"
+    names = " and ".join(objectives[m] for m in standing.constant)
+    return (
+        f"the reward of {names} is the same for the reference policy and every method, so there "
+        "is no range to measure a volume in (--reference_point would give it one)"
+    )
+
+
+def _ahead(standing: Standing) -> dict[str, dict[str, dict[str, float] | None]]:
     """How far MAVIS is ahead of every other method: ratios, and differences of the gain."""
     if AHEAD not in standing.methods:
         return {}
@@ -175,7 +197,7 @@ def _ahead(standing: Standing) -> dict[str, dict[str, dict[str, float]]]:
         }
 
     others = [method for method in standing.methods if method != AHEAD]
-    return {rival: {k: vars(v) for k, v in lead(rival).items()} for rival in others}
+    return {r: {k: _cell(standing, k, v) for k, v in lead(r).items()} for r in others}
 
 
 def _paired(standing: Standing) -> list[dict[str, Any]]:
@@ -184,7 +206,7 @@ def _paired(standing: Standing) -> list[dict[str, Any]]:
         {
             "methods": [one, other],
             "differences": {
-                name: vars(standing.against(one, other, name, by="difference"))
+                name: _cell(standing, name, standing.against(one, other, name, by="difference"))
                 for name in INDICATORS
             },
         }

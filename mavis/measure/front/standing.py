@@ -19,6 +19,8 @@ Array = npt.NDArray[np.float64]
 # rewards [W, M], the reference policy's [M], the front of all methods [F, M] -> a number
 Indicator = Callable[[Array, Array, Array], float]
 
+SAME = 1e-9  # standard units: rewards that are no further apart are one reward
+
 INDICATORS = {  # name -> what it says, for people; more is better but where it says less
     "hypervolume": "volume of the rewards that the front dominates, above the reference point",
     "weighted_gain": "mean over weightings of the weighted reward, less the reference policy's",
@@ -85,6 +87,22 @@ class Standing:
         return known
 
     @cached_property
+    def constant(self) -> list[int]:
+        """The objectives of which all methods, and the reference policy, have the same reward."""
+        known = [self.baseline.rewards[None], *(self.rewards(m) for m in self.methods)]
+        span = np.ptp(np.concatenate(known), axis=0)
+        return [int(m) for m in np.flatnonzero(span <= SAME)]
+
+    @cached_property
+    def has_volume(self) -> bool:
+        """Whether a hypervolume says anything here.
+
+        Of one objective it is a length, which says no more than the reward; where an objective is
+        constant, no reference point lies below all of the front unless one is given.
+        """
+        return self.weights.shape[1] > 1 and (self.corner is not None or not self.constant)
+
+    @cached_property
     def reference_point(self) -> Array:
         """The reference point of every hypervolume here [M]."""
         if self.corner is not None:
@@ -118,7 +136,7 @@ class Standing:
         )
 
     def value(self, method: str, name: str) -> float:
-        """One of `INDICATORS` on all prompts as they are."""
+        """One of `INDICATORS` on all prompts as they are; NaN for a volume that is undefined."""
         of = self._indicators()[name]
         return of(self.rewards(method), self.baseline.rewards, self.union)
 
@@ -132,8 +150,12 @@ class Standing:
         return self._samples[key]
 
     def _indicators(self) -> dict[str, Indicator]:
+        def volume(rewards: Array, *_: Array) -> float:
+            corner = self.reference_point if self.has_volume else None
+            return np.nan if corner is None else pareto.hypervolume(rewards, corner)
+
         return {
-            "hypervolume": lambda r, *_: pareto.hypervolume(r, self.reference_point),
+            "hypervolume": volume,
             "weighted_gain": lambda r, start, _: pareto.weighted_gain(r, start, self.weights),
             "inner_product": lambda r, *_: pareto.inner_product(r, self.weights),
             "worst_case": lambda r, *_: pareto.worst_case(r),

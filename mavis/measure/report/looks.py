@@ -53,6 +53,48 @@ def weightings(found: Found) -> str:
     return f"{count} weighting{'' if count == 1 else 's'}"
 
 
+class Yardstick(NamedTuple):
+    """What methods are held against each other by."""
+
+    indicator: str  # among the indicators of `results.json`
+    name: str  # for people
+
+
+def yardstick(found: Found) -> Yardstick:
+    """Hypervolume; where that is undefined, the weighted gain: of one objective, its reward."""
+    if found.get("hypervolume_undefined") is None:
+        return Yardstick("hypervolume", "hypervolume")
+    return Yardstick("weighted_gain", "reward" if is_single(found) else "weighted gain")
+
+
+def is_single(found: Found) -> bool:
+    """Whether it is about one objective as it is: then there is nothing to weigh."""
+    return [list(weights) for weights in found["weightings"]] == [[1.0]]
+
+
+def is_compared(method: Mapping[str, Any]) -> bool:
+    """Whether a method gets to the KL at every weighting."""
+    return method["indicators"]["weighted_gain"] is not None
+
+
+def measured(found: Found, method: str) -> Mapping[str, Any]:
+    """What a method that can be compared comes to by the yardstick, as a cell of the results."""
+    if yardstick(found).name == "reward":
+        cell: Mapping[str, Any] = found["methods"][method]["rewards"][0][0]
+    else:
+        cell = found["methods"][method]["indicators"][yardstick(found).indicator]
+    return cell
+
+
+def fixed(value: float, digits: int = 2) -> str:
+    """A number with so many decimals, of which there is no -0.
+
+    >>> fixed(-0.001), fixed(-1.5), fixed(float("inf"))
+    ('0.00', '-1.50', 'inf')
+    """
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
 def shares(weights: Sequence[float]) -> str:
     """A weighting in few letters.
 

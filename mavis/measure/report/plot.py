@@ -21,7 +21,17 @@ from matplotlib.patheffects import withStroke
 from mavis.learn.canvas import BLACK, GREY, UNITS, WIDTH, name_axes, save
 from mavis.measure.front.pareto import nondominated
 from mavis.measure.front.results import AHEAD, three
-from mavis.measure.report.looks import Found, Look, look, number, ordered, shares
+from mavis.measure.report.looks import (
+    Found,
+    Look,
+    fixed,
+    is_single,
+    look,
+    number,
+    ordered,
+    shares,
+    yardstick,
+)
 
 STEPS = 24  # of a curve between two points: it is linear in √KL
 
@@ -83,13 +93,15 @@ def curves_figure(found: Found) -> Figure:
     """
     panels = three(len(found["weightings"]))
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
-    title = f"weighted reward against KL\n{_legend_of_weights(found)}"
+    single = is_single(found)
+    weighted = f"weighted reward against KL\n{_legend_of_weights(found)}"
+    title = f"reward of {_text(found['objectives'][0])} against KL" if single else weighted
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     every = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True).ravel()
     start = found["reference"]
     for axes, at in zip(every, panels, strict=True):
         weights = np.array(found["weightings"][at])
-        name_axes(axes, f"λ = {shares(found['weightings'][at])}", size=10)
+        name_axes(axes, "" if single else f"λ = {shares(found['weightings'][at])}", size=10)
         axes.set_xlabel("KL to the reference (nats)")
         axes.axvline(found["kl"], color=GREY, linestyle=(0, (2, 3)), label="compared here")
         origin = np.array([number(start["kl"]), _numbers(start["rewards"]) @ weights])
@@ -100,7 +112,7 @@ def curves_figure(found: Found) -> Figure:
             _draw_curve(axes, look(method), np.array([*first, *rows]).reshape(-1, 2))
         axes.plot(*origin, "s", color=BLACK, markersize=6, label="reference", zorder=6)
         axes.margins(0.06)
-    every[0].set_ylabel(f"weighted reward Σλr ({UNITS})")
+    every[0].set_ylabel(f"{'reward' if single else 'weighted reward Σλr'} ({UNITS})")
     handles, labels = every[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return figure
@@ -111,6 +123,15 @@ def bars(path: Path, found: Found) -> Path:
     return save(path, bars_figure(found))
 
 
+def bar_kinds(found: Found) -> list[str]:
+    """The indicators that are drawn as bars: where no volume is defined, the gain alone."""
+    return (
+        ["hypervolume", "weighted_gain"]
+        if yardstick(found).name == "hypervolume"
+        else ["weighted_gain"]
+    )
+
+
 def bars_figure(found: Found) -> Figure:
     """Hypervolume and weighted gain of the methods that can be compared, with 95 % intervals.
 
@@ -118,14 +139,15 @@ def bars_figure(found: Found) -> Figure:
         found: what is known of the sweep.
     """
     table = {method: found["methods"][method]["indicators"] for method in ordered(found)}
-    known = {m: each for m, each in table.items() if each["hypervolume"] is not None}
-    methods = sorted(known, key=lambda m: number(known[m]["hypervolume"]["value"]))
+    kinds = bar_kinds(found)
+    known = {m: each for m, each in table.items() if each["weighted_gain"] is not None}
+    methods = sorted(known, key=lambda m: number(known[m][kinds[0]]["value"]))
     figure = Figure(figsize=(WIDTH, 1.5 + 0.42 * max(1, len(methods))), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.08})
-    for axes, name, unit in (
-        (left, "hypervolume", "product of standard units"),
-        (right, "weighted_gain", UNITS),
-    ):
+    room = {"wspace": 0.08}
+    every = figure.subplots(1, len(kinds), sharey=True, squeeze=False, gridspec_kw=room).ravel()
+    left = every[0]
+    for axes, name in zip(every, kinds, strict=True):
+        unit = UNITS if name == "weighted_gain" else "product of standard units"
         name_axes(axes, name.replace("_", " "), size=12)
         axes.set_xlabel(f"{unit}, 95 % interval")
         axes.grid(visible=False, axis="y")
@@ -137,7 +159,7 @@ def bars_figure(found: Found) -> Figure:
         axes.axvline(0, color=BLACK, linewidth=0.8)
         for row, (value, _, high) in enumerate(values):
             end = np.nanmax([value, high, 0.0])
-            axes.annotate(f"{value:.2f}", (end, row), (5, 0), textcoords="offset points",
+            axes.annotate(fixed(value), (end, row), (5, 0), textcoords="offset points",
                           va="center", fontsize=9)  # fmt: skip
         axes.margins(x=0.16)
     left.set_yticks(range(len(methods)), [_text(look(m).name) for m in methods])

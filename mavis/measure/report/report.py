@@ -5,55 +5,29 @@ escaped: prompts and answers are whatever people and models wrote.
 """
 
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
 from mavis.learn.fitrun import without_secrets
 from mavis.learn.store import write_whole
-from mavis.measure.front.replicates import SHOWN as SEEDED
-from mavis.measure.front.results import AHEAD, three
+from mavis.measure.front.results import three
 from mavis.measure.front.standing import INDICATORS
-from mavis.measure.report import words
-from mavis.measure.report.looks import Found, look, number, ordered, ratio, shares
-from mavis.measure.report.plot import pictures
+from mavis.measure.report import cells, words
+from mavis.measure.report.looks import (
+    Found,
+    look,
+    ordered,
+    yardstick,
+)
+from mavis.measure.report.plot import bar_kinds, pictures
 from mavis.measure.report.words import decimal
 
 REPORT, TEMPLATE = "report.html", "report.html.jinja"
-HEADS = {"inner_product": "MIP", "igd_plus": "IGD+", "epsilon": "ε\N{NON-BREAKING HYPHEN}dominance"}
-PAIRED = [name for name in INDICATORS if name != "inner_product"]  # as weighted_gain, in pairs
-LESS = ("igd_plus", "epsilon", "maximin")  # is better
-ANSWERS = {  # what is said of answers: its name for people, and its decimals
-    "kl": ("KL, nats", 2),
-    "kl_truncation": ("of it truncation, nats", 3),
-    "length": ("length, tokens", 1),
-    "distinct_3": ("distinct\N{NON-BREAKING HYPHEN}3", 3),
-    "repetition": ("repetition", 3),
-    "perplexity": ("perplexity under the reference", 2),
-}
-COSTS = {
-    "training_cpu_seconds": "training, CPU seconds",
-    "parameters": "parameters added",
-    "tokens_per_cpu_second": "tokens per CPU second",
-}
-
-
-class Cell(NamedTuple):
-    """What a cell of a table says."""
-
-    value: str
-    range: str = ""
-
-
-class Table(NamedTuple):
-    """A table: the heads of its columns, and rows with a name each."""
-
-    heads: list[str]
-    rows: list[tuple[str, list[Cell]]]
 
 
 def write_report(folder: Path, found: Found) -> list[Path]:
@@ -86,24 +60,23 @@ def page(found: Found, images: Mapping[str, bytes]) -> str:
     ).from_string(source)
     settings = dict(found["settings"])
     command, judges = settings.pop("command", ""), settings.pop("reward_models", {})
-    at = f"{found['kl']:g}\N{NO-BREAK SPACE}nats"
     text: str = sheet.render(
-        title=f"Trade-offs of {words.together(found['objectives'])} at {at}",
+        title=words.title(found),
         headline=words.headline(found),
         leads=list(words.leads(found)),
         about=words.about(found),
         warnings=found["warnings"],
         corner=_corner(found),
-        indicators=_indicators(found),
-        meanings=[(_head(name), f"{said}.") for name, said in INDICATORS.items()],
-        ahead=_ahead(found),
-        paired=_paired(found),
-        by_seed=_by_seed(found),
+        indicators=cells.indicators(found),
+        meanings=[(cells.head(name), f"{INDICATORS[name]}.") for name in cells.told(found)],
+        ahead=cells.ahead(found),
+        paired=cells.paired(found),
+        by_seed=cells.by_seed(found),
         seeds=words.seeds(found),
-        rewards=_rewards(found),
+        rewards=cells.rewards(found),
         weights_head=f"λ: {' : '.join(found['objectives'])}",
-        answers=_answers(found),
-        costs=_costs(found),
+        answers=cells.answers(found),
+        costs=cells.costs(found),
         draws=_draws(found),
         objectives=found["objectives"],
         samples=_samples(found),
@@ -129,18 +102,19 @@ def _figures(found: Found, images: Mapping[str, bytes]) -> dict[str, Any]:
         if name.startswith("front ")
     ]
     known = {m: found["methods"][m]["indicators"] for m in ordered(found)}
+    kinds = bar_kinds(found)
     said = ", ".join(
-        f"{look(m).name} {decimal(each['hypervolume']['value'])} and "
-        f"{decimal(each['weighted_gain']['value'])}"
+        f"{look(m).name} {' and '.join(decimal(each[name]['value']) for name in kinds)}"
         for m, each in known.items()
-        if each["hypervolume"]
+        if each["weighted_gain"]
     )
+    heads = " and ".join(name.replace("_", " ") for name in kinds)
     return {
         "fronts": fronts,
         "curves": figure(
             "curves", words.describe_curves(found, three(len(found["weightings"]))), CURVES
         ),
-        "bars": figure("bars", f"Hypervolume and weighted gain: {said or 'none'}.", BARS),
+        "bars": figure("bars", f"{heads.capitalize()}: {said or 'none'}.", _bars(found)),
     }
 
 
@@ -152,40 +126,19 @@ CURVES = (
     "Every curve starts at the reference and is drawn as it is read, linear in √KL between the "
     "points; best of N at N = 1, 2, 4 and so on."
 )
-BARS = "By hypervolume; bars are values, whiskers 95 % intervals."
+
+
+def _bars(found: Found) -> str:
+    return f"By {yardstick(found).name}; bars are values, whiskers 95 % intervals."
 
 
 def _corner(found: Found) -> str:
+    if reason := found.get("hypervolume_undefined"):
+        return f"Hypervolume is undefined: {reason}." if len(found["objectives"]) > 1 else ""
     if found["reference_point"] is None:
         return "No method can be compared, so there is no hypervolume."
     point = ", ".join(map(decimal, found["reference_point"]))
     return f"The hypervolume is that above ({point}): it means nothing without this point."
-
-
-def _head(name: str) -> str:
-    return HEADS.get(name, name.replace("_", " "))
-
-
-def _indicators(found: Found) -> Table:
-    heads = [
-        f"{_head(name)}\N{NO-BREAK SPACE}{'↓' if name in LESS else '↑'}" for name in INDICATORS
-    ]
-    return Table(heads, _rows(found, lambda m: [_cell(m["indicators"][n]) for n in INDICATORS]))
-
-
-def _answers(found: Found) -> Table:
-    start = [("reference", _said(found["reference"]))]
-    rows = _rows(found, lambda method: _said(method["answers"]))
-    return Table([head for head, _ in ANSWERS.values()], start + rows)
-
-
-def _said(numbers: Mapping[str, Any]) -> list[Cell]:
-    return [Cell(decimal(numbers.get(name), digits)) for name, (_, digits) in ANSWERS.items()]
-
-
-def _costs(found: Found) -> Table:
-    rows = _rows(found, lambda method: [Cell(decimal(method[name], 0)) for name in COSTS])
-    return Table(list(COSTS.values()), rows)
 
 
 def _draws(found: Found) -> str:
@@ -196,67 +149,6 @@ def _draws(found: Found) -> str:
     least, most = min(counts), max(counts)
     many = f"{least:g}" if least == most else f"{least:g} to {most:g}"
     return f"Best of N trains nothing and writes {many} answers for each one that it keeps."
-
-
-def _ahead(found: Found) -> Table:
-    kinds = ("hypervolume_ratio", "gain_ratio", "gain_difference")
-    heads = ["hypervolume, ratio", "weighted gain, ratio", "weighted gain, difference"]
-    leads = found["ahead"]
-    rivals = [rival for rival in ordered(found) if rival in leads]
-    return Table(heads, [(look(r).name, [_cell(leads[r][k]) for k in kinds]) for r in rivals])
-
-
-def _paired(found: Found) -> Table:
-    """Every method less every other."""
-    rows = [
-        (
-            " − ".join(look(method).name for method in pair["methods"]),
-            [_cell(pair["differences"][name]) for name in PAIRED],
-        )
-        for pair in found.get("paired", ())
-    ]
-    return Table(list(map(_head, PAIRED)), rows)
-
-
-def _by_seed(found: Found) -> Table:
-    """The indicators of every seed by itself, and MAVIS's in those of each rival."""
-    seeds, methods = found["by_seed"], ordered(found)
-    columns = [(name, at) for name in SEEDED for at in range(len(seeds))]
-
-    def value(method: str, name: str, at: int) -> float:
-        return number(seeds[at].get(method, {}).get(name))
-
-    rows = [(look(m).name, [Cell(decimal(value(m, *c))) for c in columns]) for m in methods]
-    for rival in (m for m in methods if m != AHEAD and AHEAD in methods):
-        ratios = [Cell(decimal(ratio(value(AHEAD, *c), value(rival, *c)))) for c in columns]
-        rows.append((f"{look(AHEAD).name} / {look(rival).name}", ratios))
-    known = [row for row in rows if any(cell.value != decimal(None) for cell in row[1])]
-    return Table([f"{_head(name)}, seed {at}" for name, at in columns], known if seeds else [])
-
-
-def _rewards(found: Found) -> list[tuple[str, Table]]:
-    """Rewards at equal KL, by objective: a row for each weighting."""
-    methods = ordered(found)
-
-    def rows(m: int) -> Iterator[tuple[str, list[Cell]]]:
-        for at, weights in enumerate(found["weightings"]):
-            cells = [found["methods"][method]["rewards"][at] for method in methods]
-            yield shares(weights), [_cell(cell and cell[m]) for cell in cells]
-
-    heads = [look(method).name for method in methods]
-    return [(name, Table(heads, list(rows(m)))) for m, name in enumerate(found["objectives"])]
-
-
-def _rows(
-    found: Found, cells: Callable[[Mapping[str, Any]], list[Cell]]
-) -> list[tuple[str, list[Cell]]]:
-    return [(look(m).name, cells(found["methods"][m])) for m in ordered(found)]
-
-
-def _cell(numbers: Mapping[str, Any] | None) -> Cell:
-    if numbers is None:
-        return Cell("–")
-    return Cell(decimal(numbers["value"]), words.between(numbers))
 
 
 def _samples(found: Found) -> list[dict[str, Any]]:

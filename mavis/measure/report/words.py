@@ -6,7 +6,18 @@ from typing import Any
 import numpy as np
 
 from mavis.measure.front.results import AHEAD
-from mavis.measure.report.looks import Found, look, number, ordered, shares, weightings
+from mavis.measure.report.looks import (
+    Found,
+    is_compared,
+    is_single,
+    look,
+    measured,
+    number,
+    ordered,
+    shares,
+    weightings,
+    yardstick,
+)
 
 Cell = Mapping[str, Any]
 
@@ -45,35 +56,47 @@ def together(words: Sequence[str]) -> str:
 
 
 def headline(found: Found) -> str:
-    """Who is ahead of whom, by hypervolume; a sentence."""
-    compared = [m for m in ordered(found) if found["methods"][m]["indicators"]["hypervolume"]]
+    """Who is ahead of whom, by the yardstick; a sentence."""
+    compared = [m for m in ordered(found) if is_compared(found["methods"][m])]
     if not compared:
         return f"No method gets to {found['kl']:g} nats at every weighting: none can be compared."
+    measure = yardstick(found).name
     if found["ahead"]:
         groups: dict[str, list[str]] = {}
         for rival in _rivals(found):
-            verdict = _verdict(found["ahead"][rival]["hypervolume_ratio"])
+            verdict = _verdict(found["ahead"][rival])
             groups.setdefault(verdict, []).append(look(rival).name)
         parts = [f"{said} {together(groups[said])}" for said in SAID if said in groups]
-        return f"By hypervolume, {look(AHEAD).name} is {'; '.join(parts)}."
-    best = max(compared, key=lambda m: _volume(found, m))
-    cell = found["methods"][best]["indicators"]["hypervolume"]
-    volume = f"{decimal(cell['value'])} {between(cell)}"
+        return f"By {measure}, {look(AHEAD).name} is {'; '.join(parts)}."
+    best = max(compared, key=lambda m: number(measured(found, m)["value"]))
+    cell = measured(found, best)
+    value = f"{decimal(cell['value'])} {between(cell)}"
     if len(compared) == 1:
-        return f"{look(best).name} has a hypervolume of {volume}; there is nothing beside it."
-    return f"The largest hypervolume is that of {look(best).name}, {volume}."
+        return f"{look(best).name} has a {measure} of {value}; there is nothing beside it."
+    return f"The largest {measure} is that of {look(best).name}, {value}."
 
 
 def leads(found: Found) -> Iterator[str]:
     """How far MAVIS is ahead of each rival, or behind: a line each."""
+    gain = yardstick(found).name if is_single(found) else "weighted gain"
     for rival in _rivals(found):
         lead = found["ahead"][rival]
         ratio, more = lead["hypervolume_ratio"], lead["gain_difference"]
-        yield (
-            f"MAVIS and {look(rival).name}: {decimal(ratio['value'])} {between(ratio)} times its "
-            f"hypervolume; weighted gain {decimal(more['value'], sign=True)} {between(more)} "
-            "standard units."
+        volume = (
+            f"{decimal(ratio['value'])} {between(ratio)} times its hypervolume; " if ratio else ""
         )
+        yield (
+            f"MAVIS and {look(rival).name}: {volume}{gain} "
+            f"{decimal(more['value'], sign=True)} {between(more)} standard units."
+        )
+
+
+def title(found: Found) -> str:
+    """What the report is about."""
+    at = f"{found['kl']:g}\N{NO-BREAK SPACE}nats"
+    if len(found["objectives"]) == 1:
+        return f"Reward of {found['objectives'][0]} against KL, compared at {at}"
+    return f"Trade-offs of {together(found['objectives'])} at {at}"
 
 
 def about(found: Found) -> str:
@@ -81,8 +104,11 @@ def about(found: Found) -> str:
     settings = found["settings"]
     count, seeds = settings.get("prompts", "?"), settings.get("seeds", 1)
     answers = "one answer" if seeds == 1 else f"{seeds} answers"
+    what = f"{weightings(found)} of {together(found['objectives'])}"
+    if is_single(found):
+        what = f"Reward of {found['objectives'][0]}"
     return (
-        f"{weightings(found)} of {together(found['objectives'])}, on {count} "
+        f"{what}, on {count} "
         f"prompts with {answers} to each; KL is to the reference policy, per answer. In brackets: "
         "95 % intervals by bootstrap over prompts. A standard unit is the standard deviation of "
         "the reference’s own rewards; 0 is their mean."
@@ -126,8 +152,10 @@ def describe_curves(found: Found, panels: Sequence[int]) -> str:
             cell = found["methods"][method]["rewards"][at]
             value = sum(w * number(c["value"]) for w, c in zip(weights, cell or (), strict=False))
             ends.append(f"{look(method).name} {decimal(value if cell else None)}")
-        parts.append(f"λ = {shares(found['weightings'][at])}: {', '.join(ends)}")
-    return f"Weighted reward at {found['kl']:g} nats. {'; '.join(parts)}."
+        head = "" if is_single(found) else f"λ = {shares(found['weightings'][at])}: "
+        parts.append(f"{head}{', '.join(ends)}")
+    what = "Reward" if is_single(found) else "Weighted reward"
+    return f"{what} at {found['kl']:g} nats. {'; '.join(parts)}."
 
 
 def checks(found: Found) -> Iterator[str]:
@@ -168,12 +196,12 @@ def _rivals(found: Found) -> list[str]:
     return [method for method in ordered(found) if method in found["ahead"]]
 
 
-def _volume(found: Found, method: str) -> float:
-    return number(found["methods"][method]["indicators"]["hypervolume"]["value"])
-
-
-def _verdict(ratio: Cell) -> str:
-    low, high = number(ratio["low"]), number(ratio["high"])
+def _verdict(lead: Mapping[str, Cell | None]) -> str:
+    """Ahead, behind or neither: by volumes, or by gains where there are none."""
+    cell, even = lead["hypervolume_ratio"], 1
+    if cell is None:
+        cell, even = lead["gain_difference"], 0
+    low, high = (number(cell[end]) if cell else np.nan for end in ("low", "high"))
     if np.isnan([low, high]).any():
         return SAID[3]
-    return SAID[0] if low > 1 else SAID[1] if high < 1 else SAID[2]
+    return SAID[0] if low > even else SAID[1] if high < even else SAID[2]
