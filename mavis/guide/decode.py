@@ -204,10 +204,7 @@ class _LiveRows:
     def _stopped(self, span: Span) -> bool:
         """Whether a stop string stands at the end of the response."""
         begun = span.job.tokens[len(span.job.tokens) - span.job.response :]
-        # A token spells at least a byte, and the first one here may lose a space in front.
-        reach = max(len(string.encode()) for string in span.job.stop) + 1
-        text = self.reference.spell([*begun, *span.tokens], reach)
-        return any(string in text for string in span.job.stop)
+        return self.reference.spelling.stops([*begun, *span.tokens], span.job.stop)
 
     def _sampling(self) -> Settings:
         """The live rows' settings: weights [R, M], beta, temperature, top_k, top_p [R]."""

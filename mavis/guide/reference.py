@@ -22,11 +22,20 @@ from transformers import (
 
 from mavis.guide import wording
 from mavis.guide.architecture import check_architecture, check_task, try_rows
-from mavis.guide.tokens import end_tokens, fingerprint, head_of, was_before
+from mavis.guide.tokens import (
+    Spelling,
+    check_tokenizer_folder,
+    end_tokens,
+    fingerprint,
+    head_of,
+    was_before,
+)
 from mavis.names import lasting, reachable
 from mavis.prompts import Prompt
 
 SMALL = 20_000_000  # parameters
+# What a model is read from.
+_FILES = ("*config.json", "tokenizer.json", "*_map.json", "*index.json", "model*.safetensors")
 
 
 @dataclass(frozen=True)
@@ -96,13 +105,14 @@ class ReferencePolicy:
         """
         path = reachable(name, "reference")
         check_model_folder(path)
-        with loading(name, path):
+        with loading(name):
             config = AutoConfig.from_pretrained(path)
         check_architecture(config)
         check_task(config, name)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = "auto" if place.type != "cpu" else torch.float32
-        with loading(f"the tokenizer of {name}", path):
+        check_tokenizer_folder(path)
+        with loading(f"the tokenizer of {name}"):
             tokenizer = AutoTokenizer.from_pretrained(path)
         if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what a missing file loads as
             raise FileNotFoundError(f"{path} holds no tokenizer: save one beside the model.")
@@ -212,48 +222,49 @@ class ReferencePolicy:
 
         White space at its beginning is a part of it, white space at its end is not.
         """
-        text = self.spell([token for token in tokens if token not in self.ends])
+        text = self.spelling.text([token for token in tokens if token not in self.ends])
         for string in stop:
             text = text.split(string)[0]
         return text.rstrip()
 
-    def spell(self, tokens: Sequence[int], last: int = 0) -> str:
-        """The text of some tokens, or of the last few of them that spell something.
-
-        Special tokens spell nothing, nor do the ids that a model has beyond its tokens.
-        """
-        spelling = [token for token in tokens if token in self._letters][-last:]
-        return str(self.tokenizer.decode(spelling, skip_special_tokens=True))
-
     @cached_property
-    def _letters(self) -> frozenset[int]:
-        tokens = frozenset(self.tokenizer.get_vocab().values())
-        added = self.tokenizer.added_tokens_decoder.items()
-        return tokens - frozenset(token for token, told in added if told.special)
+    def spelling(self) -> Spelling:
+        """What its tokens spell."""
+        return Spelling(self.tokenizer)
 
 
 def check_model_folder(path: str) -> None:
-    """Raise FileNotFoundError when a local folder holds no `transformers` model."""
-    if Path(path).exists() and not (Path(path) / "config.json").is_file():
+    """Look whether a local folder holds a `transformers` model, in files that can be read.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a file is damaged. The loaders would not say which, or go on without it.
+    """
+    folder = Path(path)
+    if folder.exists() and not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{path} is no model folder: config.json is missing. "
             "Give a folder written by save_pretrained."
         )
+    for file in (file for pattern in _FILES for file in sorted(folder.glob(pattern))):
+        try:
+            if file.suffix == ".json":
+                json.loads(file.read_bytes())
+            else:
+                with safe_open(file, "pt"):
+                    pass
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ValueError(f"{file} is damaged: {error}") from error
 
 
 @contextmanager
-def loading(what: str, folder: str | Path = "") -> Iterator[None]:
-    """Turn the errors of loaders, which fill screens and have no common class, into one line.
-
-    Args:
-        what: what is loaded, for the error.
-        folder: where it lies; a damaged file in there is named.
-    """
+def loading(what: str) -> Iterator[None]:
+    """Turn the errors of loaders, which fill screens and have no common class, into one line."""
     try:
         yield
     except Exception as error:
         first, *_ = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"{what} cannot be loaded: {_damage(folder) or first}") from error
+        raise ValueError(f"{what} cannot be loaded: {first}") from error
 
 
 def load_model(auto: Any, what: str, path: str, **options: Any) -> PreTrainedModel:
@@ -263,7 +274,7 @@ def load_model(auto: Any, what: str, path: str, **options: Any) -> PreTrainedMod
         ValueError: a file is missing or damaged, or weights are missing: they would be random.
     """
     options |= {"attn_implementation": "sdpa", "output_loading_info": True}
-    with loading(what, path):
+    with loading(what):
         model, told = auto.from_pretrained(path, **options)
     missing = sorted(key for key in told["missing_keys"] if "pooler" not in key)  # not used here
     if missing:
@@ -271,20 +282,6 @@ def load_model(auto: Any, what: str, path: str, **options: Any) -> PreTrainedMod
             f"{what} cannot be loaded: it lacks {len(missing)} of its weights ({missing[0]} …)."
         )
     return cast(PreTrainedModel, model)
-
-
-def _damage(folder: str | Path) -> str:
-    """The first file of a model's folder that cannot be read, and why; nothing if all can."""
-    for file in sorted(Path(folder).iterdir()) if folder and Path(folder).is_dir() else []:
-        try:
-            if file.suffix == ".json":
-                json.loads(file.read_text())
-            elif file.suffix == ".safetensors":
-                with safe_open(file, "pt"):
-                    pass
-        except (OSError, ValueError, SafetensorError) as error:
-            return f"{file} is damaged ({error})."
-    return ""
 
 
 def spare_threads(model: PreTrainedModel) -> None:

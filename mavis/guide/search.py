@@ -186,8 +186,8 @@ def _grow(
 def _reason(policy: GuidedPolicy, start: Encoded, tokens: Sequence[int]) -> str:
     if tokens[-1] in policy.reference.ends:
         return "end"
-    text = policy.reference.spell(tokens) if start.stop else ""
-    return "stop" if any(string in text for string in start.stop) else ""
+    said = start.stop and policy.reference.spelling.stops(tokens, start.stop)
+    return "stop" if said else ""
 
 
 def _answer(policy: GuidedPolicy, search: _Search, beam: Beam) -> Answer:

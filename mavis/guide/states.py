@@ -72,7 +72,7 @@ class States:
             options: the candidates of that step [R, K].
             before: the tokens that the row held.
         """
-        text = self.reference.spell(before, last=24)
+        text = self.reference.spelling.text(before, last=24)
         where = f"for the token after {text!r}"
         advice = "its weights are broken, or too large for its number format."
         if not options.log_ref[at, 0].isfinite():

@@ -1,10 +1,61 @@
-"""What can be told from a tokenizer: whether another names tokens alike, and what ends a text."""
+"""What can be told from a tokenizer: what its tokens spell, whether another names them alike."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# What holds the tokens themselves, in the folder of any kind of tokenizer.
+_TABLES = ("tokenizer.json", "*.model", "*vocab*", "*.tiktoken", "tekken.json", "tokenization_*.py")
+
+
+class Spelling:
+    """What the tokens of a tokenizer spell.
+
+    Special tokens are not shown, and the ids that models have beyond their tokens spell nothing.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder.items()
+        special = {token: str(told) for token, told in added if told.special}
+        self._known = frozenset(tokenizer.get_vocab().values())
+        self._shown = self._known - special.keys()
+        self._special = tuple(special.values())
+
+    def text(self, tokens: Sequence[int], last: int = 0) -> str:
+        """The text that tokens show, or the last few of them that show something."""
+        shown = [token for token in tokens if token in self._shown][-last:]
+        return str(self.tokenizer.decode(shown, skip_special_tokens=True))
+
+    def stops(self, tokens: Sequence[int], strings: Sequence[str]) -> bool:
+        """Whether one of some strings has just been completed, as it is shown.
+
+        A string that names a special token is looked for among special tokens, too.
+        """
+        # A token spells at least a byte, and the first one here may lose a space in front.
+        reach = max(len(string.encode()) for string in strings) + 1
+        shown = self.text(tokens, reach)
+        if any(string in shown for string in strings):
+            return True
+        named = [string for string in strings if any(name in string for name in self._special)]
+        if not named:
+            return False
+        whole = [token for token in tokens if token in self._known][-reach:]
+        said = str(self.tokenizer.decode(whole))
+        return any(string in said for string in named)
+
+
+def check_tokenizer_folder(path: str) -> None:
+    """Raise FileNotFoundError when a local folder holds no tokenizer."""
+    folder = Path(path)
+    if folder.is_dir() and not any(any(folder.glob(table)) for table in _TABLES):
+        raise FileNotFoundError(
+            f"{path} holds no tokenizer (tokenizer.json): put the one that the model was trained "
+            f"with beside it, by tokenizer.save_pretrained({path!r})."
+        )
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

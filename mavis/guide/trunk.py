@@ -42,7 +42,7 @@ def load_trunk(name: str) -> PreTrainedModel:
     """Load a folder or hub name as a trunk, in float32."""
     path = reachable(name, "trunk")
     check_model_folder(path)
-    with loading(f"trunk {name}", path):
+    with loading(f"trunk {name}"):
         config = AutoConfig.from_pretrained(path)
     check_architecture(config)
     _without_dropout(config)
@@ -79,7 +79,7 @@ def sibling(name: str, reference: ReferencePolicy) -> PreTrainedModel:
 def _check_tokenizer(trunk: str, reference: ReferencePolicy) -> None:
     path = reachable(trunk, "trunk")
     check_model_folder(path)
-    with loading(f"the tokenizer of trunk {trunk}", path):
+    with loading(f"the tokenizer of trunk {trunk}"):
         tokenizer = AutoTokenizer.from_pretrained(path)
     if not names_alike(tokenizer, reference.tokenizer):
         raise ValueError(f"trunk {trunk} and reference {reference.name} have different tokenizers.")

@@ -61,7 +61,7 @@ def by_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, **arguments
             )
         )
-    except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+    except Exception as error:  # a template is a program, and fails in every way that programs do
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"the chat template of {name} refuses {excerpt(prompt)}: {reason}"

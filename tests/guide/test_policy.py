@@ -12,6 +12,7 @@ from mavis.guide.jobs import Job, Sampling
 from mavis.guide.network import ValueNetwork
 from mavis.guide.policy import Answer, GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
+from mavis.guide.search import beam_search
 from mavis.prompts import Prompt
 
 Make = Callable[..., ValueNetwork]
@@ -135,8 +136,58 @@ def test_without_value_models_it_is_the_reference(
 
 
 def test_a_vocabulary_smaller_than_the_default_top_k(build_reference: Build) -> None:
+    """More candidates than there are tokens: that is all of them."""
     policy = GuidedPolicy(build_reference(vocab=6))
-    assert policy.generate(["as"], top_k=6, max_tokens=3)[0].tokens
+    want = [answer.tokens for answer in policy.generate(["as"], n=9, top_k=0, max_tokens=5)]
+    for setting in ({}, {"top_k": 6}, {"top_k": 7}, {"top_k": 10**9}):
+        found = policy.generate(["as"], n=9, max_tokens=5, **setting)
+        assert [answer.tokens for answer in found] == want
+    beams = [beam_search(policy, ["as"], Sampling((), top_k=top_k), 3, 4) for top_k in (0, 6, 40)]
+    assert beams[0] == beams[1] == beams[2]
+
+
+def test_at_temperature_0_the_likeliest_token_is_taken(
+    policy: GuidedPolicy, naive: Any, tiny_reference: ReferencePolicy
+) -> None:
+    """Of the guided policy, whose numbers are those of temperature 1; beside rows that sample."""
+    found = policy.generate(
+        [*PROMPTS, PROMPTS[0]], beta=1.5, temperature=[0.0, 0.0, 0.0, 0.8], top_k=9, max_tokens=8
+    )
+    slow = naive(tiny_reference, policy.networks)
+    weights = (1.0,) * len(policy.objectives)
+    for answer in found[:3]:
+        tokens, kl, log_ref, ratio = (
+            list(tiny_reference.encode(answer.prompt).tokens),
+            0.0,
+            0.0,
+            0.0,
+        )
+        for token in answer.tokens:
+            step = slow.step(tokens, Sampling(weights, 1.5, 1.0, 9))
+            assert token == max(step.log_pi, key=lambda a: step.log_pi[a])
+            kl += step.kl
+            log_ref += step.log_ref[token]
+            ratio += step.log_pi[token] - step.log_ref[token]
+            tokens.append(token)
+        assert answer.kl == pytest.approx(kl, abs=1e-3)
+        assert answer.log_ref == pytest.approx(log_ref, abs=1e-3)
+        assert answer.kl_sampled == pytest.approx(ratio, abs=1e-3)
+    alone = policy.generate(PROMPTS[:1], beta=1.5, temperature=0.8, top_k=9, max_tokens=8)
+    assert found[3].tokens == alone[0].tokens
+    same = policy.generate(PROMPTS[:1], beta=1.5, temperature=0, top_k=9, max_tokens=8, n=4, seed=7)
+    assert [answer.tokens for answer in same] == [found[0].tokens] * 4
+
+
+def test_leading_white_space_is_a_part_of_an_answer(build_reference: Build) -> None:
+    reference = build_reference(hidden_size=64)
+    ids, model = reference.tokenizer.get_vocab(), reference.model
+    for name, weight in model.named_parameters():
+        torch.nn.init.ones_(weight) if "norm" in name else torch.nn.init.zeros_(weight)
+    for token, follower in {"a": "\n", "\n": " ", " ": "b", "b": "\n"}.items():
+        model.get_input_embeddings().weight[ids[token], ids[token]] = 1
+        model.get_output_embeddings().weight[ids[follower], ids[token]] = 9
+    (answer,) = GuidedPolicy(reference).generate(["a"], temperature=0, max_tokens=5)
+    assert (reference.tokenizer.decode(answer.tokens), answer.text) == ("\n b\n ", "\n b")
 
 
 def test_no_prompts_no_answers(policy: GuidedPolicy) -> None:
