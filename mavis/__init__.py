@@ -106,6 +106,7 @@ STORY = (
     "signals",
     "complaints",
     "parsing",
+    "fit_help",
     "overview",
     "cli",
 )
