@@ -69,6 +69,7 @@ STORY = (
     "measure.tuning.parm_training",
     "measure.tuning.parm_run",
     "measure.sweep.cards",
+    "measure.sweep.origin",
     "measure.sweep.models",
     "measure.sweep.teams",
     "measure.sweep.points",
@@ -110,6 +111,7 @@ STORY = (
     "signals",
     "complaints",
     "parsing",
+    "fit_help",
     "overview",
     "cli",
 )

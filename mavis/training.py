@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
@@ -31,6 +32,9 @@ QUIET = (
     ".*does not have many workers",  # batches are made in memory
     ".*`self.log.*on_epoch.*sync_dist",  # every rank validates on all trees
 )
+
+
+LEGACY = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 
 
 class BriefParser(LightningArgumentParser):
@@ -108,6 +112,8 @@ class MavisCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Look at the run's folder before anything is loaded."""
+        trainer = self.config[self.subcommand].trainer
+        trainer.precision = _precision(trainer.precision, trainer.accelerator)
         text = self.parser.dump(self.config, skip_unset=False)
         self.settings: dict[str, Any] = yaml.safe_load(text)[self.subcommand]
         self.folder = Path(self.settings["out"])
@@ -153,9 +159,8 @@ class MavisCLI(LightningCLI):
         for logger in self.trainer.loggers:
             if isinstance(logger, Tracking):
                 logger.log_config(text)
-                logger.log_hyperparams(
-                    {k: self.settings[k] for k in ("objective", "model", "data")}
-                )
+                kept = {k: self.settings[k] for k in ("objective", "model", "data")}
+                logger.log_hyperparams({"seed": self.settings["seed_everything"], **kept})
         self._resume()
 
     def before_validate(self) -> None:
@@ -207,3 +212,23 @@ def train(args: list[str], objective: str | None) -> None:
 
 def _product(rounds: int, epochs: int) -> int:
     return rounds * epochs
+
+
+def _precision(precision: str | int | None, accelerator: str | Any) -> str | None:
+    """The present name of a precision.
+
+    Raises:
+        ValueError: the network cannot be trained in it here.
+    """
+    name = LEGACY.get(str(precision), precision)
+    on_cpu = accelerator == "cpu" or not torch.accelerator.is_available()
+    if name == "16-mixed" and on_cpu:
+        raise ValueError(
+            "trainer.precision 16-mixed needs an accelerator: on a CPU give bf16-mixed or 32-true."
+        )
+    if str(name).startswith("transformer-engine"):
+        raise ValueError(
+            f"trainer.precision {name} puts layers of its own into the value model, which could "
+            "not be saved then: give bf16-mixed or bf16-true."
+        )
+    return None if name is None else str(name)

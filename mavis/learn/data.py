@@ -18,7 +18,7 @@ from mavis.learn.evaluate import Point, Sample, best_of_n
 from mavis.learn.fitting import fitting_prompts
 from mavis.learn.packs import Batch, Pack, batches, loader, pack_tree
 from mavis.learn.rollout import Shape
-from mavis.learn.settings import check_reference
+from mavis.learn.settings import IDENTITY, check_reference
 from mavis.learn.store import Row, write_json
 from mavis.learn.targets import soft_targets
 from mavis.learn.tree import Tree
@@ -121,9 +121,16 @@ class RolloutDataModule(LightningDataModule):
         """π_ref, on the device of this process."""
         assert self.trainer is not None
         device = str(self.trainer.strategy.root_device)
-        policy = ReferencePolicy.load(
-            self.reference_name, self.template, device, self.template_args
-        )
+        asked = (self.reference_name, self.template, device, self.template_args)
+        try:
+            policy = ReferencePolicy.load(*asked)
+        except FileNotFoundError as error:
+            if not (self.folder / IDENTITY).is_file():
+                raise
+            raise FileNotFoundError(
+                f"{error} If it has moved, say where to by --data.reference: the run in "
+                f"{self.folder} goes on if it is the same model."
+            ) from error
         spare_threads(policy.model)
         return policy
 

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics.functional import r2_score
@@ -76,7 +77,7 @@ class ValueModule(LightningModule):
             reference=reference.name,
             fingerprint=reference.fingerprint,
             template=reference.template,
-            template_args=self.data.template_args,
+            template_args=reference.template_args and dict(reference.template_args),
             reference_weights=reference.weights_digest,
             eta=self.data.eta,
             rewards=(identity(self.data.objective.reward),),
@@ -84,19 +85,20 @@ class ValueModule(LightningModule):
         self.network = build_network(card, reference, self.trunk, self.lora)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Predicted values [B, T] of the state after each token, in standard units."""
-        trunk = self.network.trunk
+        """Predicted values [B, T] of the state after each token, in standard units, float32."""
+        trunk, exact = self.network.trunk, torch.autocast(batch.tokens.device.type, enabled=False)
         if trunk is None:
-            with torch.no_grad():
+            with torch.no_grad(), exact:  # as the policy reads them when it decodes
                 hidden = _states(self.data.reference.model.base_model, batch)
         else:
-            hidden = _states(trunk, batch)
-        if self.source == "state":
-            return self.network.state_values(hidden)[..., 0]
-        # Q(s, a): the state is read at the token before, the action is the token itself.
-        width = hidden.shape[-1]
-        before = hidden.gather(1, batch.previous[..., None].expand(-1, -1, width))
-        return self.network.action_values(before, batch.tokens[..., None])[..., 0, 0]
+            hidden = _states(trunk, batch)  # under mixed precision, this part is autocast
+        with exact:
+            if self.source == "state":
+                return self.network.state_values(hidden)[..., 0]
+            # Q(s, a): the state is read at the token before, the action is the token itself.
+            width = hidden.shape[-1]
+            before = hidden.gather(1, batch.previous[..., None].expand(-1, -1, width))
+            return self.network.action_values(before, batch.tokens[..., None])[..., 0, 0]
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Mean squared error over the tokens that have a target."""
@@ -138,7 +140,9 @@ class ValueModule(LightningModule):
         """AdamW; within a round the rate rises for `warmup` steps, then falls to 0."""
         rate = self.lr * (self.later_lr if self.data.round else 1.0)
         trained = [p for p in self.network.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=self.weight_decay, fused=True)
+        # Lightning clips no gradients for a fused optimizer under mixed precision.
+        fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
+        optimizer = torch.optim.AdamW(trained, rate, weight_decay=self.weight_decay, fused=fused)
         batches = len(self.data.train_dataloader())
         steps = -(-batches // self.trainer.accumulate_grad_batches) * self.data.epochs
         warmup = min(self.warmup, max(1, steps // 2))

@@ -36,9 +36,14 @@ class Batch(NamedTuple):
     previous: Tensor  # [B, T]; 0 where there is none
     position: Tensor  # [B, T]
     mask: Tensor  # [B, 1, T, T] bool: may attend
-    targets: Tensor  # [B, T] float32, NaN = nothing to learn here
+    target_bits: Tensor  # [B, T] int32: of `targets`; Lightning rounds floats in half precision
     siblings: Tensor  # [B, T]
     depth: Tensor  # [B, T] position in the response; the prompt's last token is at −1
+
+    @property
+    def targets(self) -> Tensor:
+        """[B, T] float32, NaN = nothing to learn here."""
+        return self.target_bits.view(torch.float32)
 
 
 def pack_tree(tree: Tree, targets: Floats, cap: int, family: int = 0) -> list[Pack]:
@@ -145,7 +150,7 @@ def collate(packs: Sequence[Pack]) -> Batch:
         previous=padded([np.maximum(pack.previous, 0) for pack in packs], 0),
         position=padded([pack.position for pack in packs], 0),
         mask=torch.from_numpy(mask)[:, None],
-        targets=padded([pack.targets for pack in packs], np.nan),
+        target_bits=padded([pack.targets for pack in packs], np.nan).view(torch.int32),
         siblings=padded([pack.siblings for pack in packs], -1),
         depth=padded([pack.position - pack.prompt_length for pack in packs], -1),
     )

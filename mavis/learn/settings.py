@@ -95,16 +95,16 @@ def check_reference(folder: Path, reference: ReferencePolicy, keep: bool = True)
     """
     now = {
         "weights": reference.weights_digest,
-        "tokenizer": reference.fingerprint,
-        "chat template": _digest(str(reference.tokenizer.chat_template)),
+        "tokens": reference.fingerprint,
+        "words in its chat template": _digest(str(reference.tokenizer.chat_template)),
     }
     file = folder / IDENTITY
     before = read_json(file) if file.is_file() else {}
     for name, value in now.items():
         if before.get(name, value) != value:
             raise ValueError(
-                f"{folder} holds a run of another reference than {reference.name} is now, with "
-                f"another {name}: put back what it was, or give another --out."
+                f"{folder} holds a run of another reference than {reference.name} is now (it has "
+                f"other {name}): put back what it was, or give another --out."
             )
     if keep and before != now:
         write_json(file, now)
@@ -115,9 +115,9 @@ def _digest(text: str) -> str:
 
 
 def _flat(values: Mapping[str, Any], stem: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings as (dotted name, value)."""
+    """Settings as (dotted name, value); one whose value is a mapping is compared as a whole."""
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and (not stem or name == "init_args"):
             yield from _flat(value, f"{stem}{name}.")
         else:
             yield f"{stem}{name}", value

@@ -3,16 +3,16 @@
 import json as jsonlib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal
 
-from mavis.measure.options import at_least, common_source, listed, positive
+from mavis.measure.options import at_least, check_device, listed, positive
 from mavis.measure.weightings import weightings as read_weightings
-from mavis.objective import find
+from mavis.objective import Objective, available, find
 from mavis.prompts import plain
 from mavis.reward import described
 
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 RESULTS = "results.json"
 BASELINES = ("reference", "best_of")  # what π_ref can do alone: nothing trained, no strength
-BY_DEFAULT = {"reference": "sandbox/reference"}
-UNTOLD = ("json", "tracking")  # options that change no result
+ALONE = (*BASELINES, "mavis")  # by default, of one objective: there is nothing to mix
+TOGETHER = (*ALONE, "mod", "soup")
+UNTOLD = ("json", "tracking", "device")  # options that change no result
 
 
 def pareto(
     objectives: str | list[str] = "",
-    methods: str | list[str] = "reference,best_of,mavis,mod,soup",
+    methods: str | list[str] | None = None,
     weights: str = "grid:0.2",
     kl: float = 2.0,
     split: str = "test",
@@ -44,30 +45,35 @@ def pareto(
     divergence: Literal["reverse_kl", "forward_kl", "jsd", "alpha", "jeffrey"] = "reverse_kl",
     alpha: float | None = None,
     lora: bool = False,
-    reference: str = "sandbox/reference",
+    reference: str | None = None,
     template: str | None = None,
     best_of: int = 32,
     temperature: float = 1.0,
     top_k: int = 40,
     max_tokens: int = 64,
     rows: int = 128,
+    device: str | None = None,
     reference_point: list[float] | None = None,
     tracking: str | None = None,
     json: bool = False,
 ) -> None:
     """Sweep weightings over MAVIS and its rivals, and compare them at equal KL.
 
-    Every finished point is kept: the same command goes on from there, and of more methods or
-    weightings only the new ones are decoded.
+    The reference policy, its template and the prompts are those that the models were trained under,
+    as their cards say, unless others are given. Every finished point is kept: the same command goes
+    on from there, and of more methods or weightings only the new ones are decoded.
 
     Args:
-        objectives: names of installed objectives, as humor,helpfulness
-        methods: any of reference, best_of, mavis, mod, soup, morlhf, parm
+        objectives: names of installed objectives, as humor,helpfulness; of one alone, the curve of
+            its reward against KL is drawn
+        methods: any of reference, best_of, mavis, mod, soup, morlhf, parm (default: the first five;
+            for one objective, where there is nothing to mix, the first three)
         weights: grid:STEP, dirichlet:N, NAME=X,NAME=X, or a file with a column for each objective
         kl: nats per answer at which methods are compared
         split: part of the data that prompts are taken from
         prompts: how many prompts
-        source: data set of the prompts (default: the objectives' own)
+        source: data set of the prompts (default: the one whose prompts the models were trained on,
+            or the objectives' own)
         column: column of the data set that holds them
         seeds: answers to each prompt; with {seed} in --runs, each from models of its own
         out: folder to keep the sweep in
@@ -78,41 +84,40 @@ def pareto(
         divergence: that they were tuned under, and are mixed under by mod
         alpha: of the alpha divergence
         lora: whether they are adapters
-        reference: reference policy
-        template: function that writes prompts out, in place of the chat template
+        reference: reference policy (default: the one that the models were trained under)
+        template: function that writes prompts out, in place of the chat template (default: the one
+            that the models were trained under)
         best_of: answers that the best is taken of, at most
         temperature: of the reference policy
         top_k: candidates per token, of every method; 0 is the whole vocabulary
         max_tokens: longest answer
         rows: answers written side by side
+        device: where to run, such as cpu or cuda:1 (default: an accelerator if there is one)
         reference_point: of the hypervolume, one reward in standard units for each objective
         tracking: MLflow tracking URI (default: MLFLOW_TRACKING_URI, or mlflow.db beside OUT)
         json: write the results as one JSON object
     """
     command = _command(locals())
-    names, chosen = listed("objectives", objectives), listed("methods", methods)
-    wanted = tuple(find(name) for name in names)
-    if len(wanted) < 2:
-        raise ValueError("objectives must be two or more, as in --objectives humor,helpfulness.")
+    names, wanted, chosen = _asked(objectives, methods)
     weightings = read_weightings(weights, names)
     _check_corner(reference_point, names)
-    positive(kl=kl)
+    positive(kl=kl, temperature=temperature)
     at_least(2, prompts=prompts)  # spreads need two
     at_least(1, seeds=seeds, best_of=best_of, rows=rows, max_tokens=max_tokens)
+    check_device(device)
 
-    from mavis.measure.sweep.models import METHODS, Models
+    from mavis.measure.sweep.models import Models
+    from mavis.measure.sweep.origin import origin
 
-    for method in chosen:
-        if method not in METHODS:
-            raise ValueError(f"methods must be of {', '.join(METHODS)}, got {method!r}.")
-    given = {"reference": reference, "template": template, "prompts": source, "column": column}
-    training = {n: v for n, v in given.items() if v is not None and v != BY_DEFAULT.get(n)}
-    models = Models(runs, tuned, divergence, alpha, lora, values, policies, training)
+    models = Models(runs, tuned, divergence, alpha, lora, values, policies)
     models.check(names)
     models.check_weights(chosen, weightings)
-    for seed in range(seeds):  # cards only: what is missing is said before anything is loaded
-        for method in chosen:
-            models.folders(method, names, weightings, seed)
+    each = [(method, names, weightings, seed) for seed in range(seeds) for method in chosen]
+    told = {"reference": reference, "template": template, "prompts": source, "column": column}
+    start = origin(told, [place for one in each for place in models.places(*one)], wanted)
+    models = replace(models, given=start.given(wanted))
+    for one in each:  # cards only: what is missing is said before anything is loaded
+        models.folders(*one)
 
     from mavis.guide.reference import ReferencePolicy, spare_threads
     from mavis.learn.fitting import fitting_prompts
@@ -122,21 +127,45 @@ def pareto(
     from mavis.measure.sweep.ground import Ground
     from mavis.measure.sweep.sweep import Sweep
 
-    policy = ReferencePolicy.load(reference, template)
+    policy = ReferencePolicy.load(start.reference, start.template, device)
     spare_threads(policy.model)
-    home = common_source("source", source, wanted)
-    asked = fitting_prompts(policy, home, split, column, max_tokens, None, prompts)
+    data = (start.prompts, split, start.column)
+    asked = fitting_prompts(policy, *data, max_tokens, None, prompts)
     if len(asked) < 2:  # spreads need two
-        raise ValueError(f"prompts: {split} of {home} has one that fits; at least 2 are needed.")
+        raise ValueError(f"prompts: {split} of {data[0]} has one that fits; at least 2 are needed.")
     ground = Ground(policy, wanted, asked, seeds, best_of, max_tokens, temperature, top_k, rows)
     sweep = Sweep(Path(out), ground, models, tuple(weightings))
     with alone_in(Path(out)):
         found = _run(sweep, chosen, kl, reference_point, command)
         _keep(Path(out), found, tracking)
     if json:
-        print(jsonlib.dumps(legal(found)))
+        print(jsonlib.dumps(legal(found), allow_nan=False))
     else:
         print("\n".join([*table(found), f"report: {Path(out) / REPORT}"]))
+
+
+def _asked(
+    objectives: str | list[str], methods: str | list[str] | None
+) -> tuple[list[str], tuple[Objective, ...], list[str]]:
+    """The objectives, by name and found, and the methods."""
+    from mavis.measure.sweep.models import METHODS
+
+    names = listed("objectives", objectives)
+    wanted = tuple(find(name) for name in names)
+    if not wanted:
+        raise ValueError(
+            "objectives must be named, as in --objectives humor,helpfulness; "
+            f"installed: {', '.join(available())}."
+        )
+    if methods is None:
+        return names, wanted, list(ALONE if len(names) == 1 else TOGETHER)
+    chosen = listed("methods", methods)
+    for method in chosen:
+        if method not in METHODS:
+            raise ValueError(f"methods must be of {', '.join(METHODS)}, got {method!r}.")
+    if not chosen:
+        raise ValueError(f"methods must be some of {', '.join(METHODS)}, got none.")
+    return names, wanted, chosen
 
 
 def _check_corner(corner: list[float] | None, names: list[str]) -> None:

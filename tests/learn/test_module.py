@@ -42,6 +42,12 @@ class Data(SimpleNamespace):
         return [None] * self.batches
 
 
+def trainer_of(data):
+    """As much of the trainer as the module asks for."""
+    known = {"accumulate_grad_batches": 1, "precision_plugin": None}
+    return SimpleNamespace(datamodule=data, **known)
+
+
 def module_on(reference, round=0, batches=20, epochs=3, **arguments):  # noqa: A002
     data = Data(
         reference=reference,
@@ -53,7 +59,7 @@ def module_on(reference, round=0, batches=20, epochs=3, **arguments):  # noqa: A
         batches=batches,
     )
     module = ValueModule(**arguments)
-    module._trainer = SimpleNamespace(datamodule=data, accumulate_grad_batches=1)
+    module._trainer = trainer_of(data)
     module.configure_model()
     return module
 
@@ -137,7 +143,7 @@ def test_rate_rises_then_falls():
     for round_, lr in ((0, 0.01), (1, 0.005)):
         module = ValueModule(lr=0.01, later_lr=0.5, warmup=6)
         data = Data(round=round_, epochs=shape[1], batches=shape[0])
-        module._trainer = SimpleNamespace(datamodule=data, accumulate_grad_batches=1)
+        module._trainer = trainer_of(data)
         module.network = torch.nn.Linear(1, 1)
         found = rates(module)
         assert found == pytest.approx([expected(s, lr, 6, 60) for s in range(60)])
@@ -149,9 +155,7 @@ def test_rate_rises_then_falls():
 def test_a_round_of_few_steps_still_learns(batches):
     """Warm-up takes half of a short round at most."""
     module = ValueModule(lr=1.0, warmup=1000)
-    module._trainer = SimpleNamespace(
-        datamodule=Data(round=0, epochs=1, batches=batches), accumulate_grad_batches=1
-    )
+    module._trainer = trainer_of(Data(round=0, epochs=1, batches=batches))
     module.network = torch.nn.Linear(1, 1)
     found = rates(module)
     assert all(rate > 0 for rate in found)

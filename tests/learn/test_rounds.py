@@ -287,7 +287,7 @@ TERMINATED = {
 @pytest.mark.usefixtures("light")
 @pytest.mark.parametrize("phase", TERMINATED)
 def test_told_to_end_it_says_so_and_goes_on(
-    phase, tiny_fit, fit_words, tmp_path, monkeypatch, same_run
+    phase, tiny_fit, fit_words, tmp_path, monkeypatch, capsys, same_run
 ):
     """SIGTERM, as a scheduler sends it; by itself, Lightning makes a success of it."""
     place, nth = TERMINATED[phase]
@@ -304,6 +304,9 @@ def test_told_to_end_it_says_so_and_goes_on(
         patch.setattr(owner, name, told)
         assert main(fit_words(tmp_path / "run")) == 143
     assert left[0] <= 0
+    assert capsys.readouterr().err.strip().splitlines()[-1] == (
+        "mavis: terminated; the same command goes on from here."
+    )
     assert signal.getsignal(signal.SIGTERM) is before
     assert main(fit_words(tmp_path / "run")) == 0
     same_run(tmp_path / "run", tiny_fit)
@@ -324,6 +327,7 @@ def test_a_process_that_was_told_to_end(tiny_fit, fit_words, plugin, tmp_path, s
         check=False,
     )
     assert done.returncode == 143, done.stderr
+    assert done.stderr.strip() == "mavis: terminated; the same command goes on from here."
     assert not (run / "value").exists()
     assert main(fit_words(run)) == 0
     same_run(run, tiny_fit)

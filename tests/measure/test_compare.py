@@ -84,7 +84,10 @@ def test_prompts_that_a_method_was_trained_on_are_a_warning(words, capsys):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--objectives", "trial"], "objectives must be two or more"),
+        (["--objectives", ""], "objectives must be named, .* installed: .*rival, trial"),
+        (["--methods", ","], "methods must be some of reference, .* got none"),
+        (["--temperature", "0"], "temperature must be a positive number"),
+        (["--device", "abacus"], "device .abacus. is not available here; there are: cpu"),
         (["--objectives", "trial,sad"], "no objective 'sad'"),
         (["--objectives", "trial,trial"], "objectives must be different ones"),
         (["--methods", "mavis,ppo"], "methods must be of reference, best_of, .* got 'ppo'"),
@@ -99,6 +102,8 @@ def test_prompts_that_a_method_was_trained_on_are_a_warning(words, capsys):
         (["--split", "sad"], "split 'sad' is not in"),
         (["--source", "nowhere.jsonl"], "there is no such file"),
         (["--reference_point", "[1.0]"], "reference_point must be one finite number for each"),
+        (["--values.trial", "."], "mavis needs a model of trial at .: value.json is mis"),
+        (["--policies.trial", "."], "at .: config.json or adapter_config.json is missing"),
         (["--runs", "nowhere"], "mavis needs a model of trial at nowhere/trial/value: `mavis fit"),
         (["--divergence", "jsd"], "divergence jsd is none that rloo tunes under"),
         (
@@ -176,3 +181,34 @@ def test_seeds_with_models_of_their_own(words, tiny_runs, tmp_path, capsys):
     assert main(words("--seeds", "2", "--out", str(tmp_path / "other"))) == 0
     assert "two of its training seeds" not in capsys.readouterr().out
     assert "draws from the same models" in (tmp_path / "other" / "report.html").read_text()
+
+
+def without(words, *options):
+    """Words without some options and their values."""
+    pairs = zip(words[1::2], words[2::2], strict=True)
+    kept = [word for pair in pairs if pair[0].removeprefix("--") not in options for word in pair]
+    return [words[0], *kept]
+
+
+def test_the_reference_is_the_one_that_the_models_were_trained_under(words, tiny_folder, tmp_path):
+    few = ("--methods", "reference,mavis,mod", "--weights", "trial=1,rival=0")
+    assert main(without(words(*few), "reference")) == 0
+    found = json.loads((tmp_path / "sweep" / RESULTS).read_text())
+    assert found["settings"]["reference"] == str(tiny_folder / "reference")
+    assert "--reference" not in found["settings"]["command"]
+    assert not any("was trained under" in said for said in found["warnings"])
+
+
+def test_another_reference_than_the_models_is_a_warning(words, tiny_folder, tmp_path, capsys):
+    shutil.copytree(tiny_folder / "reference", tmp_path / "copy")
+    more = ("--methods", "mavis", "--weights", "trial=1,rival=0")
+    assert main(words("--reference", str(tmp_path / "copy"), *more)) == 0
+    said = capsys.readouterr().out
+    assert f"was trained under the reference policy {tiny_folder / 'reference'}, not un" in said
+
+
+def test_a_missing_model_s_command_names_the_reference(words, tiny_folder, capsys):
+    more = ("--methods", "mavis,soup", "--tuned", "grpo")
+    assert main(without(words(*more), "reference")) == 2
+    said = capsys.readouterr().err
+    assert f"--objectives trial --reference {tiny_folder / 'reference'} --prompts " in said

@@ -19,6 +19,7 @@ from mavis.measure.tuning.tuned import CARD as TUNED
 from mavis.measure.tuning.tuned import TunedCard, read_tuned
 
 VALUE = "value.json"
+ADAPTER = "adapter_config.json"  # of PEFT
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,19 @@ def judged(place: Path) -> dict[str, str] | None:
     return dict(zip(card.objectives, rewards, strict=True)) if rewards else None
 
 
-def reference(place: Path) -> str | None:
-    """The policy that a model was trained under; None: not known."""
+def trained_under(place: Path) -> tuple[str, str | None] | None:
+    """The policy that a model was trained under, and the template; None: not known."""
     card = read(place)
-    return None if card is None else card.reference
+    return None if card is None else (card.reference, card.template)
+
+
+def lack(method: str, place: Path) -> str | None:
+    """What keeps a folder from being the model that a method needs; None: nothing does."""
+    needed = {"mavis": (VALUE,), "parm": (PARM,)}.get(method, ("config.json", ADAPTER))
+    if not place.is_dir():
+        return "there is no such folder"
+    missing = not any((place / name).is_file() for name in needed)
+    return f"{' or '.join(needed)} is missing" if missing else None
 
 
 def _weights(place: Path) -> list[Path]:

@@ -1,10 +1,11 @@
 """Checks against fooling oneself: what the models of a sweep have seen, and who judged them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mavis.measure.sweep.cards import Cost, judged, reference
+from mavis.guide.reference import ReferencePolicy
+from mavis.measure.sweep.cards import Cost, judged, trained_under
 from mavis.measure.sweep.sweep import Sweep
 from mavis.names import lasting
 from mavis.prompts import digest
@@ -47,7 +48,7 @@ def check(sweep: Sweep, folders: Folders, costs: Mapping[str, Cost]) -> Checks:
     for name in costs:
         if sweep.twins(name):
             said.append(f"{name}: two of its training seeds have the same model.")
-        said += _strangers(name, _places(folders[name]), sweep.ground.reference.name)
+        said += _strangers(name, _places(folders[name]), sweep.ground.reference)
     return Checks(overlap, judges, said)
 
 
@@ -87,11 +88,16 @@ def _judged(judges: Mapping[str, list[str] | None]) -> list[str]:
     ]
 
 
-def _strangers(method: str, places: Sequence[Path], name: str) -> list[str]:
-    """Models that were trained under another reference policy."""
-    under = {place: reference(place) for place in places}
-    return [
-        f"{method}: {place} was trained under the reference policy {other}, not under {name}."
-        for place, other in under.items()
-        if other is not None and lasting(other) != lasting(name)
-    ]
+def _strangers(method: str, places: Sequence[Path], policy: ReferencePolicy) -> Iterator[str]:
+    """Models that were trained under another reference policy, or its prompts written otherwise."""
+    for place in places:
+        known = trained_under(place)
+        if known is None:
+            continue
+        name, template = known
+        trained = f"{method}: {place} was trained under the"
+        if lasting(name) != lasting(policy.name):
+            yield f"{trained} reference policy {name}, not under {policy.name}."
+        if template != policy.template:
+            theirs, ours = (told or "chat template" for told in (template, policy.template))
+            yield f"{trained} template {theirs}, not under {ours}."

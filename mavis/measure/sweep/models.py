@@ -13,7 +13,7 @@ import torch
 
 from mavis.measure.rivals.divergence import mixture
 from mavis.measure.rivals.parm import preferences
-from mavis.measure.sweep.cards import divergence, purpose
+from mavis.measure.sweep.cards import divergence, lack, purpose
 from mavis.measure.tuning.tuned import DEFAULT_METHOD, label, tuned_folder
 from mavis.measure.weightings import Weighting, told
 
@@ -54,30 +54,14 @@ class Models:
             FileNotFoundError: one is missing; the command that makes it is named.
             ValueError: one was made for something else.
         """
-        runs = Path(_of_seed(self.runs, seed))
-        others = self.values if method == "mavis" else self.policies
-        others = {name: _of_seed(place, seed) for name, place in others.items()}
-        names = ",".join(objectives)
+        found, make = self._places(method, objectives, weightings, seed)
+        others = self._others(method, seed)
         keys = {told(w, objectives): w for w in weightings}
-        if method == "mavis":
-            found = {n: others.get(n, str(runs / n / "value")) for n in objectives}
-            make = {n: f"mavis fit --objective {n} --out {runs / n}" for n in objectives}
-        elif method in ("mod", "soup"):
-            found = {n: others.get(n, self._tuned(runs, [n], (1.0,))) for n in objectives}
-            make = {n: f"{self._tune(runs)} --objectives {n}" for n in objectives}
-        elif method == "morlhf":
-            found = {key: self._tuned(runs, objectives, w) for key, w in keys.items()}
-            make = {k: f"{self._tune(runs)} --objectives {names} --weights {k}" for k in keys}
-        elif method == "parm":
-            found = {names: str(runs / "tuned" / f"parm-{'+'.join(objectives)}")}
-            make = {names: f"mavis parm --objectives {names} --out {found[names]}"}
-        else:
-            return {}
         for name, place in found.items():
-            if not Path(place).is_dir():
+            if lacking := lack(method, Path(place)):
                 said = f"`{make[name]}{self._options(method, seed)}` makes it."
                 if place == others.get(name):
-                    said = "there is no such folder."
+                    said = f"{lacking}."
                 raise FileNotFoundError(f"{method} needs a model of {name} at {place}: {said}")
             wanted = label(objectives, keys[name]) if method == "morlhf" else name
             if (made := purpose(Path(place))) not in {None, wanted}:
@@ -89,6 +73,13 @@ class Models:
                     f"not under {_under(self.divergence, self.alpha)}."
                 )
         return {name: Path(place) for name, place in found.items()}
+
+    def places(
+        self, method: str, objectives: Sequence[str], weightings: Sequence[Weighting], seed: int
+    ) -> list[Path]:
+        """The same folders, be they there or not."""
+        found, _ = self._places(method, objectives, weightings, seed)
+        return [Path(place) for place in found.values()]
 
     def check(self, objectives: Sequence[str]) -> None:
         """Raise ValueError for models that cannot be.
@@ -131,6 +122,35 @@ class Models:
         if seed and "{seed}" in self.runs:
             told["seed_everything" if fit else "seed"] = str(seed)
         return "".join(f" --{name} {quote(value)}" for name, value in told.items())
+
+    def _others(self, method: str, seed: int) -> dict[str, str]:
+        """Folders that the user has named."""
+        others = self.values if method == "mavis" else self.policies
+        return {name: _of_seed(place, seed) for name, place in others.items()}
+
+    def _places(
+        self, method: str, objectives: Sequence[str], weightings: Sequence[Weighting], seed: int
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        """Where a method's models should lie, and the commands that make them, by name."""
+        runs = Path(_of_seed(self.runs, seed))
+        others = self._others(method, seed)
+        names = ",".join(objectives)
+        keys = {told(w, objectives): w for w in weightings}
+        if method == "mavis":
+            found = {n: others.get(n, str(runs / n / "value")) for n in objectives}
+            make = {n: f"mavis fit --objective {n} --out {runs / n}" for n in objectives}
+        elif method in ("mod", "soup"):
+            found = {n: others.get(n, self._tuned(runs, [n], (1.0,))) for n in objectives}
+            make = {n: f"{self._tune(runs)} --objectives {n}" for n in objectives}
+        elif method == "morlhf":
+            found = {key: self._tuned(runs, objectives, w) for key, w in keys.items()}
+            make = {k: f"{self._tune(runs)} --objectives {names} --weights {k}" for k in keys}
+        elif method == "parm":
+            found = {names: str(runs / "tuned" / f"parm-{'+'.join(objectives)}")}
+            make = {names: f"mavis parm --objectives {names} --out {found[names]}"}
+        else:
+            return {}, {}
+        return found, make
 
     def _tuned(self, runs: Path, objectives: Sequence[str], weights: Weighting) -> str:
         kind = (self.tuned, self.divergence, self.lora)

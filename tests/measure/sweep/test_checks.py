@@ -63,6 +63,9 @@ def test_another_reference_policy_is_told(checked, sweep):
     (said,) = checked("mod").warnings
     name = sweep.ground.reference.name
     assert said.endswith(f"was trained under the reference policy an/other, not under {name}.")
+    replace(read_tuned(place), template="json.dumps", reference=name).save(place)
+    (said,) = checked("mod").warnings
+    assert said.endswith("was trained under the template json.dumps, not under chat template.")
 
 
 def test_a_fit_says_which_reward_it_learned_from(tiny_fit):

@@ -99,6 +99,9 @@ def test_a_sweep_looks_where_tune_puts_things(tmp_path):
     models = Models(str(tmp_path), tuned="dpo", divergence="jsd", lora=True)
     place = tuned_folder(tmp_path / "tuned", ["trial"], (1.0,), "dpo", "jsd", lora=True)
     Path(place).mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="mavis tune"):  # it is still in training
+        models.folders("mod", ["trial"], [(1.0,)], 0)
+    (place / "adapter_config.json").touch()
     assert models.folders("mod", ["trial"], [(1.0,)], 0) == {"trial": place}
 
 
