@@ -34,12 +34,14 @@ class Bench:
         settings: the options of `mavis tune` that decide what comes out.
         rows: answers that are made, or trained on, side by side.
         uri: of the tracking store.
+        device: where to run; None is an accelerator if there is one.
     """
 
     objectives: tuple[Objective, ...]
     settings: Mapping[str, Any]
     rows: int
     uri: str
+    device: str | None = None
 
     def tune(self, out: Path, weights: tuple[float, ...]) -> None:
         """Train the policy for a weight vector, unless it is there already.
@@ -71,7 +73,8 @@ class Bench:
     @cached_property
     def reference(self) -> ReferencePolicy:
         """π_ref."""
-        policy = ReferencePolicy.load(self.settings["reference"], self.settings["template"])
+        named = (self.settings["reference"], self.settings["template"])
+        policy = ReferencePolicy.load(*named, self.device)
         spare_threads(policy.model)
         return policy
 

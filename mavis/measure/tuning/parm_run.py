@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mavis.measure.options import at_least, common_source, listed, positive
+from mavis.measure.options import at_least, check_device, common_source, listed, positive
 from mavis.names import lasting, locate
 from mavis.objective import Objective, find
+from mavis.reward import identity
 
 if TYPE_CHECKING:
     from mavis.guide.reference import ReferencePolicy
@@ -39,6 +40,7 @@ def parm(
     held_out: int = 200,
     best_of: int = 32,
     seed: int = 0,
+    device: str | None = None,
     tracking: str | None = None,
 ) -> None:
     """Train one reward model that speaks for any preference among objectives: the rival PARM.
@@ -62,6 +64,7 @@ def parm(
         held_out: validation prompts to measure on
         best_of: answers of the reference to a third of them, for standard units
         seed: of the random draws
+        device: where to run, such as cpu or cuda:1 (default: an accelerator if there is one)
         tracking: MLflow tracking URI (default: MLFLOW_TRACKING_URI, or mlflow.db beside OUT)
     """
     names = listed("objectives", objectives)
@@ -73,10 +76,10 @@ def parm(
     at_least(1, rank=rank, epochs=epochs, batch=batch, max_tokens=max_tokens, rows=rows)
     at_least(1, limit=1 if limit is None else limit)
     locate(reference, "reference")
+    check_device(device)
     from mavis.guide.reference import ReferencePolicy, spare_threads
     from mavis.learn.store import alone_in, check_same, read_json
     from mavis.measure.rivals.parm import CARD, read_parm
-    from mavis.reward import identity
 
     settings: dict[str, Any] = {
         "objectives": names,
@@ -104,7 +107,7 @@ def parm(
         if (folder / CARD).is_file() and read_parm(folder).measured:
             print(f"reward model  {folder} (is there already)")
             return
-        policy = ReferencePolicy.load(settings["reference"], template)
+        policy = ReferencePolicy.load(settings["reference"], template, device)
         spare_threads(policy.model)
         if not (folder / CARD).is_file():
             _train(policy, found, settings, rows, folder, tracking)

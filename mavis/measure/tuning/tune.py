@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mavis.measure.options import at_least, common_source, listed, positive
+from mavis.measure.options import at_least, check_device, common_source, listed, positive
 from mavis.measure.weightings import Weighting, weightings
 from mavis.names import lasting, locate
 from mavis.objective import find
@@ -52,6 +52,7 @@ def tune(
     held_out: int = 200,
     best_of: int = 32,
     seed: int = 0,
+    device: str | None = None,
     tracking: str | None = None,
 ) -> None:
     """Train policies for weighted objectives: the rivals of guided decoding.
@@ -80,6 +81,7 @@ def tune(
         held_out: validation prompts to measure on
         best_of: answers of the reference to a third of them, for standard units
         seed: of the random draws
+        device: where to run, such as cpu or cuda:1 (default: an accelerator if there is one)
         tracking: MLflow tracking URI (default: MLFLOW_TRACKING_URI, or mlflow.db beside OUT)
     """
     names = listed("objectives", objectives)
@@ -90,6 +92,7 @@ def tune(
     vectors = _vectors(weights, names)
     source = common_source("prompts", prompts, found)
     locate(reference, "reference")
+    check_device(device)
     _check_installed(lora)
     settings: dict[str, Any] = {
         "method": method,
@@ -116,7 +119,7 @@ def tune(
 
     from mavis.measure.tuning.bench import Bench
 
-    bench = Bench(tuple(found), settings, rows, uri)
+    bench = Bench(tuple(found), settings, rows, uri, device)
     for vector in vectors:
         bench.tune(Path(out), vector)
 

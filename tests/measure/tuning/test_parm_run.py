@@ -91,7 +91,7 @@ def test_a_model_that_is_not_measured_yet_is_not_trained_again(small, tmp_path, 
 
 
 def test_a_model_of_an_edited_reward_is_another_one(run, small, monkeypatch):
-    monkeypatch.setattr("mavis.reward.identity", lambda _: "edited")
+    monkeypatch.setattr("mavis.measure.tuning.parm_run.identity", lambda _: "edited")
     with pytest.raises(ValueError, match="holds a run with other rewards: give another --out"):
         parm(**small, out=str(run))
 
@@ -118,6 +118,7 @@ def test_another_run_does_not_get_in_between(run, small):
         ({"lr": 0.0}, "lr must be a positive number"),
         ({"beta_r": -1.0}, "beta_r must be a positive number"),
         ({"rank": 0}, "rank must be at least 1"),
+        ({"device": "abacus"}, "device 'abacus' is not available here; there are: cpu"),
         ({"limit": 0}, "limit must be at least 1"),
         ({"reference": "./nowhere"}, "missing folder"),
         ({"objectives": "trial,hh-humor", "prompts": None}, "prompts must be given"),

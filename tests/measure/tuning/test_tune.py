@@ -248,6 +248,7 @@ def test_a_grid_trains_a_policy_for_each_vector(tiny_tune, tmp_path, capsys):
         ({"generations": 3}, r"batch must be a multiple of generations \(3\) for rloo, got 4"),
         ({"method": "dpo", "generations": 3}, "generations must be an even number for dpo, got 3"),
         ({"method": "dpo", "batch": 3}, "batch must be even for dpo, got 3"),
+        ({"device": "abacus"}, "device 'abacus' is not available here; there are: cpu"),
         ({"reference": "./nowhere"}, "reference './nowhere' is a missing folder"),
         ({"prompts": "nowhere.jsonl"}, "there is no such file"),
         ({"max_tokens": 158}, "are longer than the reference's context of 160: shorten them"),
