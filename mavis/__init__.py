@@ -8,6 +8,7 @@ from typing import Any
 
 STORY = (
     "names",
+    "devices",
     "sources",
     "prompts",
     "objective",
