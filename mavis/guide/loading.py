@@ -56,7 +56,7 @@ def load(
     policy = _reference(cards, reference, device, template_args)
     networks = [ValueNetwork.from_pretrained(folder, policy) for folder in cards]
     for folder, card in cards.items():
-        if card.reference_weights not in {None, policy.weights_digest}:
+        if card.reference_weights and card.reference_weights != policy.weights_digest:
             warnings.warn(
                 f"the weights of reference {policy.name} are not those that value model {folder} "
                 "was trained under: its values may mislead. Take the old weights, or fit again.",
