@@ -4,7 +4,7 @@ A row must not change with the rows beside it, nor with how many tokens are read
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -102,7 +102,7 @@ def try_rows(model: PreTrainedModel, name: str) -> None:
     """
     if model.dtype != torch.float32 or model.device.type != "cpu":
         return
-    size = len(model.get_input_embeddings().weight)
+    size = len(cast(Any, model.get_input_embeddings()).weight)
     row, beside = ([token % size for token in ids] for ids in ([3, 2, 3, 2], [2, 3, 3] * 4))
     why = f"{name} cannot be guided ({model.config.model_type}): "
     try:

@@ -177,14 +177,13 @@ class ReferencePolicy:
             ValueError: the prompt is no prompt, empty, no text that can be written, refused by the
                 template, longer than the model's context, or has a token that the model lacks.
         """
-        wording.check_prompt(prompt)
         text, tokens = self._tokens(prompt)
         if len(tokens) >= self.context:
             raise ValueError(
                 f"prompt must leave room for a reply in the context of {self.context} tokens of "
                 f"{self.name}, got {len(tokens)} tokens: {text[:60]!r} …"
             )
-        known = len(self.model.get_input_embeddings().weight)
+        known = len(cast(Any, self.model.get_input_embeddings()).weight)
         unknown = next((token for token in tokens if token >= known), None)
         if unknown is not None:
             token = self.tokenizer.convert_ids_to_tokens(unknown)
@@ -196,7 +195,7 @@ class ReferencePolicy:
         return Encoded(tokens, (wording.NEXT_TURN,) if dialogue else ())
 
     def length(self, prompt: Prompt) -> int:
-        """How many tokens a prompt has."""
+        """How many tokens a prompt has; what is no prompt is refused, as `encode` does."""
         return len(self._tokens(prompt)[1])
 
     @property
@@ -205,6 +204,7 @@ class ReferencePolicy:
         return self.template is not None or self.tokenizer.chat_template is None
 
     def _tokens(self, prompt: Prompt) -> tuple[str, list[int]]:
+        wording.check_prompt(prompt)
         text = self.render(prompt)
         wording.check_text(text)
         tokens = list(self.tokenizer(text, add_special_tokens=False).input_ids)
@@ -249,7 +249,8 @@ def check_model_folder(path: str) -> None:
     for file in (file for pattern in _FILES for file in sorted(folder.glob(pattern))):
         try:
             if file.suffix == ".json":
-                json.loads(file.read_bytes())
+                if not isinstance(json.loads(file.read_bytes()), dict):
+                    raise ValueError("it holds no object.")
             else:
                 with safe_open(file, "pt"):
                     pass
@@ -263,19 +264,28 @@ def loading(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        first, *_ = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"{what} cannot be loaded: {first}") from error
+        first, *more = str(error).strip().splitlines() or [type(error).__name__]
+        reason = f"{first} {more[0].strip()}" if more and first.endswith(":") else first
+        kind = f"{type(error).__name__} " if isinstance(error, LookupError) else ""
+        raise ValueError(f"{what} cannot be loaded: {kind}{reason}") from error
 
 
 def load_model(auto: Any, what: str, path: str, **options: Any) -> PreTrainedModel:
     """Load a model, by one of the `Auto` classes, with all of its weights.
 
     Raises:
-        ValueError: a file is missing or damaged, or weights are missing: they would be random.
+        ValueError: a file is missing or damaged, or weights are missing or of another shape: they
+            would be random.
     """
     options |= {"attn_implementation": "sdpa", "output_loading_info": True}
     with loading(what):
-        model, told = auto.from_pretrained(path, **options)
+        model, told = auto.from_pretrained(path, ignore_mismatched_sizes=True, **options)
+    if told["mismatched_keys"]:
+        name, saved, wanted = min(told["mismatched_keys"])
+        raise ValueError(
+            f"{what} cannot be loaded: its weights are not those of its config.json ({name} is "
+            f"{list(saved)}, and should be {list(wanted)})."
+        )
     missing = sorted(key for key in told["missing_keys"] if "pooler" not in key)  # not used here
     if missing:
         raise ValueError(

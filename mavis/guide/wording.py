@@ -97,7 +97,7 @@ def check_arguments(
             )
 
 
-def check_prompt(prompt: object) -> None:
+def check_prompt(prompt: Prompt) -> None:
     """Raise ValueError for what is no prompt, or an empty one."""
     if not isinstance(prompt, str) and not _is_chat(prompt):
         raise ValueError(

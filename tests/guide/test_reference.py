@@ -1,5 +1,6 @@
 """The reference policy: its folders, how it writes prompts, and where replies end."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -129,6 +130,8 @@ def test_sliding_windows_are_refused_before_weights_are_read(folder: Path) -> No
         ("tokenizer.json", b"\xff\xfe"),
         ("tokenizer_config.json", b"[1"),
         ("generation_config.json", b"{'"),
+        ("generation_config.json", b"null"),
+        ("config.json", b"[1, 2]"),
         ("model.safetensors", None),
     ],
 )
@@ -147,6 +150,32 @@ def test_missing_weights_are_not_made_up(folder: Path) -> None:
     for load in (ReferencePolicy.load, load_trunk):
         with pytest.raises(ValueError, match=r"lacks 1 of its weights \(.*layers.1.mlp.up_proj"):
             load(str(folder))
+
+
+def test_weights_of_another_shape_are_not_made_up(folder: Path) -> None:
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"intermediate_size": 64}))
+    for load in (ReferencePolicy.load, load_trunk):
+        with pytest.raises(ValueError, match=r"are not those of its config.json \(.*mlp") as caught:
+            load(str(folder))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "error"),
+    [
+        ({"model_type": "nonsense"}, "nonsense"),
+        ({"num_attention_heads": 3}, "hidden size|attention heads"),
+        ({"hidden_size": "x"}, "hidden_size"),
+        ({"hidden_act": "nonsense"}, "KeyError 'nonsense'"),
+    ],
+)
+def test_a_config_that_makes_no_model(folder: Path, setting: dict[str, Any], error: str) -> None:
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | setting))
+    with pytest.raises(ValueError, match=rf"model cannot be loaded: .*({error})") as caught:
+        ReferencePolicy.load(str(folder))
+    assert "\n" not in str(caught.value)
 
 
 def test_the_digest_of_the_weights(folder: Path, build_reference: Build) -> None:
