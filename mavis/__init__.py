@@ -9,6 +9,7 @@ from typing import Any
 STORY = (
     "names",
     "tables",
+    "devices",
     "sources",
     "dialogues",
     "prompts",
@@ -124,6 +125,7 @@ STORY = (
     "signals",
     "complaints",
     "parsing",
+    "fit_help",
     "overview",
     "cli",
 )

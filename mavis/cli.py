@@ -114,7 +114,17 @@ def _run(words: list[str], level: Loudness) -> None:
     elif words[0] in {"--version", "-V"}:
         print(f"mavis {version('mavis')}")
     elif words[0] in TRAINING:
+        everything = "--help=all" in words or ("all" in words and bool(HELP & set(words)))
+        words = ["--help" if word == "--help=all" else word for word in words]
         name = _objective(words)
+        if HELP & set(words):
+            from mavis.fit_help import page
+
+            print(page(words, TRAINING[words[0]], name), flush=True)
+            if not everything:
+                return
+            words = [words[0], *([] if name is None else ["--objective", name]), "--help"]
+            print("\nall options, as Lightning tells them:\n", flush=True)
         from mavis.training import train
 
         bars = ["--trainer.enable_progress_bar", "false"] if level == "quiet" else []

@@ -100,8 +100,8 @@ def generate(
     refused: dict[int, str] = {}
 
     def refuse(at: int, error: ValueError) -> None:
-        refused[at] = str(error)
-        print(f"mavis: {error}", file=sys.stderr)
+        refused[at] = " ".join(str(error).split())
+        print(f"mavis: {refused[at]}", file=sys.stderr)
 
     guided = policy.stream(asked, weights, beta, **options, refuse=None if strict else refuse)
     good = [prompt for at, prompt in enumerate(asked) if at not in refused]

@@ -92,8 +92,9 @@ def parser(function: Command, name: str) -> "ArgumentParser":
             built.add_argument(key, nargs="*", type=str, help=help_of.get(key))
             by_hand.add(key)
         elif parameter.annotation == list[str]:  # one at a time, each exactly as it was written
-            text_of_one = {"type": str, "metavar": "TEXT", "help": help_of.get(key)}
-            built.add_argument(f"--{key}", action="append", default=[], **text_of_one)
+            built.add_argument(
+                f"--{key}", action="append", default=[], metavar="TEXT", help=help_of.get(key)
+            )
             by_hand.add(key)
     built.add_function_arguments(function, skip=by_hand, as_positional=True)
     everywhere = built.add_argument_group("with every command")

@@ -159,9 +159,8 @@ class MavisCLI(LightningCLI):
         for logger in self.trainer.loggers:
             if isinstance(logger, Tracking):
                 logger.log_config(text)
-                logger.log_hyperparams(
-                    {k: self.settings[k] for k in ("objective", "model", "data")}
-                )
+                kept = {k: self.settings[k] for k in ("objective", "model", "data")}
+                logger.log_hyperparams({"seed": self.settings["seed_everything"], **kept})
         self._resume()
 
     def before_validate(self) -> None:

@@ -106,7 +106,8 @@ sys.exit(f"imported {heavy}" if heavy else 0 if status == 0 and said.getvalue() 
     "words",
     [["--help"], ["--version"], ["help"], ["objectives"], ["objectives", "list"]]
     + [["help", "objectives", "new"], ["sandbox", "build", "--help"]]
-    + [[name, "--help"] for name in ("generate", "tune", "parm", "pareto", "judge")],
+    + [[name, "--help"] for name in ("generate", "tune", "parm", "pareto", "judge")]
+    + [["fit", "--help"], ["test", "--objective", "humor", "--help"]],
 )
 def test_light_commands_import_nothing_heavy(words):
     done = subprocess.run(

@@ -5,8 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from mavis.devices import check_device
 from mavis.guide.network import ValueCard, ValueNetwork, read_card
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy, spare_threads
@@ -53,12 +52,11 @@ def load(
             raise ValueError(
                 f"value models must be of one {what}, got {' and '.join(sorted(told))}."
             )
-    if device is not None:
-        check_device(device)
+    check_device(device)
     policy = _reference(cards, reference, device, template_args)
     networks = [ValueNetwork.from_pretrained(folder, policy) for folder in cards]
     for folder, card in cards.items():
-        if card.reference_weights not in {None, policy.weights_digest}:
+        if card.reference_weights and card.reference_weights != policy.weights_digest:
             warnings.warn(
                 f"the weights of reference {policy.name} are not those that value model {folder} "
                 "was trained under: its values may mislead. Take the old weights, or fit again.",
@@ -66,23 +64,6 @@ def load(
                 stacklevel=2,
             )
     return GuidedPolicy(policy, tuple(networks))
-
-
-def check_device(name: str) -> None:
-    """Raise ValueError, in one line, when there is no such device here.
-
-    >>> check_device("cpu")
-    """
-    try:
-        torch.zeros(1, device=name).item()
-    except Exception as error:  # the backends' errors have no common class
-        there = ["cpu"]
-        if torch.accelerator.is_available():
-            kind = str(torch.accelerator.current_accelerator())
-            there += [kind, *(f"{kind}:{at}" for at in range(torch.accelerator.device_count()))]
-        raise ValueError(
-            f"device {name!r} is not available here; there are: {', '.join(there)}."
-        ) from error
 
 
 def value_folder(folder: Folder) -> Path:

@@ -22,7 +22,14 @@ from transformers import (
 
 from mavis.guide import wording
 from mavis.guide.architecture import check_architecture, check_task, try_rows
-from mavis.guide.tokens import Spelling, end_tokens, fingerprint, head_of, was_before
+from mavis.guide.tokens import (
+    Spelling,
+    check_tokenizer_folder,
+    end_tokens,
+    fingerprint,
+    head_of,
+    was_before,
+)
 from mavis.names import lasting, reachable
 from mavis.prompts import Prompt
 
@@ -104,6 +111,7 @@ class ReferencePolicy:
         check_task(config, name)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = "auto" if place.type != "cpu" else torch.float32
+        check_tokenizer_folder(path)
         with loading(f"the tokenizer of {name}"):
             tokenizer = AutoTokenizer.from_pretrained(path)
         if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what a missing file loads as

@@ -4,9 +4,12 @@ Knows nothing of when to write, nor of what to do when the store does not answer
 """
 
 import json
+import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from mavis.learn.store import read_json, write_json
 Record = dict[str, Any]
 
 NAME_LENGTH, BATCH, PARAM_BATCH = 250, 1000, 100  # limits of MLflow stores
+LIBRARIES = ("mavis", "torch", "transformers", "lightning", "datasets", "peft", "trl")
 SAMPLE_COLUMNS = ("prompt", "reference", "guided", "reward_reference", "reward_guided")
 
 
@@ -25,6 +29,15 @@ def without_secrets(text: str) -> str:
     'no answer from https://host:5000/api today'
     """
     return re.sub(r"(://[^\s?]*)\?[^\s'\")]*", r"\1", re.sub(r"://\S*@", "://", text))
+
+
+def versions() -> dict[str, str]:
+    """What a result may depend on and no setting says: Python and libraries, as parameters."""
+    found = {"version.python": platform.python_version()}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):  # some are extras
+            found[f"version.{name}"] = version(name)
+    return found
 
 
 class FitRun:
@@ -87,9 +100,13 @@ class FitRun:
             self.client.log_batch(run_id or self.id, metrics=rows[i : i + BATCH])
 
     def params(self, values: Mapping[str, str]) -> None:
-        """Write parameters. A store never changes one: a new value becomes a tag `changed/NAME`."""
+        """Write parameters, and the versions of the libraries.
+
+        A store never changes one: a new value becomes a tag `changed/NAME`.
+        """
         from mlflow.entities import Param, RunTag
 
+        values = versions() | dict(values)
         known = self.client.get_run(self.id).data.params
         new = [Param(name, value) for name, value in values.items() if name not in known]
         changed = [(name, v) for name, v in values.items() if known.get(name, v) != v]

@@ -10,7 +10,8 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal
 
-from mavis.measure.options import at_least, check_device, listed, positive
+from mavis.devices import check_device
+from mavis.measure.options import at_least, listed, positive
 from mavis.measure.weightings import weightings as read_weightings
 from mavis.objective import Objective, available, find
 from mavis.prompts import plain

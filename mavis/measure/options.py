@@ -40,24 +40,6 @@ def positive(**numbers: float | None) -> None:
             raise ValueError(f"{name} must be a positive number, got {number}.")
 
 
-def check_device(device: str | None) -> None:
-    """Raise ValueError for a device that is not there; None is whatever torch finds."""
-    if device is None:
-        return
-    import torch
-
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        found = ["cpu"]
-        if torch.accelerator.is_available() and (kind := torch.accelerator.current_accelerator()):
-            found += [kind.type]
-            found += [f"{kind.type}:{at}" for at in range(torch.accelerator.device_count())]
-        raise ValueError(
-            f"device {device!r} is not available here; there are: {', '.join(found)}."
-        ) from error
-
-
 def common_source(what: str, given: str | None, objectives: Sequence[Objective]) -> str:
     """Where prompts come from: what was asked for, or what all objectives agree on.
 

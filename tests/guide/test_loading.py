@@ -157,6 +157,13 @@ def test_a_reference_that_has_moved(folders: dict[str, Path], tmp_path: Path) ->
     assert load(folders["humor"], now, device="cpu").reference.name == str(now)
 
 
+def test_a_reference_without_its_tokenizer(folders: dict[str, Path]) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folders["reference"] / name).unlink()
+        with pytest.raises(FileNotFoundError, match=r"holds no tokenizer .* by tokenizer.save_pretrained"):
+            load(folders["humor"], device="cpu")
+
+
 def test_new_weights_in_the_reference_s_folder(
     folders: dict[str, Path], tiny_lm: Callable[..., Any]
 ) -> None:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import platform
 import threading
 from argparse import Namespace
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,15 @@ def value(tmp_path: Path) -> Path:
     return folder
 
 
+def settings_of(run) -> dict[str, str]:
+    """The parameters of a run but for the versions of the libraries, which are checked here."""
+    params = dict(run.data.params)
+    assert params.pop("version.python") == platform.python_version()
+    assert params.pop("version.torch") == version("torch")
+    assert params.keys() >= {f"version.{name}" for name in ("mavis", "transformers", "lightning")}
+    return {name: text for name, text in params.items() if not name.startswith("version.")}
+
+
 def lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "tracking.jsonl").read_text().splitlines()]
 
@@ -84,7 +95,7 @@ def test_everything_is_read_back(runs, client, picture, value, capfd, monkeypatc
 
     run = client.get_run(tracking.version)
     assert (run.info.status, run.info.run_name) == ("FINISHED", "humor")
-    assert run.data.params == {"model.lr": "0.001", "note": "x" * 500}
+    assert settings_of(run) == {"model.lr": "0.001", "note": "x" * 500}
     assert run.data.metrics["round/reward"] == 1.5
     assert "round/kl" not in run.data.metrics
     history = client.get_metric_history(tracking.version, "train/loss")
@@ -139,7 +150,7 @@ def test_the_same_command_continues_the_run(runs, client):
     second.log_metrics({"loss": 0.5}, 1)
     second.finalize("success")
     run = client.get_run(second.version)
-    assert run.data.params == {"rounds": "2", "lr": "0.1", "new": "True"}
+    assert settings_of(run) == {"rounds": "2", "lr": "0.1", "new": "True"}
     assert run.data.tags["changed/rounds"] == "3"
     assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [0, 1]
     assert run.info.status == "FINISHED"
@@ -197,7 +208,7 @@ def test_odd_values_are_taken(runs, client, capfd):
     run = client.get_run(tracking.version)
     assert set(run.data.metrics) == {"loss", "reward_", "top"}
     assert run.data.metrics["loss"] != run.data.metrics["loss"]
-    assert run.data.params == {"empty": "", "data.path": "None", "deep.a": "{}"}
+    assert settings_of(run) == {"empty": "", "data.path": "None", "deep.a": "{}"}
     assert capfd.readouterr().err == ""
 
 
@@ -327,7 +338,7 @@ def test_a_store_that_comes_back_is_given_what_it_missed(runs, client, capfd, mo
     assert "metrics go to" in first
     assert "answers again" in second
     run = client.get_run(tracking.version)
-    assert run.data.params == {"lr": "1"}
+    assert settings_of(run) == {"lr": "1"}
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert [point.step for point in history] == list(range(70))
     assert file_losses(folder) == list(range(70))

@@ -111,7 +111,7 @@ def test_prompts_that_a_method_was_trained_on_are_a_warning(words, capsys):
             "mod needs a model of trial .*--divergence jsd",
         ),
         (["--methods", "mod", "--divergence", "alpha", "--alpha", "3"], "alpha must be in"),
-        (["--top_k", "1000"], "top_k must be 0"),
+        (["--top_k", "-1"], "top_k must be at least 0"),
         (
             ["--max_tokens", "159"],
             "4 of 4 test prompts of .* are longer than the ref",

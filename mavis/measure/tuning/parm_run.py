@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mavis.measure.options import at_least, check_device, common_source, listed, positive
+from mavis.devices import check_device
+from mavis.measure.options import at_least, common_source, listed, positive
 from mavis.names import lasting, locate
 from mavis.objective import Objective, find
 from mavis.reward import identity

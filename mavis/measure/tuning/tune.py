@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mavis.measure.options import at_least, check_device, common_source, listed, positive
+from mavis.devices import check_device
+from mavis.measure.options import at_least, common_source, listed, positive
 from mavis.measure.weightings import Weighting, weightings
 from mavis.names import lasting, locate
 from mavis.objective import find

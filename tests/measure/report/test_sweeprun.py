@@ -58,7 +58,9 @@ def test_a_run_for_the_sweep_and_a_child_for_each_method(place, client, found, f
     parent, children = runs_of(client, "one")
     assert set(children) == {"best_of", "mavis", "mod"}
     assert {run.info.status for run in (parent, *children.values())} == {"FINISHED"}
-    assert parent.data.params == {
+    params = parent.data.params
+    assert "version.torch" in params
+    assert {name: v for name, v in params.items() if not name.startswith("version.")} == {
         "top_k": "40",
         "models.runs": "runs",
         "source": "https://host/x",
