@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mavis.names import existing, locate, reachable
 from mavis.tables import SUFFIXES, read, suffix, table
@@ -136,7 +136,9 @@ def _resolved(place: Path, configuration: str | None) -> dict[str, list[Path]]:
     from datasets import get_dataset_config_names, load_dataset_builder
 
     level = hub_logging.get_verbosity()
-    hub_logging.set_verbosity_error()  # a README without a data card is none of its business
+    hub_logging.set_verbosity(
+        hub_logging.ERROR
+    )  # a README without a data card is none of its business
     names = []
     try:
         names = get_dataset_config_names(str(place))
@@ -179,14 +181,14 @@ def _downloaded(name: str, configuration: str | None, split: str) -> Rows:
     from datasets import load_dataset
 
     try:
-        return load_dataset(name, configuration, split=split)
+        return cast(Rows, load_dataset(name, configuration, split=split))
     except Exception as error:
         raise ValueError(
             f"prompts {name!r} cannot be read from the hub ({_said(error)})."
         ) from error
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     """What an error of a library says, on one line."""
     said = " ".join(str(error).split()) or type(error).__name__
     return said if len(said) <= 300 else f"{said[:300]} …"
