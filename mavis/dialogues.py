@@ -92,7 +92,7 @@ def parted(value: Any, where: str) -> tuple[str | list[Message] | None, str | No
         value = value.tolist()
     if isinstance(value, list | tuple):
         return _opening(value, where)
-    if value is None or value == "" or value != value:
+    if is_nothing(value):
         raise ValueError(f"empty prompt in {where}.")
     if not isinstance(value, str):
         raise ValueError(f"prompts must be strings or chats, got {_brief(value)} in {where}.")
@@ -102,6 +102,11 @@ def parted(value: Any, where: str) -> tuple[str | list[Message] | None, str | No
     if _CHAT.match(text) and _SPEAKER_KEY.search(text):
         return _opening(_loaded(text, where), where)
     return _cut(text, where)
+
+
+def is_nothing(value: Any) -> bool:
+    """Whether this is what stands in a table where there is no text."""
+    return value is None or (isinstance(value, str | float) and (value == "" or value != value))
 
 
 def _brief(value: Any) -> str:
