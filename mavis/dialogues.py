@@ -21,7 +21,8 @@ _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 # that begin on any line ("User: a", "**Human:** a", "[human]: a").
 _NAME = r"(human|user|assistant)"
 _HASHED = re.compile(rf"###[ \t]*{_NAME}[ \t]*:", re.IGNORECASE)
-_LINES = re.compile(rf"(?:\A|\n)[ \t#*<\[]*{_NAME}[ \t*>\]]*:(?:\*\*)?", re.IGNORECASE)
+_LINES = re.compile(rf"(?:\A|\n)[ \t#*<\[>_-]*{_NAME}[ \t*>\]]*:(?:\*\*)?", re.IGNORECASE)
+_INLINE = re.compile(r"\bAssistant[ \t]*:")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 _SPEAKERS = {"system": "system", "user": "user", "assistant": "assistant"}
 _SPEAKERS |= {"human": "user", "gpt": "assistant"}  # as ShareGPT calls them
@@ -91,7 +92,7 @@ def parted(value: Any, where: str) -> tuple[str | list[Message] | None, str | No
         value = value.tolist()
     if isinstance(value, list | tuple):
         return _opening(value, where)
-    if value is None or value == "" or value != value:
+    if is_nothing(value):
         raise ValueError(f"empty prompt in {where}.")
     if not isinstance(value, str):
         raise ValueError(f"prompts must be strings or chats, got {_brief(value)} in {where}.")
@@ -101,6 +102,11 @@ def parted(value: Any, where: str) -> tuple[str | list[Message] | None, str | No
     if _CHAT.match(text) and _SPEAKER_KEY.search(text):
         return _opening(_loaded(text, where), where)
     return _cut(text, where)
+
+
+def is_nothing(value: Any) -> bool:
+    """Whether this is what stands in a table where there is no text."""
+    return value is None or (isinstance(value, str | float) and (value == "" or value != value))
 
 
 def _brief(value: Any) -> str:
@@ -157,14 +163,16 @@ def _check_plain(text: str, where: str) -> None:
     answers = [turn for turn in turns if turn[1].lower() == "assistant"]
     if turns and turns[0] not in answers and not text[: turns[0].start()].strip():
         raise ValueError(f"the dialogue in {where} has no 'Assistant:' turn.")
-    marks = [(turn[0].strip(), text[turn.end() :]) for turn in answers]
-    marks += [(mark, text.rpartition(mark)[2]) for mark in _REPLY_MARKS if mark in text]
-    for mark, rest in marks[-1:]:
-        if rest.strip():
-            raise ValueError(
-                f"the text in {where} goes on behind {mark!r}, so it may hold a reply: give the"
-                " prompt alone, a Human/Assistant dialogue or a list of messages."
-            )
+    if turns:  # "Human: a Assistant: b"
+        answers += _INLINE.finditer(text)
+    marks = [(turn.end(), turn[0].strip()) for turn in answers]
+    marks += [(text.rindex(mark) + len(mark), mark) for mark in _REPLY_MARKS if mark in text]
+    end, mark = max(marks, default=(len(text), ""))
+    if text[end:].strip():
+        raise ValueError(
+            f"the text in {where} goes on behind {mark!r}, so it may hold a reply: give the prompt"
+            " alone, a Human/Assistant dialogue or a list of messages."
+        )
 
 
 # Chats

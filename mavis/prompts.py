@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, Literal
 
-from mavis.dialogues import ASSISTANT, HUMAN, Message, parted
+from mavis.dialogues import ASSISTANT, HUMAN, Message, is_nothing, parted
 from mavis.sources import splits, usual
 from mavis.tables import Record
 
@@ -249,7 +249,7 @@ def exchange(row: Any, column: str | None, where: str) -> tuple[Prompt | None, s
             " the prompts."
         )
     more = row.get("input") if column == "instruction" else None
-    if more is None or more != more or more == "":
+    if is_nothing(more):
         return prompt, reply
     if not isinstance(prompt, str) or not isinstance(more, str):
         raise ValueError(f"instruction and input must both be texts in {where}.")

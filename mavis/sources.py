@@ -4,12 +4,13 @@ Local files are read by `mavis.tables`; `datasets` is imported for what it saved
 which files of a folder belong to which split, and for the hub. Knows nothing of what rows mean.
 """
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mavis.names import existing, locate, reachable
 from mavis.tables import SUFFIXES, read, suffix, table
@@ -23,7 +24,6 @@ SPELLINGS = {
     "test": ("test",),
 }
 _SHARD = re.compile(r"-\d+-of-\d+$")
-# Files that lie beside a data set and hold none of its rows.
 _ABOUT = {"config", "dataset_dict", "dataset_info", "dataset_infos", "state"}
 _ABOUT |= {"readme", "license", "licence", "notice", "requirements"}
 
@@ -77,8 +77,9 @@ def _folder(place: Path, configuration: str | None) -> dict[str, Callable[[], Ro
         return _load_saved(place)
     files: dict[str, list[Path]] = {}
     for path in sorted(place.iterdir()):
-        if path.is_file() and _holds_rows(path):
-            files.setdefault(_SHARD.sub("", path.name.split(".")[0]), []).append(path)
+        name = _SHARD.sub("", path.name.split(".")[0])
+        if name and path.is_file() and suffix(path) and not _is_about(path):
+            files.setdefault(name, []).append(path)
     declared = configuration is not None or _declares(place)
     if declared or not any(usual(name) in SPELLINGS for name in files):
         found = _resolved(place, configuration)
@@ -93,9 +94,9 @@ def _folder(place: Path, configuration: str | None) -> dict[str, Callable[[], Ro
     return {name: partial(_rows, paths) for name, paths in files.items()}
 
 
-def _holds_rows(path: Path) -> bool:
-    name = path.name.split(".")[0].lower()
-    return bool(suffix(path) and name) and name not in _ABOUT
+def _is_about(path: Path) -> bool:
+    """Whether a file lies beside a data set, and holds none of its rows."""
+    return path.suffix.lower() in (".json", ".txt") and path.stem.lower() in _ABOUT
 
 
 def _saved(place: Path) -> bool:
@@ -136,7 +137,7 @@ def _resolved(place: Path, configuration: str | None) -> dict[str, list[Path]]:
     from datasets import get_dataset_config_names, load_dataset_builder
 
     level = hub_logging.get_verbosity()
-    hub_logging.set_verbosity_error()  # a README without a data card is none of its business
+    hub_logging.set_verbosity(logging.ERROR)  # a README without a data card is none of its business
     names = []
     try:
         names = get_dataset_config_names(str(place))
@@ -155,7 +156,7 @@ def _resolved(place: Path, configuration: str | None) -> dict[str, list[Path]]:
     finally:
         hub_logging.set_verbosity(level)
     files = {str(name): [Path(str(path)) for path in paths] for name, paths in data.items()}
-    kept = {name: [*filter(_holds_rows, paths)] for name, paths in files.items()}
+    kept = {name: [path for path in paths if not _is_about(path)] for name, paths in files.items()}
     return {name: paths for name, paths in kept.items() if paths}
 
 
@@ -179,14 +180,14 @@ def _downloaded(name: str, configuration: str | None, split: str) -> Rows:
     from datasets import load_dataset
 
     try:
-        return load_dataset(name, configuration, split=split)
+        return cast(Rows, load_dataset(name, configuration, split=split))
     except Exception as error:
         raise ValueError(
             f"prompts {name!r} cannot be read from the hub ({_said(error)})."
         ) from error
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     """What an error of a library says, on one line."""
     said = " ".join(str(error).split()) or type(error).__name__
     return said if len(said) <= 300 else f"{said[:300]} …"

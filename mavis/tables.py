@@ -110,7 +110,13 @@ def _undecodable(path: Path, encoding: str) -> str:
 
 
 def _text(path: Path) -> Iterator[str]:
-    return (line.rstrip("\r\n") for line in _lines(path) if line.strip())
+    lines = (line.rstrip("\r\n") for line in _lines(path) if line.strip())
+    for number, line in enumerate(lines):
+        if number == 0 and line.lstrip().startswith('{"') and line.rstrip().endswith("}"):
+            raise ValueError("its first line is a JSON object: let its name end in .jsonl.")
+        if number == 0 and "\t" in line.strip():
+            raise ValueError("its first line has a tab: let its name end in .tsv if it is a table.")
+        yield line
 
 
 # JSON

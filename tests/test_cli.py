@@ -151,6 +151,20 @@ def test_bad_prompts(content, message, fit_words, tmp_path, capsys):
     assert message in refused(capsys, fit_words(tmp_path / "run", "--data.prompts", str(file)))
 
 
+def test_a_bad_row_says_how_to_skip_it(fit_words, tmp_path, capsys):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('"a tum"\n[{"role": "tool", "content": "5"}]\n')
+    line = refused(capsys, fit_words(tmp_path / "run", "--data.prompts", str(file)))
+    assert f"in row 2 of '{file}'. Leave such rows out by --data.on_bad_row skip." in line
+
+
+def test_a_file_of_one_endless_line(fit_words, tmp_path, capsys):
+    file = tmp_path / "prompts.txt"
+    file.write_text("a tum " * 500_000)
+    line = refused(capsys, fit_words(tmp_path / "run", "--data.prompts", str(file)))
+    assert f"row 1 of '{file}' has 3,000,000 characters" in line
+
+
 def test_a_folder_that_is_no_model(fit_words, tmp_path, capsys):
     line = refused(capsys, fit_words(tmp_path / "run", "--data.reference", str(tmp_path)))
     assert "is no model folder: config.json is missing" in line

@@ -88,6 +88,7 @@ def test_a_dialogue_is_cut_behind_its_last_assistant_and_stays_as_it_is():
         "###Human : a\n\n###Assistant : b\n\n###Human : c\n\n###Assistant : SECRET",
         "**Human:** a\n\n**Assistant:** b\n\n**Human:** c\n\n**Assistant:** SECRET",
         "**Human**: a\n**Assistant**: b\n**Human**: c\n**Assistant**: SECRET",
+        "- Human: a\n- Assistant: b\n- Human: c\n- Assistant: SECRET",
         "[human]: a\n[assistant]: b\n[human]: c\n[assistant]: SECRET",
     ],
 )
@@ -108,6 +109,8 @@ def test_a_dialogue_may_begin_as_it_likes(text):
         ("Human: a", "the dialogue in row 1 has no 'Assistant:' turn"),
         ("\n\nHuman: a", "has no 'Assistant:' turn"),
         ("User: a\nBot: SECRET", "has no 'Assistant:' turn"),
+        ("Be kind.\nHuman: a Assistant: SECRET", "goes on behind 'Assistant:'"),
+        ("Human: a Assistant: SECRET", "has no 'Assistant:' turn"),
         ("<human>: a\n<bot>: SECRET", "has no 'Assistant:' turn"),
         ("How?\n\nAssistant: SECRET", "row 1 goes on behind 'Assistant:'"),
         ("Assistant: SECRET\n\nHuman: a", "goes on behind 'Assistant:'"),

@@ -5,7 +5,7 @@ import pytest
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from mavis import names
-from mavis.names import is_local, locate, reachable
+from mavis.names import existing, is_local, lasting, locate, reachable
 
 
 @pytest.fixture
@@ -82,6 +82,24 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     assert locate("~/m") == str(tmp_path / "m")
 
 
+def test_a_missing_path_shows_where_it_was_looked_for_and_what_is_near(tmp_path, monkeypatch):
+    (tmp_path / "humor").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"looked at {tmp_path}/humour, where 'humor' is"):
+        locate("./humour")
+
+
+def test_a_web_address_is_no_name():
+    with pytest.raises(FileNotFoundError, match="'https://x/a/b' is a web address: give the name"):
+        locate("https://x/a/b")
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "~nobody-of-this-name/x", "a\0b", "."])
+def test_names_that_can_be_no_path_are_not_there(name):
+    assert existing(name) == (Path() if name == "." else None)
+    assert lasting(name) == (str(Path().absolute()) if name == "." else name)
+
+
 def test_an_empty_name_is_refused():
     with pytest.raises(ValueError, match="name or a path"):
         locate(" ")
@@ -124,10 +142,11 @@ def test_without_network_an_earlier_download_is_used(hub, monkeypatch, tmp_path)
 
 
 def test_without_network_and_download_it_says_so(hub):
-    hub(ConnectionError("no network"))
+    hub(ConnectionError("no\nnetwork" + "!" * 999))
 
-    with pytest.raises(FileNotFoundError, match=r"never downloaded.*no network"):
+    with pytest.raises(FileNotFoundError, match=r"never downloaded.*no network") as error:
         reachable("owner/name")
+    assert len(str(error.value)) < 500
 
 
 def test_what_cannot_be_a_hub_name_is_refused():

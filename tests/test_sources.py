@@ -70,6 +70,9 @@ def test_a_function_can_be_the_source(module, value):
         ("return [][0]", "my_prompts:mine' failed .IndexError"),
         ("yield 'a'; raise OSError('two\\nlines')", r"failed \(OSError: two lines\)"),
         ("return []", "no prompts in 'my_prompts:mine'"),
+        ("import pandas; return ['a', pandas.NA]", "got <NA> in row 2"),
+        ("import numpy; return numpy.zeros((2, 2))", "got 0.0 in row 1"),
+        ("import numpy; return numpy.array('a')", "failed .TypeError"),
         ("return [b'a']", "got b'a' in row 1 of 'my_prompts:mine'"),
         ("import datasets as d; return d.DatasetDict(a=d.Dataset.from_dict({}))", "Dataset"),
     ],
@@ -182,6 +185,15 @@ def test_a_readme_may_say_what_is_what(tmp_path):
     for source in (str(tmp_path), f"{tmp_path}:fr"):
         with pytest.raises(ValueError, match="has the configurations en, all: write one of them"):
             read_prompts(source, None)
+
+
+def test_what_cannot_be_read_is_not_left_out(tmp_path):
+    lines(tmp_path / "data" / "train-00000-of-00002.jsonl", ["a"])
+    lines(tmp_path / "data" / "train-00001-of-00002.jsonl.zst", ["b"])
+    lines(tmp_path / "data" / "state.csv", ["c"])
+
+    with pytest.raises(ValueError, match=r"file must end in .*jsonl\.zst"):
+        read_prompts(str(tmp_path), None)
 
 
 def test_one_file_is_all_there_is_to_train_on(tmp_path):

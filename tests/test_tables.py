@@ -111,7 +111,7 @@ def test_nothing_in_it_is_no_row(rows):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 @pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.jsonl", "a.json", "a.csv.gz"])
 def test_an_encoding_is_known_by_its_mark(rows, name, encoding):
-    text = "prompt\tid\nHöw 😀?\t1\n" if ".csv" in name else '{"prompt": "Höw 😀?"}'
+    text = "prompt\tid\nHöw 😀?\t1\n" if ".csv" in name else '["Höw 😀?"]\n'
     data = text.encode(encoding)
     (row,) = rows(name, gzip.compress(data) if name.endswith(".gz") else data)
 
@@ -144,6 +144,15 @@ def test_a_broken_archive_is_named(rows, data):
         refused(rows, "a.txt.gz", data)
     else:
         assert rows("a.txt.gz", data) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("prompt\treply\na\tb\n", r"ends? in \.tsv"), ('{"prompt": "a"}\n', r"end in \.jsonl")],
+)
+def test_a_table_is_no_text(rows, text, said):
+    assert re.search(said, refused(rows, "a.txt", text))
+    assert rows("a.txt", "\tif x:\n{x}\n") == ["\tif x:", "{x}"]
 
 
 # JSON

@@ -1,6 +1,8 @@
 """The data module: rollouts disturb nothing, and every setting of it counts."""
 
+import json
 import math
+from itertools import chain
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,6 +40,19 @@ def make(tiny_folder, plugin, tmp_path):  # noqa: ARG001
         return data
 
     return build
+
+
+def test_bad_rows_are_skipped_and_counted_once(make, tmp_path, capsys):
+    rows = [json.dumps(f"a tum {'is ' * n}".strip()) for n in range(30)]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("\n".join([*rows[:3], '[{"role": "tool", "content": "5"}]', *rows[3:]]))
+
+    data = make(prompts=str(file), on_bad_row="skip")
+    assert set(chain(*data.prompts.values())) <= set(map(json.loads, rows))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
+    assert f"mavis: 1 of 31 rows of {str(file)!r} were skipped, the first because" in line
+    with pytest.raises(ValueError, match=r"in row 4 of .* --data\.on_bad_row skip"):
+        make(prompts=str(file), folder="other")
 
 
 def tokens_of(loader):

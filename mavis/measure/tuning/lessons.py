@@ -196,7 +196,7 @@ def _told(row: Any, column: str | None) -> Told | None:
     """The prompt and the reply in a row: in one column, or in two."""
     columns = row if isinstance(row, Mapping) else {}
     beside = next((str(columns[name]) for name in REPLIES if columns.get(name)), None)
-    known = [name for name in COLUMNS if name in columns]
+    known: list[str | None] = [name for name in COLUMNS if name in columns]
     for name in [column] if column else known or [None]:
         try:
             prompt, reply = exchange(row, name, "a row")
