@@ -149,10 +149,10 @@ class Classifier:
         kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
         if any(kind.get("rope_type") in _STRETCHED for kind in kinds):
             return False
-        short, long = self.tokenize(_TRIAL)
-        if len(short["input_ids"]) == len(long["input_ids"]):  # cut to a limit of a few tokens
-            return False
         try:
+            short, long = self.tokenize(_TRIAL)
+            if len(short["input_ids"]) == len(long["input_ids"]):  # cut to a few tokens
+                return False
             alone, beside = self._forward([short]), self._forward([short, long])[:1]
         except Exception:  # the model's own reasons; rows of one length may still do
             return False
