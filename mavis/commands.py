@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TIMED = 64  # replies whose scoring is timed, at least
+_LONG = 1.0  # seconds that are long enough to time
 _SLOW = 20.0  # replies per second below which a fit takes hours
 _FIT = 10_000  # replies that a small fit scores
 _APART = 1e-3  # in standard deviations: scores closer than this are the same
@@ -123,10 +124,14 @@ def _score(objective: Objective, samples: Sequence[_Sample]) -> "Tensor":
 
 def _speed(objective: Objective, samples: Sequence[_Sample]) -> float:
     """Replies per second, of a reward that is loaded already."""
-    many = [*samples] * -(-_TIMED // len(samples))
-    start = time.perf_counter()
-    _score(objective, many)
-    return len(many) / max(time.perf_counter() - start, 1e-9)
+    few, many = [*samples], [*samples] * -(-_TIMED // len(samples))
+    for some in (few, many):
+        start = time.perf_counter()
+        _score(objective, some)
+        seconds = time.perf_counter() - start
+        if seconds > _LONG:  # slow enough to be timed on few
+            break
+    return len(some) / max(seconds, 1e-9)
 
 
 def _oddities(

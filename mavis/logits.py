@@ -50,8 +50,6 @@ class Classifier:
             FileNotFoundError: No such model.
             ValueError: A model without a trained classifier or tokenizer, or without that label.
         """
-        import torch
-
         whose = f"reward model {name!r}"
         place = reachable(name, "reward model")
         if Path(place).exists() and not (Path(place) / "config.json").is_file():
@@ -63,12 +61,11 @@ class Classifier:
         pad = getattr(config, "pad_token_id", None)
         if not (isinstance(pad, int) and 0 <= pad < vocabulary):
             pad, config.pad_token_id = None, _NO_PAD
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(
             whose,
-            model.to(device).eval(),
+            model,
             tokenizer,
-            pretrained.label_of(label, model.config.id2label, whose),
+            pretrained.label_of(label, model, whose),
             pretrained.limit_of(max_length, model, tokenizer, whose),
             vocabulary,
             pad,
@@ -152,10 +149,10 @@ class Classifier:
         kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
         if any(kind.get("rope_type") in _STRETCHED for kind in kinds):
             return False
-        short, long = self.tokenize(_TRIAL)
-        if len(short["input_ids"]) == len(long["input_ids"]):  # cut to a limit of a few tokens
-            return False
         try:
+            short, long = self.tokenize(_TRIAL)
+            if len(short["input_ids"]) == len(long["input_ids"]):  # cut to a few tokens
+                return False
             alone, beside = self._forward([short]), self._forward([short, long])[:1]
         except Exception:  # the model's own reasons; rows of one length may still do
             return False

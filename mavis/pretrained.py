@@ -12,7 +12,7 @@ UNLIMITED = 10**9  # tokenizers without a limit give a huge number
 
 
 def load_model(place: str, whose: str) -> "PreTrainedModel":
-    """Load a classifier in float32.
+    """Load a classifier in float32, to the GPU if there is one.
 
     Raises:
         ValueError: It cannot be loaded, or has no trained head.
@@ -26,7 +26,7 @@ def load_model(place: str, whose: str) -> "PreTrainedModel":
         pad, size = getattr(text, "pad_token_id", None), getattr(text, "vocab_size", None)
         if isinstance(pad, int) and size and pad >= size:  # torch would refuse to make the model
             text.pad_token_id = None
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        loaded, report = AutoModelForSequenceClassification.from_pretrained(
             place, config=config, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # as many kinds as there are ways to damage a file
@@ -35,6 +35,7 @@ def load_model(place: str, whose: str) -> "PreTrainedModel":
     if report["missing_keys"]:  # transformers would fill them with noise
         names = ", ".join(sorted(report["missing_keys"])[:3])
         raise ValueError(f"{whose} is no trained sequence classifier: it lacks {names}.")
+    model: PreTrainedModel = loaded.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return model
 
 
@@ -64,12 +65,13 @@ def embedded(model: "PreTrainedModel") -> int:
     return known or getattr(model.config.get_text_config(), "vocab_size", None) or UNLIMITED
 
 
-def label_of(wanted: int | str | None, names: dict[int, str], whose: str) -> int:
+def label_of(wanted: int | str | None, model: "PreTrainedModel", whose: str) -> int:
     """The index of a label that is given by its index or name, or is the only one.
 
     Raises:
         ValueError: There is no such label, or none is given of several.
     """
+    names = {int(index): str(name) for index, name in (model.config.id2label or {}).items()}
     legend = ", ".join(f"{index} = {name}" for index, name in sorted(names.items()))
     if wanted is None and len(names) == 1:
         return 0

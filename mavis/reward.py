@@ -118,7 +118,7 @@ def identity(reward: Reward, thoughts: bool = False) -> str:
 
 
 def _culprit(
-    reward: Reward, prompts: Sequence[str], responses: Sequence[str], error: Exception
+    reward: Reward, prompts: Sequence[str], responses: Sequence[str], error: BaseException
 ) -> int | None:
     """Find a row for which the reward raises by halving; None if it is no single row's fault."""
     rows = range(len(responses))
