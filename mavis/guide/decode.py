@@ -10,6 +10,7 @@ Every draw comes from a stream keyed by the job, so that neither the other rows 
 changes an answer.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -125,14 +126,21 @@ class _LiveRows:
         options, log_pi = self.states.step(rows, pending, self._sampling())
         uniform = [stream.random() for stream in self.streams]
         chosen = draw(log_pi, torch.tensor(uniform, dtype=torch.float64, device=log_pi.device))
+        greedy = [span.job.sampling.greedy for span in self.spans]
+        if any(greedy):
+            likeliest = log_pi.argmax(-1)
+            chosen = torch.where(torch.tensor(greedy, device=log_pi.device), likeliest, chosen)
         self.states.commit(rows, chosen)
         pick = chosen[:, None]
         log_ref = options.log_ref.gather(1, pick)[:, 0]
         ratio = log_pi.gather(1, pick)[:, 0] - log_ref
         kl, cut = exact_kl(log_pi, options.log_ref), truncation(options.log_ref)
-        report = torch.stack([ratio, kl, cut, log_ref]).tolist()
+        report = torch.stack([ratio, kl, cut, log_ref], dim=-1).tolist()  # [R][4]
         tokens = options.tokens.gather(1, pick)[:, 0].tolist()
-        return [row for row in range(self.count) if self._record(row, tokens[row], report)]
+        for row, (span, numbers) in enumerate(zip(self.spans, report, strict=True)):
+            if not math.isfinite(sum(numbers)):
+                raise self.states.fault(row, options, [*span.job.tokens, *span.tokens])
+        return [row for row in rows.tolist() if self._record(row, tokens[row], *report[row])]
 
     def fork(self, row: int, children: Sequence[Job], stack: list[tuple[Job, int | None]]) -> None:
         """Go on with the first child in place; let the others wait, by a copy if there is room."""
@@ -175,14 +183,16 @@ class _LiveRows:
             settings = Settings(*(column[group] for column in self._sampling()))
             self.states.read(np.array(group), tokens, settings)
 
-    def _record(self, row: int, token: int, report: list[list[float]]) -> bool:
+    def _record(
+        self, row: int, token: int, ratio: float, kl: float, cut: float, log_ref: float
+    ) -> bool:
         """Write down a row's new token; whether the row is done."""
         span = self.spans[row]
         span.tokens.append(token)
-        span.log_ratio.append(report[0][row])
-        span.kl.append(report[1][row])
-        span.truncation.append(report[2][row])
-        span.log_ref.append(report[3][row])
+        span.log_ratio.append(ratio)
+        span.kl.append(kl)
+        span.truncation.append(cut)
+        span.log_ref.append(log_ref)
         if token in self.reference.ends:
             span.reason = "end"
         elif span.job.stop and self._stopped(span):
@@ -193,11 +203,8 @@ class _LiveRows:
 
     def _stopped(self, span: Span) -> bool:
         """Whether a stop string stands at the end of the response."""
-        said = span.job.response + len(span.tokens)
-        reach = min(said, max(len(string.encode()) for string in span.job.stop) + 1)
-        tail = [*span.job.tokens[len(span.job.tokens) - span.job.response :], *span.tokens][-reach:]
-        text = self.reference.tokenizer.decode(tail)
-        return any(string in text for string in span.job.stop)
+        begun = span.job.tokens[len(span.job.tokens) - span.job.response :]
+        return self.reference.spelling.stops([*begun, *span.tokens], span.job.stop)
 
     def _sampling(self) -> Settings:
         """The live rows' settings: weights [R, M], beta, temperature, top_k, top_p [R]."""
@@ -205,17 +212,15 @@ class _LiveRows:
             rows = [span.job.sampling for span in self.spans]
             place = self.reference.model.device
             weights = [row.weights for row in rows]
+            columns = zip(*(row.settings(self.vocabulary) for row in rows), strict=True)
             self._settings = Settings(
                 torch.tensor(weights, dtype=torch.float32, device=place).reshape(len(rows), -1),
-                torch.tensor([row.beta for row in rows], device=place),
-                torch.tensor([row.temperature for row in rows], device=place),
-                torch.tensor([row.top_k or self.vocabulary for row in rows], device=place),
-                torch.tensor([row.top_p for row in rows], device=place),
+                *(torch.tensor(column, device=place) for column in columns),
             )
         return self._settings
 
     def _check(self, job: Job) -> None:
-        job.sampling.check(self.objectives, self.vocabulary)
+        job.sampling.check(self.objectives)
 
 
 def _alike(rows: list[int], spans: Sequence[Span]) -> list[list[int]]:

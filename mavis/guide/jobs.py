@@ -23,8 +23,9 @@ class Sampling:
     Args:
         weights: λ, one per objective [M]; any real numbers.
         beta: strength of the tilt; 0 is the reference policy with the same top-k.
-        temperature: of the reference policy, above 0.
-        top_k: how many candidates; 0 is the whole vocabulary.
+        temperature: of the reference policy; 0 takes the likeliest token of the policy at
+            temperature 1, whose log-probabilities and KL are then what is reported.
+        top_k: how many candidates; 0, or more than there are tokens, is the whole vocabulary.
         top_p: probability mass of candidates, in (0, 1].
     """
 
@@ -34,7 +35,17 @@ class Sampling:
     top_k: int = 40
     top_p: float = 1.0
 
-    def check(self, objectives: Sequence[str], vocabulary: int) -> None:
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken."""
+        return self.temperature == 0
+
+    def settings(self, vocabulary: int) -> tuple[float, float, int, float]:
+        """Beta, temperature, top_k and top_p, as the tilt takes them."""
+        size = min(self.top_k or vocabulary, vocabulary)
+        return self.beta, self.temperature or 1.0, size, self.top_p
+
+    def check(self, objectives: Sequence[str]) -> None:
         """Raise ValueError for settings that no row can have."""
         if len(self.weights) != len(objectives):
             legend = f"M = {len(objectives)}: {', '.join(objectives) or 'none'}"
@@ -52,21 +63,17 @@ class Sampling:
                     f"beta · weights.{name} must be at most {STRONGEST:g} in size (values are in "
                     f"standard units), got {self.beta * weight:g}."
                 )
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}.")
-        if not 1 / STRONGEST <= self.temperature <= STRONGEST:
+        if not (self.greedy or 1 / STRONGEST <= self.temperature <= STRONGEST):
             raise ValueError(
-                f"temperature must be {1 / STRONGEST:g} to {STRONGEST:g}, got {self.temperature}."
+                f"temperature must be 0 (the likeliest token) or {1 / STRONGEST:g} to "
+                f"{STRONGEST:g}, got {self.temperature}."
             )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}.")
         if self.top_k % 1:
             raise ValueError(f"top_k must be a whole number, got {self.top_k}.")
-        if not 0 <= self.top_k <= vocabulary:
-            raise ValueError(
-                f"top_k must be 0 (all) to {vocabulary}, the size of the vocabulary, "
-                f"got {self.top_k}."
-            )
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be at least 0 (all), got {self.top_k}.")
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class Job:
         limit: how many tokens to add at most; 0 only reads.
         sampling: how.
         key: names the job's random stream; equal keys draw alike.
-        stop: strings that end a response.
+        stop: strings that end a response; they are no part of it.
         tag: the caller's own.
     """
 
@@ -90,6 +97,16 @@ class Job:
     stop: tuple[str, ...] = ()
     response: int = 0
     tag: Any = None
+
+    def __post_init__(self) -> None:
+        """Refuse stop strings that nothing, or everything, ends with."""
+        if isinstance(self.stop, str):
+            raise ValueError(
+                f"stop must be a sequence of strings, got {self.stop!r}: put it in [ ]."
+            )
+        for string in self.stop:
+            if not string or string.encode(errors="replace").decode() != string:
+                raise ValueError(f"stop strings must be text, and not empty, got {string!r}.")
 
 
 @dataclass

@@ -161,7 +161,7 @@ class GuidedPolicy:
             raise ValueError(f"n must be at least 1, got {n}.")
         encoded = [self._encode(prompt, at) for at, prompt in enumerate(prompts)]
         for at, (sampling, limit, start) in enumerate(zip(samplings, limits, encoded, strict=True)):
-            sampling.check(self.objectives, self.reference.vocabulary)
+            sampling.check(self.objectives)
             if limit % 1:
                 raise ValueError(f"max_tokens must be a whole number, got {limit}.")
             if limit < 1:

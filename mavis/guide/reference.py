@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,15 +20,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from mavis.guide.architecture import check_architecture, check_task
+from mavis.guide import wording
+from mavis.guide.architecture import check_architecture, check_task, try_rows
+from mavis.guide.tokens import Spelling, end_tokens, fingerprint, head_of, was_before
 from mavis.names import lasting, reachable
-from mavis.prompts import Message, Prompt, dialogue, plain
-from mavis.sources import function
-
-# Where a reply ends in a dialogue that is written out as text: the next turn of the human.
-NEXT_TURN = "\n\nHuman:"
+from mavis.progress import without_bars
+from mavis.prompts import Prompt
 
 SMALL = 20_000_000  # parameters
+# What a model is read from.
+_FILES = ("*config.json", "tokenizer.json", "*_map.json", "*index.json", "model*.safetensors")
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,21 @@ class ReferencePolicy:
         """Freeze the model, and look up what ends a reply."""
         check_architecture(self.model.config)
         self.model.eval().requires_grad_(False)
-        object.__setattr__(self, "ends", _end_tokens(self.model, self.tokenizer))
+        object.__setattr__(self, "ends", end_tokens(self.model, self.tokenizer))
         object.__setattr__(self, "fingerprint", fingerprint(self.tokenizer))
-        self._check_template_args()
-        self.render("?")  # a template that cannot be found is found out now
+        if self.template_args:
+            if self.template is not None or self.tokenizer.chat_template is None:
+                raise ValueError(
+                    "template_args are arguments of a chat template, but prompts of "
+                    f"{self.name} are written {'by ' + self.template if self.template else 'out'}."
+                )
+            wording.check_arguments(self.tokenizer, self.template_args, self.name)
+        try:
+            self.render("?")  # a template that cannot be found is found out now
+        except ValueError as error:
+            if not wording.refused(error):
+                raise
+        try_rows(self.model, self.name)
 
     @classmethod
     def load(
@@ -98,10 +109,7 @@ class ReferencePolicy:
             tokenizer = AutoTokenizer.from_pretrained(path)
         if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what a missing file loads as
             raise FileNotFoundError(f"{path} holds no tokenizer: save one beside the model.")
-        with loading(name):
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype, attn_implementation="sdpa"
-            )
+        model: Any = load_model(AutoModelForCausalLM, name, path, dtype=dtype)
         ready = cast(PreTrainedModel, model.to(place))
         return cls(ready, tokenizer, lasting(name), template, template_args)
 
@@ -113,7 +121,15 @@ class ReferencePolicy:
     @property
     def context(self) -> int:
         """The longest sequence, in tokens, that the model was made for."""
-        return int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
+        config = self.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", 1 << 30))
+
+    def knows(self, fingerprint: str) -> bool:
+        """Whether this is the fingerprint of its tokenizer, as it is or before tokens were added.
+
+        What a model says that was trained before then means the same after it.
+        """
+        return fingerprint == self.fingerprint or was_before(self.tokenizer, fingerprint)
 
     @cached_property
     def weights_digest(self) -> str:
@@ -132,75 +148,47 @@ class ReferencePolicy:
             digest.update(flat.float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def _check_template_args(self) -> None:
-        if not self.template_args:
-            return
-        if self.template is not None or self.tokenizer.chat_template is None:
-            lacks = "has no chat template" if self.template is None else f"uses {self.template}"
-            raise ValueError(
-                f"template_args are arguments of a chat template, but {self.name} {lacks}."
-            )
-        ours = set(signature(self.tokenizer.apply_chat_template).parameters)
-        ours -= {"chat_template", "tools", "documents"}
-        text = self.tokenizer.get_chat_template(self.template_args.get("chat_template"))
-        for name in self.template_args:
-            if name in ours or not (name == "chat_template" or name in text):
-                raise ValueError(
-                    f"template_args must be arguments that the chat template of {self.name} "
-                    f"reads, got {name!r}."
-                )
-
     def render(self, prompt: Prompt) -> str:
         """Write a prompt as the text that the model continues.
 
         A template function has the first word, then the tokenizer's chat template; without either,
         text is taken as it is and a chat is written out as a dialogue (Human: … Assistant:).
+
+        Raises:
+            ValueError: the template refuses the prompt, fails, or returns no text.
         """
         if self.template is not None:
-            text = function(self.template, "template")(prompt)
-            if not isinstance(text, str):
-                raise ValueError(f"template must return a string, {self.template} gave {text!r}.")
-            return text
+            return wording.by_function(self.template, prompt)
         if self.tokenizer.chat_template is None:
-            return prompt if isinstance(prompt, str) else _written_out(prompt)
-        messages: list[Message]
-        if isinstance(prompt, str):
-            messages = dialogue(prompt) or [{"role": "user", "content": prompt}]
-        else:
-            messages = prompt
-        return str(
-            self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **(self.template_args or {})
-            )
-        )
+            return wording.written_out(prompt)
+        return wording.by_chat_template(self.tokenizer, prompt, self.template_args or {}, self.name)
 
     def encode(self, prompt: Prompt) -> Encoded:
         """Tokenize a prompt, and say which strings end its reply.
 
         Raises:
-            ValueError: the prompt is no prompt, empty, or longer than the model's context.
+            ValueError: the prompt is no prompt, empty, no text that can be written, refused by the
+                template, longer than the model's context, or has a token that the model lacks.
         """
-        if not isinstance(prompt, str) and not _is_chat(prompt):
-            raise ValueError(
-                "prompt must be text, or a list of messages with the texts role and content, "
-                f"got {prompt!r}."
-            )
-        said = prompt if isinstance(prompt, str) else "".join(turn["content"] for turn in prompt)
-        if not said.strip():
-            raise ValueError("prompt must not be empty.")
         text, tokens = self._tokens(prompt)
-        if not tokens:
-            raise ValueError(f"prompt must have tokens, got none for {text[:60]!r}.")
         if len(tokens) >= self.context:
             raise ValueError(
                 f"prompt must leave room for a reply in the context of {self.context} tokens of "
                 f"{self.name}, got {len(tokens)} tokens: {text[:60]!r} …"
             )
-        written_out = self._plain_text and text.rstrip().endswith("Assistant:")
-        return Encoded(tokens, (NEXT_TURN,) if written_out else ())
+        known = len(cast(Any, self.model.get_input_embeddings()).weight)
+        unknown = next((token for token in tokens if token >= known), None)
+        if unknown is not None:
+            token = self.tokenizer.convert_ids_to_tokens(unknown)
+            raise ValueError(
+                f"{wording.excerpt(prompt)} has the token {token!r} (id {unknown}), and {self.name}"
+                f" knows {known} tokens only: its tokenizer is not the one it was trained with."
+            )
+        dialogue = self._plain_text and text.rstrip().endswith("Assistant:")
+        return Encoded(tokens, (wording.NEXT_TURN,) if dialogue else ())
 
     def length(self, prompt: Prompt) -> int:
-        """How many tokens a prompt has."""
+        """How many tokens a prompt has; what is no prompt is refused, as `encode` does."""
         return len(self._tokens(prompt)[1])
 
     @property
@@ -209,39 +197,84 @@ class ReferencePolicy:
         return self.template is not None or self.tokenizer.chat_template is None
 
     def _tokens(self, prompt: Prompt) -> tuple[str, list[int]]:
+        wording.check_prompt(prompt)
         text = self.render(prompt)
-        tokens = list(self.tokenizer(text, add_special_tokens=self._plain_text).input_ids)
-        start = self.tokenizer.bos_token_id
-        if self._plain_text and isinstance(start, int) and tokens[:1] != [start]:
-            tokens.insert(0, start)
+        wording.check_text(text)
+        tokens = list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        if not tokens:
+            raise ValueError(f"prompt must have tokens, got none for {text[:60]!r}.")
+        if self._plain_text and self.tokenizer.num_special_tokens_to_add():
+            # What the tokenizer puts in front belongs there, unless the text has it already. What
+            # it puts behind, such as an end token, would end a text that is to be continued.
+            head = head_of(tokens, list(self.tokenizer(text).input_ids))
+            tokens = tokens if tokens[: len(head)] == head else head + tokens
         return text, tokens
 
     def decode(self, tokens: Sequence[int], stop: Sequence[str] = ()) -> str:
-        """The reply that response tokens spell, up to an end token or a stop string."""
-        kept = [t for t in tokens if t not in self.ends]
-        text = str(self.tokenizer.decode(kept, skip_special_tokens=True))
+        """The reply that response tokens spell, up to an end token or a stop string.
+
+        White space at its beginning is a part of it, white space at its end is not.
+        """
+        text = self.spelling.text([token for token in tokens if token not in self.ends])
         for string in stop:
             text = text.split(string)[0]
-        return text.strip()
+        return text.rstrip()
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """What its tokens spell."""
+        return Spelling(self.tokenizer)
 
 
 def check_model_folder(path: str) -> None:
-    """Raise FileNotFoundError when a local folder holds no `transformers` model."""
-    if Path(path).exists() and not (Path(path) / "config.json").is_file():
+    """Look whether a local folder holds a `transformers` model, in files that can be read.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a file is damaged. The loaders would not say which, or go on without it.
+    """
+    folder = Path(path)
+    if folder.exists() and not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{path} is no model folder: config.json is missing. "
             "Give a folder written by save_pretrained."
         )
+    for file in (file for pattern in _FILES for file in sorted(folder.glob(pattern))):
+        try:
+            if file.suffix == ".json":
+                json.loads(file.read_bytes())
+            else:
+                with safe_open(file, "pt"):
+                    pass
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ValueError(f"{file} is damaged: {error}") from error
 
 
 @contextmanager
 def loading(what: str) -> Iterator[None]:
-    """Turn the errors of the `transformers` loaders, which fill screens, into one line."""
+    """Turn the errors of loaders, which fill screens and have no common class, into one line."""
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:
         first, *_ = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{what} cannot be loaded: {first}") from error
+
+
+def load_model(auto: Any, what: str, path: str, **options: Any) -> PreTrainedModel:
+    """Load a model, by one of the `Auto` classes, with all of its weights.
+
+    Raises:
+        ValueError: a file is missing or damaged, or weights are missing: they would be random.
+    """
+    options |= {"attn_implementation": "sdpa", "output_loading_info": True}
+    with loading(what), without_bars():
+        model, told = auto.from_pretrained(path, **options)
+    missing = sorted(key for key in told["missing_keys"] if "pooler" not in key)  # not used here
+    if missing:
+        raise ValueError(
+            f"{what} cannot be loaded: it lacks {len(missing)} of its weights ({missing[0]} …)."
+        )
+    return cast(PreTrainedModel, model)
 
 
 def spare_threads(model: PreTrainedModel) -> None:
@@ -252,31 +285,3 @@ def spare_threads(model: PreTrainedModel) -> None:
     small = model.num_parameters() < SMALL
     if small and model.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
-
-
-def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A digest of the vocabulary: two tokenizers with one fingerprint name tokens alike."""
-    table = json.dumps(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(table.encode()).hexdigest()[:16]
-
-
-def _is_chat(prompt: object) -> bool:
-    """Whether this is a list of messages, each with a role and a content."""
-    return isinstance(prompt, list) and all(
-        isinstance(turn, dict)
-        and {"role", "content"} <= {k for k, v in turn.items() if v == str(v)}
-        for turn in prompt
-    )
-
-
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    generation = getattr(model, "generation_config", None)
-    listed = getattr(generation, "eos_token_id", None)
-    ends = set(listed if isinstance(listed, list) else [listed])
-    ends.add(tokenizer.eos_token_id)
-    return frozenset(int(token) for token in ends if token is not None)
-
-
-def _written_out(prompt: Prompt) -> str:
-    text = plain(prompt)
-    return text if text.rstrip().endswith("Assistant:") else f"\n\nHuman: {text}\n\nAssistant:"

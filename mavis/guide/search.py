@@ -5,6 +5,7 @@ beam that goes on from another one's row copies it. Ended answers wait until no 
 still overtake them: a log-probability only falls.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -78,10 +79,13 @@ def beam_search(
     """
     if width < 1 or max_tokens < 1:
         raise ValueError(f"width and max_tokens must be at least 1, got {width} and {max_tokens}.")
-    sampling.check(policy.objectives, policy.reference.vocabulary)
+    sampling.check(policy.objectives)
     searches = []
     for at, prompt in enumerate(prompts):
-        start = policy.reference.encode(prompt)
+        try:
+            start = policy.reference.encode(prompt)
+        except ValueError as error:
+            raise ValueError(f"prompt {at}: {error}") from error
         if len(start.tokens) + max_tokens > policy.reference.context:
             raise ValueError(
                 f"prompt {at} ({len(start.tokens)} tokens) and max_tokens ({max_tokens}) must fit "
@@ -106,6 +110,9 @@ def beam_search(
         options, log_pi = states.step(np.array(rows), [[token] for token in last], settings)
         kl, cut = exact_kl(log_pi, options.log_ref), truncation(options.log_ref)
         grown = _Grown(options, log_pi, kl.tolist(), cut.tolist())
+        for nth, (_, search, beam) in enumerate(living):
+            if not math.isfinite(grown.kl[nth] + grown.truncation[nth]):
+                raise states.fault(nth, options, [*search.start.tokens, *beam.tokens])
         parents: dict[int, int] = {}
         for at, search in enumerate(searches):
             mine = [nth for nth, row in enumerate(rows) if row // width == at]
@@ -128,8 +135,7 @@ class _Grown(NamedTuple):
 def _settings(policy: GuidedPolicy, sampling: Sampling, rows: int) -> Settings:
     """The same for all rows."""
     place = policy.reference.model.device
-    top_k = sampling.top_k or policy.reference.vocabulary
-    numbers = (sampling.beta, sampling.temperature, top_k, sampling.top_p)
+    numbers = sampling.settings(policy.reference.vocabulary)
     weights = torch.tensor([sampling.weights] * rows, device=place).reshape(rows, -1)
     return Settings(weights, *(torch.tensor([n] * rows, device=place) for n in numbers))
 
@@ -180,8 +186,8 @@ def _grow(
 def _reason(policy: GuidedPolicy, start: Encoded, tokens: Sequence[int]) -> str:
     if tokens[-1] in policy.reference.ends:
         return "end"
-    text = policy.reference.tokenizer.decode(list(tokens)) if start.stop else ""
-    return "stop" if any(string in text for string in start.stop) else ""
+    said = start.stop and policy.reference.spelling.stops(tokens, start.stop)
+    return "stop" if said else ""
 
 
 def _answer(policy: GuidedPolicy, search: _Search, beam: Beam) -> Answer:

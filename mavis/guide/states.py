@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mavis.guide.network import ValueNetwork
+from mavis.guide.network import ValueNetwork, objectives_of
 from mavis.guide.reference import ReferencePolicy
 from mavis.guide.rows import Index, Rows
 from mavis.guide.tilt import Candidates, Settings, candidates
@@ -41,6 +41,8 @@ class States:
         self.cache = Rows(reference.model, rows, hidden=shared)
         self.sources = [open_source(network, rows) for network in networks]
         self.rule = rule
+        self.reference, self.networks = reference, networks
+        self._values: list[Tensor] = []  # of the last step, one source after the other
 
     def read(self, rows: Index, tokens: Sequence[Sequence[int]], settings: Settings) -> None:
         """Read tokens behind which nobody will ask for candidates yet."""
@@ -57,10 +59,37 @@ class States:
             source.extend(rows, tokens, reading, settings)
         assert reading.logits is not None
         options = candidates(reading.logits, *settings[2:])
-        values = [source.values(rows, options.tokens) for source in self.sources]
+        self._values = [source.values(rows, options.tokens) for source in self.sources]
         empty = options.log_ref.new_zeros((*options.log_ref.shape, 0))
-        log_pi = self.rule(options.log_ref, torch.cat([empty, *values], dim=-1), *settings[:2])
-        return options, log_pi
+        values = torch.cat([empty, *self._values], dim=-1)
+        return options, self.rule(options.log_ref, values, *settings[:2])
+
+    def fault(self, at: int, options: Candidates, before: Sequence[int]) -> ValueError:
+        """Say which model is to blame for numbers that are not finite.
+
+        Args:
+            at: which row of the last step has them.
+            options: the candidates of that step [R, K].
+            before: the tokens that the row held.
+        """
+        text = self.reference.spelling.text(before, last=24)
+        where = f"for the token after {text!r}"
+        advice = "its weights are broken, or too large for its number format."
+        if not options.log_ref[at, 0].isfinite():
+            return ValueError(f"reference {self.reference.name} gave NaN {where}: {advice}")
+        inside = options.log_ref[at] > -torch.inf
+        for network, values in zip(self.networks, self._values, strict=True):
+            bad = values[at][inside]
+            if bad.isnan().any() or (bad == torch.inf).any():
+                kind = "value model" if isinstance(network, ValueNetwork) else "policy"
+                name = ", ".join(network.objectives)
+                return ValueError(f"the {kind} of {name} gave NaN {where}: {advice}")
+        names = ", ".join(objectives_of(self.networks))
+        return ValueError(
+            f"the policies of {names} leave no distribution {where}: together they forbid all that "
+            "the reference proposes, or a negative weight asks for what is forbidden. Raise top_k, "
+            "or change the weights."
+        )
 
     def commit(self, rows: Index, chosen: Tensor) -> None:
         """Say which of its candidates each row goes on with [R], where it is one of them."""

@@ -5,6 +5,9 @@ top-p leave of the vocabulary, z the reference logits over the temperature and q
 standard units (MAVIS, arXiv 2508.13415, eq. 3):
 
     π(a|s) = softmax over C of  z(a) + β · Σ_m λ_m · q_m(s, a)
+
+A token whose logit is −∞ is forbidden: it is no candidate. Whatever else is not finite, NaN above
+all, makes the whole row NaN: whoever reads its numbers asks `states.States.fault` why.
 """
 
 from typing import NamedTuple
@@ -59,16 +62,19 @@ def tilt(log_ref: Tensor, values: Tensor, weights: Tensor, beta: Tensor) -> Tens
 
     Args:
         log_ref: [B, K], -inf where a token is no candidate.
-        values: [B, K, M] in standard units.
+        values: [B, K, M] in standard units; −∞ forbids a token.
         weights: [B, M], any real numbers.
         beta: [B].
 
     Returns:
         log π [B, K], normalised over the candidates.
     """
+    # What weighs nothing says nothing, even if it forbids a token: there 0 · (−∞) is 0.
+    asked = torch.where(beta[:, None] == 0, 0.0, weights)[:, None, :]  # [B, 1, M]
     # M is 0 (unguided), 1 or a handful: the sum over it costs nothing beside the models.
-    advantage = (values.float() * weights[:, None, :]).sum(-1)  # [B, K]
-    return torch.log_softmax(log_ref + beta[:, None] * advantage, dim=-1)
+    advantage = torch.where(asked == 0, 0.0, values.float() * asked).sum(-1)  # [B, K]
+    tilted = log_ref + beta[:, None] * advantage
+    return torch.log_softmax(torch.where(log_ref == -torch.inf, log_ref, tilted), dim=-1)
 
 
 def truncation(log_ref: Tensor) -> Tensor:

@@ -10,13 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from mavis.guide.architecture import check_architecture
-from mavis.guide.reference import (
-    ReferencePolicy,
-    check_model_folder,
-    fingerprint,
-    loading,
-)
+from mavis.guide.architecture import check_architecture, try_rows
+from mavis.guide.reference import ReferencePolicy, check_model_folder, load_model, loading
+from mavis.guide.tokens import names_alike
 from mavis.names import reachable
 
 
@@ -50,10 +46,9 @@ def load_trunk(name: str) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(path)
     check_architecture(config)
     _without_dropout(config)
-    with loading(f"trunk {name}"):
-        model: PreTrainedModel = AutoModel.from_pretrained(
-            path, config=config, dtype=torch.float32, attn_implementation="sdpa"
-        )
+    what = f"trunk {name}"
+    model = load_model(AutoModel, what, path, config=config, dtype=torch.float32)
+    try_rows(model, what)
     return model
 
 
@@ -86,7 +81,7 @@ def _check_tokenizer(trunk: str, reference: ReferencePolicy) -> None:
     check_model_folder(path)
     with loading(f"the tokenizer of trunk {trunk}"):
         tokenizer = AutoTokenizer.from_pretrained(path)
-    if fingerprint(tokenizer) != reference.fingerprint:
+    if not names_alike(tokenizer, reference.tokenizer):
         raise ValueError(f"trunk {trunk} and reference {reference.name} have different tokenizers.")
 
 

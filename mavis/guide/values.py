@@ -37,7 +37,10 @@ class ValueSource(ABC):
 
     @abstractmethod
     def values(self, rows: Index, candidates: Tensor) -> Tensor:
-        """Values float32 [R, K, M] of candidates [R, K], after an `extend` of the same rows."""
+        """Values float32 [R, K, M] of candidates [R, K], after an `extend` of the same rows.
+
+        Where a model is broken they are NaN; −∞ is a token that a policy forbids.
+        """
 
     @abstractmethod
     def commit(self, rows: Index, chosen: Tensor) -> None:
@@ -71,7 +74,7 @@ class ActionValues(ValueSource):
 
     def values(self, rows: Index, candidates: Tensor) -> Tensor:
         """Gather the candidates' values from the state just read."""
-        return self.network.action_values(self._hidden, candidates)
+        return _finite(self.network.action_values(self._hidden, candidates))
 
     def commit(self, rows: Index, chosen: Tensor) -> None:
         """Nothing to keep: the token is read with the next step."""
@@ -109,7 +112,7 @@ class StateValues(ValueSource):
         """Read the candidates side by side."""
         hidden = self.rows.score(rows, candidates).hidden
         assert hidden is not None
-        return self.network.state_values(hidden)
+        return _finite(self.network.state_values(hidden))
 
     def commit(self, rows: Index, chosen: Tensor) -> None:
         """Keep the chosen candidate's keys and values."""
@@ -143,7 +146,7 @@ class SharedValues(ValueSource):
 
     def values(self, rows: Index, candidates: Tensor) -> Tensor:
         """Gather the candidates' values from the state just taken."""
-        return self.network.action_values(self._hidden, candidates)
+        return _finite(self.network.action_values(self._hidden, candidates))
 
     def commit(self, rows: Index, chosen: Tensor) -> None:
         """Nothing to keep."""
@@ -166,6 +169,11 @@ class Guide(Protocol):
     def open(self, rows: int) -> ValueSource:
         """A source with room for `rows` rows."""
         ...
+
+
+def _finite(values: Tensor) -> Tensor:
+    """The values of a network, which forbids nothing: an infinite one is as wrong as NaN."""
+    return values + 0 * values
 
 
 def open_source(network: ValueNetwork | Guide, rows: int) -> ValueSource:

@@ -147,7 +147,7 @@ class RolloutDataModule(LightningDataModule):
         check_reference(self.folder, self.reference, self.collector.crew.rank == 0)
         splits = ("train", "validation", "test") if stage == "test" else ("train", "validation")
         self.prompts = {split: self._read(split) for split in splits}
-        self.sampling((1.0,)).check((self.objective.name,), self.reference.vocabulary)
+        self.sampling((1.0,)).check((self.objective.name,))
         self.baseline("validation")
 
     def sampling(self, weights: tuple[float, ...]) -> Sampling:

@@ -249,7 +249,7 @@ def test_an_end_token_ends_a_job(build_reference: Build, run: Run) -> None:
 
 
 def text(reference: ReferencePolicy, tokens: Sequence[int]) -> str:
-    return str(reference.tokenizer.decode(list(tokens)))
+    return str(reference.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
 def spoken(reference: ReferencePolicy, limit: int) -> tuple[Job, list[int]]:
@@ -278,11 +278,12 @@ def test_a_stop_string_may_begin_in_the_response_so_far_but_not_in_the_prompt(
 ) -> None:
     job, said = spoken(tiny_reference, 12)
     border = text(tiny_reference, [7, *said[:2]])
+    length = next(n for n in (1, 2) if text(tiny_reference, [7, *said[:n]]) == border)
     for response, reason in ((0, "length"), (1, "stop"), (3, "stop")):
         again = Job(job.tokens, 12, job.sampling, job.key, (border,), response)
         span = next(decode(tiny_reference, (), [again]))
         assert span.reason == reason
-        assert span.tokens == (said[:2] if reason == "stop" else said)
+        assert span.tokens == (said[:length] if reason == "stop" else said)
 
 
 def test_a_limit_of_zero_only_reads(

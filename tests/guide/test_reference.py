@@ -1,11 +1,14 @@
-"""The reference policy: what it refuses, how it writes prompts, and where replies end."""
+"""The reference policy: its folders, how it writes prompts, and where replies end."""
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -15,8 +18,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from mavis.guide.architecture import check_architecture
-from mavis.guide.reference import Encoded, ReferencePolicy, fingerprint
+from mavis.guide.jobs import Job, Sampling
+from mavis.guide.policy import GuidedPolicy
+from mavis.guide.reference import Encoded, ReferencePolicy
+from mavis.guide.search import beam_search
+from mavis.guide.tokens import fingerprint
+from mavis.guide.trunk import load_trunk
 from mavis.prompts import Prompt, plain
 
 Build = Callable[..., ReferencePolicy]
@@ -35,60 +42,6 @@ def shouted(prompt: Prompt) -> str:
 
 def config(kind: str, **settings: Any) -> PreTrainedConfig:
     return AutoConfig.for_model(kind, **settings)
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings", "reason"),
-    [
-        ("mamba", {}, "recurrent"),
-        ("mamba2", {}, "recurrent"),
-        ("falcon_mamba", {}, "recurrent"),
-        ("rwkv", {}, "recurrent"),
-        ("recurrent_gemma", {}, "recurrent"),
-        ("jamba", {}, "recurrent"),
-        ("qwen3_next", {}, "recurrent"),
-        ("falcon_h1", {}, "more than keys and values"),
-        ("deepseek_v32", {}, "more than keys and values"),
-        ("mistral", {"sliding_window": 8}, "sliding window"),
-        ("qwen2", {"use_sliding_window": True, "max_window_layers": 0}, "sliding window"),
-        ("gemma2", {}, "sliding window"),
-        ("gemma3_text", {}, "sliding window"),
-        ("gpt_oss", {}, "sliding window"),
-        ("t5", {}, "encoder-decoder"),
-        ("bart", {}, "encoder-decoder"),
-        ("bloom", {}, "ALiBi"),
-        ("mpt", {}, "ALiBi"),
-        ("falcon", {"alibi": True}, "ALiBi"),
-        ("roberta", {"is_decoder": True}, "position"),
-        ("xlm-roberta", {"is_decoder": True}, "position"),
-        ("gptj", {}, "mask"),
-        ("gpt_neo", {}, "mask"),
-        ("resnet", {}, "causal"),
-        ("vit", {}, "causal"),
-    ],
-)
-def test_refused_by_name_at_once(kind: str, settings: dict[str, Any], reason: str) -> None:
-    with pytest.raises(ValueError, match=rf"{kind} models cannot be guided: .*{reason}") as caught:
-        check_architecture(config(kind, **settings))
-    assert len(str(caught.value)) < 200
-
-
-def test_families_that_work_are_let_through(family: str) -> None:
-    check_architecture(config(family))
-
-
-@pytest.mark.parametrize("kind", ["mistral", "falcon", "phi3", "starcoder2"])
-def test_others_are_let_through_without_a_window(kind: str) -> None:
-    settings = {"sliding_window": None} if kind != "falcon" else {"alibi": False}
-    check_architecture(config(kind, **settings))
-
-
-def test_a_model_that_cannot_be_guided_makes_no_policy(
-    tiny_lm: Callable[..., PreTrainedModel], tiny_tokenizer: Callable[..., PreTrainedTokenizerBase]
-) -> None:
-    windowed = tiny_lm("mistral", sliding_window=8)
-    with pytest.raises(ValueError, match="mistral models cannot be guided"):
-        ReferencePolicy(windowed, tiny_tokenizer())
 
 
 def test_the_model_is_frozen(build_reference: Build) -> None:
@@ -166,6 +119,60 @@ def test_sliding_windows_are_refused_before_weights_are_read(folder: Path) -> No
     config("mistral", sliding_window=8).save_pretrained(folder)
     with pytest.raises(ValueError, match="mistral models cannot be guided"):
         ReferencePolicy.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", b"{"),
+        ("tokenizer.json", b'{"version": "1.0", "model": {'),
+        ("tokenizer.json", b"\xff\xfe"),
+        ("tokenizer_config.json", b"[1"),
+        ("generation_config.json", b"{'"),
+        ("model.safetensors", None),
+    ],
+)
+def test_a_damaged_file_is_named(folder: Path, file: str, content: bytes | None) -> None:
+    whole = (folder / file).read_bytes()
+    (folder / file).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(ValueError, match=rf"model/{file} is damaged: ") as caught:
+        ReferencePolicy.load(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_weights_are_not_made_up(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for load in (ReferencePolicy.load, load_trunk):
+        with pytest.raises(ValueError, match=r"lacks 1 of its weights \(.*layers.1.mlp.up_proj"):
+            load(str(folder))
+
+
+def test_the_digest_of_the_weights(folder: Path, build_reference: Build) -> None:
+    """The same in every type they are saved in, another one after any training."""
+    reference = ReferencePolicy.load(str(folder), device="cpu")
+    digest = reference.weights_digest
+    assert len(digest) == 16
+    assert build_reference().weights_digest == digest
+    assert build_reference(seed=1).weights_digest != digest
+    reference.model.bfloat16().save_pretrained(folder)
+    short = ReferencePolicy.load(str(folder), device="cpu")
+    assert short.weights_digest != digest  # these numbers are other ones …
+    assert replace(short, model=short.model.bfloat16()).weights_digest == short.weights_digest
+    changed = build_reference()
+    changed.model.lm_head.weight[7, 5] += 1e-6
+    assert changed.weights_digest != digest
+
+
+def test_the_digest_of_a_large_model_is_a_sample(
+    build_reference: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = build_reference().weights_digest
+    monkeypatch.setattr("mavis.guide.reference.SMALL", 0)
+    small, again, other = build_reference(), build_reference(), build_reference(seed=1)
+    assert small.weights_digest == again.weights_digest != other.weights_digest
+    assert digest == small.weights_digest  # no tensor here has more than 4,096 elements
 
 
 def test_fingerprints_tell_vocabularies_apart(
@@ -257,14 +264,157 @@ def test_a_template_that_is_not_there(build_reference: Build, template: str) -> 
         build_reference(template=template)
 
 
-def test_text_begins_with_the_start_token_once(build_reference: Build) -> None:
+def wrapped(reference: ReferencePolicy, single: str) -> None:
+    """Let the tokenizer put special tokens around a text, such as `<end> $A <pad>`."""
+    special = [(token, reference.tokenizer.get_vocab()[token]) for token in ("<end>", "<pad>")]
+    process = TemplateProcessing(single=single, special_tokens=special)
+    reference.tokenizer.backend_tokenizer.post_processor = process
+
+
+def test_a_start_token_is_what_the_tokenizer_adds(build_reference: Build) -> None:
     reference = build_reference()
-    assert reference.encode("a bun").tokens[0] != 0  # this tokenizer has no start token …
-    reference.tokenizer.bos_token = "<end>"  # … and now it has
-    assert reference.encode("a bun").tokens[:2] == [0, reference.tokenizer("a").input_ids[0]]
-    assert reference.encode("<end>a bun").tokens == reference.encode("a bun").tokens
+    bare = reference.encode("a bun").tokens
+    reference.tokenizer.bos_token = "<end>"
+    assert reference.encode("a bun").tokens == bare  # it has one, and adds none by itself …
+    wrapped(reference, "<end> $A")
+    assert reference.encode("a bun").tokens == [0, *bare]  # … and now it does
+    assert reference.encode("<end>a bun").tokens == [0, *bare]  # once
     reference.tokenizer.chat_template = CHAT  # which writes a start token itself, if it wants one
     assert reference.encode("a bun").tokens[0] != 0
+    reference.tokenizer.chat_template = "<end>" + CHAT
+    assert reference.encode("a bun").tokens.count(0) == 1
+
+
+@pytest.mark.parametrize("single", ["$A <end>", "<end> $A <pad>", "<end> $A <end>", "$A:0 <pad>"])
+@pytest.mark.parametrize("prompt", ["a bun", DIALOGUE, "<end>", "<end><end>a", "a<end>"])
+def test_nothing_is_put_behind_a_text_that_is_to_be_continued(
+    build_reference: Build, single: str, prompt: str
+) -> None:
+    reference = build_reference()
+    bare = reference.tokenizer(prompt, add_special_tokens=False).input_ids
+    wrapped(reference, single)
+    front = [0] if single.startswith("<end>") and bare[0] != 0 else []
+    assert reference.encode(prompt).tokens == front + bare
+    assert reference.length(prompt) == len(front + bare)
+
+
+REFUSES = "{{ raise_exception('no system\nhere') }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (
+            "{% if messages[0].role == 'system' %}" + REFUSES + "{% endif %}" + CHAT,
+            "no system here",
+        ),
+        (CHAT + "{% if messages[1] %}{{ messages[0].name.first }}{% endif %}", "name"),
+        (CHAT + "{% if messages[1] %}{{ 'a' + 1 }}{% endif %}", "can only concatenate"),
+        (CHAT + "{% if messages[1] %}{{ 1 / 0 }}{% endif %}", "division"),
+    ],
+)
+def test_a_template_that_refuses_a_prompt_is_a_line_that_names_it(
+    build_reference: Build, template: str, reason: str
+) -> None:
+    reference = build_reference(chat_template=template)
+    assert reference.encode("a bun").tokens
+    chat = [{"role": "system", "content": "be a bun"}, {"role": "user", "content": "hi"}]
+    for ask in (reference.encode, reference.length):
+        with pytest.raises(ValueError, match=rf"tiny llama refuses .*be a bun.*{reason}") as caught:
+            ask(chat)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"prompt 1: the chat template"):
+        GuidedPolicy(reference).generate(["a", chat])
+    with pytest.raises(ValueError, match=r"prompt 1: the chat template"):
+        beam_search(GuidedPolicy(reference), ["a", chat], Sampling(), 2, 2)
+
+
+def test_a_template_may_refuse_bare_text(build_reference: Build) -> None:
+    strict = "{% if messages[0].role != 'system' %}" + REFUSES + "{% endif %}" + CHAT
+    reference = build_reference(chat_template=strict)
+    chat = [{"role": "system", "content": "be a bun"}, {"role": "user", "content": "hi"}]
+    assert spell(reference, reference.encode(chat)) == "s:be a bun\nu:hi\na:"
+
+
+def test_a_broken_template_is_found_out_at_once(build_reference: Build) -> None:
+    with pytest.raises(ValueError, match=r"chat template of tiny llama refuses .*endfor"):
+        build_reference(chat_template="{% for m in messages %}")
+
+
+def failing(prompt: Prompt) -> str:
+    """A template with a bug for some prompts."""
+    return {"?": "?"}[str(prompt)]
+
+
+def test_a_template_function_that_fails_is_named_with_the_prompt(build_reference: Build) -> None:
+    reference = build_reference(template=f"{__name__}.failing")
+    with pytest.raises(ValueError, match=r"template .*failing fails for the prompt 'a': KeyError"):
+        reference.encode("a")
+
+
+THINKS = CHAT + "{% if enable_thinking is defined and not enable_thinking %}um{% endif %}"
+
+
+def test_template_arguments_reach_the_chat_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(THINKS)
+    load = ReferencePolicy.load
+    assert load(str(folder)).render("a bun") == "u:a bun\na:"
+    quick = load(str(folder), template_args={"enable_thinking": False})
+    assert quick.render("a bun") == "u:a bun\na:um"
+    assert quick.template_args == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize(
+    ("template", "arguments", "error"),
+    [
+        (THINKS, {"enable_thought": False}, r"tiny llama reads, got 'enable_thought'"),
+        (THINKS, {"add_generation_prompt": False}, r"reads, got 'add_generation_prompt'"),
+        (THINKS, {"tokenize": True}, r"reads, got 'tokenize'"),
+        (None, {"enable_thinking": False}, r"prompts of tiny llama are written out"),
+    ],
+)
+def test_template_arguments_that_nothing_reads(
+    build_reference: Build, template: str | None, arguments: dict[str, Any], error: str
+) -> None:
+    plain = build_reference(chat_template=template)
+    with pytest.raises(ValueError, match=error):
+        replace(plain, template_args=arguments)
+    with pytest.raises(ValueError, match=r"written by .*shouted"):
+        replace(plain, template=f"{__name__}.shouted", template_args=arguments)
+
+
+@pytest.mark.parametrize("half", [chr(0xD83D), chr(0xDE00)], ids=["first", "second"])
+@pytest.mark.parametrize("chat_template", [None, CHAT])
+def test_half_a_character_is_no_text(
+    build_reference: Build, half: str, chat_template: str | None
+) -> None:
+    reference = build_reference(chat_template=chat_template)
+    for prompt in (f"a bun {half}", [{"role": "user", "content": f"a {half} bun"}]):
+        with pytest.raises(ValueError, match=r"prompt has half a character") as caught:
+            reference.encode(prompt)
+        str(caught.value).encode()
+    with pytest.raises(ValueError, match=r"stop strings must be text"):
+        Job([3], 4, Sampling(), (0,), (half,))
+
+
+def test_tokens_without_an_embedding(build_reference: Build) -> None:
+    reference = build_reference()
+    reference.tokenizer.add_tokens(["zebra"])
+    with pytest.raises(ValueError, match=r"prompt 'a zebra' has the token 'zebra' \(id 40\), and"):
+        reference.encode("a zebra")
+    assert reference.encode("a bun").tokens
+
+
+def test_ids_beyond_the_tokens_spell_nothing(
+    tiny_lm: Callable[..., PreTrainedModel], tiny_tokenizer: Callable[..., PreTrainedTokenizerBase]
+) -> None:
+    """Models with padded vocabularies say ids that their tokenizers do not know."""
+    reference = ReferencePolicy(tiny_lm(vocab=64), tiny_tokenizer())
+    answers = GuidedPolicy(reference).generate(["a bun"], n=20, top_k=0, max_tokens=8)
+    assert any(token >= 40 for answer in answers for token in answer.tokens)
+    for answer in answers:
+        said = [token for token in answer.tokens if 2 < token < 40]
+        assert answer.text == reference.tokenizer.decode(said).rstrip()
 
 
 @pytest.mark.parametrize(
@@ -288,8 +438,8 @@ def test_prompts_that_fill_the_context(tiny_reference: ReferencePolicy) -> None:
 
 def test_replies_end_at_end_tokens_and_stop_strings(tiny_reference: ReferencePolicy) -> None:
     tokens = tiny_reference.tokenizer(" a bun.\n\nHuman: or").input_ids
-    assert tiny_reference.decode([*tokens, 0]) == "a bun.\n\nHuman: or"
-    assert tiny_reference.decode(tokens, ("\n\nHuman:",)) == "a bun."
+    assert tiny_reference.decode([*tokens, 0]) == " a bun.\n\nHuman: or"
+    assert tiny_reference.decode(tokens, ("\n\nHuman:",)) == " a bun."
     assert tiny_reference.decode([]) == ""
 
 

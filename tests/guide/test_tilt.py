@@ -195,3 +195,49 @@ def test_draws_are_distributed_as_they_should_be() -> None:
     found = draw(log_pi.expand(count, -1), uniform).bincount(minlength=5)
     expected = log_pi.double().exp() * count
     assert (((found - expected) ** 2) / expected).sum().item() < 23.51
+
+
+def test_forbidden_tokens_are_no_candidates() -> None:
+    """At −∞ they have no value either, whatever a model says of them."""
+    logits = torch.tensor([[0.3, -torch.inf, 2.0, -torch.inf, 0.9]])
+    allowed = torch.tensor([[2, 4, 0]])
+    for temperature, top_p in ((1.0, 1.0), (0.5, 0.99)):
+        tokens, log_ref = options(logits, temperature, top_p=top_p)
+        assert tokens[0, :3].tolist() == allowed[0].tolist()
+        some, log_some = options(logits[:, [0, 2, 4]], temperature, top_p=top_p)
+        assert torch.equal(log_ref[:, :3], log_some)
+        assert log_ref[0, 3:].tolist() == [-math.inf] * 2
+        values = torch.tensor([0.5, -1.0, 2.0])[some][..., None]
+        wild = torch.cat([values, torch.tensor([[[torch.nan], [torch.inf]]])], 1)
+        weights, beta = torch.tensor([[-1.5]]), torch.tensor([2.0])
+        want, found = tilt(log_some, values, weights, beta), tilt(log_ref, wild, weights, beta)
+        assert torch.equal(found[:, :3], want)
+        assert found[0, 3:].tolist() == [-math.inf] * 2
+        assert torch.equal(exact_kl(found, log_ref), exact_kl(want, log_some))
+        assert torch.equal(truncation(log_ref), truncation(log_some))
+        for at in (0.0, 0.5, 1 - 1e-12):
+            assert draw(found, torch.tensor([at], dtype=torch.float64)) < 3
+
+
+def test_what_weighs_nothing_forbids_nothing() -> None:
+    _, log_ref = options(torch.randn(2, 5))
+    values = torch.randn(2, 5, 2)
+    forbidding = values.clone()
+    forbidding[:, 1, 1] = -torch.inf
+    weights, beta = torch.tensor([[1.0, 0.0], [0.5, 0.7]]), torch.tensor([2.0, 0.0])
+    plain = tilt(log_ref, values, weights, beta)
+    assert torch.equal(tilt(log_ref, forbidding, weights, beta), plain)
+    (found,) = tilt(log_ref[:1], forbidding[:1], torch.tensor([[1.0, 0.7]]), beta[:1])
+    assert found[1] == -torch.inf
+    assert found.logsumexp(-1).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_what_is_broken_breaks_the_whole_row_and_no_other(number: float) -> None:
+    logits = torch.randn(2, 5)
+    logits[0, 3] = number
+    _, log_ref = options(logits, top_k=3)
+    log_pi = tilt(log_ref, torch.randn(2, 3, 1), torch.ones(2, 1), torch.ones(2))
+    for numbers in (exact_kl(log_pi, log_ref), truncation(log_ref), log_pi[:, 0]):
+        assert numbers[0].isnan()
+        assert numbers[1].isfinite()

@@ -16,12 +16,13 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from mavis.guide.policy import GuidedPolicy
-from mavis.guide.reference import ReferencePolicy, fingerprint, loading
+from mavis.guide.reference import ReferencePolicy, loading
 from mavis.guide.rows import Index, Reading, Rows
 from mavis.guide.tilt import Settings
+from mavis.guide.tokens import names_alike
 from mavis.guide.trunk import adapting
 from mavis.guide.values import ValueSource
 from mavis.measure.rivals.divergence import mixture
@@ -139,7 +140,7 @@ def load_policies(
             by_base.setdefault(_base(place), {})[name] = place
         else:
             policy = ReferencePolicy.load(place, device=str(reference.model.device))
-            _check_tokenizer(place, policy.fingerprint, reference)
+            _check_tokenizer(place, policy.tokenizer, reference)
             loaded.append(guide(reference, name, policy.model))
     for base, adapters in by_base.items():
         model = _with_adapters(reference, base, adapters)
@@ -183,7 +184,7 @@ def _with_adapters(
         named = place if (Path(place) / "tokenizer_config.json").is_file() else locate(base)
         with loading(f"the tokenizer of {named}"):
             tokenizer = AutoTokenizer.from_pretrained(named)
-        _check_tokenizer(place, fingerprint(tokenizer), reference)
+        _check_tokenizer(place, tokenizer, reference)
     (first, place), *others = adapters.items()
     with loading(f"adapter {place}"), adapting():
         model = PeftModel.from_pretrained(base_of(reference, base), place, adapter_name=first)
@@ -202,8 +203,10 @@ def _base(folder: str) -> str:
         raise ValueError(f"{file} does not say which model the adapter is for.") from error
 
 
-def _check_tokenizer(place: str, found: str, reference: ReferencePolicy) -> None:
-    if found != reference.fingerprint:
+def _check_tokenizer(
+    place: str, found: PreTrainedTokenizerBase, reference: ReferencePolicy
+) -> None:
+    if not names_alike(found, reference.tokenizer):
         raise ValueError(
             f"policy {place} and reference {reference.name} have different tokenizers: policies "
             "can only be mixed token by token."

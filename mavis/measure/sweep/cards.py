@@ -9,7 +9,8 @@ from safetensors import safe_open
 from transformers import AutoTokenizer
 
 from mavis.guide.network import ValueCard, read_card
-from mavis.guide.reference import fingerprint, loading
+from mavis.guide.reference import loading
+from mavis.guide.tokens import fingerprint
 from mavis.learn.rounds import SEEN
 from mavis.learn.store import read_json
 from mavis.measure.rivals.parm import CARD as PARM
