@@ -53,6 +53,7 @@ STORY = (
     "learn.data",
     "learn.module",
     "learn.canvas",
+    "learn.labels",
     "learn.plots",
     "learn.fitrun",
     "learn.tracking",

@@ -1,6 +1,7 @@
 """Progress bars with rates, on stderr, for whatever takes longer than a moment."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -65,3 +66,25 @@ def track(
             if printing:
                 progress.start()
             progress.advance(task)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep `transformers` from bars of its own over files that are read or written in a moment.
+
+    Downloads keep theirs, and so does whatever the user loads outside.
+    """
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils import logging
+
+    shown, downloads = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    if not shown:
+        yield
+        return
+    logging.disable_progress_bar()
+    if downloads:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 from mavis.checksums import check, seal
 from mavis.guide.reference import ReferencePolicy, loading
 from mavis.guide.trunk import embeddings, first_layers, load_trunk, merged, sibling, with_lora
+from mavis.progress import without_bars
 from mavis.reward import Units
 
 Source = Literal["action", "state", "shared"]
@@ -155,7 +156,8 @@ class ValueNetwork(nn.Module):
         head = {name: value.contiguous().cpu() for name, value in self.head.state_dict().items()}
         save_file(head, folder / "head.safetensors")
         if self.trunk is not None:
-            merged(self.trunk).save_pretrained(folder / "trunk")
+            with without_bars():
+                merged(self.trunk).save_pretrained(folder / "trunk")
         # Behind the weights: its presence says that they are whole.
         (folder / "value.json").write_text(json.dumps(asdict(self.card), indent=2) + "\n")
         seal(folder)

@@ -31,6 +31,7 @@ from mavis.guide.tokens import (
     was_before,
 )
 from mavis.names import lasting, reachable
+from mavis.progress import without_bars
 from mavis.prompts import Prompt
 
 SMALL = 20_000_000  # parameters
@@ -278,7 +279,7 @@ def load_model(auto: Any, what: str, path: str, **options: Any) -> PreTrainedMod
             would be random.
     """
     options |= {"attn_implementation": "sdpa", "output_loading_info": True}
-    with loading(what):
+    with loading(what), without_bars():
         model, told = auto.from_pretrained(path, ignore_mismatched_sizes=True, **options)
     if told["mismatched_keys"]:
         name, saved, wanted = min(told["mismatched_keys"])

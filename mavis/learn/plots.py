@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
+from mavis.learn import labels
 from mavis.learn.canvas import BLACK, BLUE, GREY, ORANGE, UNITS, WIDTH, name_axes, save
 
 PANELS, BINS, CLOUD = 4, 8, 400  # calibration: depths, bins in each, single points shown
@@ -61,7 +60,7 @@ def reward_kl_figure(
     axes.plot(curve[:, 1], curve[:, 2], "--", marker=".", markevery=named.tolist(),
               color=ORANGE, label="best of N")  # fmt: skip
     for n, x, y in curve[named & (curve[:, 0] > 1)]:
-        _label(axes, f"N = {n:.0f}", x, y, below=not behind, color=ORANGE)
+        labels.name_point(axes, f"N = {n:.0f}", (x, y), below=not behind, color=ORANGE)
     bars: dict[str, Any] = {"capsize": 4, "linewidth": 1.2}
     last = np.flatnonzero(np.isfinite(reference))[-1:]  # measured anew in every round
     start = curve[:1, 1] if len(curve) else [0.0]  # truncation has its price at β = 0 too
@@ -69,10 +68,11 @@ def reward_kl_figure(
                   fmt="s", color=BLACK, label="reference", **bars)  # fmt: skip
     axes.errorbar(kl, reward, np.nan_to_num(error), fmt="-o", color=BLUE, zorder=5,
                   label="guided, after each round", **bars)  # fmt: skip
-    for entry, x, y in zip(rounds, kl, reward, strict=True):
-        _label(axes, f"round {entry.get('round', '?')}", x, y, below=behind, color=BLUE)
     axes.margins(0.1)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.draw_without_rendering()  # now it is known where the points lie
+    texts = [f"round {entry.get('round', '?')}" for entry in rounds]
+    labels.name_points(axes, texts, np.column_stack([kl, reward]), below=behind, color=BLUE)
     return figure
 
 
@@ -108,7 +108,7 @@ def reward_histograms_figure(
             axes.hist(rewards, edges, weights=share, histtype="step", color=colour,
                       linewidth=1.4, label=f"{label} (n = {rewards.size})", **look)  # fmt: skip
             axes.axvline(rewards.mean(), color=colour, linestyle=line, linewidth=2.2,
-                         label=f"its mean, {rewards.mean():.2f}")  # fmt: skip
+                         label=f"its mean, {round(rewards.mean(), 2) + 0.0:.2f}")  # fmt: skip
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower center", ncols=4, frameon=False, columnspacing=1.2)
     return figure
@@ -214,15 +214,6 @@ def _edges(values: Array) -> list[float]:
         low, high = low - 0.5, high + 0.5
     count = int(np.clip(np.sqrt(values.size), 10, 40))
     return [float(edge) for edge in np.linspace(low, high, count + 1)]
-
-
-def _label(axes: Axes, text: str, x: float, y: float, *, below: bool, color: str) -> None:
-    """Name a point of a rising curve, below it on the right or above it on the left."""
-    if np.isfinite([x, y]).all():
-        side, offset = ("left", (6, -12)) if below else ("right", (-7, 7))
-        halo = [withStroke(linewidth=3, foreground="white")]
-        axes.annotate(text, (x, y), offset, textcoords="offset points", ha=side, fontsize=9,
-                      color=color, path_effects=halo, zorder=5)  # fmt: skip
 
 
 def _number(value: Any) -> float:

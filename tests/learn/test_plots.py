@@ -1,10 +1,12 @@
 """The pictures hold what they were given, and odd data makes a plain picture, not an error."""
 
+import math
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from mavis.learn import plots
 
@@ -124,3 +126,39 @@ def test_odd_rewards_make_a_picture(before, after, tmp_path):
 )
 def test_odd_values_make_a_picture(columns, tmp_path):
     assert png_size(plots.calibration(tmp_path / "a.png", *columns, "humor"))[0] == 1080
+
+
+CLOSE = {
+    "one": [(1.7, 1.55)],
+    "three": [(1.7, 1.55), (1.63, 1.6), (1.66, 1.62)],
+    "eight": [(1.62 + 0.01 * n, 1.58 + 0.006 * n * (-1) ** n) for n in range(8)],
+    "the same": [(1.7, 1.5)] * 4,
+    "apart": [(0.5, 0.6), (1.7, 1.5), (1.71, 1.5), (2.4, 1.7)],
+    "not finite": [(1.7, 1.5), (NAN, 1.5), (1.71, 1.5)],
+}
+
+
+@pytest.mark.parametrize("lead", [0, -0.6], ids=["ahead", "behind"])
+@pytest.mark.parametrize("case", CLOSE)
+def test_names_of_rounds_do_not_cover_each_other(case, lead):
+    curve = [(n, math.log(n), 0.7 * math.log(n)) for n in range(1, 17)]
+    rounds = [
+        {"round": n, "kl": kl, "reward": reward + lead, "reward_se": 0.05, "reward_reference": 0}
+        for n, (kl, reward) in enumerate(CLOSE[case])
+    ]
+    figure = plots.reward_kl_figure(rounds, curve, "humor")
+    figure.draw_without_rendering()
+    texts = [text for text in figure.axes[0].texts if text.get_text().startswith("round")]
+    known = [n for n, (kl, _) in enumerate(CLOSE[case]) if math.isfinite(kl)]
+    assert sorted(text.get_text() for text in texts) == [f"round {n}" for n in known]
+    boxes = [Text.get_window_extent(text) for text in texts]
+    frame = figure.axes[0].get_window_extent()
+    for at, box in enumerate(boxes):
+        assert frame.y0 <= box.y0
+        assert box.y1 <= frame.y1
+        assert not any(box.overlaps(other) for other in boxes[:at])
+
+
+def test_a_mean_of_nothing_has_no_sign():
+    figure = plots.reward_histograms_figure([-0.004, 0.001], [1.0, 2.0], "humor")
+    assert "its mean, 0.00" in names(figure)
