@@ -3,7 +3,7 @@
 import json as jsonlib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
@@ -43,6 +43,7 @@ def pareto(
     tuned: Literal["rloo", "grpo", "dpo"] = "rloo",
     divergence: Literal["reverse_kl", "forward_kl", "jsd", "alpha", "jeffrey"] = "reverse_kl",
     alpha: float | None = None,
+    base: str | None = None,
     lora: bool = False,
     reference: str = "sandbox/reference",
     template: str | None = None,
@@ -77,6 +78,7 @@ def pareto(
         tuned: how the policies of mod, soup and morlhf were tuned
         divergence: that they were tuned under, and are mixed under by mod
         alpha: of the alpha divergence
+        base: model that adapters are put on, in place of the one that each of them names
         lora: whether they are adapters
         reference: reference policy
         template: function that writes prompts out, in place of the chat template
@@ -109,6 +111,7 @@ def pareto(
     training = {n: v for n, v in given.items() if v is not None and v != BY_DEFAULT.get(n)}
     models = Models(runs, tuned, divergence, alpha, lora, values, policies, training)
     models.check(names)
+    models = replace(models, base=base)
     models.check_weights(chosen, weightings)
     for seed in range(seeds):  # cards only: what is missing is said before anything is loaded
         for method in chosen:
