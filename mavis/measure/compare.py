@@ -45,6 +45,7 @@ def pareto(
     tuned: Literal["rloo", "grpo", "dpo"] = "rloo",
     divergence: Literal["reverse_kl", "forward_kl", "jsd", "alpha", "jeffrey"] = "reverse_kl",
     alpha: float | None = None,
+    base: str | None = None,
     lora: bool = False,
     reference: str | None = None,
     template: str | None = None,
@@ -84,6 +85,7 @@ def pareto(
         tuned: how the policies of mod, soup and morlhf were tuned
         divergence: that they were tuned under, and are mixed under by mod
         alpha: of the alpha divergence
+        base: model that adapters are put on, in place of the one that each of them names
         lora: whether they are adapters
         reference: reference policy (default: the one that the models were trained under)
         template: function that writes prompts out, in place of the chat template (default: the one
@@ -112,6 +114,7 @@ def pareto(
 
     models = Models(runs, tuned, divergence, alpha, lora, values, policies)
     models.check(names)
+    models = replace(models, base=base)
     models.check_weights(chosen, weightings)
     each = [(method, names, weightings, seed) for seed in range(seeds) for method in chosen]
     told = {"reference": reference, "template": template, "prompts": source, "column": column}

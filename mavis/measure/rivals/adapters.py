@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from mavis.guide.reference import ReferencePolicy, loading
+from mavis.guide.reference import ReferencePolicy
 from mavis.guide.trunk import adapting
 from mavis.measure.rivals.bases import base_of, find_base
 
@@ -111,15 +111,6 @@ class Adapter:
             and config.init_lora_weights in _PLAIN_STARTS
             and all(".lora_" in name and "bias" not in name for name in self.weights)
         )
-
-    def tokenizer(self, base: str | None) -> PreTrainedTokenizerBase | None:
-        """Its tokenizer: the folder's own, or that of its base."""
-        own = (Path(self.folder) / "tokenizer_config.json").is_file()
-        if not own and base is None:
-            return None
-        place = self.folder if own else str(base)
-        with loading(f"the tokenizer of {place}"):
-            return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(place))
 
     def _content(self) -> dict[str, Any]:
         file = Path(self.folder) / CONFIG

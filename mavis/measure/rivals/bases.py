@@ -44,7 +44,7 @@ def same_model(name: str, other: str) -> bool:
 
 
 def find_base(
-    reference: ReferencePolicy, named: str, what: str, given: str | None, fits: Callable[[], None]
+    reference: ReferencePolicy, named: str, what: str, given: str | None, fits: Callable[[], object]
 ) -> str:
     """Decide which model an adapter is put on, without asking the hub where that can be avoided.
 
@@ -57,26 +57,25 @@ def find_base(
 
     Returns:
         `given`; else the named base where it is on this machine; else the reference, where the
-        adapter fits it, with a warning that says so; else a name that the hub is to be asked for.
+        adapter fits it, with a warning that says so; else the named base on the hub.
 
     Raises:
-        FileNotFoundError: `given` is a missing folder.
+        FileNotFoundError: `given` is a missing folder, or the hub does not have the named base.
         ValueError: the named base is nowhere, and the adapter does not fit the reference.
     """
     if given is not None:
-        locate(given, f"base of {what}")
-        return given
+        return reachable(given, f"base of {what}")
     if named and same_model(named, reference.name):
         return reference.name
     if (here := _on_this_machine(named)) is not None:
         return here
-    told = f"{what} is for the model {named!r}, which is not on this machine" if named else what
-    told = told if named else f"{what} does not say which model it is for"
+    gone = f"is for the model {named!r}, which is not on this machine"
+    told = f"{what} {gone if named else 'does not say which model it is for'}"
     try:
         fits()
     except ValueError as error:
         if named and not is_local(named):  # nothing else is left
-            return named
+            return reachable(named, f"base of {what},")
         raise ValueError(
             f"{told}, and it does not fit the reference {reference.name} ({error}): say by `base` "
             "where its model is."

@@ -30,7 +30,7 @@ from mavis.guide.rows import Index, Reading, Rows
 from mavis.guide.tilt import Settings, tilt
 from mavis.guide.values import ValueSource
 from mavis.learn.store import write_json
-from mavis.measure.rivals.bases import base_of
+from mavis.measure.rivals.bases import base_of, find_base
 from mavis.measure.rivals.pblora import SCALE, Preference, adapt, adapters, set_adapters
 from mavis.names import locate
 from mavis.reward import Units
@@ -214,10 +214,12 @@ def write_card(card: ParmCard, folder: Path) -> None:
     write_json(folder / CARD, asdict(card))
 
 
-def load_parm(reference: ReferencePolicy, folder: str | Path) -> Arm:
+def load_parm(reference: ReferencePolicy, folder: str | Path, base: str | None = None) -> Arm:
     """Load a reward model, to guide a reference policy with the same tokenizer.
 
-    That may be another policy than it was trained under: a large one, guided by a small one.
+    That may be another policy than it was trained under: a large one, guided by a small one. The
+    adapters are put on `base`, or else on the policy that they were trained on; where that is gone,
+    on the reference itself, if they fit, with a warning.
 
     Raises:
         FileNotFoundError: the folder is missing, or holds no reward model.
@@ -230,11 +232,18 @@ def load_parm(reference: ReferencePolicy, folder: str | Path) -> Arm:
             f"reward model {place} and reference {reference.name} have different tokenizers: it "
             f"was trained under {card.reference}. Use that one as the reference."
         )
-    arm = new_arm(reference, card.reference, card.objectives, card.ranks, card.scale)
     with loading(f"the adapters of reward model {place}"):
-        set_adapters(arm.model, load_file(place / WEIGHTS))
-    arm.model.requires_grad_(False)
-    return arm
+        tensors = load_file(place / WEIGHTS)
+
+    def put_on(base: str) -> Arm:
+        arm = new_arm(reference, base, card.objectives, card.ranks, card.scale)
+        with loading(f"the adapters of reward model {place}"):
+            set_adapters(arm.model, tensors)
+        arm.model.requires_grad_(False)
+        return arm
+
+    what = f"reward model {place}"
+    return put_on(find_base(reference, card.reference, what, base, lambda: put_on(reference.name)))
 
 
 def read_parm(folder: Path) -> ParmCard:

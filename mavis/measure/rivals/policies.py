@@ -9,15 +9,15 @@ w and strength β moves the reference by β·w·log π_i/π_ref: at β·w = 1 it
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from mavis.guide.policy import GuidedPolicy
-from mavis.guide.reference import ReferencePolicy
+from mavis.guide.reference import ReferencePolicy, loading
 from mavis.guide.rows import Index, Reading, Rows
 from mavis.guide.tilt import Settings
 from mavis.guide.tokens import names_alike
@@ -158,9 +158,10 @@ def load_policies(
     together: dict[str, list[Adapter]] = {}
     for adapter in adapters:
         found = base_for(reference, adapter, base)
-        tokenizer = adapter.tokenizer(None if same_model(found, reference.name) else found)
-        if tokenizer is not None:
-            _check_tokenizer(adapter.folder, tokenizer, reference)
+        if _has_tokenizer(adapter.folder):
+            check_policy(adapter.folder, reference)
+        elif not same_model(found, reference.name):
+            _check_tokenizer(adapter.folder, _tokenizer(found), reference)
         if adapter.plain:
             together.setdefault(found, []).append(adapter)
         else:
@@ -224,8 +225,27 @@ def _check_size(reference: ReferencePolicy, what: str, model: PreTrainedModel) -
         )
 
 
+def check_policy(folder: str | Path, reference: ReferencePolicy) -> None:
+    """See that a policy's folder, if it has a tokenizer, has the reference's.
+
+    Raises:
+        ValueError: it has another.
+    """
+    if _has_tokenizer(folder):
+        _check_tokenizer(folder, _tokenizer(folder), reference)
+
+
+def _has_tokenizer(folder: str | Path) -> bool:
+    return (Path(folder) / "tokenizer_config.json").is_file()
+
+
+def _tokenizer(place: str | Path) -> PreTrainedTokenizerBase:
+    with loading(f"the tokenizer of {place}"):
+        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(locate(str(place))))
+
+
 def _check_tokenizer(
-    place: str, tokenizer: PreTrainedTokenizerBase, reference: ReferencePolicy
+    place: str | Path, tokenizer: PreTrainedTokenizerBase, reference: ReferencePolicy
 ) -> None:
     """A policy may know more tokens than the reference, but none of the reference's differently."""
     if not names_alike(tokenizer, reference.tokenizer):

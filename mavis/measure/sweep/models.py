@@ -34,6 +34,7 @@ class Models:
         values: folders of value models, by objective, where they lie elsewhere; with `{seed}`, too.
         policies: folders of single-objective policies, by objective, where they lie elsewhere.
         given: options that training has in common with the sweep, for the commands that are named.
+        base: the model that adapters are put on, in place of the one that each names.
     """
 
     runs: str = "runs"
@@ -44,6 +45,7 @@ class Models:
     values: Mapping[str, str] = field(default_factory=dict)
     policies: Mapping[str, str] = field(default_factory=dict)
     given: Mapping[str, str] = field(default_factory=dict)
+    base: str | None = None
 
     def folders(
         self, method: str, objectives: Sequence[str], weightings: Sequence[Weighting], seed: int

@@ -15,16 +15,20 @@ from mavis.classifier import ClassifierReward
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
 from mavis.learn.store import check_same, read_json, write_json
+from mavis.measure.rivals.policies import check_policy
 from mavis.measure.sweep.cards import identity, tokenizer
 from mavis.measure.sweep.ground import Ground
 from mavis.measure.sweep.models import Models
 from mavis.measure.sweep.points import POINTS, Point, place
 from mavis.measure.sweep.teams import Chosen, Team, served
 from mavis.measure.weightings import Weighting
-from mavis.names import locate
+from mavis.names import lasting, locate
 
 SETTINGS, SPEED = "sweep.json", "speed.json"
 RULE = "--divergence"  # beside the models of mod; no objective has such a name
+BASE = "--base"  # beside the models of those that may be adapters
+POLICIES = {"mod", "soup", "morlhf"}
+OVER_BASES = POLICIES | {"parm"}
 RUNG = 2**0.5  # from one strength to the next: KL about doubles
 RUNGS = 12  # at most, from the natural strength: up to 64 times it, or a 64th
 
@@ -61,6 +65,9 @@ class Sweep:
         if "mod" in marks:
             rule = (self.models.divergence, self.models.alpha)
             marks["mod"] = [mark | {RULE: f"{rule}"} for mark in marks["mod"]]
+        base = self.models.base and lasting(self.models.base)
+        for method in OVER_BASES & marks.keys():
+            marks[method] = [mark | {BASE: base or "its own"} for mark in marks[method]]
         marks["reference"] = [self._ground_marks()] * self.ground.seeds  # all points are on it
         settings = self.ground.settings()
         file = self.folder / SETTINGS
@@ -84,7 +91,7 @@ class Sweep:
     def twins(self, method: str) -> bool:
         """Whether two seeds that should have models of their own have the same one."""
         seeds = read_json(self.folder / SETTINGS)["models"][method]
-        names = {name for marks in seeds for name in marks} - {RULE}
+        names = {name for marks in seeds for name in marks} - {RULE, BASE}
         alike = any(len({marks.get(name) for marks in seeds}) < len(seeds) for name in names)
         return alike and "{seed}" in self.models.runs
 
@@ -163,7 +170,9 @@ def _check_tokenizers(
 ) -> None:
     for method, seeds in found.items():
         for folder in (one for folders in seeds for one in folders.values()):
-            if tokenizer(folder) not in {None, reference.fingerprint}:
+            if method in POLICIES:  # which may know more tokens than the reference
+                check_policy(folder, reference)
+            elif tokenizer(folder) not in {None, reference.fingerprint}:
                 raise ValueError(
                     f"{method}: {folder} and the reference {reference.name} have different "
                     "tokenizers: compare models that were made from this reference."

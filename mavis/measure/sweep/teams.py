@@ -118,10 +118,10 @@ def open_rival(
         etas = [network.card.eta or 1.0 for network in networks]
         return Rival(method, 1 / max(etas), _by_name(policy, objectives))
     if method == "mod":
-        policy = mod(reference, folders, models.divergence, models.alpha)
+        policy = mod(reference, folders, models.divergence, models.alpha, models.base)
         return Rival(method, 1.0, _by_name(policy, objectives))
     if method == "soup":
-        policies = load_policies(reference, folders)
+        policies = load_policies(reference, folders, models.base)
 
         def stir(weights: Weighting) -> Chosen:
             return soup(reference, policies, dict(zip(objectives, weights, strict=True))), (1.0,)
@@ -131,14 +131,14 @@ def open_rival(
 
         def tuned(weights: Weighting) -> Chosen:
             place = folders[told(weights, objectives)]
-            return GuidedPolicy(reference, load_policies(reference, {WHOLE: place})), (1.0,)
+            whole = load_policies(reference, {WHOLE: place}, models.base)
+            return GuidedPolicy(reference, whole), (1.0,)
 
         return Rival(method, 1.0, tuned)
     if method == "parm":
         (place,) = folders.values()
-        return Rival(
-            method, 0.5, _by_name(guided_by(reference, load_parm(reference, place)), objectives)
-        )
+        arm = load_parm(reference, place, models.base)
+        return Rival(method, 0.5, _by_name(guided_by(reference, arm), objectives))
     return Rival(method, 0.0, lambda _: (GuidedPolicy(reference), ()))
 
 
