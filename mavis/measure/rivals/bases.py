@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from mavis.guide.reference import ReferencePolicy
-from mavis.names import MavisWarning, is_local, locate
+from mavis.names import MavisWarning, is_local, locate, reachable
 
 
 def base_of(reference: ReferencePolicy, base: str, own: bool = False) -> PreTrainedModel:
