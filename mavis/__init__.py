@@ -27,6 +27,7 @@ STORY = (
     "guide.tilt",
     "guide.rows",
     "guide.architecture",
+    "guide.folders",
     "guide.wording",
     "guide.tokens",
     "guide.reference",

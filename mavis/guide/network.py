@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mavis.checksums import check, seal
-from mavis.guide.reference import ReferencePolicy, loading
+from mavis.guide.folders import loading
+from mavis.guide.reference import ReferencePolicy
 from mavis.guide.trunk import embeddings, first_layers, load_trunk, merged, sibling, with_lora
 from mavis.progress import without_bars
 from mavis.reward import Units

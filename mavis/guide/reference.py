@@ -1,17 +1,13 @@
 """The reference policy π_ref: a frozen causal LM, its tokenizer, chat template and stop rules."""
 
 import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -22,21 +18,12 @@ from transformers import (
 
 from mavis.guide import wording
 from mavis.guide.architecture import check_architecture, check_task, try_rows
-from mavis.guide.tokens import (
-    Spelling,
-    check_tokenizer_folder,
-    end_tokens,
-    fingerprint,
-    head_of,
-    was_before,
-)
+from mavis.guide.folders import check_model_folder, check_tokenizer_folder, load_model, loading
+from mavis.guide.tokens import Spelling, end_tokens, fingerprint, head_of, was_before
 from mavis.names import lasting, reachable
-from mavis.progress import without_bars
 from mavis.prompts import Prompt
 
 SMALL = 20_000_000  # parameters
-# What a model is read from.
-_FILES = ("*config.json", "tokenizer.json", "*_map.json", "*index.json", "model*.safetensors")
 
 
 @dataclass(frozen=True)
@@ -115,8 +102,6 @@ class ReferencePolicy:
         check_tokenizer_folder(path)
         with loading(f"the tokenizer of {name}"):
             tokenizer = AutoTokenizer.from_pretrained(path)
-        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what a missing file loads as
-            raise FileNotFoundError(f"{path} holds no tokenizer: save one beside the model.")
         model: Any = load_model(AutoModelForCausalLM, name, path, dtype=dtype)
         ready = cast(PreTrainedModel, model.to(place))
         return cls(ready, tokenizer, lasting(name), template, template_args)
@@ -232,67 +217,6 @@ class ReferencePolicy:
     def spelling(self) -> Spelling:
         """What its tokens spell."""
         return Spelling(self.tokenizer)
-
-
-def check_model_folder(path: str) -> None:
-    """Look whether a local folder holds a `transformers` model, in files that can be read.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: a file is damaged. The loaders would not say which, or go on without it.
-    """
-    folder = Path(path)
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{path} is no model folder: config.json is missing. "
-            "Give a folder written by save_pretrained."
-        )
-    for file in (file for pattern in _FILES for file in sorted(folder.glob(pattern))):
-        try:
-            if file.suffix == ".json":
-                if not isinstance(json.loads(file.read_bytes()), dict):
-                    raise ValueError("it holds no object.")
-            else:
-                with safe_open(file, "pt"):
-                    pass
-        except (OSError, ValueError, SafetensorError) as error:
-            raise ValueError(f"{file} is damaged: {error}") from error
-
-
-@contextmanager
-def loading(what: str) -> Iterator[None]:
-    """Turn the errors of loaders, which fill screens and have no common class, into one line."""
-    try:
-        yield
-    except Exception as error:
-        first, *more = str(error).strip().splitlines() or [type(error).__name__]
-        reason = f"{first} {more[0].strip()}" if more and first.endswith(":") else first
-        kind = f"{type(error).__name__} " if isinstance(error, LookupError) else ""
-        raise ValueError(f"{what} cannot be loaded: {kind}{reason}") from error
-
-
-def load_model(auto: Any, what: str, path: str, **options: Any) -> PreTrainedModel:
-    """Load a model, by one of the `Auto` classes, with all of its weights.
-
-    Raises:
-        ValueError: a file is missing or damaged, or weights are missing or of another shape: they
-            would be random.
-    """
-    options |= {"attn_implementation": "sdpa", "output_loading_info": True}
-    with loading(what), without_bars():
-        model, told = auto.from_pretrained(path, ignore_mismatched_sizes=True, **options)
-    if told["mismatched_keys"]:
-        name, saved, wanted = min(told["mismatched_keys"])
-        raise ValueError(
-            f"{what} cannot be loaded: its weights are not those of its config.json ({name} is "
-            f"{list(saved)}, and should be {list(wanted)})."
-        )
-    missing = sorted(key for key in told["missing_keys"] if "pooler" not in key)  # not used here
-    if missing:
-        raise ValueError(
-            f"{what} cannot be loaded: it lacks {len(missing)} of its weights ({missing[0]} …)."
-        )
-    return cast(PreTrainedModel, model)
 
 
 def spare_threads(model: PreTrainedModel) -> None:

@@ -3,12 +3,8 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-# What holds the tokens themselves, in the folder of any kind of tokenizer.
-_TABLES = ("tokenizer.json", "*.model", "*vocab*", "*.tiktoken", "tekken.json", "tokenization_*.py")
 
 
 class Spelling:
@@ -46,16 +42,6 @@ class Spelling:
         whole = [token for token in tokens if token in self._known][-reach:]
         said = str(self.tokenizer.decode(whole))
         return any(string in said for string in named)
-
-
-def check_tokenizer_folder(path: str) -> None:
-    """Raise FileNotFoundError when a local folder holds no tokenizer."""
-    folder = Path(path)
-    if folder.is_dir() and not any(any(folder.glob(table)) for table in _TABLES):
-        raise FileNotFoundError(
-            f"{path} holds no tokenizer (tokenizer.json): put the one that the model was trained "
-            f"with beside it, by tokenizer.save_pretrained({path!r})."
-        )
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from mavis.guide.architecture import check_architecture, try_rows
-from mavis.guide.reference import ReferencePolicy, check_model_folder, load_model, loading
+from mavis.guide.folders import check_model_folder, load_model, loading
+from mavis.guide.reference import ReferencePolicy
 from mavis.guide.tokens import names_alike
 from mavis.names import reachable
 

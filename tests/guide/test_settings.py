@@ -140,7 +140,6 @@ def test_weights_of_one_objective_per_prompt() -> None:
         ({0: 1.0}, r"loaded: humor, kind\), got 0"),
         ({"humor", "kind"}, "weights must be a list of one per prompt, got a set"),
     ],
-    ids=str,
 )
 def test_weights_that_cannot_be(told: Any, error: str) -> None:
     with pytest.raises(ValueError, match=error) as raised:
@@ -168,7 +167,6 @@ def test_weights_without_value_models() -> None:
         ([None, ("b",)], [(), ("b",)]),
         ([], [(), ()]),
     ],
-    ids=str,
 )
 def test_stop_strings(told: Any, found: list[tuple[str, ...]]) -> None:
     assert stops(told, 2) == found
@@ -185,7 +183,6 @@ def test_stop_strings(told: Any, found: list[tuple[str, ...]]) -> None:
         ([["a"], [""]], "stop must be strings that are not empty, got '' for prompt 1"),
         ([["a"], [3]], "stop must be strings that are not empty, got 3 for prompt 1"),
     ],
-    ids=str,
 )
 def test_stop_strings_that_cannot_be(told: Any, error: str) -> None:
     with pytest.raises(ValueError, match=error):

@@ -24,8 +24,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mavis.guide.folders import loading
 from mavis.guide.policy import GuidedPolicy
-from mavis.guide.reference import ReferencePolicy, loading
+from mavis.guide.reference import ReferencePolicy
 from mavis.guide.rows import Index, Reading, Rows
 from mavis.guide.tilt import Settings, tilt
 from mavis.guide.values import ValueSource

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from mavis.guide.folders import loading
 from mavis.guide.policy import GuidedPolicy
-from mavis.guide.reference import ReferencePolicy, loading
+from mavis.guide.reference import ReferencePolicy
 from mavis.guide.rows import Index, Reading, Rows
 from mavis.guide.tilt import Settings
 from mavis.guide.tokens import names_alike

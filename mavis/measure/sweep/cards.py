@@ -8,8 +8,8 @@ from pathlib import Path
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
+from mavis.guide.folders import loading
 from mavis.guide.network import ValueCard, read_card
-from mavis.guide.reference import loading
 from mavis.guide.tokens import fingerprint
 from mavis.learn.rounds import SEEN
 from mavis.learn.store import read_json

@@ -16,7 +16,8 @@ import torch
 from datasets import disable_progress_bars
 from transformers import AutoModelForCausalLM, PreTrainedModel, PrinterCallback, TrainerCallback
 
-from mavis.guide.reference import ReferencePolicy, loading
+from mavis.guide.folders import loading
+from mavis.guide.reference import ReferencePolicy
 from mavis.measure.tuning.plans import Plan, Study
 from mavis.measure.tuning.tuners import dpo_trainer, grpo_trainer, rloo_trainer, sft_trainer
 from mavis.names import reachable

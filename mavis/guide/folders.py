@@ -1,0 +1,88 @@
+"""Folders of models: what is missing or damaged in them is named, before a loader meets it."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
+
+from mavis.progress import without_bars
+
+# What a model is read from.
+_FILES = ("*config.json", "tokenizer.json", "*_map.json", "*index.json", "model*.safetensors")
+# What holds the tokens themselves, in the folder of any kind of tokenizer.
+_TABLES = ("tokenizer.json", "*.model", "*vocab*", "*.tiktoken", "tekken.json", "tokenization_*.py")
+
+
+def check_model_folder(path: str) -> None:
+    """Look whether a local folder holds a `transformers` model, in files that can be read.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a file is damaged. The loaders would not say which, or go on without it.
+    """
+    folder = Path(path)
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{path} is no model folder: config.json is missing. "
+            "Give a folder written by save_pretrained."
+        )
+    for file in (file for pattern in _FILES for file in sorted(folder.glob(pattern))):
+        try:
+            if file.suffix == ".json":
+                if not isinstance(json.loads(file.read_bytes()), dict):
+                    raise ValueError("it holds no object.")
+            else:
+                with safe_open(file, "pt"):
+                    pass
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ValueError(f"{file} is damaged: {error}") from error
+
+
+def check_tokenizer_folder(path: str) -> None:
+    """Raise FileNotFoundError when a local folder holds no tokenizer."""
+    folder = Path(path)
+    if folder.is_dir() and not any(any(folder.glob(table)) for table in _TABLES):
+        raise FileNotFoundError(
+            f"{path} holds no tokenizer (tokenizer.json): put the one that the model was trained "
+            f"with beside it, by tokenizer.save_pretrained({path!r})."
+        )
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Turn the errors of loaders, which fill screens and have no common class, into one line."""
+    try:
+        yield
+    except Exception as error:
+        first, *more = str(error).strip().splitlines() or [type(error).__name__]
+        reason = f"{first} {more[0].strip()}" if more and first.endswith(":") else first
+        kind = f"{type(error).__name__} " if isinstance(error, LookupError) else ""
+        raise ValueError(f"{what} cannot be loaded: {kind}{reason}") from error
+
+
+def load_model(auto: Any, what: str, path: str, **options: Any) -> PreTrainedModel:
+    """Load a model, by one of the `Auto` classes, with all of its weights.
+
+    Raises:
+        ValueError: a file is missing or damaged, or weights are missing or of another shape: they
+            would be random.
+    """
+    options |= {"attn_implementation": "sdpa", "output_loading_info": True}
+    with loading(what), without_bars():
+        model, told = auto.from_pretrained(path, ignore_mismatched_sizes=True, **options)
+    if told["mismatched_keys"]:
+        name, saved, wanted = min(told["mismatched_keys"])
+        raise ValueError(
+            f"{what} cannot be loaded: its weights are not those of its config.json ({name} is "
+            f"{list(saved)}, and should be {list(wanted)})."
+        )
+    missing = sorted(key for key in told["missing_keys"] if "pooler" not in key)  # not used here
+    if missing:
+        raise ValueError(
+            f"{what} cannot be loaded: it lacks {len(missing)} of its weights ({missing[0]} …)."
+        )
+    return cast(PreTrainedModel, model)
