@@ -77,7 +77,7 @@ class ValueModule(LightningModule):
             fingerprint=reference.fingerprint,
             template=reference.template,
             eta=self.data.eta,
-            rewards=(identity(self.data.objective.reward, self.data.objective.scores_thoughts),),
+            rewards=(identity(self.data.objective),),
         )
         self.network = build_network(card, reference, self.trunk, self.lora)
 
