@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mavis.classifier import ClassifierReward
-from mavis.objective import Reward, unfit
+from mavis.objective import Objective, Reward, unfit
 from mavis.returned import about, finished, numbers
 from mavis.thoughts import without_thought
 
@@ -98,13 +98,17 @@ def described(reward: Reward) -> str:
     return _ADDRESS.sub("", repr(reward))
 
 
-def identity(reward: Reward, thoughts: bool = False) -> str:
+def identity(judge: Reward | Objective) -> str:
     """A digest that changes when a reward is edited: of its settings and of its source file.
 
-    It also changes with whether thoughts are scored. Of our own classes only the settings count,
-    or a newer mavis could not go on with a run.
+    That of an objective also changes with whether thoughts are scored. Of our own classes only the
+    settings count, or a newer mavis could not go on with a run.
     """
-    settings = _ADDRESS.sub("", repr(reward)) + " with thoughts" * thoughts
+    if isinstance(judge, Objective):
+        reward, how = judge.reward, " with thoughts" * judge.scores_thoughts
+    else:
+        reward, how = judge, ""
+    settings = _ADDRESS.sub("", repr(reward)) + how
     while isinstance(reward, functools.partial):
         reward = reward.func
     module = inspect.getmodule(reward if inspect.isroutine(reward) else type(reward))

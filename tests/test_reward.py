@@ -299,7 +299,8 @@ def test_thoughts_are_not_scored_unless_asked_for():
     assert seen(replies) == ["b", "", "b", " b"]
     assert seen(replies, thoughts=True) == replies
     assert with_thoughts(replies) == 3
-    assert identity(Plain()) == identity(Plain(), False) != identity(Plain(), True)
+    plain, both = (Objective("x", Plain(), scores_thoughts=thoughts) for thoughts in (False, True))
+    assert identity(Plain()) == identity(plain) != identity(both)
 
 
 def test_an_objective_says_whether_thoughts_are_scored():

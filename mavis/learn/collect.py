@@ -189,7 +189,7 @@ class Collector:
 
     @cached_property
     def _identity(self) -> str:
-        return identity(self.objective.reward, self.objective.scores_thoughts)
+        return identity(self.objective)
 
     def _of_this_reward(self, rows: Sequence[Row]) -> list[Row]:
         return [row for row in rows if row.get("reward", self._identity) == self._identity]

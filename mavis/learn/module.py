@@ -80,7 +80,7 @@ class ValueModule(LightningModule):
             template_args=reference.template_args and dict(reference.template_args),
             reference_weights=reference.weights_digest,
             eta=self.data.eta,
-            rewards=(identity(self.data.objective.reward, self.data.objective.scores_thoughts),),
+            rewards=(identity(self.data.objective),),
         )
         self.network = build_network(card, reference, self.trunk, self.lora)
 

@@ -51,7 +51,7 @@ def trainer_of(data):
 def module_on(reference, round=0, batches=20, epochs=3, **arguments):  # noqa: A002
     data = Data(
         reference=reference,
-        objective=SimpleNamespace(name="trial", reward=len, scores_thoughts=False),
+        objective=SimpleNamespace(name="trial", reward=len),
         units=Units(1.0, 2.0),
         eta=0.5,
         round=round,

@@ -53,16 +53,8 @@ class Answer:
         return f"{said}\n{CUT}" if choice.get("finish_reason") == "length" else said
 
     def refuses(self, name: str) -> bool:
-        """Whether the request is refused for a field of this name, as far as one can tell."""
-        if self.status not in _UNFIT:
-            return False
-        try:
-            found = json.loads(self.body)
-        except ValueError:
-            found = None
-        error = found.get("error") if isinstance(found, dict) else None
-        param = error.get("param") if isinstance(error, dict) else None
-        return name == param or bool(re.search(rf"\b{name}\b", self.body))
+        """Whether the request is refused and a field of this name may be why: it is spoken of."""
+        return self.status in _UNFIT and bool(re.search(rf"\b{name}\b", self.body))
 
     @property
     def message(self) -> str:

@@ -137,7 +137,7 @@ class Endpoint:
             other = self._send(messages, temperature, True)
             if other.status is not None:
                 answer, versioned = other, other.status not in _NOWHERE
-                self.manner.versioned = versioned
+                self.manner.versioned |= versioned
         if temperature and answer.refuses("temperature"):
             answer = self._send(messages, False, versioned)
             if answer.status == 200:

@@ -42,9 +42,7 @@ def check(sweep: Sweep, folders: Folders, costs: Mapping[str, Cost]) -> Checks:
         name: None if cost.seen is None else sum(mark in cost.seen for mark in asked)
         for name, cost in costs.items()
     }
-    rewards = {
-        one.name: identity(one.reward, one.scores_thoughts) for one in sweep.ground.objectives
-    }
+    rewards = {one.name: identity(one) for one in sweep.ground.objectives}
     judges = {name: _others(_places(folders[name]), rewards) for name in costs}
     said = [*_seen(overlap, len(asked)), *_judged(judges)]
     for name in costs:

@@ -68,7 +68,7 @@ class Ground:
             "reference": self.reference.name,
             "template": self.reference.template,
             "objectives": list(self.names),
-            "rewards": [identity(o.reward, o.scores_thoughts) for o in self.objectives],
+            "rewards": [identity(objective) for objective in self.objectives],
             "prompts": [digest(prompt) for prompt in self.prompts],
             "seeds": self.seeds,
             "best_of": self.best_of,

@@ -57,7 +57,7 @@ class Bench:
         settings = dict(self.settings) | {
             "objectives": list(names),
             "weights": list(lambdas),
-            "rewards": [identity(o.reward, o.scores_thoughts) for o, _ in kept],
+            "rewards": [identity(o) for o, _ in kept],
         }
         with alone_in(folder):
             if (folder / CARD).is_file():

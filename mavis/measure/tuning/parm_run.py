@@ -96,7 +96,7 @@ def parm(
         "beta_r": beta_r,
         "rank": rank,
         "max_tokens": max_tokens,
-        "rewards": [identity(one.reward, one.scores_thoughts) for one in found],
+        "rewards": [identity(one) for one in found],
         "held_out": held_out,
         "best_of": best_of,
         "seed": seed,
