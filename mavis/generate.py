@@ -58,8 +58,9 @@ def generate(
     """Answer prompts, guided by weights of your own.
 
     Answers come in the order of the prompts, each as soon as it is finished. A prompt that cannot
-    be answered (too long, or refused by the chat template) is reported on stderr by its number,
-    counted from 0, and the others are answered; the exit status is then 1.
+    be answered is reported on stderr by its number, counted from 0, and the others are answered. The
+    exit status is then 1 if such prompts are too long, and 2 if one is bad input, such as one that
+    the chat template refuses.
 
     Args:
         prompts: what to answer; none here and no --file reads one prompt per line from stdin
@@ -92,14 +93,18 @@ def generate(
 
     from mavis.guide.loading import load
     from mavis.guide.policy import GuidedPolicy
+    from mavis.guide.reference import PromptTooLong
     from mavis.progress import track
 
     policy = load(folders, reference, device, template_args)
     options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     options |= {"max_tokens": max_tokens, "n": n, "seed": seed, "stop": _stops(stop)}
     refused: dict[int, str] = {}
+    status = 1
 
     def refuse(at: int, error: ValueError) -> None:
+        nonlocal status
+        status = status if isinstance(error, PromptTooLong) else 2
         refused[at] = " ".join(str(error).split())
         print(f"mavis: {refused[at]}", file=sys.stderr)
 
@@ -117,7 +122,7 @@ def generate(
         if len(asked) > 1:
             said = f"{len(refused)} of {len(asked)} prompts were not answered (counted from 0)."
             print(f"mavis: {said}", file=sys.stderr)
-        raise SystemExit(1)
+        raise SystemExit(status)
 
 
 def _folders(weights: Mapping[str, float], values: Mapping[str, str], runs: str) -> dict[str, str]:

@@ -182,9 +182,9 @@ LONG = "an ant" + " an ant" * 40  # leaves no room in the context of 160 tokens
 def partly(value, capsys):
     """`partly(words)`: what is on stdout and stderr when a prompt cannot be answered."""
 
-    def run(*words):
+    def run(*words, status=1):
         mine = ["--weights.trial", "1", "--values.trial", str(value)]
-        assert main(["generate", *words, *mine, "--max_tokens", "8", "--top_k", "12"]) == 1
+        assert main(["generate", *words, *mine, "--max_tokens", "8", "--top_k", "12"]) == status
         said = capsys.readouterr()
         return said.out.splitlines(), said.err.splitlines()
 
@@ -192,7 +192,7 @@ def partly(value, capsys):
 
 
 def test_a_prompt_that_cannot_be_answered_costs_the_others_nothing(ask, partly):
-    out, err = partly("an ant is", LONG, "hats", " ")
+    out, err = partly("an ant is", LONG, "hats", " ", status=2)  # empty: bad input
     assert out == ask()
     assert err[0].startswith("mavis: prompt 1: prompt must leave room for a reply")
     assert err[1].startswith("mavis: prompt 3: prompt must not be empty")
@@ -243,7 +243,7 @@ def test_a_template_that_refuses_a_message(tiny_folder, tmp_path, capsys):
     file = tmp_path / "chats.jsonl"
     file.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
     words = ["--file", str(file), "--reference", str(tmp_path / "reference"), "--max_tokens", "8"]
-    assert main(["generate", *words, "--json"]) == 1
+    assert main(["generate", *words, "--json"]) == 2
     said = capsys.readouterr()
     first, second = map(json.loads, said.out.splitlines())
     assert "no system role" in first["error"]

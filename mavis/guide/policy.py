@@ -8,7 +8,7 @@ import torch
 from mavis.guide.decode import decode
 from mavis.guide.jobs import Job, Sampling, Span
 from mavis.guide.network import ValueNetwork, objectives_of
-from mavis.guide.reference import Encoded, ReferencePolicy
+from mavis.guide.reference import Encoded, PromptTooLong, ReferencePolicy
 from mavis.guide.requests import Request, check, requests
 from mavis.guide.settings import Numbers, Stop, Weights, Whole, vectors, whole_number
 from mavis.guide.states import Rule
@@ -195,9 +195,10 @@ class GuidedPolicy:
         try:
             encoded = self.reference.encode(request.prompt)
         except ValueError as error:
-            raise ValueError(f"prompt {at}: {error}") from error
+            kind = PromptTooLong if isinstance(error, PromptTooLong) else ValueError
+            raise kind(f"prompt {at}: {error}") from error
         if len(encoded.tokens) + request.limit > self.reference.context:
-            raise ValueError(
+            raise PromptTooLong(
                 f"prompt {at} ({len(encoded.tokens)} tokens) and max_tokens ({request.limit}) must "
                 f"fit into the context of {self.reference.context} tokens: shorten one of them."
             )

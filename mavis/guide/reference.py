@@ -26,6 +26,10 @@ from mavis.prompts import Prompt
 SMALL = 20_000_000  # parameters
 
 
+class PromptTooLong(ValueError):  # noqa: N818 (reads as the fact)
+    """A prompt and its reply do not fit into the model's context."""
+
+
 @dataclass(frozen=True)
 class Encoded:
     """A prompt as the reference model reads it."""
@@ -160,12 +164,13 @@ class ReferencePolicy:
         """Tokenize a prompt, and say which strings end its reply.
 
         Raises:
+            PromptTooLong: it fills the model's context.
             ValueError: the prompt is no prompt, empty, no text that can be written, refused by the
-                template, longer than the model's context, or has a token that the model lacks.
+                template, or has a token that the model lacks.
         """
         text, tokens = self._tokens(prompt)
         if len(tokens) >= self.context:
-            raise ValueError(
+            raise PromptTooLong(
                 f"prompt must leave room for a reply in the context of {self.context} tokens of "
                 f"{self.name}, got {len(tokens)} tokens: {text[:60]!r} …"
             )
