@@ -1,5 +1,7 @@
 """An error in one line for people, and the exit status that goes with it."""
 
+import errno
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
@@ -20,6 +22,8 @@ SENTENCES = (
     RuntimeError,
 )  # ours
 MEMORY = "lower --rows (--data.rows of a fit) or --max_tokens, so that less is held at a time"
+FULL = os.strerror(errno.ENOSPC)  # "No space left on device"
+KEPT = "what is finished is kept, and the same command goes on from there"
 
 
 def complaint(error: BaseException) -> str:
@@ -31,6 +35,8 @@ def complaint(error: BaseException) -> str:
     if _is_memory(error):
         said = f": {_first(error)}" if str(error) else ""
         return _short(f"out of memory ({MEMORY}){said}")
+    if FULL in str(error):  # libraries have classes of their own for it
+        return _short(f"the disk is full ({_first(error)}): free some space, and go on: {KEPT}.")
     if isinstance(error, UnicodeError):
         return _short(f"a text is not UTF-8: {error}; --debug shows which file it is.")
     text = _system(error) if isinstance(error, OSError) else _first(error)

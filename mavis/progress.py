@@ -74,7 +74,11 @@ def without_bars() -> Iterator[None]:
 
     Downloads keep theirs, and so does whatever the user loads outside.
     """
-    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from huggingface_utils import (  # type: ignore[attr-defined]  # documented to be there
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
     from transformers.utils import logging
 
     shown, downloads = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
@@ -87,4 +91,6 @@ def without_bars() -> Iterator[None]:
     try:
         yield
     finally:
-        logging.enable_progress_bar()
+        logging.enable_progress_bar()  # with those of downloads
+        if not downloads:
+            disable_progress_bars()

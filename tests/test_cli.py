@@ -110,8 +110,7 @@ def test_bad_words(words, message, capsys):
         (["--data.batch_tokens", "-5"], "batch_tokens must be at least 1, got -5"),
         (["--data.max_tokens", "-8"], "max_tokens must be at least 2, got -8"),
         (["--data.branching", "[2]"], "branching must be at least two levels"),
-        (["--data.top_k", "9999"], "top_k must be 0 (all) to"),
-        (["--data.top_k", "-1"], "top_k must be 0 (all) to"),
+        (["--data.top_k", "-1"], "top_k must be at least 0 (all), got -1"),
         (["--data.top_p", "0"], "top_p must be in (0, 1], got 0"),
         (["--data.temperature", "0"], "temperature must be above 0, got 0"),
         (["--data.max_tokens", "5000"], "max_tokens"),
@@ -163,6 +162,15 @@ def test_a_file_of_one_endless_line(fit_words, tmp_path, capsys):
     file.write_text("a tum " * 500_000)
     line = refused(capsys, fit_words(tmp_path / "run", "--data.prompts", str(file)))
     assert f"row 1 of '{file}' has 3,000,000 characters" in line
+
+
+def test_one_held_out_prompt_is_too_few(fit_words, tmp_path, capsys):
+    for split, count in (("train", 2), ("validation", 1)):
+        lines = "".join(f'{{"prompt": "a um {split[0]}{n}"}}\n' for n in range(count))
+        (tmp_path / f"{split}.jsonl").write_text(lines)
+    line = refused(capsys, fit_words(tmp_path / "run", "--data.prompts", str(tmp_path)))
+    assert f"{tmp_path} holds one of them: give two or more, as validation.jsonl" in line
+    assert not (tmp_path / "run" / "rollouts").exists()
 
 
 def test_a_folder_that_is_no_model(fit_words, tmp_path, capsys):

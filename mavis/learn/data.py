@@ -15,12 +15,11 @@ from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy, spare_threads
 from mavis.learn.collect import Collector, Crew, standard_samples
 from mavis.learn.evaluate import Point, Sample, best_of_n
-from mavis.learn.fitting import fitting_prompts
-from mavis.learn.packs import Batch, Pack, batches, loader, pack_tree
+from mavis.learn.fitting import check_enough, fitting_prompts
+from mavis.learn.packs import Batch, Pack, batches, loader, round_packs
 from mavis.learn.rollout import Shape
 from mavis.learn.settings import IDENTITY, check_reference
 from mavis.learn.store import Row, write_json
-from mavis.learn.targets import soft_targets
 from mavis.learn.tree import Tree
 from mavis.objective import find
 from mavis.prompts import BadRow, Prompt
@@ -97,6 +96,8 @@ class RolloutDataModule(LightningDataModule):
         _check_positive(held_out=held_out - 1, best_of=best_of - 1)  # spreads need two
         if not 0 < eta < np.inf:
             raise ValueError(f"eta must be a positive number, got {eta}.")
+        if not temperature > 0:  # a tree of likeliest tokens has no two branches
+            raise ValueError(f"temperature must be above 0, got {temperature}.")
         self.objective = find(objective)
         self.shapes = (Shape(first_branching, max_tokens), Shape(branching, max_tokens))
         self.source = prompts or self.objective.prompts
@@ -150,6 +151,8 @@ class RolloutDataModule(LightningDataModule):
         check_reference(self.folder, self.reference, self.collector.crew.rank == 0)
         splits = ("train", "validation", "test") if stage == "test" else ("train", "validation")
         self.prompts = {split: self._read(split) for split in splits}
+        for split in splits[1:]:
+            check_enough(self.prompts[split], self.source, split)
         self.sampling((1.0,)).check((self.objective.name,))
         self.baseline("validation")
 
@@ -283,14 +286,7 @@ class RolloutDataModule(LightningDataModule):
         return [prompts[at % len(prompts)] for at in range(first, first + count)]
 
     def _packs(self, trees: Sequence[Tree]) -> list[Pack]:
-        packs: list[Pack] = []
-        families = 0
-        for tree in trees:
-            rewards = ((tree.rewards - self.units.mean) / self.units.std).astype(np.float32)
-            targets = soft_targets(tree, rewards, self.eta)
-            packs += pack_tree(tree, targets, self.batch_tokens, families)
-            families += len(tree.parent)
-        return packs
+        return round_packs(trees, self.units, self.eta, self.batch_tokens)
 
 
 def _check_positive(**numbers: int) -> None:

@@ -1,6 +1,7 @@
 """The prompts of a split that leave room for an answer."""
 
 import sys
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -61,3 +62,12 @@ def fitting_prompts(
     if long and not quiet:
         print(f"mavis: {left_out}: left out.", file=sys.stderr)
     return kept
+
+
+def check_enough(prompts: Sequence[Prompt], source: str, split: str) -> None:
+    """Raise ValueError when a policy cannot be measured on a split: spreads need two prompts."""
+    if len(prompts) < 2:
+        raise ValueError(
+            f"the policy is measured on {split} prompts, and {source} holds one of them: give two "
+            f"or more, as {split}.jsonl in a folder of --data.prompts."
+        )

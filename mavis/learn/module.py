@@ -77,7 +77,7 @@ class ValueModule(LightningModule):
             reference=reference.name,
             fingerprint=reference.fingerprint,
             template=reference.template,
-            template_args=reference.template_args and dict(reference.template_args),
+            template_args=dict(reference.template_args or {}) or None,
             reference_weights=reference.weights_digest,
             eta=self.data.eta,
             rewards=(identity(self.data.objective),),

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from mavis.learn.targets import soft_targets
 from mavis.learn.tree import NO_PARENT, Floats, Ints, Tree
+from mavis.reward import Units
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,24 @@ class Batch(NamedTuple):
     def targets(self) -> Tensor:
         """[B, T] float32, NaN = nothing to learn here."""
         return self.target_bits.view(torch.float32)
+
+
+def round_packs(trees: Sequence[Tree], units: Units, eta: float, cap: int) -> list[Pack]:
+    """The packs of scored trees, with soft targets in standard units.
+
+    Args:
+        trees: with the rewards of their leaves.
+        units: of the reward.
+        eta: the KL price of the targets, per nat.
+        cap: tokens per pack.
+    """
+    packs: list[Pack] = []
+    families = 0
+    for tree in trees:
+        rewards = ((tree.rewards - units.mean) / units.std).astype(np.float32)
+        packs += pack_tree(tree, soft_targets(tree, rewards, eta), cap, families)
+        families += len(tree.parent)
+    return packs
 
 
 def pack_tree(tree: Tree, targets: Floats, cap: int, family: int = 0) -> list[Pack]:

@@ -210,7 +210,8 @@ def test_a_saved_model_decodes_alike(reference, tmp_path):
     assert read_parm(tmp_path / "parm") == card
     said = (tmp_path / "parm" / "README.md").read_text()
     assert "| 1, 0 | 0.5 | +1.00 | +0.00 | 2.00 |" in said
-    assert {file.name for file in (tmp_path / "parm").iterdir()} == {CARD, WEIGHTS, "README.md"}
+    files = {file.name for file in (tmp_path / "parm").iterdir()}
+    assert files == {CARD, f".{CARD}.sha256", WEIGHTS, "README.md"}
     loaded = load_parm(reference, tmp_path / "parm")
     assert not any(p.requires_grad for p in loaded.model.parameters())
     ours = guided_by(reference, arm).generate(PROMPTS, MIXED, max_tokens=6)
