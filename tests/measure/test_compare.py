@@ -228,3 +228,43 @@ def test_one_objective_alone(words, tmp_path, capsys):
     assert main([*one, "--methods", "reference,best_of,mavis,mod,soup,morlhf"]) == 0
     found = json.loads((tmp_path / "sweep" / RESULTS).read_text())
     assert list(found["methods"]) == ["mavis", "mod", "soup", "morlhf", "best_of"]
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "empty", "another"])
+def test_a_damaged_point_is_named_and_made_again(harm, words, tmp_path, capsys):
+    few = words("--methods", "mavis", "--weights", "trial=1,rival=0")
+    assert main(few) == 0
+    before = (tmp_path / "sweep" / "answers" / "reference" / "all.jsonl").read_text()
+    (file,) = (tmp_path / "sweep" / "points" / "reference").glob("*.parquet")
+    content = bytearray(file.read_bytes())
+    if harm == "flipped":
+        content[len(content) // 4] ^= 0x10
+    file.write_bytes({"cut": content[:-30], "empty": b"", "another": b"PAR1"}.get(harm, content))
+    speed = tmp_path / "sweep" / "points" / "mavis" / "speed.json"
+    speed.write_text("{")
+    capsys.readouterr()
+    assert main(few) == 0
+    said = capsys.readouterr().err
+    assert f"mavis: {file} is damaged: it is made again.\n" in said
+    assert f"mavis: {speed} is damaged: it is made again.\n" in said
+    assert (tmp_path / "sweep" / "answers" / "reference" / "all.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", ""])
+def test_a_damaged_record_is_named(content, words, tmp_path, capsys):
+    few = words("--methods", "reference")
+    assert main(few) == 0
+    file = tmp_path / "sweep" / "sweep.json"
+    file.write_text(content)
+    capsys.readouterr()
+    assert main(few) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(file) in line
+
+
+def test_an_out_that_is_a_file_is_named(words, tmp_path, capsys):
+    (tmp_path / "taken").write_text("x")
+    assert main(words("--out", str(tmp_path / "taken"))) == 2
+    assert "taken" in capsys.readouterr().err
+    assert main(words("--out", str(tmp_path / "taken" / "deeper"))) == 2
+    assert "taken" in capsys.readouterr().err

@@ -33,6 +33,7 @@ from mavis.measure.report.looks import (
     yardstick,
 )
 
+FLAT = 1e-6  # standard units
 STEPS = 24  # of a curve between two points: it is linear in √KL
 
 Array = npt.NDArray[np.float64]
@@ -74,6 +75,13 @@ def front_figure(found: Found, x: int, y: int) -> Figure:
             draw(at, color=GREY, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
     _label_ends(axes, found, x, y)
     axes.margins(0.09)
+    # Where nothing changes an objective, rounding errors are no picture.
+    for low, high, limit in (
+        (*axes.get_xlim(), axes.set_xlim),
+        (*axes.get_ylim(), axes.set_ylim),
+    ):
+        if high - low < FLAT:
+            limit((low + high) / 2 - 1, (low + high) / 2 + 1)
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure
 
@@ -148,7 +156,8 @@ def bars_figure(found: Found) -> Figure:
     left = every[0]
     for axes, name in zip(every, kinds, strict=True):
         unit = UNITS if name == "weighted_gain" else "product of standard units"
-        name_axes(axes, name.replace("_", " "), size=12)
+        over = is_single(found) and name == "weighted_gain"
+        name_axes(axes, "reward above the reference's" if over else name.replace("_", " "), size=12)
         axes.set_xlabel(f"{unit}, 95 % interval")
         axes.grid(visible=False, axis="y")
         values = np.array([_interval(known[m][name]) for m in methods]).reshape(-1, 3)

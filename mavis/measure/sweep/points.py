@@ -84,13 +84,24 @@ class Point:
         about = {"method": self.method, "weights": self.weights, "strength": self.strength}
         about |= {"seconds": self.seconds, "objectives": list(objectives), "seeds": seeds}
         table = pa.table(columns).replace_schema_metadata({"mavis": json.dumps(about)})
-        write_whole(file, lambda draft: parquet.write_table(table, draft))
+        write_whole(file, lambda draft: parquet.write_table(table, draft, write_page_checksum=True))
 
     @classmethod
     def load(cls, file: Path) -> "Point":
-        """Read a point back."""
-        table = parquet.read_table(file)
-        about = json.loads(table.schema.metadata[b"mavis"])
+        """Read a point back.
+
+        Raises:
+            ValueError: the file is not what was written; it is named.
+        """
+        try:
+            return cls._read(file)
+        except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
+            raise ValueError(f"{file} is damaged, or no point of a sweep: {error}") from error
+
+    @classmethod
+    def _read(cls, file: Path) -> "Point":
+        table = parquet.read_table(file, page_checksum_verification=True)
+        about = json.loads((table.schema.metadata or {})[b"mavis"])
         seeds = about["seeds"]
 
         def fold(name: str) -> Array:

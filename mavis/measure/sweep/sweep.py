@@ -6,6 +6,7 @@ interpolation needs, and all of them make the curve of reward against KL. Every 
 soon as it is finished, and is not made again.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -73,6 +74,10 @@ class Sweep:
         file = self.folder / SETTINGS
         if file.is_file():
             before = read_json(file)
+            if not (isinstance(before, dict) and {"settings", "models"} <= before.keys()):
+                raise ValueError(
+                    f"{file} is no record of a sweep, so it is damaged: give another --out."
+                )
             check_same(self.folder, "sweep", before["settings"], settings)
             marks = _with_earlier(self.folder, before["models"], marks)
         write_json(file, {"settings": settings, "models": marks})
@@ -118,7 +123,7 @@ class Sweep:
     def speed(self, team: Team) -> float:
         """Tokens per CPU second of a method, served as one would, at the middle weighting."""
         file = self.folder / POINTS / team.method / SPEED
-        if not file.is_file():
+        if _damaged(file, read_json):
             middle = self.weightings[len(self.weightings) // 2]
             chosen = served(team.weighted(middle)(0))
             found = self.ground.speed(chosen, team.strength)
@@ -140,7 +145,7 @@ class Sweep:
         """A point from its file, or made and written there."""
         names = list(self.ground.names) if weights else []
         file = place(self.folder, method, weights, strength, names)
-        if not file.is_file():
+        if _damaged(file, Point.load):
             point = self.ground.point(method, weights, strength, choose, n)
             point.save(file, self.ground.names)
         return Point.load(file)
@@ -163,6 +168,18 @@ def reach(make: Callable[[float], Point], start: float, kl: float) -> list[Point
             last = make(start * RUNG ** (way * rung))
             points.append(last)
     return sorted(points, key=lambda point: point.strength)
+
+
+def _damaged(file: Path, read: Callable[[Path], object]) -> bool:
+    """Whether a file has to be made: it is missing, or, as is then said, damaged."""
+    if not file.is_file():
+        return True
+    try:
+        read(file)
+    except ValueError:
+        print(f"mavis: {file} is damaged: it is made again.", file=sys.stderr)
+        return True
+    return False
 
 
 def _check_tokenizers(
