@@ -13,11 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from mavis.guide.reference import ReferencePolicy
-from mavis.guide.trunk import adapting
+from mavis.guide.trunk import adapting, embeddings
 from mavis.measure.rivals.bases import base_of, find_base
 
 CONFIG = "adapter_config.json"
@@ -35,6 +35,8 @@ _FACTORS = _PLAIN - {
     *("use_rslora", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern"),
     "exclude_modules",
 }
+# Which dimension of an adapter's tensors, at the embeddings or the head, has the tokens.
+_BY_TOKEN = {".weight": 0, ".base_layer.weight": 0, ".lora_embedding_A": 1, ".lora_B.weight": 0}
 _SUM = "sum_of_factors"  # the name of an adapter
 _PLAIN_STARTS = {True, False, "gaussian", "orthogonal"}  # others take their start off the base
 # Kinds whose effect on a token depends on more than the tokens before it, or on more than weights.
@@ -223,14 +225,10 @@ def _grow(model: PreTrainedModel, adapter: Adapter) -> None:
     rows = 1 + max(_token_indices(adapter.config), default=-1)
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
         place = next((name for name, module in model.named_modules() if module is layer), "")
-        for part, axis in ((".weight", 0), (".lora_embedding_A", 1), (".lora_B.weight", 0)):
+        for part, axis in _BY_TOKEN.items():
             tensor = adapter.weights.get(f"base_model.model.{place}{part}")
-            # The factor of a head has a row for each token, that of an embedding has the width's.
-            if tensor is not None and not (
-                part == ".lora_B.weight" and isinstance(layer, nn.Embedding)
-            ):
-                rows = max(rows, tensor.shape[axis])
-    if rows > len(model.get_input_embeddings().weight):
+            rows = max(rows, 0 if tensor is None else tensor.shape[axis])
+    if rows > len(embeddings(model)):
         model.resize_token_embeddings(rows, mean_resizing=False)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -233,8 +234,13 @@ def load_parm(reference: ReferencePolicy, folder: str | Path, base: str | None =
             f"reward model {place} and reference {reference.name} have different tokenizers: it "
             f"was trained under {card.reference}. Use that one as the reference."
         )
-    with loading(f"the adapters of reward model {place}"):
+    try:
         tensors = load_file(place / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{place / WEIGHTS} is missing or damaged ({error}): remove {place / CARD}, and `mavis "
+            "parm` trains it again from the answers that it has kept."
+        ) from error
 
     def put_on(base: str) -> Arm:
         arm = new_arm(reference, base, card.objectives, card.ranks, card.scale)

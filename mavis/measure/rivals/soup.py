@@ -12,7 +12,7 @@ weights; it is here under its own name, to be compared with.
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ def _sum(
     """θ_ref and the weighted differences from it, summed in float32."""
     if getattr(reference.model.config, "quantization_config", None) is not None:
         raise ValueError(f"{reference.name} is quantized: its weights cannot be summed.")
-    model = deepcopy(reference.model).float()
+    model = cast(PreTrainedModel, deepcopy(reference.model).float())
     untie(model)
     start = {name: tensor.float().clone() for name, tensor in model.state_dict().items()}
     sums = {name: tensor.clone() for name, tensor in start.items()}

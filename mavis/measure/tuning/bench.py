@@ -14,7 +14,7 @@ from mavis.learn.fitting import fitting_prompts
 from mavis.learn.store import alone_in, check_same
 from mavis.learn.tracking import Tracking
 from mavis.measure.tuning.exam import examine
-from mavis.measure.tuning.lessons import Scale, measure_units, read_dialogues
+from mavis.measure.tuning.lessons import Scale, end_token, measure_units, read_dialogues
 from mavis.measure.tuning.plans import Plan, Study, default_lr
 from mavis.measure.tuning.training import forget_checkpoints, merged, save_policy, train
 from mavis.measure.tuning.tuned import CARD, TunedCard, read_tuned, readme, tuned_folder
@@ -75,6 +75,7 @@ class Bench:
         """π_ref."""
         named = (self.settings["reference"], self.settings["template"])
         policy = ReferencePolicy.load(*named, self.device)
+        end_token(policy)  # a model without one is refused before anything is measured
         spare_threads(policy.model)
         return policy
 
@@ -210,7 +211,9 @@ def _result(card: TunedCard) -> str:
     found = card.measured
     parts = [f"KL {found['kl']:.1f} nats"]
     if card.objectives:
-        spread = f"{found['reward']:.2f} ± {found['reward_se']:.2f}"
+        spread = f"{found['reward']:.2f}"
+        if found["reward_se"] == found["reward_se"]:  # one answer alone has no spread
+            spread += f" ± {found['reward_se']:.2f}"
         parts.insert(0, f"reward {spread} (reference 0.00)")
     if len(card.objectives) > 1:
         parts += [f"{name} {found[name]:.2f}" for name in card.objectives]

@@ -47,7 +47,8 @@ def examine(
         total = torch.stack([s.weight * columns[s.objective.name] for s in scales]).sum(0)  # [B]
         known = total[~total.isnan()]
         found["reward"] = known.mean().item()
-        found["reward_se"] = known.std().item() / math.sqrt(len(known))
+        spread = known.std().item() if len(known) > 1 else math.nan
+        found["reward_se"] = spread / math.sqrt(max(1, len(known)))
     found["kl"] = response_kl(reference, model, answers).mean().item()
     found["length"] = sum(len(a.tokens) for a in answers) / len(answers)
     return found

@@ -63,12 +63,40 @@ class TokenTable(PreTrainedTokenizerBase):
         return {"input_ids": [list(self.table[key.removesuffix(end)]) for key in text]}
 
 
-def token_table(
-    tokenizer: PreTrainedTokenizerBase, table: dict[str, list[int]]
-) -> PreTrainedTokenizerBase:
-    """A copy of a tokenizer that knows keys only; it decodes as before."""
-    known = cast(Any, copy.deepcopy(tokenizer))
-    known.__class__ = type("TokenTable", (TokenTable, type(tokenizer)), {})
+def end_token(reference: ReferencePolicy) -> int:
+    """The token that an answer is to end with.
+
+    Raises:
+        ValueError: nothing ends a text.
+    """
+    if isinstance(end := reference.tokenizer.eos_token_id, int):
+        return end
+    if not reference.ends:
+        raise ValueError(
+            f"{reference.name} has no end-of-text token, so that no answer would ever end: set "
+            "eos_token in its tokenizer_config.json."
+        )
+    return min(reference.ends)
+
+
+def ready_tokenizer(reference: ReferencePolicy) -> PreTrainedTokenizerBase:
+    """A copy of the reference's tokenizer with an end token, and a padding token that it can embed.
+
+    Many models come without a padding token. Which one is taken makes no difference: an answer
+    ends behind its first end token, and what comes later is masked.
+    """
+    tokenizer: Any = copy.deepcopy(reference.tokenizer)
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_token(reference))
+    layer: Any = reference.model.get_input_embeddings()
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= len(layer.weight):
+        tokenizer.pad_token = tokenizer.eos_token
+    return cast(PreTrainedTokenizerBase, tokenizer)
+
+
+def token_table(reference: ReferencePolicy, table: dict[str, list[int]]) -> PreTrainedTokenizerBase:
+    """A copy of the reference's tokenizer that knows keys only; it decodes as before."""
+    known = cast(Any, ready_tokenizer(reference))
+    known.__class__ = type("TokenTable", (TokenTable, type(known)), {})
     known.table = table
     return cast(PreTrainedTokenizerBase, known)
 
@@ -213,5 +241,4 @@ def told_tokens(reference: ReferencePolicy, told: Told) -> tuple[list[int], list
     start = reference.encode(told.prompt)
     text = f" {told.reply}" if start.stop else told.reply  # "Assistant:" wants a space
     reply = list(reference.tokenizer(text, add_special_tokens=False).input_ids)
-    end = reference.tokenizer.eos_token_id
-    return start.tokens, [*reply, *([end] if isinstance(end, int) else [])]
+    return start.tokens, [*reply, end_token(reference)]

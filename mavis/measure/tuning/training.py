@@ -4,6 +4,7 @@ Checkpoints while training are TRL's own, loaded by `torch.load(weights_only=Tru
 policy's own folder only; they are gone when the policy is finished.
 """
 
+import json
 import logging
 import shutil
 import warnings
@@ -11,9 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from datasets import disable_progress_bars
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, PreTrainedModel, PrinterCallback, TrainerCallback
 
 from mavis.guide.folders import loading
@@ -50,12 +53,39 @@ def train(
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that is whole: its state is written last."""
-    whole = [
-        (int(file.parent.name.split("-")[-1]), str(file.parent))
+    """The newest checkpoint that is whole: its state is written last.
+
+    One with a damaged file is removed, with a warning that names the file: what it held is trained
+    again.
+    """
+    written = [
+        (int(file.parent.name.split("-")[-1]), file.parent)
         for file in (folder / CHECKPOINTS).glob("checkpoint-*/trainer_state.json")
     ]
-    return max(whole)[1] if whole else None
+    for _, checkpoint in sorted(written, reverse=True):
+        if (broken := _damaged(checkpoint)) is None:
+            return str(checkpoint)
+        warnings.warn(f"{broken} is damaged: the steps up to it are trained again.", stacklevel=2)
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _damaged(checkpoint: Path) -> Path | None:
+    """A file of a checkpoint that cannot be what was written."""
+    for file in sorted(checkpoint.iterdir()):
+        try:
+            if file.suffix == ".safetensors":
+                with safe_open(file, framework="pt"):
+                    pass
+            elif file.suffix in {".pt", ".pth"}:  # archives, with a checksum of every part
+                with ZipFile(file) as archive:
+                    if archive.testzip() is not None:
+                        return file
+            elif file.suffix == ".json":
+                json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, SafetensorError, BadZipFile):
+            return file
+    return None
 
 
 def forget_checkpoints(folder: Path) -> None:

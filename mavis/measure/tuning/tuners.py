@@ -19,12 +19,13 @@ from typing import Any, cast
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mavis.guide.reference import SMALL, ReferencePolicy
 from mavis.measure.tuning.lessons import (
     SHARPNESS,
     preference_pairs,
+    ready_tokenizer,
     reward_function,
     token_table,
     told_tokens,
@@ -111,9 +112,10 @@ def _online(plan: Plan, study: Study, output: Path, model: PreTrainedModel) -> d
         "top_k": 0,  # the whole vocabulary: policy gradients are of what was sampled from
         "reward_weights": [scale.weight for scale in study.scales],
     }
+    tokenizer = token_table(reference, {k: e.tokens for k, e in zip(keys, encoded, strict=True)})
     if stops:
         args["generation_kwargs"] = {"stop_strings": sorted(stops)}
-        end_at_strings(model, reference)
+        end_at_strings(model, reference, tokenizer)
     rows = {
         "prompt": keys,
         "text": [plain(prompt) for prompt in study.prompts],
@@ -124,9 +126,7 @@ def _online(plan: Plan, study: Study, output: Path, model: PreTrainedModel) -> d
         "reward_funcs": [reward_function(scale, reference) for scale in study.scales],
         "args": args,
         "train_dataset": Dataset.from_dict(rows),
-        "processing_class": token_table(
-            reference.tokenizer, {k: e.tokens for k, e in zip(keys, encoded, strict=True)}
-        ),
+        "processing_class": tokenizer,
         "peft_config": _adapter(plan),
     }
 
@@ -199,7 +199,7 @@ def dpo_trainer(plan: Plan, study: Study, output: Path, model: PreTrainedModel) 
         model=model,
         args=args,
         train_dataset=Dataset.from_dict({"prompt": numbers, **sides}),
-        processing_class=token_table(study.reference.tokenizer, table),
+        processing_class=token_table(study.reference, table),
         peft_config=_adapter(plan),
     )
 
@@ -221,18 +221,21 @@ def sft_trainer(plan: Plan, study: Study, output: Path, model: PreTrainedModel) 
         model=model,
         args=args,
         train_dataset=Dataset.from_list(rows),
-        processing_class=study.reference.tokenizer,
+        processing_class=ready_tokenizer(study.reference),
         peft_config=_adapter(plan),
     )
 
 
-def end_at_strings(model: PreTrainedModel, reference: ReferencePolicy) -> None:
+def end_at_strings(
+    model: PreTrainedModel, reference: ReferencePolicy, tokenizer: PreTrainedTokenizerBase
+) -> None:
     """Let a model end replies at stop strings, and mark the end as TRL finds it: by an end token.
 
-    Without the mark, TRL would train on the padding behind.
+    Without the mark, TRL would train on the padding behind; where end tokens are the padding, the
+    first of it is the mark.
     """
     generate: Any = model.generate
-    end, pad = reference.tokenizer.eos_token_id, reference.tokenizer.pad_token_id
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
 
     def marked(input_ids: torch.Tensor, **more: Any) -> torch.Tensor:
         made: torch.Tensor = generate(input_ids=input_ids, tokenizer=reference.tokenizer, **more)

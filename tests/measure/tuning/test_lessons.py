@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,9 +17,11 @@ from mavis.measure.tuning.lessons import (
     SHARPNESS,
     Scale,
     Told,
+    end_token,
     measure_units,
     preference_pairs,
     read_dialogues,
+    ready_tokenizer,
     reward_function,
     token_table,
     told_tokens,
@@ -70,7 +73,7 @@ def test_a_reward_sees_the_same_text_in_training_as_in_evaluation(prompt, tiny_r
 def test_trl_reads_prompts_as_decoding_does(template, build_reference):
     reference = build_reference(chat_template=template)
     table = {str(at): reference.encode(p).tokens for at, p in enumerate(["a tum", DIALOGUE, CHAT])}
-    tokenizer = token_table(reference.tokenizer, table)
+    tokenizer = token_table(reference, table)
     assert tokenizer(text=["0", "1", "2"])["input_ids"] == list(table.values())
     assert tokenizer("1<end>")["input_ids"] == table["1"]  # DPO puts an end token behind texts
     assert tokenizer.batch_decode([[5, 6]]) == reference.tokenizer.batch_decode([[5, 6]])
@@ -88,16 +91,37 @@ def test_units_are_those_of_a_fit(tiny_fit, tiny_folder):
     assert rewards.std().item() == pytest.approx(1, abs=1e-6)
 
 
-def test_dialogue_replies_end_where_they_should(tiny_reference):
+@pytest.mark.parametrize("pad", ["<pad>", "<end>", None])
+def test_dialogue_replies_end_where_they_should(pad, build_reference):
+    """<end> is 0, <pad> is 1; where there is none, end tokens are the padding."""
+    reference = build_reference()
+    reference.tokenizer.pad_token = pad
+    tokenizer = ready_tokenizer(reference)
+    fill = 1 if pad == "<pad>" else 0
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, fill)
+    assert reference.tokenizer.pad_token == pad  # the original is as it was
+
     class Model:
         def generate(self, tokenizer, **_):
-            assert tokenizer is tiny_reference.tokenizer
-            return torch.tensor([[9, 4, 5, 1, 1], [9, 4, 0, 1, 1], [9, 4, 5, 6, 7]])
+            assert tokenizer is reference.tokenizer
+            return torch.tensor([[9, 4, 5, fill, fill], [9, 4, 0, fill, fill], [9, 4, 5, 6, 7]])
 
     model = Model()
-    end_at_strings(model, tiny_reference)  # <end> is 0, <pad> is 1
+    end_at_strings(model, reference, tokenizer)
     made = model.generate(input_ids=torch.tensor([[9]] * 3), generation_config=None)
-    assert made.tolist() == [[9, 4, 5, 0, 1], [9, 4, 0, 1, 1], [9, 4, 5, 6, 7]]
+    assert made.tolist() == [[9, 4, 5, 0, fill], [9, 4, 0, fill, fill], [9, 4, 5, 6, 7]]
+
+
+def test_padding_has_an_embedding_and_texts_have_an_end(build_reference):
+    reference = build_reference()
+    reference.tokenizer.add_special_tokens({"pad_token": "[PAD]"})  # and no row for it
+    assert ready_tokenizer(reference).pad_token_id == 0
+    reference.tokenizer.eos_token = None
+    assert end_token(reference) == 0  # by the model's generation config
+    assert ready_tokenizer(reference).eos_token == "<end>"
+    endless = replace(build_reference(eos_token_id=None), tokenizer=reference.tokenizer)
+    with pytest.raises(ValueError, match="tiny llama has no end-of-text token"):
+        end_token(endless)
 
 
 def test_pairs_are_preferred_by_the_odds_of_their_rewards(tiny_reference, tmp_path):

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
 from mavis.measure.tuning import bench as bench_module
+from mavis.measure.tuning.training import last_checkpoint
 from mavis.measure.tuning.tune import tune
 from mavis.measure.tuning.tuned import read_tuned
 from mavis.prompts import digest
@@ -137,7 +139,6 @@ class Killed(Exception):  # noqa: N818
 
 @pytest.mark.parametrize("method", ["rloo", "grpo", "dpo"])
 def test_a_killed_training_goes_on_and_comes_to_the_same(method, tiny_tune, tmp_path, monkeypatch):
-    import torch
     from safetensors.torch import load_file
 
     from mavis.measure.tuning.watch import Watch
@@ -167,6 +168,66 @@ def test_a_killed_training_goes_on_and_comes_to_the_same(method, tiny_tune, tmp_
     resumed = load_file(folder / "model.safetensors")
     assert all(torch.allclose(whole[name], resumed[name], atol=1e-5) for name in whole)
     assert not (folder / "run.json").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json"])
+def test_a_damaged_checkpoint_is_named_and_its_steps_made_again(name, tmp_path, tiny_lm):
+    """Truncated, as a full disk leaves it, or with a bit flipped where there is a checksum."""
+    for number in (5, 10):
+        folder = tmp_path / "checkpoints" / f"checkpoint-{number}"
+        tiny_lm().save_pretrained(folder)
+        torch.save({"step": torch.ones(100)}, folder / "optimizer.pt")
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": number}))
+    assert last_checkpoint(tmp_path) == str(folder)
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.warns(UserWarning, match=f"{folder / name} is damaged"):
+        assert last_checkpoint(tmp_path) == str(folder.with_name("checkpoint-5"))
+    assert not folder.exists()
+
+
+def test_a_flipped_bit_is_seen_where_there_is_a_checksum(tmp_path):
+    folder = tmp_path / "checkpoints" / "checkpoint-3"
+    folder.mkdir(parents=True)
+    torch.save({"step": torch.ones(100)}, folder / "optimizer.pt")
+    (folder / "trainer_state.json").write_text("{}")
+    content = bytearray((folder / "optimizer.pt").read_bytes())
+    at = content.index(torch.ones(100).numpy().tobytes()) + 50
+    content[at] ^= 1
+    (folder / "optimizer.pt").write_bytes(content)
+    with pytest.warns(UserWarning, match=r"optimizer\.pt is damaged"):
+        assert last_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("pad", [None, "<end>"])
+@pytest.mark.parametrize("method", ["rloo", "grpo", "dpo", "sft"])
+def test_models_without_a_padding_token_of_their_own(method, pad, tiny_tune, tiny_folder, tmp_path):
+    """As base models have it: no chat template, so that replies end at the human's next turn."""
+    reference = ReferencePolicy.load(str(tiny_folder / "reference"))
+    reference.tokenizer.pad_token = pad
+    for config in (reference.model.config, reference.model.generation_config):
+        config.pad_token_id = pad and 0
+    reference.model.save_pretrained(tmp_path / "base")
+    reference.tokenizer.save_pretrained(tmp_path / "base")
+    lines = [{"chosen": f"\n\nHuman: a {'um' * n}?\n\nAssistant: It is."} for n in range(24)]
+    (tmp_path / "hh.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    more = {} if method != "sft" else {"objectives": ""}
+    given = {"reference": str(tmp_path / "base"), "prompts": str(tmp_path / "hh.jsonl"), "steps": 1}
+    policy = ReferencePolicy.load(str(tiny_tune(method, **given, **more)))
+    assert policy.tokenizer.pad_token == pad  # as it was
+    assert policy.ends == reference.ends
+
+
+def test_a_model_that_never_ends_is_refused_at_once(tiny_tune, tiny_folder, tmp_path, monkeypatch):
+    reference = ReferencePolicy.load(str(tiny_folder / "reference"))
+    reference.tokenizer.eos_token = None
+    for config in (reference.model.config, reference.model.generation_config):
+        config.eos_token_id = None
+    reference.model.save_pretrained(tmp_path / "base")
+    reference.tokenizer.save_pretrained(tmp_path / "base")
+    monkeypatch.setattr(bench_module, "measure_units", None)
+    with pytest.raises(ValueError, match=f"{tmp_path / 'base'} has no end-of-text token"):
+        tiny_tune("rloo", reference=str(tmp_path / "base"))
 
 
 def test_killed_while_it_is_measured_it_does_not_train_again(tiny_tune, monkeypatch):
