@@ -58,9 +58,9 @@ def generate(
     """Answer prompts, guided by weights of your own.
 
     Answers come in the order of the prompts, each as soon as it is finished. A prompt that cannot
-    be answered is reported on stderr by its number, counted from 0, and the others are answered. The
-    exit status is then 1 if such prompts are too long, and 2 if one is bad input, such as one that
-    the chat template refuses.
+    be answered is reported on stderr by its number, counted from 0, and the others are answered.
+    The exit status is then 1 where such prompts are too long, and 2 where one is bad input, such
+    as one that the chat template refuses.
 
     Args:
         prompts: what to answer; none here and no --file reads one prompt per line from stdin
