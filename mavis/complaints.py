@@ -23,7 +23,7 @@ SENTENCES = (
 )  # ours
 MEMORY = "lower --rows (--data.rows of a fit) or --max_tokens, so that less is held at a time"
 FULL = os.strerror(errno.ENOSPC)  # "No space left on device"
-KEPT = "what is finished is kept, and the same command goes on from there"
+FREE_SPACE = "Free some space and give the same command again; what a fit has finished is kept."
 
 
 def complaint(error: BaseException) -> str:
@@ -36,7 +36,8 @@ def complaint(error: BaseException) -> str:
         said = f": {_first(error)}" if str(error) else ""
         return _short(f"out of memory ({MEMORY}){said}")
     if FULL in str(error):  # libraries have classes of their own for it
-        return _short(f"the disk is full ({_first(error)}): free some space, and go on: {KEPT}.")
+        told = _system(error) if isinstance(error, OSError) else _first(error)
+        return _short(f"{told.rstrip('.')}. {FREE_SPACE}")
     if isinstance(error, UnicodeError):
         return _short(f"a text is not UTF-8: {error}; --debug shows which file it is.")
     text = _system(error) if isinstance(error, OSError) else _first(error)

@@ -74,7 +74,7 @@ def without_bars() -> Iterator[None]:
 
     Downloads keep theirs, and so does whatever the user loads outside.
     """
-    from huggingface_utils import (  # type: ignore[attr-defined]  # documented to be there
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented to be there
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,
