@@ -21,7 +21,7 @@ from mavis.learn.data import RolloutDataModule
 from mavis.learn.evaluate import Sample, at_kl, summary
 from mavis.learn.module import ValueModule
 from mavis.learn.settings import LAST, METRICS
-from mavis.learn.store import legal, read_json, write_json, write_whole
+from mavis.learn.store import read_json, write_json, write_whole
 from mavis.learn.tracking import Tracking
 from mavis.prompts import digest
 from mavis.reward import described
@@ -46,7 +46,7 @@ class Rounds(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What the finished rounds came to."""
-        return {"entries": legal(self._entries)}
+        return {"entries": self._entries}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on behind the finished rounds."""
@@ -138,11 +138,13 @@ class Rounds(Callback):
 
     def _mend(self, data: RolloutDataModule, module: ValueModule) -> None:
         """Write again, from the checkpoint, what is missing or damaged of the finished rounds."""
-        if data.round == 0:
-            return
         file, value = data.folder / METRICS, data.folder / VALUE
-        if not self._entries:  # a checkpoint from before it held them
+        if (
+            data.round and not self._entries and file.is_file()
+        ):  # a checkpoint from before it held them
             self._entries = [old for old in read_json(file) if old["round"] < data.round]
+        if not self._entries:
+            return
         again = "written again from the checkpoint"
         try:
             read_json(file)

@@ -39,8 +39,7 @@ def check_same_run(folder: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: the folder holds results of other settings, or of settings that cannot be read.
     """
-    started = any((folder / name).is_dir() for name in ("reference", "rollouts"))
-    if not ((folder / CONFIG).is_file() and started):
+    if not any((folder / name).is_dir() for name in ("reference/validation", "rollouts")):
         return
     before, now = dict(_flat(read_settings(folder))), dict(_flat(settings))
     learned = (LAST, METRICS, "rollouts/round-0/evaluation")
@@ -61,12 +60,13 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """The settings that a run folder was made with.
 
     Raises:
-        ValueError: the file is damaged, and is named.
+        ValueError: the file is missing or damaged, and is named.
     """
     file = folder / CONFIG
     broken = (
-        f"{file} is damaged, so that nobody can tell which settings the results in {folder} were "
-        "made with: restore it from a copy (MLflow keeps one with the run), or give another --out"
+        f"{file} is {'damaged' if file.is_file() else 'missing'}, so that nobody can tell which "
+        f"settings the results in {folder} were made with: restore it from a copy (MLflow keeps "
+        "one with the run), or give another --out"
     )
     try:
         text = file.read_text(encoding="utf-8")
@@ -75,7 +75,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
             if first != f"{MARK}{_digest(text)}":
                 raise ValueError(f"{broken}. If you edited it, delete its first line.")
         settings = yaml.safe_load(text)
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (FileNotFoundError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{broken}.") from error
     if not isinstance(settings, dict) or not settings.keys() >= ALWAYS:
         raise ValueError(f"{broken}.")

@@ -113,6 +113,12 @@ def test_a_damaged_configuration_stops_the_run(run, fit_words, capsys, how):
         assert f"{file} is damaged" in line
 
 
+def test_a_missing_configuration_stops_the_run(run, fit_words, capsys):
+    (run / "config.yaml").unlink()
+    assert main(fit_words(run)) == 2
+    assert f"{run / 'config.yaml'} is missing, so that nobody can tell" in capsys.readouterr().err
+
+
 def test_a_configuration_from_before_there_were_checksums(run, fit_words, capsys):
     file = run / "config.yaml"
     first, _, text = file.read_text().partition("\n")
