@@ -64,6 +64,7 @@ class Bench:
                 print(f"{folder} is finished: {_result(card)}")
                 return
             check_same(folder, "policy", read_run(folder).get("settings", {}), settings)
+            end_token(self.reference)  # a model without one is refused before it is measured
             scales = tuple(Scale(o, self.units[o.name], w) for o, w in kept)
             card = self._train(folder, scales, settings)
         print(_report(folder, card))
@@ -72,7 +73,6 @@ class Bench:
     def reference(self) -> ReferencePolicy:
         """π_ref."""
         policy = ReferencePolicy.load(self.settings["reference"], self.settings["template"])
-        end_token(policy)  # a model without one is refused before anything is measured
         spare_threads(policy.model)
         return policy
 
