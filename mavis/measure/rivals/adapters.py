@@ -31,6 +31,7 @@ _PLAIN = {
     *("layers_to_transform", "layers_pattern", "megatron_core", "init_lora_weights"),
     *("runtime_config", "loftq_config", "ensure_weight_tying"),
 }
+# What may differ where factors are summed: PEFT gives the sum the first one's scale and layers.
 _FACTORS = _PLAIN - {
     *("use_rslora", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern"),
     "exclude_modules",

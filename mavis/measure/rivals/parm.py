@@ -229,7 +229,7 @@ def load_parm(reference: ReferencePolicy, folder: str | Path, base: str | None =
     """
     place = Path(locate(str(folder), "reward model"))
     card = read_parm(place)
-    if card.fingerprint != reference.fingerprint:
+    if not reference.knows(card.fingerprint):
         raise ValueError(
             f"reward model {place} and reference {reference.name} have different tokenizers: it "
             f"was trained under {card.reference}. Use that one as the reference."

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 _LENGTH = 24
-_LIKELY = 1e-6  # tokens that are less likely to both are lost in rounding
 _LEAST = -99.0  # of a log-probability: -inf is like it
-_CLOSE = {torch.float32: 5e-3}  # nats; what is saved in half precision rounds in other ways
-_ROUGH = 0.5
+# Of float32, and of half precision, in which batches round in other ways: how likely a token must
+# be to be looked at, and how many nats may lie between.
+_FULL, _HALF = (1e-6, 5e-3), (1e-2, 0.5)
 
 
 def probe(vocabulary: int) -> list[int]:
@@ -33,6 +33,7 @@ def says(model: PreTrainedModel, tokens: list[int], vocabulary: int) -> Tensor:
 
 def alike(found: Tensor, wanted: Tensor, dtype: torch.dtype) -> bool:
     """Whether log-probabilities [..., V] are the same, but for the rounding of models of a type."""
-    likely = torch.maximum(found, wanted) > math.log(_LIKELY)
+    least, most = _FULL if dtype == torch.float32 else _HALF
+    likely = torch.maximum(found, wanted) > math.log(least)
     gap = (found.clamp_min(_LEAST) - wanted.clamp_min(_LEAST)).abs()
-    return not found.isnan().any() and bool((gap[likely] < _CLOSE.get(dtype, _ROUGH)).all())
+    return not found.isnan().any() and bool((gap[likely] < most).all())

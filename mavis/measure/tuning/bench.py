@@ -66,6 +66,7 @@ class Bench:
                 print(f"{folder} is finished: {_result(card)}")
                 return
             check_same(folder, "policy", read_run(folder).get("settings", {}), settings)
+            end_token(self.reference)  # a model without one is refused before it is measured
             scales = tuple(Scale(o, self.units[o.name], w) for o, w in kept)
             card = self._train(folder, scales, settings)
         print(_report(folder, card))
@@ -75,7 +76,6 @@ class Bench:
         """π_ref."""
         named = (self.settings["reference"], self.settings["template"])
         policy = ReferencePolicy.load(*named, self.device)
-        end_token(policy)  # a model without one is refused before anything is measured
         spare_threads(policy.model)
         return policy
 
