@@ -1,5 +1,6 @@
 """From words to a call: a plain command's signature is its options, its docstring their help."""
 
+import re
 from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -23,6 +24,7 @@ EVERYWHERE = (  # what every command understands: taken out by `manner` before a
     (("-v", "--verbose"), "say more, with what libraries log and warn of"),
     ((DEBUG,), "show the whole traceback of an error"),
 )
+KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "dict": "NAME VALUE pairs"}
 TESTERS = {"validate", "test"}  # where `--verbose` is an option of Lightning's, with a value
 
 
@@ -78,7 +80,7 @@ def parser(function: Command, name: str) -> "ArgumentParser":
 
     class BriefParser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-            raise ValueError(_with_nearest(message, options)) from ex
+            raise ValueError(_with_nearest(_in_words(message), options)) from ex
 
     text = parse(function.__doc__ or "")
     built = BriefParser(prog=f"mavis {name}", description=text.short_description)
@@ -101,6 +103,23 @@ def parser(function: Command, name: str) -> "ArgumentParser":
     for flags, said in EVERYWHERE:
         everywhere.add_argument(*flags, action="store_true", default=SUPPRESS, help=said)
     return built
+
+
+def _in_words(message: str) -> str:
+    """What the parser says of a value, without Python's names for things.
+
+    >>> _in_words("Expected a <class 'float'>. Got value: nan")
+    'expected a number. Got value: nan'
+    >>> _in_words("Expected a typing.Literal['a', 'b']. Got value: c")
+    "expected one of ['a', 'b']. Got value: c"
+    """
+    said = re.sub(r'Parser key "([^"]+)":', r"--\1:", message)
+    said = re.sub(r"Expected an? typing\.Literal", "expected one of ", said)
+    return re.sub(r"Expected an? <class '(\w+)'>", _kind, said)
+
+
+def _kind(found: re.Match[str]) -> str:
+    return f"expected {KINDS.get(found[1], f'a {found[1]}')}"
 
 
 def _with_nearest(message: str, options: Sequence[str]) -> str:

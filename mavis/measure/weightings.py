@@ -10,6 +10,7 @@ from mavis.sources import splits
 
 Weighting = tuple[float, ...]  # λ [M], in the order of the objectives
 
+MOST = 10_000  # weightings; each is decoded at several strengths
 FORMS = "grid:STEP, dirichlet:N, NAME=X,NAME=X or a file with a column for each objective"
 
 
@@ -84,6 +85,7 @@ def _grid(step: str, count: int) -> list[Weighting]:
     if share.denominator != 1 or share < 1:
         raise ValueError(f"weights: the step of a grid must divide 1, as 0.1 does, got {step}.")
     parts = int(share)
+    _check_many(math.comb(parts + count - 1, count - 1), f"grid:{step}")
     counts = itertools.product(range(parts, -1, -1), repeat=count)
     return [tuple(n / parts for n in c) for c in counts if sum(c) == parts]
 
@@ -93,9 +95,18 @@ def _draws(number: str, count: int, seed: int) -> list[Weighting]:
 
     if not number.isdecimal() or int(number) < 1:
         raise ValueError(f"weights: dirichlet needs a number of draws, got {number!r}.")
+    _check_many(int(number), f"dirichlet:{number}")
     random = np.random.Generator(np.random.Philox(seed))
     draws = random.dirichlet(np.ones(count), int(number)).round(4)
     return [tuple(float(x) for x in draw) for draw in draws]
+
+
+def _check_many(count: int, spec: str) -> None:
+    if count > MOST:
+        raise ValueError(
+            f"weights: {spec} makes {count:,} weightings of these objectives, more than {MOST:,}: "
+            "take a coarser grid, or fewer draws."
+        )
 
 
 def _assignment(part: str) -> tuple[str, str]:
@@ -123,7 +134,7 @@ def _named(row: object, objectives: Sequence[str], where: str) -> Weighting:
             f"weights must have the columns {', '.join(objectives)}; {where} has {names}."
         )
     try:
-        numbers = tuple(float(row[name]) for name in objectives)
+        numbers = tuple(float(row[name]) + 0.0 for name in objectives)  # there is no -0
     except (TypeError, ValueError):
         numbers = (math.nan,)
     if not all(map(math.isfinite, numbers)):

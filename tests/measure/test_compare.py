@@ -268,3 +268,9 @@ def test_an_out_that_is_a_file_is_named(words, tmp_path, capsys):
     assert "taken" in capsys.readouterr().err
     assert main(words("--out", str(tmp_path / "taken" / "deeper"))) == 2
     assert "taken" in capsys.readouterr().err
+
+
+def test_a_folder_of_a_try_that_came_to_nothing_is_no_dead_end(words, capsys):
+    assert main(words("--methods", "reference", "--top_k", "-1")) == 2
+    assert "top_k must be" in capsys.readouterr().err
+    assert main(words("--methods", "reference")) == 0

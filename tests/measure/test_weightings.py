@@ -59,6 +59,8 @@ def test_one_can_be_named_in_any_order():
         ("grid:-0.5", "must divide 1"),
         ("dirichlet:0", "needs a number of draws"),
         ("dirichlet:", "needs a number of draws"),
+        ("grid:0.00001", "makes 100,001 weightings of these objectives, more than 10,000"),
+        ("dirichlet:10001", "makes 10,001 weightings of these objectives"),
         ("humor=1", "must have the columns humor, helpfulness; .* has humor"),
         ("humor=1,sad=2", "has humor, sad"),
         ("humor=x,helpfulness=1", "must be finite numbers"),

@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from mavis.classifier import ClassifierReward
+from mavis.guide.jobs import Sampling
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
 from mavis.learn.store import check_same, read_json, write_json
@@ -56,6 +57,9 @@ class Sweep:
             ValueError: a model is not what its method needs, or has another tokenizer than the
                 reference, or the folder holds points of other settings, or of other models.
         """
+        # What cannot be decoded must not become the settings of the folder.
+        plain = Sampling((), 1.0, self.ground.temperature, self.ground.top_k)
+        plain.check((), self.ground.reference.vocabulary)
         names, seeds = self.ground.names, range(self.ground.seeds)
         found = {
             m: [self.models.folders(m, names, self.weightings, seed) for seed in seeds]
