@@ -8,6 +8,7 @@ from typing import Any
 
 STORY = (
     "names",
+    "signals",
     "tables",
     "devices",
     "sources",
@@ -124,7 +125,6 @@ STORY = (
     "commands",
     "generate",
     "training",
-    "signals",
     "complaints",
     "parsing",
     "fit_help",

@@ -21,7 +21,7 @@ from mavis.loudness import Loudness, loudness
 from mavis.overview import family, overview, unknown
 from mavis.parsing import Command, call, manner
 from mavis.quiet import hush, settle
-from mavis.signals import STATUSES, stopped_by_signals
+from mavis.signals import Terminated, stopped_by_signals
 
 TRAINING = {
     "fit": "Train an objective's value model, round by round.",
@@ -77,7 +77,7 @@ def main(args: Sequence[str] | None = None) -> int:
             elif args is None:  # the process is ours alone
                 hush()
             _run(words, level)
-    except (KeyboardInterrupt, SystemExit) as stop:
+    except (KeyboardInterrupt, SystemExit, Terminated) as stop:
         return _stopped(stop, words[0] if words else "")
     except BrokenPipeError:  # `mavis generate … | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -90,19 +90,17 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _stopped(stop: KeyboardInterrupt | SystemExit, command: str) -> int:
+def _stopped(stop: KeyboardInterrupt | SystemExit | Terminated, command: str) -> int:
     """Say that a command did not finish, and whether it goes on from where it was."""
-    code = stop.code if isinstance(stop, SystemExit) else None
     # Lightning exits on an interrupt: what it was is in the context.
     if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
         said, code = "interrupted", 130
-    elif code in STATUSES:
-        said = "terminated"
+    elif isinstance(stop, Terminated):
+        said, code = "terminated", stop.status
     else:
-        return code if isinstance(code, int) else int(code is not None)
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     resumed = "; the same command goes on from here" if command in RESUMED else ""
     print(f"mavis: {said}{resumed}.", file=sys.stderr)
-    assert isinstance(code, int)
     return code
 
 

@@ -13,12 +13,23 @@ from typing import NoReturn
 
 NAMES = ("SIGTERM", "SIGHUP")  # the second is not there on Windows
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
-STATUSES = frozenset(128 + number for number in SIGNALS)  # as shells count: 143 and 129
+
+
+class Terminated(BaseException):
+    """This process was told to end; no error, and nobody on the way out may take it for one.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.status = 128 + number  # as shells count: 143 for SIGTERM, 129 for SIGHUP
 
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Within this block, such a signal raises SystemExit(128 + its number) in the main thread.
+    """Within this block, such a signal raises `Terminated` in the main thread.
 
     So every `finally` and `with` on the way out does its work. A signal that somebody handles or
     ignores already (`nohup`) is left to them, and so are all of them in other threads, where Python
@@ -37,4 +48,4 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - as Python calls it
-    raise SystemExit(128 + number)
+    raise Terminated(number)

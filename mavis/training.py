@@ -25,6 +25,7 @@ from mavis.learn.store import alone_in
 from mavis.learn.tracking import Tracking
 from mavis.loudness import verbose
 from mavis.objective import available, find
+from mavis.signals import Terminated
 
 QUIET = (
     "LightningCLI's args parameter",  # `main` takes its words apart before Lightning sees them
@@ -196,7 +197,7 @@ def train(args: list[str], objective: str | None) -> None:
     """Run `fit`, `validate` or `test` of an objective (None: to ask for help).
 
     Raises:
-        SystemExit: with 143, as shells count, when the process was told to end (SIGTERM).
+        Terminated: the process was told to end (SIGTERM).
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for name in () if verbose() else ("lightning.pytorch", "lightning.fabric"):
@@ -207,7 +208,7 @@ def train(args: list[str], objective: str | None) -> None:
         try:
             MavisCLI(args, objective, stack)
         except SIGTERMException as stop:  # carries no status: it would pass for success
-            raise SystemExit(128 + signal.SIGTERM) from stop
+            raise Terminated(signal.SIGTERM) from stop
 
 
 def _product(rounds: int, epochs: int) -> int:

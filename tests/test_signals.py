@@ -9,7 +9,7 @@ from threading import Thread
 import pytest
 
 from mavis.cli import RESUMED, main
-from mavis.signals import stopped_by_signals
+from mavis.signals import Terminated, stopped_by_signals
 
 STATUS = {"SIGTERM": 143, "SIGHUP": 129}
 
@@ -29,9 +29,9 @@ def test_a_signal_unwinds(name):
             finally:
                 said.append("cleaned up")
 
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(Terminated) as stop:
         work()
-    assert stop.value.code == STATUS[name]
+    assert stop.value.status == STATUS[name]
     assert said
     assert signal.getsignal(getattr(signal, name)) is before
 
@@ -74,11 +74,9 @@ def test_every_command_says_that_it_did_not_finish(command, name, monkeypatch, c
     assert capsys.readouterr().err == f"mavis: terminated{more}.\n"
 
 
-def test_an_exit_with_that_status_says_so_too(monkeypatch, capsys):
-    """A trainer that hears a signal itself ends with the status of one."""
-
+def test_a_trainer_that_hears_the_signal_itself(monkeypatch, capsys):
     def trained(*_):
-        raise SystemExit(143)
+        raise Terminated(signal.SIGTERM)
 
     monkeypatch.setattr("mavis.training.train", trained)
     assert main(["fit", "--objective", "humor"]) == 143

@@ -207,8 +207,7 @@ class Tracking(Logger):
         """Write what is left and close the run as FINISHED, FAILED or (on a signal) KILLED."""
         self._flush()
         self._ask_again()
-        signalled = isinstance(sys.exc_info()[1], KeyboardInterrupt | SystemExit)
-        stopped = "KILLED" if signalled else "FAILED"
+        stopped = "FAILED" if isinstance(sys.exc_info()[1], Exception | None) else "KILLED"
         last = "FINISHED" if status in ("success", "finished") else stopped
         if self._run is not None:
             self._send("the end", lambda run: run.client.set_terminated(run.id, last), [])

@@ -59,7 +59,7 @@ class Sweep:
         """
         # What cannot be decoded must not become the settings of the folder.
         plain = Sampling((), 1.0, self.ground.temperature, self.ground.top_k)
-        plain.check((), self.ground.reference.vocabulary)
+        plain.check(())
         names, seeds = self.ground.names, range(self.ground.seeds)
         found = {
             m: [self.models.folders(m, names, self.weightings, seed) for seed in seeds]

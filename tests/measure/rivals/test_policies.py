@@ -300,7 +300,7 @@ def test_an_adapter_that_fits_nothing_here_is_refused(reference, tmp_path, tiny_
     assert "does not fit the reference" in str(error.value)
     assert str(folder) in str(error.value)
     folder = moved("some/model", tmp_path / "wide")  # only now the hub is asked
-    with pytest.raises(FileNotFoundError, match="'some/model' is no local folder"):
+    with pytest.raises(FileNotFoundError, match="'some/model' is no local file or folder"):
         mod(reference, {"humor": folder})
 
 
