@@ -128,7 +128,7 @@ def test_options_of_an_objectives_own_module(by, sharp, capsys, monkeypatch):
         value = __import__(sharp).Sharp
     own = Objective(
         name="keen",
-        reward=lambda asked, said: [len(s) for s in said],
+        reward=lambda _, said: [len(s) for s in said],
         value=value,
         value_args={"edge": 0.9},
     )
