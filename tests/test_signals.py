@@ -9,9 +9,18 @@ from threading import Thread
 import pytest
 
 from mavis.cli import RESUMED, main
-from mavis.signals import Terminated, stopped_by_signals
+from mavis.signals import SIGNALS, Terminated, stopped_by_signals
 
 STATUS = {"SIGTERM": 143, "SIGHUP": 129}
+
+
+@pytest.fixture(autouse=True)
+def _nobody_listens():
+    """As in a terminal; whoever runs the tests may have told them to ignore a signal (`nohup`)."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def kill(name):

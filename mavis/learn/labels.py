@@ -38,7 +38,7 @@ def name_points(
         color: of the labels.
     """
     shown = np.flatnonzero(np.isfinite(points).all(axis=1))
-    scale = 72 / axes.get_figure(root=True).dpi  # type: ignore[union-attr]
+    scale = 72 / axes.figure.dpi
     places = axes.transData.transform(points[shown]) * scale  # [p, 2] in points of the page
     bottom, top = axes.get_window_extent().intervaly * scale
     for group in _groups(places):

@@ -49,6 +49,7 @@ def pareto(
     lora: bool = False,
     reference: str | None = None,
     template: str | None = None,
+    template_args: dict[str, Any] | None = None,
     best_of: int = 32,
     temperature: float = 1.0,
     top_k: int = 40,
@@ -90,6 +91,8 @@ def pareto(
         reference: reference policy (default: the one that the models were trained under)
         template: function that writes prompts out, in place of the chat template (default: the one
             that the models were trained under)
+        template_args: arguments of the chat template (default: those that the models were trained
+            under)
         best_of: answers that the best is taken of, at most
         temperature: of the reference policy
         top_k: candidates per token, of every method; 0 is the whole vocabulary
@@ -117,7 +120,8 @@ def pareto(
     models = replace(models, base=base)
     models.check_weights(chosen, weightings)
     each = [(method, names, weightings, seed) for seed in range(seeds) for method in chosen]
-    told = {"reference": reference, "template": template, "prompts": source, "column": column}
+    told: dict[str, Any] = {"reference": reference, "prompts": source, "column": column}
+    told |= {"template": template, "template_args": template_args}
     start = origin(told, [place for one in each for place in models.places(*one)], wanted)
     models = replace(models, given=start.given(wanted))
     for one in each:  # cards only: what is missing is said before anything is loaded
@@ -131,7 +135,7 @@ def pareto(
     from mavis.measure.sweep.ground import Ground
     from mavis.measure.sweep.sweep import Sweep
 
-    policy = ReferencePolicy.load(start.reference, start.template, device)
+    policy = ReferencePolicy.load(start.reference, start.template, device, start.template_args)
     spare_threads(policy.model)
     data = (start.prompts, split, start.column)
     asked = fitting_prompts(policy, *data, max_tokens, None, prompts)

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from transformers import AutoTokenizer
@@ -111,6 +112,14 @@ def trained_under(place: Path) -> tuple[str, str | None] | None:
     """The policy that a model was trained under, and the template; None: not known."""
     card = read(place)
     return None if card is None else (card.reference, card.template)
+
+
+def template_args(place: Path) -> Mapping[str, Any] | None:
+    """The arguments of the chat template that a model was trained under; None: without any."""
+    card = read(place)
+    if isinstance(card, ValueCard):
+        return card.template_args
+    return card.settings.get("template_args") if card else None
 
 
 def lack(method: str, place: Path) -> str | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mavis.guide.reference import ReferencePolicy
-from mavis.measure.sweep.cards import Cost, judged, trained_under
+from mavis.measure.sweep.cards import Cost, judged, template_args, trained_under
 from mavis.measure.sweep.sweep import Sweep
 from mavis.names import lasting
 from mavis.prompts import digest
@@ -99,5 +99,8 @@ def _strangers(method: str, places: Sequence[Path], policy: ReferencePolicy) -> 
         if lasting(name) != lasting(policy.name):
             yield f"{trained} reference policy {name}, not under {policy.name}."
         if template != policy.template:
-            theirs, ours = (told or "chat template" for told in (template, policy.template))
+            theirs, ours = (one or "chat template" for one in (template, policy.template))
             yield f"{trained} template {theirs}, not under {ours}."
+        told, asked = template_args(place) or {}, policy.template_args or {}
+        if told != asked:
+            yield f"{trained} template arguments {told}, not under {asked}."

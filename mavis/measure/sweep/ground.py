@@ -67,6 +67,7 @@ class Ground:
         return {
             "reference": self.reference.name,
             "template": self.reference.template,
+            "template_args": self.reference.template_args,
             "objectives": list(self.names),
             "rewards": [identity(objective) for objective in self.objectives],
             "prompts": [digest(prompt) for prompt in self.prompts],

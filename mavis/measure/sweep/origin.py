@@ -4,6 +4,7 @@ A sweep of other ones is of another policy than the one that the models know. So
 for is read off their cards, and cards that disagree are a question to the user.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 
 from mavis.guide.network import ValueCard
 from mavis.measure.options import common_source
-from mavis.measure.sweep.cards import read
+from mavis.measure.sweep.cards import read, template_args
 from mavis.names import is_local, lasting
 from mavis.objective import Objective
 
@@ -30,23 +31,26 @@ class Origin:
     Args:
         reference: name of the reference policy.
         template: dotted name of a function that writes prompts out; None: the chat template.
+        template_args: arguments of the chat template.
         prompts: data set of the prompts.
         column: of the data set; None finds it.
     """
 
     reference: str
     template: str | None
+    template_args: Mapping[str, Any] | None
     prompts: str
     column: str | None
 
     def given(self, objectives: Sequence[Objective]) -> dict[str, str]:
         """What a command that trains a model must be told, as it has other defaults."""
         usual = {"reference": EMBEDDED, "prompts": _own(objectives)}
-        return {n: v for n, v in vars(self).items() if v is not None and v != usual.get(n)}
+        told = {n: v for n, v in vars(self).items() if v is not None and v != usual.get(n)}
+        return {n: v if isinstance(v, str) else json.dumps(v) for n, v in told.items()}
 
 
 def origin(
-    asked: Mapping[str, str | None], places: Sequence[Path], objectives: Sequence[Objective]
+    asked: Mapping[str, Any], places: Sequence[Path], objectives: Sequence[Objective]
 ) -> Origin:
     """What was asked for, and else what the models were trained under, or else what is embedded.
 
@@ -72,13 +76,17 @@ def origin(
     template = asked["template"]
     if template is None:
         template = _agreed("template", {place: card.template for place, card in known.items()})
+    arguments = asked["template_args"]
+    if arguments is None:
+        arguments = _agreed("template_args", {place: template_args(place) for place in known})
     column = asked["column"]
     if (source := asked["prompts"]) is None:
         homes = {place: _prompts(place, objectives) for place in known}
         told = {place: home for place, home in homes.items() if home is not None}
         source, trained = _agreed("source", told) or (None, None)
         column = column or trained
-    return Origin(reference, template, source or common_source("source", None, objectives), column)
+    source = source or common_source("source", None, objectives)
+    return Origin(reference, template, arguments, source, column)
 
 
 def _own(objectives: Sequence[Objective]) -> str | None:

@@ -14,7 +14,7 @@ compared at equal KL. All prompts, candidates, random draws and rewards are the 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -89,10 +89,7 @@ def served(chosen: Chosen) -> Chosen:
     for guide in policy.networks:
         if isinstance(guide, Policies) and guide.objectives[0] in (SOUP, WHOLE):
             reference = policy.reference
-            whole = ReferencePolicy(
-                guide.model, reference.tokenizer, reference.name, reference.template
-            )
-            return GuidedPolicy(whole), ()
+            return GuidedPolicy(replace(reference, model=guide.model)), ()
     return chosen
 
 

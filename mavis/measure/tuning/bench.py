@@ -75,7 +75,7 @@ class Bench:
     def reference(self) -> ReferencePolicy:
         """π_ref."""
         named = (self.settings["reference"], self.settings["template"])
-        policy = ReferencePolicy.load(*named, self.device)
+        policy = ReferencePolicy.load(*named, self.device, self.settings["template_args"])
         spare_threads(policy.model)
         return policy
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ def examine(
         reward (weighted sum, standard units; 0 is the reference's), reward_se, kl (nats per
         response), length (tokens), and the mean reward of each objective by its name.
     """
-    policy = ReferencePolicy(model, reference.tokenizer, "tuned", reference.template)
+    policy = replace(reference, model=model, name="tuned")
     answers: list[Answer] = []
     parts = list(chunks(prompts, rows))
     for part in track(parts, "held-out prompts", "batches", len(parts)):

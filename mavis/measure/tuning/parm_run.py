@@ -26,6 +26,7 @@ def parm(
     objectives: str | list[str] = "",
     reference: str = "sandbox/reference",
     template: str | None = None,
+    template_args: dict[str, Any] | None = None,
     prompts: str | None = None,
     column: str | None = None,
     out: str | None = None,
@@ -50,6 +51,7 @@ def parm(
         objectives: names of installed objectives, with commas between; one alone is GenARM
         reference: the policy to be guided, which writes the training answers
         template: dotted name of a function prompt -> text, in place of the chat template
+        template_args: arguments of the chat template, such as '{enable_thinking: false}'
         prompts: where training prompts come from (default: the objectives' own)
         column: column of the data set that holds them
         out: folder to keep the model in (default: runs/tuned/parm-OBJECTIVES)
@@ -86,6 +88,7 @@ def parm(
         "objectives": names,
         "reference": lasting(reference),
         "template": template,
+        "template_args": template_args,
         "prompts": lasting(common_source("prompts", prompts, found)),
         "column": column,
         "limit": limit,
@@ -108,16 +111,20 @@ def parm(
         if (folder / CARD).is_file() and read_parm(folder).measured:
             print(f"reward model  {folder} (is there already)")
             return
-        policy = ReferencePolicy.load(settings["reference"], template, device)
+        policy = ReferencePolicy.load(settings["reference"], template, device, template_args)
         spare_threads(policy.model)
         if not (folder / CARD).is_file():
             _train(policy, found, settings, rows, folder, tracking)
         card = _measured(policy, found, rows, folder)
-    for row in card.measured:
-        rewards = ", ".join(f"{name} {reward:+.2f}" for name, reward in row["reward"].items())
-        shares = ", ".join(f"{share:.2g}" for share in row["preference"])
-        print(f"preference {shares}: {rewards} at KL {row['kl']:.2f} (1/β_arm = {row['beta']:g})")
-    print(f"reward model  {folder}")
+    print("\n".join([*map(_line, card.measured), f"reward model  {folder}"]))
+
+
+def _line(row: dict[str, Any]) -> str:
+    """What a preference got, in a line."""
+    rewards = {name: round(reward, 2) + 0.0 for name, reward in row["reward"].items()}  # no "-0.00"
+    said = ", ".join(f"{name} {reward:+.2f}" for name, reward in rewards.items())
+    shares = ", ".join(f"{share:.2g}" for share in row["preference"])
+    return f"preference {shares}: {said} at KL {row['kl']:.2f} (1/β_arm = {row['beta']:g})"
 
 
 def _train(

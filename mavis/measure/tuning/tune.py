@@ -36,6 +36,7 @@ def tune(
     weights: str | None = None,
     reference: str = "sandbox/reference",
     template: str | None = None,
+    template_args: dict[str, Any] | None = None,
     prompts: str | None = None,
     column: str | None = None,
     out: str = "runs/tuned",
@@ -65,6 +66,7 @@ def tune(
             several of these with ; between (default: equal ones)
         reference: the policy to start from and keep close to: sandbox/reference, folder, hub name
         template: dotted name of a function prompt -> text, in place of the chat template
+        template_args: arguments of the chat template, such as '{enable_thinking: false}'
         prompts: where training prompts come from (default: the objectives' own); for sft, dialogues
         column: column of the data set that holds them
         out: folder to keep policies in, each in OUT/METHOD-LABEL
@@ -99,6 +101,7 @@ def tune(
         "method": method,
         "reference": lasting(reference),
         "template": template,
+        "template_args": template_args,
         "prompts": lasting(source),
         "column": column,
         "divergence": divergence,

@@ -12,7 +12,7 @@ from mavis.learn.store import read_json, write_json
 from mavis.measure.sweep.origin import EMBEDDED, Origin, origin
 from mavis.measure.tuning.tuned import read_tuned
 
-NOTHING = dict.fromkeys(("reference", "template", "prompts", "column"))
+NOTHING = dict.fromkeys(("reference", "template", "template_args", "prompts", "column"))
 
 
 @pytest.fixture
@@ -42,8 +42,22 @@ def test_it_is_what_the_cards_say(kind, runs, look, disk_reference):
     assert look(runs / kind, reference="an/other").reference == "an/other"
 
 
+def test_arguments_of_the_template_are_those_of_the_cards(runs, look):
+    loud = {"loud": True}
+    say(runs / "trial" / "value", template_args=loud)
+    assert look(runs / "trial/value").template_args == loud
+    assert look(runs / "trial/value", template_args={}).template_args == {}
+    tuned = runs / "tuned" / "rloo-trial"
+    say(tuned, settings=read_tuned(tuned).settings | {"template_args": loud})
+    assert look(runs / "trial/value", tuned).template_args == loud
+    with pytest.raises(ValueError, match=r"template_args must be given, by --template_args"):
+        look(runs / "trial/value", runs / "tuned/rloo-rival")
+
+
 def test_models_that_say_nothing_are_of_the_embedded_policy(look, tmp_path):
-    assert look(tmp_path / "missing", tmp_path) == Origin(EMBEDDED, None, "sandbox/prompts", None)
+    assert look(tmp_path / "missing", tmp_path) == Origin(
+        EMBEDDED, None, None, "sandbox/prompts", None
+    )
 
 
 def test_models_that_disagree_are_a_question(runs, look):
@@ -95,11 +109,15 @@ def test_prompts_are_those_of_the_data_that_the_models_were_trained_on(runs, loo
 
 
 def test_what_a_command_for_missing_models_must_be_told(two_objectives):
-    assert Origin(EMBEDDED, None, "sandbox/prompts", None).given(two_objectives) == {}
-    other = Origin("m", "t", "p", "c")
+    assert Origin(EMBEDDED, None, None, "sandbox/prompts", None).given(two_objectives) == {}
+    other = Origin("m", "t", {"loud": True}, "p", "c")
     assert other.given(two_objectives) == {
-        "reference": "m", "template": "t", "prompts": "p", "column": "c"
-    }  # fmt: skip
+        "reference": "m",
+        "template": "t",
+        "template_args": '{"loud": true}',
+        "prompts": "p",
+        "column": "c",
+    }
 
 
 def test_a_fit_s_own_card(tiny_fit, look, tiny_folder):
