@@ -59,6 +59,7 @@ STORY = (
     "learn.plots",
     "learn.fitrun",
     "learn.tracking",
+    "learn.bar",
     "learn.rounds",
     "measure.options",
     "measure.weightings",

@@ -126,7 +126,7 @@ def _line(words: str, option: Option) -> tuple[str, str]:
 
 def _entry(words: str, text: str, width: int) -> list[str]:
     """A line or more, the text in a column of its own."""
-    column = wrap(text, width - INDENT - 1) or [""]
+    column = wrap(text, width - INDENT - 1, break_on_hyphens=False) or [""]
     first = [f"  {words:<{INDENT - 2}} {column[0]}"]
     if len(words) > INDENT - 2:
         first = [f"  {words}", f"{'':<{INDENT}} {column[0]}"]

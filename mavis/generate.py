@@ -133,8 +133,12 @@ def _folders(weights: Mapping[str, float], values: Mapping[str, str], runs: str)
     folders = {name: values.get(name, str(Path(runs) / name / "value")) for name in weights}
     for name, folder in folders.items():
         if not Path(folder).expanduser().is_dir():
+            there = sorted(path.parent.name for path in Path(runs).expanduser().glob("*/value"))
+            others = f" ({runs} holds those of {', '.join(there)})" if there else ""
+            fit = f"mavis fit --objective {name}"
+            fit += f" --out {Path(runs) / name}" if Path(runs) != Path("runs") else ""
             raise FileNotFoundError(
-                f"no value model of {name} at {folder}: `mavis fit --objective {name}` makes one, "
+                f"no value model of {name} at {folder}{others}: `{fit}` makes one, "
                 f"or say where it is by --values.{name} PATH."
             )
     return folders

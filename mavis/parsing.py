@@ -91,7 +91,7 @@ def parser(function: Command, name: str) -> "ArgumentParser":
             built.add_argument(f"--{key}", action="store_true", help=help_of.get(key))
             by_hand.add(key)
         elif parameter.annotation == list[str] and parameter.default is parameter.empty:
-            built.add_argument(key, nargs="*", type=str, help=help_of.get(key))
+            built.add_argument(key, nargs="*", default=[], type=str, help=help_of.get(key))
             by_hand.add(key)
         elif parameter.annotation == list[str]:  # one at a time, each exactly as it was written
             built.add_argument(

@@ -34,6 +34,11 @@ class _Rate(TextColumn):
         return Text(f"{speed:.1f} {self._unit}/s" if speed else "", style="cyan")
 
 
+def drawn() -> bool:
+    """Whether bars are wanted and stderr is a terminal: a file would get empty or broken lines."""
+    return not quiet() and Console(stderr=True).is_terminal
+
+
 def track(
     items: Iterable[T], what: str, unit: str, total: int, done: int = 0, printing: bool = False
 ) -> Iterator[T]:
@@ -56,8 +61,7 @@ def track(
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    silent = quiet() or not console.is_terminal  # into a file it would write empty lines
-    with Progress(*columns, console=console, transient=True, disable=silent) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not drawn()) as progress:
         task = progress.add_task(what, total=total, completed=done)
         for item in items:
             if printing:

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 import yaml
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from mavis.learn.bar import Bar
 from mavis.learn.data import RolloutDataModule
 from mavis.learn.rounds import Rounds, check_checkpoint
 from mavis.learn.settings import LAST, check_same_run, keep_settings
@@ -25,6 +25,7 @@ from mavis.learn.store import alone_in
 from mavis.learn.tracking import Tracking
 from mavis.loudness import verbose
 from mavis.objective import available, find
+from mavis.progress import drawn
 from mavis.signals import Terminated
 
 QUIET = (
@@ -63,7 +64,7 @@ class MavisCLI(LightningCLI):
             trainer_defaults={
                 "callbacks": [
                     Rounds(),
-                    RichProgressBar(refresh_rate=10, console_kwargs={"stderr": True}),
+                    Bar(refresh_rate=10, console_kwargs={"stderr": True}),
                 ],
                 "gradient_clip_val": 1.0,
                 "log_every_n_steps": 10,
@@ -131,10 +132,11 @@ class MavisCLI(LightningCLI):
             self._stack.enter_context(alone_in(self.folder))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Track with MLflow unless another logger was asked for."""
+        """Track with MLflow unless another logger was asked for; draw a bar on a terminal only."""
         if self.settings["trainer"]["logger"] is None:
             kwargs["logger"] = Tracking(str(self.folder), uri=self.settings["tracking"])
-        if self.settings["trainer"]["enable_progress_bar"] is False:
+        if self.settings["trainer"]["enable_progress_bar"] is False or not drawn():
+            kwargs["enable_progress_bar"] = False
             self.trainer_defaults["callbacks"].pop()  # the bar; `Rounds` stays
         return super().instantiate_trainer(**kwargs)
 

@@ -45,6 +45,7 @@ def test_help_of_a_plain_command(name, capsys):
     said = capsys.readouterr()
     assert said.out.startswith(f"usage: mavis {' '.join(name)}")
     assert commands()[name].__doc__.splitlines()[0].rstrip(".") in said.out.replace("\n", " ")
+    assert "(required" not in said.out or "..." not in said.out.split("\n\n")[0]  # none will do
     assert said.err == ""
 
 

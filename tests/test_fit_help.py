@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch import Trainer
 
 from mavis.cli import TRAINING, main
-from mavis.fit_help import TRAINER, options
+from mavis.fit_help import TRAINER, _entry, options
 from mavis.learn.data import RolloutDataModule
 from mavis.learn.module import ValueModule
 from mavis.objective import Objective
@@ -144,6 +144,11 @@ def test_a_module_that_cannot_be_read_leaves_the_rest_of_the_page(path, capsys):
     text = said(capsys, "fit", "--model", path, "--help")
     assert "its options cannot be read: there is no " in text
     assert column(text, "--data.eta")
+
+
+def test_names_with_hyphens_stay_whole():
+    entry = _entry("--x", "one of " + ", ".join(f"hh-{k}" for k in "abcdefghijklmnop"), 60)
+    assert not [line for line in entry if line.endswith("-")]
 
 
 @pytest.mark.parametrize("words", [["--help", "all"], ["--help=all"]])

@@ -160,6 +160,13 @@ def test_bad_settings(words, message, value, capsys):
     assert message in refused(capsys, "hats", *mine, *words)
 
 
+def test_a_missing_value_model_is_made_where_it_is_looked_for(tmp_path, capsys):
+    (tmp_path / "trial" / "value").mkdir(parents=True)
+    said = refused(capsys, "hats", "--weights.trail", "1", "--runs", str(tmp_path))
+    assert f"({tmp_path} holds those of trial)" in said
+    assert f"`mavis fit --objective trail --out {tmp_path / 'trail'}` makes one" in said
+
+
 def test_bad_prompts(value, tmp_path, capsys, monkeypatch):
     mine = ["--weights.trial", "1", "--values.trial", str(value), "--top_k", "12"]
     strictly = [*mine, "--strict"]

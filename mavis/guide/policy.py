@@ -33,7 +33,7 @@ class Answer:
     reason: str  # "end", "stop" or "length"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GuidedPolicy:
     """π ∝ π_ref · exp(β Σ λ_m Q_m): a reference policy and the value models that may tilt it.
 
@@ -51,6 +51,10 @@ class GuidedPolicy:
     def __post_init__(self) -> None:
         """Name the outputs of all value models in a row."""
         object.__setattr__(self, "objectives", objectives_of(self.networks))
+
+    def __repr__(self) -> str:
+        """Name the models; their layers would fill pages."""
+        return f"GuidedPolicy({self.reference.name!r}, objectives={self.objectives})"
 
     @property
     def beta(self) -> float:

@@ -38,7 +38,7 @@ class Encoded:
     stop: tuple[str, ...] = ()  # strings at which a reply ends, beside the end-of-text tokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ReferencePolicy:
     """π_ref with everything that turns prompts into tokens and tokens into replies.
 
@@ -77,6 +77,10 @@ class ReferencePolicy:
             if not wording.refused(error):
                 raise
         try_rows(self.model, self.name)
+
+    def __repr__(self) -> str:
+        """Name the model; its layers would fill pages."""
+        return f"ReferencePolicy({self.name!r})"
 
     @classmethod
     def load(

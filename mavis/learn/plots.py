@@ -195,7 +195,7 @@ def _describe(group: Array) -> str:
     if spread <= 1e-12:
         return f"{where} (n = {len(group)})"
     r2 = 1 - ((group[:, 2] - group[:, 1]) ** 2).sum() / spread
-    return f"{where}: R² = {r2:.2f} (n = {len(group)})"
+    return f"{where}: R² = {r2:z.2f} (n = {len(group)})"
 
 
 def _limits(values: Array) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from mavis.checksums import check, install
 from mavis.guide.network import read_card
 from mavis.learn import plots
+from mavis.learn.bar import aside
 from mavis.learn.collect import collected
 from mavis.learn.data import RolloutDataModule
 from mavis.learn.evaluate import Sample, at_kl, summary
@@ -23,6 +24,7 @@ from mavis.learn.module import ValueModule
 from mavis.learn.settings import LAST, METRICS
 from mavis.learn.store import read_json, write_json, write_whole
 from mavis.learn.tracking import Tracking
+from mavis.loudness import quiet
 from mavis.prompts import digest
 from mavis.reward import described
 
@@ -57,6 +59,8 @@ class Rounds(Callback):
         data, module = _parts(trainer, pl_module)
         if trainer.is_global_zero:
             self._mend(data, module)
+            if len(self._entries) >= data.rounds and not quiet():
+                print("mavis: this run is finished: nothing is left to train.", file=sys.stderr)
         prompts = data.prompts["train"]
         digest = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:32]
         for logger in trainer.loggers:
@@ -113,7 +117,8 @@ class Rounds(Callback):
         entry["best_of_n_at_kl"] = at_kl(curve, entry["kl"])
         if trainer.is_global_zero:
             write_json(data.folder / "test.json", entry)
-            print(f"test: {_line(entry)}", flush=True)
+            with aside(trainer):
+                print(f"test: {_line(entry)}", flush=True)
 
     def _keep(
         self,
@@ -132,9 +137,10 @@ class Rounds(Callback):
             if isinstance(logger, Tracking):
                 logger.log_round(entry, pictures, _table(data, guided))
                 logger.log_model(data.folder / VALUE, f"mavis-{data.objective.name}")
-        print(f"round {data.round}: {_line(entry)}", flush=True)
-        if told := data.collector.thoughts():
-            print(f"round {data.round}: {told}", flush=True)
+        with aside(trainer):
+            print(f"round {data.round}: {_line(entry)}", flush=True)
+            if told := data.collector.thoughts():
+                print(f"round {data.round}: {told}", flush=True)
 
     def _mend(self, data: RolloutDataModule, module: ValueModule) -> None:
         """Write again, from the checkpoint, what is missing or damaged of the finished rounds."""
@@ -204,11 +210,10 @@ def _entry(
 def _line(entry: dict[str, Any]) -> str:
     """A round, in a line."""
     best = entry["best_of_n_at_kl"]
-    rival = "no best-of-N at this KL" if best is None else f"best-of-N at this KL {best:.2f}"
+    rival = "no best-of-N at this KL" if best is None else f"best-of-N at this KL {best:z.2f}"
     return (
-        f"reward {entry['reward']:.2f} ± {entry['reward_se']:.2f} "
-        f"(reference {round(entry['reward_reference'], 2) + 0.0:.2f}, {rival}), "  # no "-0.00"
-        f"KL {entry['kl']:.1f} nats"
+        f"reward {entry['reward']:z.2f} ± {entry['reward_se']:.2f} "  # z: no "-0.00"
+        f"(reference {entry['reward_reference']:z.2f}, {rival}), KL {entry['kl']:.1f} nats"
     )
 
 
@@ -262,7 +267,7 @@ Tilts `{data.reference.name}` towards {name}, with `mavis generate "…" --weigh
 | prompts | `{data.source}` |
 | rounds | {entry["round"] + 1} |
 | η, β in rollouts | {data.eta:g}, {data.beta:g} |
-| reward on held-out prompts | {entry["reward"]:.2f} ± {entry["reward_se"]:.2f} (reference {
+| reward on held-out prompts | {entry["reward"]:z.2f} ± {entry["reward_se"]:.2f} (reference {
         entry["reward_reference"]:.2f}) |
 | KL to the reference | {entry["kl"]:.2f} nats per response |
 """

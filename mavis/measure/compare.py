@@ -87,7 +87,7 @@ def pareto(
         divergence: that they were tuned under, and are mixed under by mod
         alpha: of the alpha divergence
         base: model that adapters are put on, in place of the one that each of them names
-        lora: whether they are adapters
+        lora: whether the tuned policies are adapters
         reference: reference policy (default: the one that the models were trained under)
         template: function that writes prompts out, in place of the chat template (default: the one
             that the models were trained under)

@@ -51,6 +51,12 @@ def test_value_models_are_loaded_by_objective(folders: dict[str, Path]) -> None:
     assert policy.generate(["um"], {"sense": 1.0}, max_tokens=3)[0].tokens
 
 
+def test_a_policy_is_shown_in_a_line(folders: dict[str, Path]) -> None:
+    policy = load(reference=str(folders["reference"]), device="cpu")
+    assert repr(policy.reference) == f"ReferencePolicy({policy.reference.name!r})"
+    assert repr(policy) == f"GuidedPolicy({policy.reference.name!r}, objectives=())"
+
+
 def test_one_of_two_outputs_may_be_asked_for(folders: dict[str, Path]) -> None:
     policy = load({"kind": str(folders["kind"])}, device="cpu")
     assert policy.vector({"kind": 1.0}) == (0.0, 1.0)

@@ -87,6 +87,8 @@ def test_the_r2_of_a_panel_is_that_of_its_points():
     target = np.array([0.0, 1.0, 2.0, 3.0])
     figure = plots.calibration_figure([7] * 4, [0.0, 1.0, 2.0, 2.0], target, "humor")
     assert figure.axes[0].get_title(loc="left") == "token 7: R² = 0.80 (n = 4)"
+    figure = plots.calibration_figure([7] * 4, [1.5 + 0.05] * 4, target, "humor")
+    assert figure.axes[0].get_title(loc="left") == "token 7: R² = 0.00 (n = 4)"  # not -0.00
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -376,7 +376,9 @@ def test_again_nothing_is_made_again(
         owner = resolve(place.rpartition(".")[0])
         monkeypatch.setattr(owner, place.rpartition(".")[2], stopper(None, 1, AssertionError()))
     assert main(fit_words(run)) == 0
-    assert "round" not in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "round" not in said.out
+    assert "mavis: this run is finished: nothing is left to train." in said.err
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.arrow")} == files
     same_run(run, tiny_fit)
 

@@ -218,7 +218,8 @@ def _short_of(standing: Standing) -> list[str]:
     return [
         f"{method} does not get to {standing.kl:g} nats, or has no reward there, at "
         f"{sum(r is None or not np.isfinite(r.rewards).all() for r in found)} of {len(found)} "
-        "weightings: it is left out of the comparison there and of the indicators."
+        "weightings: it is left out of the comparison there and of the indicators. "
+        "Another --kl may lie within its reach."
         for method, found in standing.readings.items()
         if method not in standing.methods
     ]

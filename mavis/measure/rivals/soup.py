@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
 from mavis.measure.rivals.adapters import merged, multiplied
-from mavis.measure.rivals.policies import Policies, guide
+from mavis.measure.rivals.policies import Policies, guide, load_policies
 from mavis.measure.rivals.probe import alike, probe, says
 from mavis.measure.rivals.weights import differing, fill, fitted, untie
 
@@ -31,7 +31,7 @@ SOUP = "soup"
 
 def soup(
     reference: ReferencePolicy,
-    policies: tuple[Policies, ...],
+    policies: Mapping[str, str | Path] | tuple[Policies, ...],
     weights: Mapping[str, float],
     how: How = "products",
 ) -> GuidedPolicy:
@@ -39,7 +39,8 @@ def soup(
 
     Args:
         reference: π_ref: what they were trained from.
-        policies: as `load_policies` gives them: full models of π_ref's own shape, or adapters.
+        policies: folders by name, as `mod` takes them, of full models of π_ref's own shape or
+            adapters; or what `load_policies` gives.
         weights: λ by name; a policy that is not named weighs nothing.
         how: how LoRA policies are summed.
 
@@ -51,6 +52,8 @@ def soup(
         ValueError: a policy is no sum of π_ref's weights and a difference (another shape, another
             architecture, an adapter that cannot be merged), or a weight for one that is not there.
     """
+    if isinstance(policies, Mapping):
+        policies = load_policies(reference, policies)
     known = [name for policy in policies for name in policy.objectives]
     unknown = sorted(set(weights) - set(known))
     if unknown:

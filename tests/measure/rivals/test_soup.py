@@ -121,6 +121,17 @@ def test_a_soup_leaves_its_ingredients_alone_and_can_be_kept(reference, lora, fu
         assert len(answers) == 2
 
 
+def test_policies_may_be_named_by_their_folders(reference, full, tmp_path):
+    for policy in full:
+        policy.model.save_pretrained(tmp_path / policy.objectives[0])
+        reference.tokenizer.save_pretrained(tmp_path / policy.objectives[0])
+    folders = {name: tmp_path / name for name in ("humor", "kind")}
+    weights = {"humor": 0.3, "kind": 0.7}
+    found, want = (stirred(soup(reference, given, weights)) for given in (folders, full))
+    for name, tensor in want.items():
+        torch.testing.assert_close(found[name], tensor)
+
+
 def test_one_hot_is_the_policy_and_nothing_is_the_reference(reference, full, lora):
     for policies in (full, lora):
         nothing = stirred(soup(reference, policies, {"humor": 0.0, "kind": 0.0}))
