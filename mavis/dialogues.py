@@ -134,6 +134,8 @@ def _cut(text: str, where: str) -> tuple[str, str | None]:
     begun = plainer if plainer.startswith(HUMAN) else plainer.lstrip()
     for layout in (_TURN, _HASHED, _LINES):
         first, *parts = layout.split(begun)
+        if layout is _LINES and not f"\n{first}".endswith("\n"):
+            continue  # turns that follow a text without a blank line may be a part of it
         turns = [(name.lower(), said) for name, said in zip(parts[::2], parts[1::2], strict=True)]
         asked = next((at for at, turn in enumerate(turns) if turn[0] != "assistant"), len(turns))
         if not any(name == "assistant" for name, _ in turns[asked:]):

@@ -156,7 +156,7 @@ def _asked(prompts: list[str], file: str | None, column: str | None) -> list[Pro
     if sys.stdin.isatty():
         raise ValueError('no prompts: give some as "…", a --file, or lines on stdin.')
     try:
-        lines = [line.strip() for line in sys.stdin]
+        lines = [line.removeprefix("\ufeff").strip() for line in sys.stdin]  # a byte order mark
     except UnicodeDecodeError as error:
         raise ValueError(f"prompts on stdin must be UTF-8 text: {error}.") from error
     if not any(lines):

@@ -114,6 +114,11 @@ def read_prompts(
     if not prompts:
         part = f" for split {split!r}" if split else ""
         why = f": {rows.told()}" if rows.skipped else "."
+        if rows.seen and cut and not rows.skipped:
+            why = (
+                f": from the {len(rows.seen)} in it {', '.join(['train', *cut])} are cut, which"
+                " takes more. Give more, or a folder with a file for each."
+            )
         raise ValueError(f"no prompts in {source!r}{part}{why}")
     if rows.skipped and not quiet:
         _tell(rows.told())

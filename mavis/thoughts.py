@@ -6,7 +6,7 @@ A reward is asked about the answer, and a judge's verdict is what it says when i
 import re
 
 _NAMES = "think|thinking|thought|thoughts|reasoning"
-_TAG = re.compile(rf"<(?P<close>/?)\s*(?P<name>{_NAMES})\s*>\s*", re.IGNORECASE)
+_TAG = re.compile(rf"<(?P<close>/?)\s*(?P<name>{_NAMES})\s*>", re.IGNORECASE)
 
 
 def without_thought(reply: str) -> str:
@@ -29,7 +29,16 @@ def without_thought(reply: str) -> str:
         if inside and not (tag["close"] and name == inside):
             continue  # a thought may speak of tags
         if not inside:
-            said = "" if tag["close"] else said + reply[at : tag.start()]
+            said = "" if tag["close"] else _joined(said, reply[at : tag.start()], at)
         inside, at = ("" if tag["close"] else name), tag.end()
-        said = said if said.strip() else ""
-    return said if inside else said + reply[at:]
+    return said if inside else _joined(said, reply[at:], at)
+
+
+def _joined(said: str, text: str, at: int) -> str:
+    """Put together what is said before and behind a thought, which ended at `at` (0: no thought).
+
+    The white space on its two sides parts the words that it stood between, but is not doubled.
+    """
+    if not at:
+        return text
+    return said + text.removeprefix(said[-1]) if said.strip() else text.lstrip()

@@ -112,6 +112,8 @@ def test_a_dialogue_may_begin_as_it_likes(text):
         ("Be kind.\nHuman: a Assistant: SECRET", "goes on behind 'Assistant:'"),
         ("Human: a Assistant: SECRET", "has no 'Assistant:' turn"),
         ("<human>: a\n<bot>: SECRET", "has no 'Assistant:' turn"),
+        ("Fix this:\nuser: a\nassistant: b\n", "goes on behind 'assistant:'"),
+        ("roles:\n  user: a\n  assistant: b\nWhat is this?", "goes on behind 'assistant:'"),
         ("How?\n\nAssistant: SECRET", "row 1 goes on behind 'Assistant:'"),
         ("Assistant: SECRET\n\nHuman: a", "goes on behind 'Assistant:'"),
         ("A chat. USER: a ASSISTANT: SECRET</s>", "goes on behind 'ASSISTANT:'"),

@@ -111,7 +111,7 @@ def test_without_weights_the_reference_speaks(tiny_folder, ask, capsys):
 
 
 def test_prompts_from_stdin(ask, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("an ant is\n\n  hats \n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeffan ant is\n\n  hats \n"))
     from_stdin = ask(prompts=[])
     assert from_stdin == ask()
 

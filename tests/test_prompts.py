@@ -297,7 +297,7 @@ def test_few_prompts_still_give_every_split_one(tmp_path, count):
 def test_too_few_prompts_are_said_to_be(tmp_path):
     source = lines(tmp_path / "p.jsonl", ["only one"])
 
-    with pytest.raises(ValueError, match=r"no prompts in .* for split"):
+    with pytest.raises(ValueError, match=r"no prompts in .* for split .*: from the 1 in it train"):
         [read_prompts(source, name) for name in ("train", "validation")]
 
 

@@ -11,6 +11,9 @@ from mavis.thoughts import without_thought
         ("<think></think>b", "b"),
         ("\n<think>a</think>b", "b"),
         ("b <think>a</think> c <think>a</think>d", "b c d"),
+        ("b<think>a</think>\nc", "b\nc"),  # the words behind a thought are not those before it
+        ("b <think>a</think>\n\nc", "b \n\nc"),
+        ("<think>a</think>b<think>a</think> c", "b c"),
         ("<THINK>a</Think >b", "b"),
         ("<thinking>a</thinking>b", "b"),
         ("<reasoning>a</reasoning>b", "b"),

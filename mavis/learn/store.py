@@ -122,12 +122,11 @@ def read_json(file: Path) -> Any:
     Raises:
         ValueError: it is none, or not what was written; it is named.
     """
+    check(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is no JSON, so it is broken or not ours: {error}") from error
-    check(file)
-    return content
 
 
 def legal(content: Any) -> Any:

@@ -196,6 +196,9 @@ def test_json_that_is_valid_and_not_what_was_written(tmp_path):
     file.write_text(file.read_text().replace("1.5", "1.7"))
     with pytest.raises(ValueError, match=r"a\.json is damaged or was changed"):
         read_json(file)
+    file.write_text(file.read_text()[:9])  # cut off, it is damaged first, and no JSON second
+    with pytest.raises(ValueError, match="damaged or was changed"):
+        read_json(file)
 
 
 def test_everything_is_as_open_as_the_umask_says(tiny_fit):
