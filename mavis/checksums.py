@@ -7,23 +7,25 @@ has no checksum, from before there were any or copied by itself, is taken as it 
 
 import hashlib
 import os
+import re
+import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 SUMS = "SHA256SUMS"
+DRAFT = ".part"  # ends the name of what is being written
+_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 REMEDY = "restore it from a copy, or delete it and give the same command again."
 
 
 class DamagedError(ValueError):
     """A file is not what was written; the message names it."""
 
-    def __init__(self, file: Path, sums: Path, remedy: str) -> None:
-        """Say which file, where its checksum stands, and what to do."""
+    def __init__(self, file: Path, sums: Path | None, remedy: str) -> None:
+        """Say which file, where its checksum stands unless it has none, and what to do."""
         self.file = file
-        super().__init__(
-            f"{file} is damaged or was changed, its checksum in {sums.name} is another: {remedy}"
-        )
+        where = f", its checksum in {sums.name} is another" if sums else ""
+        super().__init__(f"{file} is damaged or was changed{where}: {remedy}")
 
 
 def seal(folder: Path) -> None:
@@ -38,6 +40,21 @@ def seal(folder: Path) -> None:
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
     for file in files:
         _open(file, folder / SUMS)
+
+
+def install_all(draft: Path, folder: Path) -> None:
+    """Move all files of a finished draft folder into a folder, and note their checksums there.
+
+    What has the same name is replaced, what has another stays. Killed half-way, the folder has no
+    checksums of it; so whatever says that the folder is whole must be written after this.
+    """
+    seal(draft)
+    (folder / SUMS).unlink(missing_ok=True)
+    for new in sorted(draft.iterdir(), key=lambda new: new.name == SUMS):  # which come last
+        if (folder / new.name).is_dir():
+            shutil.rmtree(folder / new.name)
+        os.replace(new, folder / new.name)  # noqa: PTH105 - must replace what is there
+    draft.rmdir()
 
 
 def install(draft: Path, file: Path) -> None:
@@ -91,12 +108,15 @@ def _line(digest: str, name: str) -> str:
 
 def _read(sums: Path) -> Iterator[tuple[str, str]]:
     """The checksums and names of a file of them."""
-    text = ""
-    with suppress(FileNotFoundError):
-        text = sums.read_text(encoding="utf-8", errors="replace")
-    for line in text.splitlines():
-        digest, _, name = line.partition("  ")
-        yield digest, name
+    if not sums.is_file():
+        return
+    lines = sums.read_text(encoding="utf-8", errors="replace").split("\n")
+    if lines.pop() or not lines:  # every line has its end, and there is one at least
+        raise DamagedError(sums, None, REMEDY)
+    for line in lines:
+        if (found := _LINE.fullmatch(line)) is None:
+            raise DamagedError(sums, None, REMEDY)
+        yield found[1], found[2]
 
 
 def _write(file: Path, text: str) -> None:

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from mavis.checksums import SUMS, DamagedError, check, install, seal
+from mavis.checksums import SUMS, DamagedError, check, install, install_all, seal
 
 
 @pytest.fixture
@@ -69,6 +69,38 @@ def test_sha256sum_checks_them_too(sealed, tmp_path):
             ["sha256sum", "-c", sums], cwd=folder, capture_output=True, check=False
         )
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kept", [0, 1, 40, -1])
+def test_checksums_that_are_cut_off_are_named(sealed, kept):
+    sums = sealed / SUMS
+    sums.write_text(sums.read_text()[:kept])
+    with pytest.raises(DamagedError, match=rf"{SUMS} is damaged or was changed: restore it"):
+        check(sealed)
+
+
+def test_the_checksums_of_another_program_are_read(sealed):
+    (sealed / SUMS).write_text((sealed / SUMS).read_text().replace("  ", " *"))  # sha256sum -b
+    check(sealed)
+    flip(sealed / "head.bin", 0)
+    with pytest.raises(DamagedError, match=r"head\.bin"):
+        check(sealed)
+
+
+def test_a_draft_is_moved_into_a_folder_that_holds_more(sealed, tmp_path):
+    (sealed / "tuned.json").write_text("{}\n")
+    draft = tmp_path / "draft"
+    (draft / "trunk").mkdir(parents=True)
+    (draft / "head.bin").write_bytes(b"new")
+    (draft / "trunk" / "weights.bin").write_bytes(b"new")
+    install_all(draft, sealed)
+    check(sealed)
+    assert not draft.exists()
+    there = sorted(file.relative_to(sealed).as_posix() for file in sealed.rglob("*.*"))
+    assert there == ["README.md", "head.bin", "trunk/weights.bin", "tuned.json"]
+    flip(sealed / "trunk" / "weights.bin", 0)
+    with pytest.raises(DamagedError, match=r"trunk/weights\.bin"):
+        check(sealed)
 
 
 def test_without_checksums_a_place_is_taken_as_it_is(sealed, tmp_path):

@@ -9,6 +9,7 @@ from typing import Any, cast
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
+from mavis.checksums import check
 from mavis.progress import without_bars
 
 # What a model is read from.
@@ -22,7 +23,8 @@ def check_model_folder(path: str) -> None:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: a file is damaged. The loaders would not say which, or go on without it.
+        ValueError: a file is damaged. The loaders would not say which, or go on without it; and of
+            what `mavis` wrote, the checksums tell.
     """
     folder = Path(path)
     if folder.exists() and not (folder / "config.json").is_file():
@@ -30,6 +32,7 @@ def check_model_folder(path: str) -> None:
             f"{path} is no model folder: config.json is missing. "
             "Give a folder written by save_pretrained."
         )
+    check(folder, "restore it from a copy, or make it again.")
     for file in (file for pattern in _FILES for file in sorted(folder.glob(pattern))):
         try:
             if file.suffix == ".json":

@@ -207,6 +207,7 @@ def read_card(folder: Path) -> ValueCard:
     file = folder / "value.json"
     if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no value model: {file.name} is missing.")
+    check(file, REMEDY)
     try:
         fields = json.loads(file.read_text())
         units = tuple(Units(**unit) for unit in fields.pop("units"))
@@ -216,7 +217,6 @@ def read_card(folder: Path) -> ValueCard:
         raise ValueError(f"{file} is no card of a value model: it lacks {error}.") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is no card of a value model: {error}") from error
-    check(file, REMEDY)
     return card
 
 

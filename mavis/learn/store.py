@@ -21,13 +21,12 @@ import numpy as np
 from datasets import Dataset, disable_progress_bars, load_from_disk
 from filelock import FileLock, Timeout
 
-from mavis.checksums import DamagedError, check, install, seal
+from mavis.checksums import DRAFT, DamagedError, check, install, seal
 from mavis.learn.tree import Floats, Tree
 
 Row = dict[str, Any]
 
 CPU = "cpu_seconds"  # of a row
-DRAFT = ".part"  # ends the name of what is being written
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mavis.checksums import DRAFT, check, install
 from mavis.guide.folders import loading
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
@@ -206,7 +206,9 @@ def save_parm(arm: Arm, card: ParmCard, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).unlink(missing_ok=True)
     tensors = {name: part.detach().contiguous().cpu() for name, part in adapters(arm.model)}
-    save_file(tensors, folder / WEIGHTS)
+    draft = folder / (WEIGHTS + DRAFT)
+    save_file(tensors, draft)
+    install(draft, folder / WEIGHTS)
     write_card(card, folder)
 
 
@@ -234,13 +236,8 @@ def load_parm(reference: ReferencePolicy, folder: str | Path, base: str | None =
             f"reward model {place} and reference {reference.name} have different tokenizers: it "
             f"was trained under {card.reference}. Use that one as the reference."
         )
-    try:
+    with loading(f"{place / WEIGHTS}"):
         tensors = load_file(place / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"{place / WEIGHTS} is missing or damaged ({error}): remove {place / CARD}, and `mavis "
-            "parm` trains it again from the answers that it has kept."
-        ) from error
 
     def put_on(base: str) -> Arm:
         arm = new_arm(reference, base, card.objectives, card.ranks, card.scale)
@@ -254,15 +251,17 @@ def load_parm(reference: ReferencePolicy, folder: str | Path, base: str | None =
 
 
 def read_parm(folder: Path) -> ParmCard:
-    """Read the card of a reward model.
+    """Read the card of a reward model, and see that its weights are those that were written.
 
     Raises:
         FileNotFoundError: the folder holds none: no reward model, or one still in training.
-        ValueError: the card is broken.
+        ValueError: the card or the weights are damaged.
     """
     file = folder / CARD
     if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no reward model of PARM: {CARD} is missing.")
+    check(file)
+    check(folder / WEIGHTS, f"delete {CARD} beside it, and `mavis parm` trains it again.")
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         known = {name.name: content[name.name] for name in fields(ParmCard)}

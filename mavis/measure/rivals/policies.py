@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from mavis.checksums import check
 from mavis.guide.folders import loading
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
@@ -149,6 +150,7 @@ def load_policies(
     places = {name: locate(str(folder), f"policy of {name}") for name, folder in folders.items()}
     adapters = [Adapter(name, place) for name, place in places.items() if is_adapter(place)]
     for adapter in adapters:  # refused before any model is loaded
+        check(Path(adapter.folder))
         _ = adapter.config
     loaded = []
     for name, place in places.items():

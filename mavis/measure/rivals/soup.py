@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mavis.checksums import DRAFT, install_all
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
 from mavis.measure.rivals.adapters import merged, multiplied
@@ -146,8 +147,10 @@ def _factors(policies: tuple[Policies, ...], weights: Mapping[str, float]) -> Pr
 
 
 def save(policy: GuidedPolicy, folder: Path) -> None:
-    """Write a soup as a normal model folder."""
+    """Write a soup as a normal model folder, with checksums."""
     (stirred,) = policy.networks
     assert isinstance(stirred, Policies)
-    stirred.model.save_pretrained(folder)
-    policy.reference.tokenizer.save_pretrained(folder)
+    draft = folder / DRAFT
+    stirred.model.save_pretrained(draft)
+    policy.reference.tokenizer.save_pretrained(draft)
+    install_all(draft, folder)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mavis.checksums import check
 from mavis.guide.reference import SMALL, ReferencePolicy, spare_threads
 from mavis.learn.fitting import fitting_prompts
 from mavis.learn.store import alone_in, check_same
@@ -63,6 +64,7 @@ class Bench:
             if (folder / CARD).is_file():
                 card = read_tuned(folder)
                 check_same(folder, "policy", card.settings, settings)
+                check(folder, f"remove {folder / CARD}, and `mavis tune` trains it again.")
                 print(f"{folder} is finished: {_result(card)}")
                 return
             check_same(folder, "policy", read_run(folder).get("settings", {}), settings)

@@ -19,6 +19,7 @@ from datasets import disable_progress_bars
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, PreTrainedModel, PrinterCallback, TrainerCallback
 
+from mavis.checksums import DRAFT, install_all
 from mavis.guide.folders import loading
 from mavis.guide.reference import ReferencePolicy
 from mavis.measure.tuning.plans import Plan, Study
@@ -94,13 +95,16 @@ def forget_checkpoints(folder: Path) -> None:
 
 
 def save_policy(model: PreTrainedModel, reference: ReferencePolicy, folder: Path) -> None:
-    """Write a trained model, or its adapter, and the tokenizer."""
+    """Write a trained model, or its adapter, and the tokenizer, with checksums."""
+    draft = folder / DRAFT
+    shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
     with _quiet():
         if hasattr(model, "merge_and_unload"):  # nothing but the adapter, and no look at the hub
-            cast(Any, model).save_pretrained(folder, save_embedding_layers=False)
+            cast(Any, model).save_pretrained(draft, save_embedding_layers=False)
         else:
-            model.save_pretrained(folder)
-        reference.tokenizer.save_pretrained(folder)
+            model.save_pretrained(draft)
+        reference.tokenizer.save_pretrained(draft)
+    install_all(draft, folder)
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from mavis.checksums import check
 from mavis.reward import Units
 
 CARD = "tuned.json"
@@ -91,6 +92,7 @@ def read_tuned(folder: str | Path) -> TunedCard:
         raise FileNotFoundError(
             f"{folder} holds no tuned policy ({CARD} is missing): `mavis tune` makes one."
         )
+    check(file)
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         known = {name.name: content[name.name] for name in fields(TunedCard)}

@@ -211,7 +211,7 @@ def test_a_saved_model_decodes_alike(reference, tmp_path):
     said = (tmp_path / "parm" / "README.md").read_text()
     assert "| 1, 0 | 0.5 | +1.00 | +0.00 | 2.00 |" in said
     files = {file.name for file in (tmp_path / "parm").iterdir()}
-    assert files == {CARD, f".{CARD}.sha256", WEIGHTS, "README.md"}
+    assert files == {CARD, f".{CARD}.sha256", WEIGHTS, f".{WEIGHTS}.sha256", "README.md"}
     loaded = load_parm(reference, tmp_path / "parm")
     assert not any(p.requires_grad for p in loaded.model.parameters())
     ours = guided_by(reference, arm).generate(PROMPTS, MIXED, max_tokens=6)
@@ -250,11 +250,18 @@ def test_what_is_no_reward_model_is_said(reference, tmp_path, tiny_tokenizer):
     save_parm(random_arm(reference), card_of(reference), tmp_path)
     with pytest.raises(ValueError, match="have different tokenizers: it was trained under"):
         load_parm(replace(reference, tokenizer=tiny_tokenizer(20)), tmp_path)
-    (tmp_path / WEIGHTS).write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"pblora\.safetensors is .*damaged .*again"):
-        load_parm(reference, tmp_path)
+    whole = (tmp_path / WEIGHTS).read_bytes()
+    for broken in (b"nothing", whole[:-1] + bytes([whole[-1] ^ 1])):
+        (tmp_path / WEIGHTS).write_bytes(broken)
+        with pytest.raises(ValueError, match=r"pblora\.safetensors is damaged .* trains it again"):
+            load_parm(reference, tmp_path)
+    (tmp_path / WEIGHTS).write_bytes(whole)
+    load_parm(reference, tmp_path)
     content = json.loads((tmp_path / CARD).read_text())
     (tmp_path / CARD).write_text(json.dumps(content | {"units": [{"mean": 0, "std": -1}]}))
+    with pytest.raises(ValueError, match=r"parm\.json is damaged or was changed"):
+        load_parm(reference, tmp_path)
+    (tmp_path / f".{CARD}.sha256").unlink()
     with pytest.raises(ValueError, match="is no card of a reward model: mean must be finite"):
         load_parm(reference, tmp_path)
     del content["ranks"]

@@ -121,6 +121,19 @@ def test_a_soup_leaves_its_ingredients_alone_and_can_be_kept(reference, lora, fu
         assert len(answers) == 2
 
 
+def test_a_flipped_bit_in_a_soup_that_was_kept_is_named(reference, full, tmp_path):
+    policy = soup(reference, full, WEIGHTS[1])
+    save(policy, tmp_path)
+    weights = tmp_path / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{weights} is damaged or was changed"):
+        ReferencePolicy.load(str(tmp_path))
+    save(policy, tmp_path)
+    ReferencePolicy.load(str(tmp_path))
+
+
 def test_policies_may_be_named_by_their_folders(reference, full, tmp_path):
     for policy in full:
         policy.model.save_pretrained(tmp_path / policy.objectives[0])

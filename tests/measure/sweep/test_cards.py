@@ -7,6 +7,7 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
+from mavis.checksums import SUMS
 from mavis.measure.sweep.cards import cost, identity, purpose, tokenizer
 from mavis.measure.sweep.models import Models
 
@@ -79,9 +80,14 @@ def test_the_tokenizer_of_a_folder_with_and_without_a_card(tiny_runs, disk_refer
 def test_a_broken_card_is_named(tiny_runs, tmp_path, look, card, content):
     runs = tmp_path / "runs"
     shutil.copytree(tiny_runs, runs)
-    (runs / card).write_text(content)
+    file = runs / card
+    file.write_text(content)
+    with pytest.raises(ValueError, match=re.escape(f"{card} is damaged or was changed")):
+        look(file.parent)
+    for sums in (file.parent / SUMS, file.with_name(f".{file.name}.sha256")):  # as it was once
+        sums.unlink(missing_ok=True)
     with pytest.raises(ValueError, match=re.escape(f"{card} is no card")):
-        look((runs / card).parent)
+        look(file.parent)
 
 
 def test_broken_figures_of_a_fit_are_named(tiny_runs, tmp_path):

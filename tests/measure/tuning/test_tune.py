@@ -10,6 +10,7 @@ import torch
 
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
+from mavis.measure.rivals.policies import mod
 from mavis.measure.tuning import bench as bench_module
 from mavis.measure.tuning.training import last_checkpoint
 from mavis.measure.tuning.tune import tune
@@ -125,6 +126,28 @@ def test_a_finished_policy_is_not_trained_again(tiny_tune, monkeypatch, capsys):
     assert said.startswith(f"{folder} is finished: reward ")
     assert said.count("\n") == 1
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_flipped_bit_in_a_policy_is_named_wherever_it_is_used(lora, tiny_tune, tiny_folder):
+    folder = tiny_tune("rloo", lora=lora)
+    weights = folder / ("adapter_model.safetensors" if lora else "model.safetensors")
+    assert weights.stat().st_mode == (folder / "README.md").stat().st_mode
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 64
+    weights.write_bytes(content)
+    reference = ReferencePolicy.load(str(tiny_folder / "reference"))
+    with pytest.raises(ValueError, match=rf"{weights} is damaged or was changed"):
+        mod(reference, {"trial": folder})
+    with pytest.raises(ValueError, match=r"remove .*/tuned\.json, and `mavis tune` trains it"):
+        tiny_tune("rloo", lora=lora)
+    (folder / "tuned.json").unlink()
+    tiny_tune("rloo", lora=lora)
+    mod(reference, {"trial": folder})
+    for file in (folder / "SHA256SUMS", folder / ".tuned.json.sha256"):  # as they were once
+        file.unlink()
+    mod(reference, {"trial": folder})
+    assert read_tuned(folder).lora is lora
 
 
 def test_other_settings_are_refused(tiny_tune):
