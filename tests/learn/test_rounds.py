@@ -165,7 +165,7 @@ PHASES = {
     "evaluation": ("mavis.learn.data.RolloutDataModule.evaluate", 2),
     "value folder": ("mavis.guide.network.ValueNetwork.save_pretrained", 2),
     "metrics": ("mavis.learn.rounds.write_json", 2),
-    "checkpoint": ("mavis.learn.rounds._checkpoint", 2),
+    "checkpoint": ("mavis.learn.rounds.save_checkpoint", 2),
 }
 RARE = ("scores of the trees", "reference answers", "marker", "first step", "metrics")
 
