@@ -18,7 +18,6 @@ from mavis.guide.reference import ReferencePolicy
 from mavis.guide.trunk import adapting
 from mavis.measure.rivals.bases import base_of
 from mavis.measure.rivals.divergence import mixture
-from mavis.measure.rivals.bases import base_of
 from mavis.measure.rivals.policies import guide, load_policies, mod
 
 PROMPTS = ["an um", "the sun is", "a", "Human: is it?", "mis"]
