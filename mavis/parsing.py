@@ -25,7 +25,6 @@ EVERYWHERE = (  # what every command understands: taken out by `manner` before a
     ((DEBUG,), "show the whole traceback of an error"),
 )
 KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "dict": "NAME VALUE pairs"}
-TESTERS = {"validate", "test"}  # where `--verbose` is an option of Lightning's, with a value
 
 
 def manner(words: Sequence[str]) -> tuple[list[str], Loudness, bool]:
@@ -43,12 +42,9 @@ def manner(words: Sequence[str]) -> tuple[list[str], Loudness, bool]:
         ValueError: both quiet and verbose.
     """
     end = words.index("--") if "--" in words else len(words)
-    command = next((word for word in words if not word.startswith("-")), "")
     kept, levels, debug = [], set[Loudness](), False
     for word in words[:end]:
         level = LOUDNESS.get(word)
-        if word == "--verbose" and command in TESTERS:
-            level = None
         if level is not None:
             levels.add(level)
         elif word == DEBUG:

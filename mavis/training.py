@@ -18,8 +18,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mavis.learn.bar import Bar
+from mavis.learn.checkpoint import check_checkpoint
 from mavis.learn.data import RolloutDataModule
-from mavis.learn.rounds import Rounds, check_checkpoint
+from mavis.learn.rounds import Rounds
 from mavis.learn.settings import LAST, check_same_run, keep_settings
 from mavis.learn.store import alone_in
 from mavis.learn.tracking import Tracking
@@ -77,6 +78,12 @@ class MavisCLI(LightningCLI):
             },
             args=args,
         )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Leave out Lightning's `--verbose`, of which every command has one already."""
+        skipped = LightningCLI.subcommands()
+        return skipped | {name: skipped[name] | {"verbose"} for name in ("validate", "test")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add `--objective`, `--out` and `--tracking`, and tie them to what they decide."""

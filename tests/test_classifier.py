@@ -277,17 +277,23 @@ def test_it_leaves_no_gradients_behind(gpt2):
 # texts
 
 
-def expect(folder, reward, text):
-    scores = reward(["Why?"], ["So."])
-    assert scores.item() == pytest.approx(logits(folder, bytes_of(text)).item(), abs=1e-5)
+def score(reward):
+    return reward(["Why?"], ["So."]).item()
+
+
+def of_text(folder, text):
+    """The score of exactly these characters."""
+    return pytest.approx(logits(folder, bytes_of(text)).item(), abs=1e-5)
 
 
 def test_response_alone_ignores_the_prompt(gpt2):
-    expect(gpt2, ClassifierReward(gpt2), "So.")
+    assert score(ClassifierReward(gpt2)) == of_text(gpt2, "So.")
 
 
 def test_without_a_chat_template_both_are_a_dialogue(gpt2):
-    expect(gpt2, ClassifierReward(gpt2, text="both"), "\n\nHuman: Why?\n\nAssistant: So.")
+    assert score(ClassifierReward(gpt2, text="both")) == of_text(
+        gpt2, "\n\nHuman: Why?\n\nAssistant: So."
+    )
 
 
 def test_a_prompt_that_is_a_dialogue_is_continued(gpt2):
@@ -301,18 +307,20 @@ def test_the_tokenizers_own_chat_template_is_used(tmp_path):
     folder = save(tmp_path / "m", "gpt2", byte_tokenizer("<pad>", chat_template=TEMPLATE))
     reward = ClassifierReward(folder, text="both")
 
-    expect(folder, reward, "<user>Why?</s><assistant>So.</s>")
+    assert score(reward) == of_text(folder, "<user>Why?</s><assistant>So.</s>")
     whole = "<user>Hi.</s><assistant>Yes?</s><user>Why?</s><assistant>So.</s>"
     expected = logits(folder, bytes_of(whole)).item()
     assert reward([PROMPTS[1]], ["So."]).item() == pytest.approx(expected, abs=1e-5)
     dialogue = ClassifierReward(folder, text="both", template="dialogue")
-    expect(folder, dialogue, "\n\nHuman: Why?\n\nAssistant: So.")
+    assert score(dialogue) == of_text(folder, "\n\nHuman: Why?\n\nAssistant: So.")
 
 
 def test_a_chat_template_can_be_given(gpt2):
     template = "{{ messages[0].content }} -> {{ messages[-1].content }}"
 
-    expect(gpt2, ClassifierReward(gpt2, text="both", template=template), "Why? -> So.")
+    assert score(ClassifierReward(gpt2, text="both", template=template)) == of_text(
+        gpt2, "Why? -> So."
+    )
 
 
 def test_a_pair_goes_to_the_tokenizer_as_one(tmp_path):

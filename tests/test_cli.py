@@ -1,6 +1,7 @@
 """The command line through its real door: what it refuses in one line, before minutes go by."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -261,11 +262,16 @@ def test_validate_and_test(tiny_fit, fit_words, tmp_path, capsys):
     run = tmp_path / "trial"
     shutil.copytree(tiny_fit, run)
     assert main(fit_words(run, command="validate")) == 0
-    said = capsys.readouterr()  # the table is Lightning's, on the console of the progress bar
-    assert "sibling_rank_correlation" in said.out + said.err
+    said = capsys.readouterr()
+    number = r"-?\d+\.\d\d"
+    line = f"validation: loss {number}, R² {number}, rank correlation of siblings {number}\n"
+    assert re.fullmatch(line, said.out)
+    assert "sibling_rank_correlation" not in said.err  # Lightning's table, wherever its console is
     assert main(fit_words(run, command="test")) == 0
-    said = capsys.readouterr().out
+    said = capsys.readouterr()
     entry = json.loads((run / "test.json").read_text())
-    assert f"test: reward {entry['reward']:.2f}" in said
+    assert said.out.startswith(f"test: reward {entry['reward']:.2f} ± ")
+    assert said.out.count("\n") == 1
+    assert "sibling_rank_correlation" not in said.err
     assert entry["round"] == 2
     assert (run / "metrics.json").read_text() == (tiny_fit / "metrics.json").read_text()

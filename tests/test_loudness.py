@@ -18,8 +18,7 @@ from mavis.progress import track
         (["generate", "hi", "--quiet", "--debug"], ["generate", "hi"], "quiet", True),
         (["generate", "-v"], ["generate"], "verbose", False),
         (["generate", "--", "-v", "--debug"], ["generate", "--", "-v", "--debug"], "normal", False),
-        (["test", "--verbose", "false"], ["test", "--verbose", "false"], "normal", False),
-        (["-v", "test", "--verbose=false"], ["test", "--verbose=false"], "verbose", False),
+        (["test", "--verbose"], ["test"], "verbose", False),
         ([], [], "normal", False),
     ],
 )

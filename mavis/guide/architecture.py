@@ -122,6 +122,34 @@ def try_rows(model: PreTrainedModel, name: str) -> None:
         raise ValueError(f"{why}a row changes with the rows beside it (by {float(gap.max()):.2g}).")
 
 
+def check_reach(model: PreTrainedModel, what: str, context: int, reference: str) -> None:
+    """See that a model which reads along with a reference policy has every position it may reach.
+
+    Only on a CPU, where a learned position that is missing is an error that can be caught.
+
+    Args:
+        model: with or without a head.
+        what: it is, for errors.
+        context: of the reference policy, in tokens.
+        reference: its name, for errors.
+
+    Raises:
+        ValueError: its positions are learned, and there are fewer of them.
+    """
+    if model.device.type != "cpu":
+        return
+    last = torch.tensor([[context - 1]])
+    try:
+        with torch.inference_mode():
+            model(input_ids=torch.zeros_like(last), position_ids=last, use_cache=False)
+    except IndexError as error:
+        known = getattr(model.config.get_text_config(), "max_position_embeddings", "fewer")
+        raise ValueError(
+            f"{what} has learned positions for {known} tokens, and the reference {reference} reads "
+            f"up to {context}: give a model that reads as many."
+        ) from error
+
+
 def _last(output: Any) -> Tensor:
     """What a model says after the last token of one row: logits [V], or hidden states [H]."""
     states: Tensor = output.logits if "logits" in output else output.last_hidden_state

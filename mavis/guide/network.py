@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mavis.checksums import check, seal
+from mavis.guide.architecture import check_reach
 from mavis.guide.folders import loading
 from mavis.guide.reference import ReferencePolicy
 from mavis.guide.trunk import embeddings, first_layers, load_trunk, merged, sibling, with_lora
@@ -170,8 +171,8 @@ class ValueNetwork(nn.Module):
 
         Raises:
             FileNotFoundError: the folder holds no value model.
-            ValueError: its tokenizer or hidden size is not the reference policy's, or a file is
-                damaged.
+            ValueError: its tokenizer or hidden size is not the reference policy's, it has fewer
+                positions, or a file is damaged.
         """
         folder = Path(folder)
         card = read_card(folder)
@@ -184,6 +185,8 @@ class ValueNetwork(nn.Module):
         trunk = None
         if card.source != "shared":
             trunk = load_trunk(str(folder.absolute() / "trunk"))  # a path, never a hub name
+            what = f"the trunk of value model {folder}"
+            check_reach(trunk, what, reference.context, reference.name)
         network = cls(card, trunk, embeddings(reference.model), reference.vocabulary)
         with loading(f"the head of value model {folder}"):
             head = load_file(folder / "head.safetensors")

@@ -22,6 +22,7 @@ from mavis.guide.folders import check_model_folder, check_tokenizer_folder, load
 from mavis.guide.tokens import Spelling, end_tokens, fingerprint, head_of, was_before
 from mavis.names import lasting, reachable
 from mavis.prompts import Prompt
+from mavis.sources import function
 
 SMALL = 20_000_000  # parameters
 
@@ -71,11 +72,11 @@ class ReferencePolicy:
                     f"{self.name} are written {'by ' + self.template if self.template else 'out'}."
                 )
             wording.check_arguments(self.tokenizer, self.template_args, self.name)
-        try:
-            self.render("?")  # a template that cannot be found is found out now
-        except ValueError as error:
-            if not wording.refused(error):
-                raise
+        if self.template is not None:
+            function(self.template, "template")  # one that cannot be found is found out now
+            wording.check_template(self.render, f"template {self.template}")
+        elif self.tokenizer.chat_template is not None:
+            wording.check_template(self.render, f"the chat template of {self.name}")
         try_rows(self.model, self.name)
 
     def __repr__(self) -> str:

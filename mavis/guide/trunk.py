@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from mavis.guide.architecture import check_architecture, try_rows
+from mavis.guide.architecture import check_architecture, check_reach, try_rows
 from mavis.guide.folders import check_model_folder, load_model, loading
 from mavis.guide.reference import ReferencePolicy
 from mavis.guide.tokens import names_alike
@@ -64,7 +64,8 @@ def sibling(name: str, reference: ReferencePolicy) -> PreTrainedModel:
     """Load another model as the trunk.
 
     Raises:
-        ValueError: its tokenizer is not the reference policy's, or it knows fewer tokens.
+        ValueError: its tokenizer is not the reference policy's, or it knows fewer tokens or
+            positions.
     """
     _check_tokenizer(name, reference)
     model = load_trunk(name)
@@ -74,6 +75,7 @@ def sibling(name: str, reference: ReferencePolicy) -> PreTrainedModel:
             f"trunk {name} knows {size} tokens, the reference {reference.name} "
             f"{reference.vocabulary}."
         )
+    check_reach(model, f"trunk {name}", reference.context, reference.name)
     return model
 
 

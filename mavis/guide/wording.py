@@ -4,11 +4,11 @@ Knows nothing of tokens. Every error says which prompt it is about by its first 
 many prompts adds the number.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from mavis.dialogues import Message, dialogue
@@ -17,6 +17,10 @@ from mavis.sources import function
 
 # Where a reply ends in a dialogue that is written out as text: the next turn of the human.
 NEXT_TURN = "\n\nHuman:"
+
+# What a template is tried with before there are prompts.
+_ROLES = ("user", "assistant", "user")
+TRIALS: tuple[Prompt, ...] = ("?", [{"role": role, "content": "?"} for role in _ROLES])
 
 
 def by_function(template: str, prompt: Prompt) -> str:
@@ -30,7 +34,7 @@ def by_function(template: str, prompt: Prompt) -> str:
         text = write(prompt)
     except Exception as error:
         raise ValueError(
-            f"template {template} fails for {excerpt(prompt)}: {type(error).__name__}: {error}"
+            f"template {template} fails for {excerpt(prompt)}: {_said(error)}"
         ) from error
     if not isinstance(text, str):
         raise ValueError(f"template must return a string, {template} gave {text!r}.")
@@ -63,16 +67,45 @@ def by_chat_template(
             )
         )
     except Exception as error:  # a template is a program, and fails in every way that programs do
-        reason = " ".join(str(error).split()) or type(error).__name__
+        no = " ".join(str(error).split()) if _is_no(error) else ""
         raise ValueError(
-            f"the chat template of {name} refuses {excerpt(prompt)}: {reason}"
+            f"the chat template of {name} {'refuses' if no else 'fails for'} {excerpt(prompt)}: "
+            f"{no or _said(error)}"
         ) from error
 
 
-def refused(error: ValueError) -> bool:
-    """Whether a chat template said no to this prompt (`raise_exception`), and is not broken."""
-    cause = error.__cause__
-    return isinstance(cause, TemplateError) and not isinstance(cause, TemplateSyntaxError)
+def check_template(write: Callable[[Prompt], str], what: str) -> None:
+    """See that a template does not fail for text and for a chat alike.
+
+    Args:
+        write: by the template; raises ValueError from what the template raised.
+        what: the template is, for errors.
+
+    Raises:
+        ValueError: it fails, or it returns no text. The prompts were made up, and are not named.
+    """
+    failures: list[BaseException] = []
+    for prompt in TRIALS:
+        try:
+            write(prompt)
+        except ValueError as error:
+            if error.__cause__ is None:
+                raise
+            failures.append(error.__cause__)
+        else:
+            return
+    if not any(map(_is_no, failures)):  # what says no to these may take others
+        raise ValueError(f"{what} fails, for text and for a chat alike: {_said(failures[0])}.")
+
+
+def _is_no(error: BaseException) -> bool:
+    """Whether a chat template said no to a prompt (`raise_exception`), and is not broken."""
+    return type(error) is TemplateError  # what is broken raises one of its subclasses, or others
+
+
+def _said(error: BaseException) -> str:
+    """An error with its kind, in a line."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":").rstrip(".")
 
 
 def written_out(prompt: Prompt) -> str:

@@ -13,6 +13,7 @@ from mavis.guide.jobs import Sampling
 from mavis.guide.network import ValueNetwork, decoding
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy, spare_threads
+from mavis.learn.bar import aside
 from mavis.learn.collect import Collector, Crew, standard_samples
 from mavis.learn.evaluate import Point, Sample, best_of_n
 from mavis.learn.fitting import check_enough, fitting_prompts
@@ -255,7 +256,7 @@ class RolloutDataModule(LightningDataModule):
         assert isinstance(network, ValueNetwork)
         folder = self.folder / "rollouts" / f"round-{round_}" / split
         policy = GuidedPolicy(self.reference, (network,) if round_ else ())
-        with decoding(network):
+        with aside(self.trainer), decoding(network):
             trees = self.collector.trees(
                 folder,
                 policy,

@@ -8,15 +8,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mavis.checksums import check, install
+from mavis.checksums import check
 from mavis.guide.network import read_card
 from mavis.learn import plots
 from mavis.learn.bar import aside
+from mavis.learn.checkpoint import save_checkpoint
 from mavis.learn.collect import collected
 from mavis.learn.data import RolloutDataModule
 from mavis.learn.evaluate import Sample, at_kl, summary
@@ -24,7 +24,7 @@ from mavis.learn.module import ValueModule
 from mavis.learn.settings import LAST, METRICS
 from mavis.learn.store import read_json, write_json, write_whole
 from mavis.learn.tracking import Tracking
-from mavis.loudness import quiet
+from mavis.loudness import quiet, verbose
 from mavis.prompts import digest
 from mavis.reward import described
 
@@ -84,15 +84,12 @@ class Rounds(Callback):
         data.facts["seconds_train"] = time.perf_counter() - self._started
         folder = data.folder / "rollouts" / f"round-{data.round}"
         data.facts["seconds_cpu"] = self._spent(data, folder, trainer)
-        guided = data.evaluate(module.network, "validation", folder / "evaluation")
-        baseline, curve = data.baseline("validation")
-        entry = _entry(data, guided, baseline, trainer)
-        entry["best_of_n_at_kl"] = at_kl(curve, entry["kl"])
+        entry, guided = _measure(trainer, module, "validation", folder / "evaluation")
         if trainer.is_global_zero:
             self._keep(data, module, entry, guided, trainer)
         data.round += 1
         trainer.strategy.barrier()
-        _checkpoint(trainer, data.folder / LAST)
+        save_checkpoint(trainer, data.folder / LAST)
         self._restart(data)  # measuring is no training
 
     def _restart(self, data: RolloutDataModule) -> None:
@@ -108,13 +105,29 @@ class Rounds(Callback):
         every = trainer.strategy.reduce(mine, reduce_op="sum")
         return float(every) + sum(collected(folder / split) for split in ("train", "validation"))
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep Lightning's table of metrics for `-v`."""
+        del pl_module
+        trainer.validate_loop.verbose = trainer.test_loop.verbose = verbose()
+
+    on_test_start = on_validation_start
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what `mavis validate` has found; in a fit the round's line comes later."""
+        del pl_module
+        if trainer.state.fn == "validate" and trainer.is_global_zero:
+            found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            with aside(trainer):
+                print(
+                    f"validation: loss {found['val_loss']:.2f}, R² {found['r2']:z.2f}, "
+                    f"rank correlation of siblings {found['sibling_rank_correlation']:z.2f}",
+                    flush=True,
+                )
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the policy on the test prompts."""
         data, module = _parts(trainer, pl_module)
-        guided = data.evaluate(module.network, "test", data.folder / "test" / f"{data.round}")
-        baseline, curve = data.baseline("test")
-        entry = _entry(data, guided, baseline, trainer)
-        entry["best_of_n_at_kl"] = at_kl(curve, entry["kl"])
+        entry, _ = _measure(trainer, module, "test", data.folder / "test" / f"{data.round}")
         if trainer.is_global_zero:
             write_json(data.folder / "test.json", entry)
             with aside(trainer):
@@ -183,6 +196,17 @@ def _save(data: RolloutDataModule, module: ValueModule, entry: dict[str, Any]) -
         write_json(draft / SEEN, sorted(map(digest, data.prompts["train"])))
 
     write_whole(data.folder / VALUE, save)
+
+
+def _measure(
+    trainer: Trainer, module: ValueModule, split: str, folder: Path
+) -> tuple[dict[str, Any], list[Sample]]:
+    """What the policy comes to on the prompts of a split, and its answers to them."""
+    with aside(trainer):
+        guided = module.data.evaluate(module.network, split, folder)
+        baseline, curve = module.data.baseline(split)
+    entry = _entry(module.data, guided, baseline, trainer)
+    return entry | {"best_of_n_at_kl": at_kl(curve, entry["kl"])}, guided
 
 
 def _entry(
@@ -271,29 +295,3 @@ Tilts `{data.reference.name}` towards {name}, with `mavis generate "…" --weigh
         entry["reward_reference"]:.2f}) |
 | KL to the reference | {entry["kl"]:.2f} nats per response |
 """
-
-
-def _checkpoint(trainer: Trainer, file: Path) -> None:
-    """Save the state of the fit, all or nothing; every process must call this."""
-    draft = file.with_name(file.name + ".part")
-    trainer.save_checkpoint(draft, weights_only=False)
-    if trainer.is_global_zero:
-        install(draft, file)
-    trainer.strategy.barrier()
-
-
-def check_checkpoint(file: Path) -> None:
-    """Find out whether a checkpoint is what was written.
-
-    Raises:
-        ValueError: it is damaged, and is named.
-    """
-    remedy = "`mavis fit` with the same options makes it again."
-    check(file, remedy)
-    try:  # one from before there were checksums beside it: its format has some inside
-        with ZipFile(file) as parts:
-            broken = parts.testzip()
-    except BadZipFile as error:
-        raise ValueError(f"{file} is damaged ({error}): {remedy}") from error
-    if broken is not None:
-        raise ValueError(f"{file} is damaged ({broken}): {remedy}")

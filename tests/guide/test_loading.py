@@ -177,12 +177,15 @@ def test_new_weights_in_the_reference_s_folder(
     sense = folders["sense"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        load(sense, device="cpu")  # an old card, that does not say
+        old = load(sense, device="cpu")  # an old card, that does not say
         change(sense, reference_weights=reference.weights_digest)
-        load(sense, device="cpu")
+        same = load(sense, device="cpu")
+    for policy in (old, same):
+        assert policy.reference.weights_digest == reference.weights_digest
     tiny_lm(seed=5).save_pretrained(folders["reference"])
     with pytest.warns(MavisWarning, match="are not those that value model .*sense was trained"):
-        load(sense, device="cpu")
+        other = load(sense, device="cpu")
+    assert other.reference.weights_digest != reference.weights_digest
 
 
 @pytest.mark.parametrize("device", ["warp", "cuda:99", "meta", "", "cpu:x"])

@@ -203,6 +203,35 @@ def test_a_trunk_with_fewer_tokens(
         build_network(card(tiny_reference), tiny_reference, trunk=name)
 
 
+def test_a_trunk_with_fewer_positions(
+    build_reference: Callable[..., ReferencePolicy], other: Callable[..., str]
+) -> None:
+    reference = build_reference()
+    learned = {"family": "gpt2", "max_position_embeddings": 48}
+    name = other(reference.tokenizer, **learned)
+    with pytest.raises(
+        ValueError,
+        match=r"trunk .*other has learned positions for 48 .* tiny llama reads up to 160",
+    ):
+        build_network(card(reference), reference, trunk=name)
+    other(reference.tokenizer, **learned | {"max_position_embeddings": 160})
+    build_network(card(reference), reference, trunk=name)
+    other(reference.tokenizer, max_position_embeddings=48)  # positions that are worked out
+    build_network(card(reference), reference, trunk=name)
+
+
+def test_a_value_model_under_a_reference_of_longer_context(
+    build_reference: Callable[..., ReferencePolicy],
+    tiny_network: Make,
+    tmp_path: Path,
+) -> None:
+    short = build_reference("gpt2", max_position_embeddings=48)
+    tiny_network(short).save_pretrained(tmp_path)
+    ValueNetwork.from_pretrained(tmp_path, short)
+    with pytest.raises(ValueError, match=r"trunk of value model .* for 48 .* reads up to 160"):
+        ValueNetwork.from_pretrained(tmp_path, build_reference())
+
+
 def test_a_trunk_without_a_tokenizer(
     tiny_reference: ReferencePolicy, other: Callable[..., str]
 ) -> None:

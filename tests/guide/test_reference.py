@@ -335,11 +335,20 @@ REFUSES = "{{ raise_exception('no system\nhere') }}"
     [
         (
             "{% if messages[0].role == 'system' %}" + REFUSES + "{% endif %}" + CHAT,
-            "no system here",
+            "refuses .*be a bun.*: no system here",
         ),
-        (CHAT + "{% if messages[1] %}{{ messages[0].name.first }}{% endif %}", "name"),
-        (CHAT + "{% if messages[1] %}{{ 'a' + 1 }}{% endif %}", "can only concatenate"),
-        (CHAT + "{% if messages[1] %}{{ 1 / 0 }}{% endif %}", "division"),
+        (
+            CHAT + "{% if messages[1] %}{{ messages[0].name.first }}{% endif %}",
+            "fails for .*be a bun.*: UndefinedError: .*name",
+        ),
+        (
+            CHAT + "{% if messages[1] %}{{ 'a' + 1 }}{% endif %}",
+            "fails for .*be a bun.*: TypeError: can only concatenate",
+        ),
+        (
+            CHAT + "{% if messages[1] %}{{ 1 / 0 }}{% endif %}",
+            "fails for .*be a bun.*: ZeroDivisionError: division",
+        ),
     ],
 )
 def test_a_template_that_refuses_a_prompt_is_a_line_that_names_it(
@@ -349,7 +358,7 @@ def test_a_template_that_refuses_a_prompt_is_a_line_that_names_it(
     assert reference.encode("a bun").tokens
     chat = [{"role": "system", "content": "be a bun"}, {"role": "user", "content": "hi"}]
     for ask in (reference.encode, reference.length):
-        with pytest.raises(ValueError, match=rf"tiny llama refuses .*be a bun.*{reason}") as caught:
+        with pytest.raises(ValueError, match=rf"tiny llama {reason}") as caught:
             ask(chat)
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=r"prompt 1: the chat template"):
@@ -365,14 +374,52 @@ def test_a_template_may_refuse_bare_text(build_reference: Build) -> None:
     assert spell(reference, reference.encode(chat)) == "s:be a bun\nu:hi\na:"
 
 
-def test_a_broken_template_is_found_out_at_once(build_reference: Build) -> None:
-    with pytest.raises(ValueError, match=r"chat template of tiny llama refuses .*endfor"):
-        build_reference(chat_template="{% for m in messages %}")
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% for m in messages %}", "TemplateSyntaxError: .*endfor"),
+        ("{{ nothing.there }}", "UndefinedError: 'nothing' is undefined"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_broken_template_is_found_out_at_once(
+    build_reference: Build, template: str, reason: str
+) -> None:
+    said = rf"^the chat template of tiny llama fails, for text and for a chat alike: {reason}"
+    with pytest.raises(ValueError, match=said) as caught:
+        build_reference(chat_template=template)
+    assert "'?'" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def failing(prompt: Prompt) -> str:
     """A template with a bug for some prompts."""
     return {"?": "?"}[str(prompt)]
+
+
+def broken(prompt: Prompt) -> str:
+    """A template with a bug for every prompt."""
+    raise LookupError(f"no {len(prompt)}\nhere.")
+
+
+def for_chats(prompt: Prompt) -> str:
+    """A template that takes no text."""
+    assert not isinstance(prompt, str)
+    return prompt[-1]["content"]
+
+
+def test_a_template_function_that_always_fails_is_found_out_at_once(build_reference: Build) -> None:
+    said = r"broken fails, for text and for a chat alike: LookupError: no 1 here\.$"
+    with pytest.raises(ValueError, match=said) as caught:
+        build_reference(template=f"{__name__}.broken")
+    assert "'?'" not in str(caught.value)
+
+
+def test_a_template_function_for_chats_alone(build_reference: Build) -> None:
+    reference = build_reference(template=f"{__name__}.for_chats")
+    assert reference.render([{"role": "user", "content": "a bun"}]) == "a bun"
+    with pytest.raises(ValueError, match=r"for_chats fails for the prompt 'a': AssertionError"):
+        reference.encode("a")
 
 
 def test_a_template_function_that_fails_is_named_with_the_prompt(build_reference: Build) -> None:

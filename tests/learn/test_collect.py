@@ -125,7 +125,10 @@ def test_rows_that_are_there_twice_count_once(policy, tmp_path):
     first = trees(tmp_path, policy, collector())
     shards = Shards(tmp_path / "made")
     shards.append(shards.rows())
-    same(trees(tmp_path, None, collector()), first)
+    assert len(shards.rows()) == 2 * len(PROMPTS)
+    again = trees(tmp_path, None, collector())
+    assert [tree.prompt for tree in again] == PROMPTS
+    same(again, first)
 
 
 def test_two_processes_make_what_one_makes(policy, tmp_path):

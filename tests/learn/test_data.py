@@ -30,6 +30,7 @@ def make(tiny_folder, plugin, tmp_path):  # noqa: ARG001
             global_rank=rank,
             world_size=size,
             is_global_zero=rank == 0,
+            progress_bar_callback=None,
         )
         data.setup("fit")
         names = (data.reference.name, data.reference.fingerprint)

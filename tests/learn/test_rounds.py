@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from mavis.guide.reference import ReferencePolicy
 from mavis.learn.collect import collected
 from mavis.learn.evaluate import best_of_n
 from mavis.learn.packs import collate, pack_tree
+from mavis.learn.rounds import Rounds
 from mavis.learn.store import Shards
+from mavis.loudness import loudness
 from mavis.prompts import digest
 from mavis.reward import Units
 
@@ -165,7 +168,7 @@ PHASES = {
     "evaluation": ("mavis.learn.data.RolloutDataModule.evaluate", 2),
     "value folder": ("mavis.guide.network.ValueNetwork.save_pretrained", 2),
     "metrics": ("mavis.learn.rounds.write_json", 2),
-    "checkpoint": ("mavis.learn.rounds._checkpoint", 2),
+    "checkpoint": ("mavis.learn.rounds.save_checkpoint", 2),
 }
 RARE = ("scores of the trees", "reference answers", "marker", "first step", "metrics")
 
@@ -406,3 +409,12 @@ def test_packs_of_a_round_fit_the_module(tiny_fit, tiny_folder):
     assert int(batch.tokens.max()) < policy.reference.vocabulary
     assert ReferencePolicy.load(str(tiny_folder / "reference")).fingerprint
     assert Path(policy.reference.name).is_dir()
+
+
+@pytest.mark.parametrize(("level", "shown"), [("normal", False), ("verbose", True)])
+def test_lightning_s_table_is_for_verbose_commands(level, shown):
+    loops = (SimpleNamespace(verbose=None), SimpleNamespace(verbose=None))
+    trainer = SimpleNamespace(validate_loop=loops[0], test_loop=loops[1])
+    with loudness(level):
+        Rounds().on_test_start(trainer, None)
+    assert [loop.verbose for loop in loops] == [shown, shown]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from mavis.guide.architecture import check_reach
 from mavis.guide.reference import ReferencePolicy
 from mavis.names import MavisWarning, is_local, locate, reachable
 
@@ -22,10 +23,15 @@ def base_of(reference: ReferencePolicy, base: str, own: bool = False) -> PreTrai
         reference: π_ref.
         base: the model's name.
         own: whether it shall have weights of its own, since they will be changed.
+
+    Raises:
+        ValueError: another model has fewer learned positions than the reference reads.
     """
     model = reference.model
     if not same_model(base, reference.name):
-        return ReferencePolicy.load(base, device=str(model.device)).model
+        other = ReferencePolicy.load(base, device=str(model.device)).model
+        check_reach(other, f"the base {base}", reference.context, reference.name)
+        return other
     # New modules around the same tensors: adapters change modules, and the reference has none.
     tensors = () if own else (*model.parameters(), *model.buffers())
     return deepcopy(model, {id(tensor): tensor for tensor in tensors})

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from mavis.checksums import check
+from mavis.guide.architecture import check_reach
 from mavis.guide.folders import loading
 from mavis.guide.policy import GuidedPolicy
 from mavis.guide.reference import ReferencePolicy
@@ -180,9 +181,10 @@ def guide(
     """A model as a policy to be mixed in, under a name.
 
     Raises:
-        ValueError: the model knows fewer tokens than the reference policy.
+        ValueError: the model knows fewer tokens, or fewer positions, than the reference policy.
     """
     _check_size(reference, f"the policy {name}", model)
+    check_reach(model, f"the policy {name}", reference.context, reference.name)
     places = (place,) if place else ()
     frozen = model.eval().requires_grad_(False)
     return Policies(frozen, (name,), reference.vocabulary, folders=places)

@@ -196,7 +196,9 @@ def test_mod_of_two_tokens_is_the_enumerated_distribution(reference, folders):
     assert error < 4.5 * math.sqrt(0.25 / draws)  # 4.5 sigma of the widest: once in 1e5
 
 
-def test_bad_input_is_said_before_anything_is_decoded(reference, folders, tmp_path, tiny_tokenizer):
+def test_bad_input_is_said_before_anything_is_decoded(
+    reference, folders, tmp_path, tiny_tokenizer, tiny_lm
+):
     policy = mod(reference, {"humor": folders["humor"]}, "forward_kl")
     with pytest.raises(ValueError, match="weights must not be negative"):
         policy.generate(PROMPTS, [{"humor": 1.0}] * 4 + [{"humor": -1.0}], max_tokens=3)
@@ -210,6 +212,12 @@ def test_bad_input_is_said_before_anything_is_decoded(reference, folders, tmp_pa
         mod(reference, {"humor": other})
     with pytest.raises(ValueError, match="knows 20 tokens, the reference"):
         guide(reference, "small", build_small(20))
+    short = tiny_lm("gpt2", max_position_embeddings=48)
+    with pytest.raises(ValueError, match=r"policy short has learned positions for 48 tokens"):
+        guide(reference, "short", short)
+    short = save(replace(reference, model=short), tmp_path / "short")
+    with pytest.raises(ValueError, match=r"base .*short has learned positions for 48 tokens"):
+        base_of(reference, str(short))
 
 
 def build_small(vocab):
