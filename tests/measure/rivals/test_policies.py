@@ -6,6 +6,7 @@ import math
 import shutil
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from mavis.guide.trunk import adapting
 from mavis.measure.rivals.bases import base_of
 from mavis.measure.rivals.divergence import mixture
 from mavis.measure.rivals.policies import guide, load_policies, mod
+from mavis.measure.rivals.soup import soup
 
 PROMPTS = ["an um", "the sun is", "a", "Human: is it?", "mis"]
 
@@ -210,6 +212,17 @@ def test_bad_input_is_said_before_anything_is_decoded(reference, folders, tmp_pa
         mod(reference, {"humor": other})
     with pytest.raises(ValueError, match="knows 20 tokens, the reference"):
         guide(reference, "small", build_small(20))
+
+
+@pytest.mark.parametrize(
+    "given", ["folder", Path("folder"), ["folder"], ("folder",), None, 3, {"a": None}, {"a": " "}]
+)
+def test_policies_are_named_by_their_objectives(reference, given):
+    right = r"policies must be folders by objective, as in {\"humor\": \"runs/tuned/rloo-humor\"}"
+    for make in (mod, load_policies, lambda *both: soup(*both, {"a": 1.0})):
+        with pytest.raises(ValueError, match=f"{right}, got .*") as error:
+            make(reference, given)
+        assert len(str(error.value).splitlines()) == 1
 
 
 def build_small(vocab):
