@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from threading import Thread
 
 import pytest
@@ -43,6 +44,45 @@ def test_a_signal_unwinds(name):
     assert stop.value.status == STATUS[name]
     assert said
     assert signal.getsignal(getattr(signal, name)) is before
+
+
+class Last:
+    """In whose destructor a signal comes."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __del__(self):
+        kill(self.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "raised"),
+    [("SIGTERM", Terminated), ("SIGHUP", Terminated), ("SIGINT", KeyboardInterrupt)],
+)
+def test_a_signal_that_comes_in_a_destructor_is_not_lost(name, raised, capsys):
+    hook = sys.unraisablehook
+
+    def work():
+        with stopped_by_signals():
+            Last(name)
+            for thread in threading.enumerate():
+                if isinstance(thread, threading.Timer):
+                    thread.join()
+
+    with pytest.raises(raised):
+        work()
+    assert sys.unraisablehook is hook
+    assert not capsys.readouterr().err
+
+
+def test_what_else_a_destructor_raises_is_told_as_ever(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    monkeypatch.setattr(Last, "__del__", lambda self: [][len(self.name)])
+    with stopped_by_signals():
+        Last("x")
+    assert [one.exc_type for one in told] == [IndexError]
 
 
 def test_what_somebody_handles_or_ignores_is_theirs():

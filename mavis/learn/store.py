@@ -185,7 +185,9 @@ def check_same(folder: Path, what: str, before: Mapping[str, Any], now: Mapping[
         was = before.get(name, value)
         if was != value:
             many = isinstance(value, list) and name in {"prompts", "rewards"}  # digests
-            said = f"other {name}" if many else f"{name} = {was}, not {value}"
+            many = many or name == "reference_weights"
+            told = f"other {name.replace('_', ' ')}"
+            said = told if many else f"{name} = {was}, not {value}"
             raise ValueError(f"{folder} holds a {what} with {said}: give another --out.")
 
 

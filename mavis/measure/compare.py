@@ -200,6 +200,10 @@ def _run(
     folders = sweep.open(methods)
     reference = sweep.reference()
     best = sweep.best_of() if "best_of" in methods else None
+    ground = sweep.ground
+    texts = [plain(prompt) for prompt in ground.prompts]
+    findings = Findings(ground.names, sweep.weightings, kl, reference, best, {}, corner, texts)
+    _ = findings.units  # a reward that is constant is refused before any method is swept
     teams = {m: sweep.team(m, f) for m, f in folders.items() if m not in BASELINES}
     work = ((name, curve) for name, team in teams.items() for curve in sweep.curves(team, kl))
     curves: dict[str, list[list[Point]]] = {name: [] for name in teams}
@@ -208,9 +212,7 @@ def _run(
         curves[name].append(curve)
     speeds = {name: sweep.speed(team) for name, team in teams.items()}
     costs = {name: cost(folders[name]) for name in teams}
-    ground, checks = sweep.ground, check(sweep, folders, costs)
-    texts = [plain(prompt) for prompt in ground.prompts]
-    findings = Findings(ground.names, sweep.weightings, kl, reference, best, curves, corner, texts)
+    checks, findings = check(sweep, folders, costs), replace(findings, curves=curves)
     settings = {"command": command} | _again(sweep, kl)
     write_answers(sweep.folder, findings)
     return results(findings, costs, speeds, settings, checks)

@@ -74,6 +74,17 @@ def test_a_sweep_from_the_command_line(words, tmp_path, capsys, monkeypatch):
     assert {one[0] for one in made} == {"soup"}
 
 
+def test_a_constant_reward_is_refused_before_any_method_is_swept(
+    words, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("mavis_trial.behave", lambda _, said: [3.0] * len(said))
+    assert main(words()) == 2
+    said = capsys.readouterr().err
+    assert "mavis: error: objective 'trial': constant scores: all 16 are 3: " in said
+    made = {file.parent.name for file in (tmp_path / "sweep").rglob("*.parquet")}
+    assert made == {"reference", "best_of"}
+
+
 def test_prompts_that_a_method_was_trained_on_are_a_warning(words, capsys):
     assert main(words("--methods", "mod", "--split", "train", "--weights", "trial=1,rival=0")) == 0
     assert "warning: mod: 4 of the 4 prompts were among those it was trained on" in (

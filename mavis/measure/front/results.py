@@ -188,7 +188,9 @@ def _ahead(standing: Standing) -> dict[str, dict[str, dict[str, float] | None]]:
         return {}
 
     def lead(rival: str) -> dict[str, Interval]:
-        gains = standing.indicator(rival, "weighted_gain").low > 0  # or a ratio says nothing
+        # A ratio to what may be no gain says nothing, and neither does one of a loss.
+        theirs = standing.indicator(rival, "weighted_gain").low
+        gains = theirs > 0 and standing.value(AHEAD, "weighted_gain") >= 0
         unknown = Interval(np.nan, np.nan, np.nan)
         return {
             "hypervolume_ratio": standing.against(AHEAD, rival, "hypervolume"),

@@ -1,5 +1,6 @@
 """The tables of the report, cell by cell."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -156,6 +157,6 @@ def _rows(
 
 
 def _cell(numbers: Mapping[str, Any] | None) -> Cell:
-    if numbers is None:
-        return Cell("–")
+    if numbers is None or math.isnan(number(numbers["value"])):
+        return Cell(decimal(None))
     return Cell(decimal(numbers["value"]), words.between(numbers))

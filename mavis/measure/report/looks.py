@@ -105,12 +105,12 @@ def shares(weights: Sequence[float]) -> str:
 
 
 def ratio(mine: float, theirs: float) -> float:
-    """One number in another; NaN where that is no gain, and a ratio to it would say nothing.
+    """One number in another; NaN where one is no gain, and their ratio would say nothing.
 
-    >>> ratio(3.0, 2.0), ratio(1.0, -0.5)
-    (1.5, nan)
+    >>> ratio(3.0, 2.0), ratio(1.0, -0.5), ratio(-1.0, 0.5)
+    (1.5, nan, nan)
     """
-    return mine / theirs if theirs > 0 else float("nan")
+    return mine / theirs if mine >= 0 < theirs else float("nan")
 
 
 def number(value: Any) -> float:

@@ -25,8 +25,10 @@ from mavis.measure.report.looks import (
     Found,
     Look,
     fixed,
+    is_compared,
     is_single,
     look,
+    measured,
     number,
     ordered,
     shares,
@@ -132,35 +134,40 @@ def bars(path: Path, found: Found) -> Path:
 
 
 def bar_kinds(found: Found) -> list[str]:
-    """The indicators that are drawn as bars: where no volume is defined, the gain alone."""
-    return (
-        ["hypervolume", "weighted_gain"]
-        if yardstick(found).name == "hypervolume"
-        else ["weighted_gain"]
-    )
+    """What is drawn as bars: the yardstick, and the gain beside a hypervolume."""
+    name = yardstick(found).name
+    return [name, "weighted gain"] if name == "hypervolume" else [name]
+
+
+def bar(found: Found, method: str, kind: str) -> Mapping[str, Any]:
+    """One bar of a method that can be compared, as a cell of the results."""
+    if kind == yardstick(found).name:
+        return measured(found, method)
+    cell: Mapping[str, Any] = found["methods"][method]["indicators"]["weighted_gain"]
+    return cell
 
 
 def bars_figure(found: Found) -> Figure:
     """Hypervolume and weighted gain of the methods that can be compared, with 95 % intervals.
 
+    Of one objective, its reward: the number, and the interval, that the other texts have.
+
     Args:
         found: what is known of the sweep.
     """
-    table = {method: found["methods"][method]["indicators"] for method in ordered(found)}
     kinds = bar_kinds(found)
-    known = {m: each for m, each in table.items() if each["weighted_gain"] is not None}
-    methods = sorted(known, key=lambda m: number(known[m][kinds[0]]["value"]))
+    known = [method for method in ordered(found) if is_compared(found["methods"][method])]
+    methods = sorted(known, key=lambda m: number(bar(found, m, kinds[0])["value"]))
     figure = Figure(figsize=(WIDTH, 1.5 + 0.42 * max(1, len(methods))), layout="constrained")
     room = {"wspace": 0.08}
     every = figure.subplots(1, len(kinds), sharey=True, squeeze=False, gridspec_kw=room).ravel()
     left = every[0]
     for axes, name in zip(every, kinds, strict=True):
-        unit = UNITS if name == "weighted_gain" else "product of standard units"
-        over = is_single(found) and name == "weighted_gain"
-        name_axes(axes, "reward above the reference's" if over else name.replace("_", " "), size=12)
+        unit = "product of standard units" if name == "hypervolume" else UNITS
+        name_axes(axes, name, size=12)
         axes.set_xlabel(f"{unit}, 95 % interval")
         axes.grid(visible=False, axis="y")
-        values = np.array([_interval(known[m][name]) for m in methods]).reshape(-1, 3)
+        values = np.array([_interval(bar(found, m, name)) for m in methods]).reshape(-1, 3)
         axes.barh(range(len(methods)), values[:, 0], 0.62, alpha=0.8,
                   color=[look(m).colour for m in methods])  # fmt: skip
         axes.errorbar(values[:, 0], range(len(methods)), xerr=_arms(values), fmt="none",

@@ -20,11 +20,12 @@ from mavis.measure.front.standing import INDICATORS
 from mavis.measure.report import cells, words
 from mavis.measure.report.looks import (
     Found,
+    is_compared,
     look,
     ordered,
     yardstick,
 )
-from mavis.measure.report.plot import bar_kinds, pictures
+from mavis.measure.report.plot import bar, bar_kinds, pictures
 from mavis.measure.report.words import decimal
 
 REPORT, TEMPLATE = "report.html", "report.html.jinja"
@@ -101,14 +102,13 @@ def _figures(found: Found, images: Mapping[str, bytes]) -> dict[str, Any]:
         for name in images
         if name.startswith("front ")
     ]
-    known = {m: found["methods"][m]["indicators"] for m in ordered(found)}
     kinds = bar_kinds(found)
     said = ", ".join(
-        f"{look(m).name} {' and '.join(decimal(each[name]['value']) for name in kinds)}"
-        for m, each in known.items()
-        if each["weighted_gain"]
+        f"{look(m).name} {' and '.join(decimal(bar(found, m, name)['value']) for name in kinds)}"
+        for m in ordered(found)
+        if is_compared(found["methods"][m])
     )
-    heads = " and ".join(name.replace("_", " ") for name in kinds)
+    heads = " and ".join(kinds)
     return {
         "fronts": fronts,
         "curves": figure(

@@ -17,6 +17,7 @@ from mavis.measure.report.looks import (
 )
 
 NAMES, INTERVALS, NUMBERS = 10, 23, 18  # widths of columns
+UNKNOWN = "-"
 
 
 def table(found: Found) -> Iterator[str]:
@@ -78,8 +79,7 @@ def _leads(found: Found) -> Iterator[str]:
     kinds = {"hypervolume": "hypervolume"} if yardstick(found).name == "hypervolume" else {}
     kinds["weighted_gain"] = yardstick(found).name if is_single(found) else "weighted gain"
     for rival, lead in found["ahead"].items():
-        cells = {n: lead[f"{n.removeprefix('weighted_')}_ratio"] for n in kinds}
-        said = ", ".join(f"{name} {_cell(cells[n])}" for n, name in kinds.items())
+        said = ", ".join(f"{name} {_lead(lead, n)}" for n, name in kinds.items())
         yield f"mavis / {rival}: {said}"
         both = [seed for seed in found["by_seed"] if {AHEAD, rival} <= set(seed)]
         if both:
@@ -87,18 +87,26 @@ def _leads(found: Found) -> Iterator[str]:
             yield f"    seed by seed: {'; '.join(each)}"
 
 
+def _lead(lead: Mapping[str, Any], indicator: str) -> str:
+    """The ratio of two indicators; where that says nothing, the difference of the gains."""
+    told = _cell(lead[f"{indicator.removeprefix('weighted_')}_ratio"])
+    if told == UNKNOWN and indicator == "weighted_gain":
+        return f"has no ratio, difference {_cell(lead['gain_difference'])}"
+    return told
+
+
 def _ratios(seeds: Sequence[Mapping[str, Any]], rival: str, indicator: str) -> Iterator[str]:
     """MAVIS's indicator in that of a rival, for each seed."""
     for seed in seeds:
         mine, theirs = (number(seed[method].get(indicator)) for method in (AHEAD, rival))
         found = ratio(mine, theirs)
-        yield "-" if math.isnan(found) else fixed(found)
+        yield UNKNOWN if math.isnan(found) else fixed(found)
 
 
 def _cell(numbers: Mapping[str, Any] | None) -> str:
     """A number and its interval; what is not known is a dash."""
     if numbers is None or math.isnan(number(numbers["value"])):
-        return "-"
+        return UNKNOWN
     value, low, high = (number(numbers[name]) for name in ("value", "low", "high"))
     if math.isnan(low) or math.isnan(high):
         return fixed(value)

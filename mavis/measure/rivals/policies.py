@@ -31,6 +31,8 @@ from mavis.measure.rivals.divergence import mixture
 from mavis.measure.rivals.probe import alike, probe, says
 from mavis.names import locate
 
+RIGHT_FOLDERS = '{"humor": "runs/tuned/rloo-humor"}'
+
 
 @dataclass(frozen=True)
 class Policies:
@@ -133,8 +135,9 @@ def mod(
 
     Raises:
         FileNotFoundError: a folder is missing, or holds no policy.
-        ValueError: another tokenizer, a model that cannot be guided, an adapter that does not fit
-            its base or is no fixed change of its weights, or an unknown divergence.
+        ValueError: what is given is no folder by objective; another tokenizer, a model that cannot
+            be guided, an adapter that does not fit its base or is no fixed change of its weights,
+            or an unknown divergence.
     """
     rule = mixture(divergence, alpha)
     return GuidedPolicy(reference, load_policies(reference, folders, base), rule)
@@ -147,7 +150,11 @@ def load_policies(
 
     An adapter is put on `base` where it is given, else on the model that it names; where that is
     not on this machine, on the reference itself, if it fits, with a warning.
+
+    Raises:
+        ValueError: what is given is no folder by objective.
     """
+    _check_folders(folders)
     places = {name: locate(str(folder), f"policy of {name}") for name, folder in folders.items()}
     adapters = [Adapter(name, place) for name, place in places.items() if is_adapter(place)]
     for adapter in adapters:  # refused before any model is loaded
@@ -173,6 +180,15 @@ def load_policies(
             loaded.append(_adapted(reference, model, [adapter]))
     shared = [_adapted(reference, base_of(reference, one), all_) for one, all_ in together.items()]
     return (*loaded, *shared)
+
+
+def _check_folders(folders: Any) -> None:
+    """What is no mapping does not say which policy is whose."""
+    given = list(folders.values()) if isinstance(folders, Mapping) else [None]
+    if not all(isinstance(one, str | Path) and str(one).strip() for one in given):
+        raise ValueError(
+            f"policies must be folders by objective, as in {RIGHT_FOLDERS}, got {folders!r}."
+        )
 
 
 def guide(

@@ -12,7 +12,7 @@ weights; it is here under its own name, to be compared with.
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -51,10 +51,12 @@ def soup(
 
     Raises:
         ValueError: a policy is no sum of π_ref's weights and a difference (another shape, another
-            architecture, an adapter that cannot be merged), or a weight for one that is not there.
+            architecture, an adapter that cannot be merged), or a weight for one that is not there;
+            or policies or weights are not given by name.
     """
-    if isinstance(policies, Mapping):
-        policies = load_policies(reference, policies)
+    policies = _loaded(reference, policies)
+    if not isinstance(weights, Mapping):
+        raise ValueError(f'weights must be by name, as in {{"humor": 0.5}}, got {weights!r}.')
     known = [name for policy in policies for name in policy.objectives]
     unknown = sorted(set(weights) - set(known))
     if unknown:
@@ -62,6 +64,13 @@ def soup(
     factors = how == "factors"
     model = _factors(policies, weights) if factors else _sum(reference, policies, weights)
     return GuidedPolicy(reference, (guide(reference, SOUP, model),))
+
+
+def _loaded(reference: ReferencePolicy, given: Any) -> tuple[Policies, ...]:
+    """Policies as they are, or from their folders."""
+    if isinstance(given, tuple | list) and all(isinstance(one, Policies) for one in given):
+        return tuple(given)
+    return load_policies(reference, given)
 
 
 @torch.no_grad()

@@ -122,6 +122,14 @@ def template_args(place: Path) -> Mapping[str, Any] | None:
     return card.settings.get("template_args") if card else None
 
 
+def reference_weights(place: Path) -> str | None:
+    """A digest of the weights of the policy that a model was trained under; None: not known."""
+    card = read(place)
+    if isinstance(card, ValueCard):
+        return card.reference_weights
+    return card.settings.get("reference_weights") if card else None
+
+
 def lack(method: str, place: Path) -> str | None:
     """What keeps a folder from being the model that a method needs; None: nothing does."""
     needed = {"mavis": (VALUE,), "parm": (PARM,)}.get(method, ("config.json", ADAPTER))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mavis.guide.reference import ReferencePolicy
-from mavis.measure.sweep.cards import Cost, judged, template_args, trained_under
+from mavis.measure.sweep.cards import Cost, judged, reference_weights, template_args, trained_under
 from mavis.measure.sweep.sweep import Sweep
 from mavis.names import lasting
 from mavis.prompts import digest
@@ -98,6 +98,8 @@ def _strangers(method: str, places: Sequence[Path], policy: ReferencePolicy) -> 
         trained = f"{method}: {place} was trained under the"
         if lasting(name) != lasting(policy.name):
             yield f"{trained} reference policy {name}, not under {policy.name}."
+        elif (weights := reference_weights(place)) and weights != policy.weights_digest:
+            yield f"{trained} reference policy {name} when that had other weights than now."
         if template != policy.template:
             theirs, ours = (one or "chat template" for one in (template, policy.template))
             yield f"{trained} template {theirs}, not under {ours}."

@@ -59,6 +59,7 @@ class Bench:
             "objectives": list(names),
             "weights": list(lambdas),
             "rewards": [identity(o) for o, _ in kept],
+            "reference_weights": self.reference.weights_digest,
         }
         with alone_in(folder):
             if (folder / CARD).is_file():

@@ -105,13 +105,14 @@ def parm(
         "seed": seed,
     }
     folder = Path(out or f"runs/tuned/parm-{'+'.join(names)}")
+    policy = ReferencePolicy.load(settings["reference"], template, device, template_args)
+    settings["reference_weights"] = policy.weights_digest
     with alone_in(folder):
         if (folder / SETTINGS).is_file():
             check_same(folder, "run", read_json(folder / SETTINGS), settings)
         if (folder / CARD).is_file() and read_parm(folder).measured:
             print(f"reward model  {folder} (is there already)")
             return
-        policy = ReferencePolicy.load(settings["reference"], template, device, template_args)
         spare_threads(policy.model)
         if not (folder / CARD).is_file():
             _train(policy, found, settings, rows, folder, tracking)

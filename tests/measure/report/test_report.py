@@ -302,5 +302,22 @@ def test_a_ratio_to_a_gain_that_may_be_nothing_is_not_given(findings):
     found = results(given, {}, {}, SETTINGS, NOTHING)
     assert math.isnan(found["ahead"]["mod"]["gain_ratio"]["value"])
     assert found["ahead"]["mod"]["gain_difference"]["value"] > 0
-    assert "weighted gain -" in "\n".join(table(found))
-    assert parsed(found)
+    cell = found["ahead"]["mod"]["gain_difference"]
+    told = f"{cell['value']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]"
+    assert f", weighted gain has no ratio, difference {told}" in "\n".join(table(found))
+    row = next(row for row in parsed(found).rows if row[0] == "MOD" and "–" in row)
+    assert row[2] == "–"  # and no interval
+
+
+def test_a_loss_has_no_ratio_to_a_gain(findings):
+    given = findings(("mavis", "mod"))
+    for points in given.curves["mavis"]:
+        for one in points:
+            one.rewards[:] = given.reference.rewards - 1.0
+    found = results(given, {}, {}, SETTINGS, NOTHING)
+    assert found["methods"]["mod"]["indicators"]["weighted_gain"]["low"] > 0
+    assert math.isnan(found["ahead"]["mod"]["gain_ratio"]["value"])
+    seed = {"mavis": {"weighted_gain": -1.0}, "mod": {"weighted_gain": 0.5}}
+    said = "\n".join(table(found | {"by_seed": [seed]}))
+    assert "weighted gain has no ratio, difference -" in said
+    assert "weighted gain -\n" in f"{said}\n"  # seed by seed

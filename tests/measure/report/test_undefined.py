@@ -129,6 +129,12 @@ def test_one_objective_is_compared_by_its_reward(alone, tmp_path):
     cell = alone["methods"]["mavis"]["rewards"][0][0]
     want = f"{cell['value']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]"
     assert any(line.startswith("mavis ") and want in line for line in said)
+    (axes,) = plot.bars_figure(alone).axes  # the same number, and the same interval
+    assert axes.get_title(loc="left") == "reward"
+    at = [label.get_text() for label in axes.get_yticklabels()].index("MAVIS")
+    whiskers = next(c for c in axes.containers if getattr(c, "has_xerr", False)).lines[2][0]
+    assert axes.patches[at].get_width() == cell["value"]
+    np.testing.assert_allclose(whiskers.get_segments()[at][:, 0], [cell["low"], cell["high"]])
     assert headline(alone).startswith("By reward, MAVIS is ")
     assert all("standard units" in line and "hypervolume" not in line for line in leads(alone))
 

@@ -6,6 +6,7 @@ import math
 import shutil
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from mavis.guide.trunk import adapting
 from mavis.measure.rivals.bases import base_of
 from mavis.measure.rivals.divergence import mixture
 from mavis.measure.rivals.policies import guide, load_policies, mod
+from mavis.measure.rivals.soup import soup
 
 PROMPTS = ["an um", "the sun is", "a", "Human: is it?", "mis"]
 
@@ -218,6 +220,17 @@ def test_bad_input_is_said_before_anything_is_decoded(
     short = save(replace(reference, model=short), tmp_path / "short")
     with pytest.raises(ValueError, match=r"base .*short has learned positions for 48 tokens"):
         base_of(reference, str(short))
+
+
+@pytest.mark.parametrize(
+    "given", ["folder", Path("folder"), ["folder"], ("folder",), None, 3, {"a": None}, {"a": " "}]
+)
+def test_policies_are_named_by_their_objectives(reference, given):
+    right = r"policies must be folders by objective, as in {\"humor\": \"runs/tuned/rloo-humor\"}"
+    for make in (mod, load_policies, lambda *both: soup(*both, {"a": 1.0})):
+        with pytest.raises(ValueError, match=f"{right}, got .*") as error:
+            make(reference, given)
+        assert len(str(error.value).splitlines()) == 1
 
 
 def build_small(vocab):

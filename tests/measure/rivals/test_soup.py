@@ -158,6 +158,8 @@ def test_one_hot_is_the_policy_and_nothing_is_the_reference(reference, full, lor
 def test_what_cannot_be_stirred_is_said(reference, full, tiny_lm):
     with pytest.raises(ValueError, match="weights must be for humor, kind, got 'sad'"):
         soup(reference, full, {"sad": 1.0})
+    with pytest.raises(ValueError, match=r'weights must be by name, as in {"humor": 0\.5}, got \['):
+        soup(reference, full, [0.5, 0.5])
     for other, said in [
         (tiny_lm(layers=1), r"num_hidden_layers \(2 and 1\)"),
         (tiny_lm("gpt2"), r"model_type \(llama and gpt2\)"),

@@ -1,5 +1,6 @@
 """What the cards of a sweep's models say against it."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -66,6 +67,28 @@ def test_another_reference_policy_is_told(checked, sweep):
     replace(read_tuned(place), template="json.dumps", reference=name).save(place)
     (said,) = checked("mod").warnings
     assert said.endswith("was trained under the template json.dumps, not under chat template.")
+
+
+def test_other_weights_of_the_reference_policy_are_told(checked, sweep):
+    reference = sweep.ground.reference
+    value, parm = (checked.runs / name for name in ("trial/value", "tuned/parm-trial+rival"))
+    policy = checked.runs / "tuned" / "rloo-trial"
+    for mark, warned in ((reference.weights_digest, 0), ("others", 3)):
+        card = json.loads((value / "value.json").read_text())
+        forget(value)
+        (value / "value.json").write_text(json.dumps(card | {"reference_weights": mark}))
+        replace(read_tuned(policy), settings={"reference_weights": mark}).save(policy)
+        write_card(replace(read_parm(parm), settings={"reference_weights": mark}), parm)
+        said = [w for w in checked("mavis", "mod", "parm").warnings if "weights" in w]
+        assert len(said) == warned
+    for line, place in zip(said, (value, policy, parm), strict=True):
+        end = f"reference policy {reference.name} when that had other weights than now."
+        assert line.endswith(f": {place} was trained under the {end}")
+
+
+def forget(folder):
+    for sums in (folder / "SHA256SUMS", folder / ".value.json.sha256"):
+        sums.unlink(missing_ok=True)
 
 
 def test_a_fit_says_which_reward_it_learned_from(tiny_fit):

@@ -96,6 +96,12 @@ def test_a_model_of_an_edited_reward_is_another_one(run, small, monkeypatch):
         parm(**small, out=str(run))
 
 
+def test_a_reference_with_other_weights_is_another_one(run, small, monkeypatch):
+    monkeypatch.setattr(ReferencePolicy, "weights_digest", "others")
+    with pytest.raises(ValueError, match="holds a run with other reference weights: give another"):
+        parm(**small, out=str(run))
+
+
 def test_one_process_at_a_time(small, tmp_path):
     folder = tmp_path / "parm"
     with alone_in(folder), pytest.raises(RuntimeError, match="another run is at work in"):

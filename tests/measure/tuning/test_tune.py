@@ -156,6 +156,13 @@ def test_other_settings_are_refused(tiny_tune):
         tiny_tune("rloo", eta=1.0)
 
 
+def test_a_reference_with_other_weights_is_another_one(tiny_tune, monkeypatch):
+    tiny_tune("rloo")
+    monkeypatch.setattr(ReferencePolicy, "weights_digest", "others")
+    with pytest.raises(ValueError, match=r"policy with other reference weights: give another"):
+        tiny_tune("rloo")
+
+
 class Killed(Exception):  # noqa: N818
     pass
 
