@@ -13,12 +13,12 @@ from jsonargparse import auto_cli
 from models import SIZES, network_of, prompts_of, reference_of, sizes_of, text_of
 from plain import guided, sampled
 
-from mavis.guide.network import Source, ValueNetwork
-from mavis.guide.policy import GuidedPolicy
-from mavis.guide.reference import ReferencePolicy
-from mavis.guide.rows import Rows
-from mavis.guide.tilt import Settings
-from mavis.guide.values import open_source
+from mavis.decoding.guides import open_source
+from mavis.decoding.kv_cache import CachedRows
+from mavis.decoding.policy import GuidedPolicy
+from mavis.decoding.reference import ReferencePolicy
+from mavis.decoding.tilt import RowSettings
+from mavis.decoding.value_model import Source, ValueModel
 
 FEW = 15  # candidates: the published setting
 BETA = 1.0
@@ -56,12 +56,12 @@ def decode(
     prompts = prompts_of(pair, rows, shortest, longest)
     texts = [text_of(prompt) for prompt in prompts]
     names = [f"objective{number}" for number in range(objectives)]
-    sources: dict[Source, tuple[ValueNetwork, ...]] = {
+    sources: dict[Source, tuple[ValueModel, ...]] = {
         source: tuple(network_of(pair, reference, source, name) for name in names)
         for source in get_args(Source)
     }
 
-    def ours(networks: tuple[ValueNetwork, ...], top_k: int) -> Run:
+    def ours(networks: tuple[ValueModel, ...], top_k: int) -> Run:
         def run() -> int:
             policy = GuidedPolicy(reference, networks)
             answers = policy.generate(texts, beta=BETA, top_k=top_k, max_tokens=tokens, rows=rows)
@@ -121,14 +121,14 @@ def decode(
 
 @torch.inference_mode()
 def value_error(
-    reference: ReferencePolicy, network: ValueNetwork, prompts: Sequence[list[int]], steps: int = 4
+    reference: ReferencePolicy, network: ValueModel, prompts: Sequence[list[int]], steps: int = 4
 ) -> float:
     """The largest gap between a value from the rows cache and one from its whole sequence."""
     random = np.random.default_rng(1)
-    cache = Rows(reference.model, len(prompts), hidden=True)
+    cache = CachedRows(reference.model, len(prompts), hidden=True)
     source = open_source(network, len(prompts))
     index, texts, worst = np.arange(len(prompts)), [list(p) for p in prompts], 0.0
-    settings = Settings(*torch.ones(5, len(texts)))  # no source of ours asks for them
+    settings = RowSettings(*torch.ones(5, len(texts)))  # no source of ours asks for them
     unread = [text[:-1] for text in texts]
     source.extend(index, unread, cache.extend(index, unread), settings)
     for _ in range(steps):
@@ -146,7 +146,7 @@ def value_error(
 
 
 def _naive(
-    reference: ReferencePolicy, network: ValueNetwork, text: list[int], token: torch.Tensor
+    reference: ReferencePolicy, network: ValueModel, text: list[int], token: torch.Tensor
 ) -> torch.Tensor:
     """One value, by a forward of everything that was said."""
     is_state = network.card.source == "state"

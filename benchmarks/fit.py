@@ -29,7 +29,7 @@ def fit(objective: str = "humor", options: Sequence[str] = ()) -> dict[str, Any]
     """
     with TemporaryDirectory() as folder:
         out = Path(folder) / "runs" / objective
-        program = "import sys; from mavis.cli import main; sys.exit(main())"
+        program = "import sys; from mavis.cli.main import main; sys.exit(main())"
         words = ["fit", "--objective", objective, "--out", str(out), *options]
         begin = perf_counter()
         subprocess.run(

@@ -11,9 +11,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
-from mavis.guide.network import Source, ValueCard, ValueNetwork
-from mavis.guide.reference import ReferencePolicy
-from mavis.guide.trunk import embeddings
+from mavis.decoding.backbone import embeddings
+from mavis.decoding.reference import ReferencePolicy
+from mavis.decoding.value_model import ModelCard, Source, ValueModel
 from mavis.reward import Units
 
 CONTEXT = 1024
@@ -84,12 +84,12 @@ def reference_of(size: Size) -> ReferencePolicy:
     return ReferencePolicy(LlamaForCausalLM(_config(size, size.base).config), tokenizer)
 
 
-def network_of(size: Size, reference: ReferencePolicy, source: Source, name: str) -> ValueNetwork:
+def network_of(size: Size, reference: ReferencePolicy, source: Source, name: str) -> ValueModel:
     """A random value network of one objective; its values are of the order of 1."""
-    card = ValueCard(source, (name,), (Units(0.0, 1.0),), "reference", reference.fingerprint)
+    card = ModelCard(source, (name,), (Units(0.0, 1.0),), "reference", reference.fingerprint)
     trunk = None if source == "shared" else LlamaModel(_config(size, size.value).config)
     table = embeddings(reference.model)
-    network = ValueNetwork(card, trunk, table, reference.vocabulary).eval().requires_grad_(False)
+    network = ValueModel(card, trunk, table, reference.vocabulary).eval().requires_grad_(False)
     for parameter in network.head.parameters():
         torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
     return network

@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 
-from mavis.guide.network import ValueNetwork
-from mavis.guide.rows import CACHE
-from mavis.learn.rollout import Shape
-from mavis.learn.tree import NO_PARENT, Floats, Tree
+from mavis.decoding.kv_cache import CACHE
+from mavis.decoding.value_model import ValueModel
+from mavis.training.rollout import Shape
+from mavis.training.tree import NO_PARENT, Floats, Tree
 
 
 @torch.inference_mode()
 def guided(
     model: PreTrainedModel,
-    networks: Sequence[ValueNetwork],
+    networks: Sequence[ValueModel],
     prompt: Sequence[int],
     copies: int,
     new: int,
@@ -50,7 +50,7 @@ def guided(
     return written
 
 
-def _siblings(network: ValueNetwork, cache: DynamicCache, fresh: Tensor, options: Tensor) -> Tensor:
+def _siblings(network: ValueModel, cache: DynamicCache, fresh: Tensor, options: Tensor) -> Tensor:
     """V [B, K] of the candidates `options` [B, K] behind the tokens `fresh` [B, q]."""
     assert network.trunk is not None
     known, read, count = cache.get_seq_length(), fresh.shape[1], options.shape[1]
@@ -119,7 +119,7 @@ def paths(tree: Tree) -> list[list[int]]:
 Lesson = tuple[Tree, Floats]  # a tree of T tokens and its targets [T]
 
 
-def train(network: ValueNetwork, lessons: Sequence[Lesson], batch: int) -> float:
+def train(network: ValueModel, lessons: Sequence[Lesson], batch: int) -> float:
     """Squared error at every node's end and its gradient, a right-padded row per node."""
     assert network.trunk is not None
     ends = torch.cat([torch.from_numpy(t[tree.start[2:] - 1]) for tree, t in lessons])

@@ -12,10 +12,10 @@ from models import SIZES, network_of, prompts_of, reference_of, sizes_of, text_o
 from plain import Writer, guided, sampled
 from plain import grow as plain_grow
 
-from mavis.guide.jobs import Sampling
-from mavis.guide.network import Source, ValueNetwork
-from mavis.guide.policy import GuidedPolicy
-from mavis.learn.rollout import Shape, grow
+from mavis.decoding.policy import GuidedPolicy
+from mavis.decoding.request import SamplingParams
+from mavis.decoding.value_model import Source, ValueModel
+from mavis.training.rollout import Shape, grow
 
 BETA = 1.0
 
@@ -65,7 +65,7 @@ def rollout(
     def ours(name: str, source: Source | None, count: int, shape: Shape, width: int) -> Run:
         networks = (network_of(pair, reference, source, "objective"),) if source else ()
         policy = GuidedPolicy(reference, networks)
-        sampling = Sampling((1.0,) * len(networks), BETA, top_k=candidates)
+        sampling = SamplingParams((1.0,) * len(networks), BETA, top_k=candidates)
         texts = [text_of(tokens) for tokens in prompts[:count]]
 
         def run() -> int:
@@ -74,7 +74,7 @@ def rollout(
 
         return run
 
-    def plain(name: str, networks: Sequence[ValueNetwork], shape: Shape) -> Run:
+    def plain(name: str, networks: Sequence[ValueModel], shape: Shape) -> Run:
         def write(prefix: list[int], copies: int, new: int) -> list[list[int]]:
             if networks:
                 return guided(reference.model, networks, prefix, copies, new, candidates, BETA)

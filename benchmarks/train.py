@@ -14,11 +14,11 @@ from models import SIZES, Size, network_of, prompts_of, reference_of, sizes_of
 from plain import Lesson
 from plain import train as plain_train
 
-from mavis.guide.network import ValueNetwork
-from mavis.learn.module import ValueModule, value_loss
-from mavis.learn.packs import batches, collate, pack_tree
-from mavis.learn.rollout import Shape
-from mavis.learn.tree import Floats, Path, Segment, Tree, build_tree
+from mavis.decoding.value_model import ValueModel
+from mavis.training.module import ValueModule, value_loss
+from mavis.training.packing import batches, collate, pack_tree
+from mavis.training.rollout import Shape
+from mavis.training.tree import Floats, Path, Segment, Tree, build_tree
 
 
 def train(
@@ -89,7 +89,7 @@ def train(
     }
 
 
-def packed_loss(network: ValueNetwork, lessons: Sequence[Lesson], cap: int) -> float:
+def packed_loss(network: ValueModel, lessons: Sequence[Lesson], cap: int) -> float:
     """As training does it: cut into packs, put side by side, forward and backward."""
     module = ValueModule(source="state")
     module.network = network

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mavis import pretrained
-from mavis.names import reachable
+from mavis.hub import reachable
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -63,7 +63,7 @@ class Objective:
 
     name: str
     reward: Reward
-    value: str | type = "mavis.learn.module.ValueModule"
+    value: str | type = "mavis.training.module.ValueModule"
     value_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
     prompts: str = "sandbox/prompts"
     examples: tuple[tuple[str, str, str], ...] = ()
@@ -206,3 +206,16 @@ def _error(point: EntryPoint) -> str | None:
     except (LookupError, RuntimeError, ImportError, TypeError, ValueError) as error:
         return str(error)
     return None
+
+
+def common_source(what: str, given: str | None, objectives: Sequence[Objective]) -> str:
+    """Where prompts come from: what was asked for, or what all objectives agree on.
+
+    Raises:
+        ValueError: nothing was asked for, and they do not agree.
+    """
+    homes = {one.name: one.prompts for one in objectives}
+    if given is None and len(set(homes.values())) > 1:
+        told = ", ".join(f"{name} has {home}" for name, home in homes.items())
+        raise ValueError(f"{what} must be given, for the objectives have different ones: {told}.")
+    return given or next(iter(homes.values()), Objective.prompts)

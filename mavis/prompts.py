@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, Literal
 
+from mavis.data_files import splits, usual
 from mavis.dialogues import ASSISTANT, HUMAN, Message, is_nothing, parted
-from mavis.sources import splits, usual
 from mavis.tables import Record
 
 Prompt = str | list[Message]

@@ -10,7 +10,7 @@ import sys
 import warnings
 from typing import TextIO
 
-from mavis.names import MavisWarning
+from mavis.hub import MavisWarning
 
 _NEVER = {"MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_DISABLE_TELEMETRY": "true"}
 _SETTINGS = {

@@ -19,6 +19,14 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # and this, too
 
 import pytest
 import torch
+from comparison_fixtures import (  # noqa: F401 - fixtures of several folders
+    disk_reference,
+    findings,
+    ground,
+    sweep,
+    tiny_runs,
+    two_objectives,
+)
 from tokenizers import Tokenizer, decoders, models
 from torch import nn
 from transformers import (
@@ -29,10 +37,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mavis.cli import main
-from mavis.guide.jobs import Job, Sampling, stream
-from mavis.guide.network import Source, ValueCard, ValueNetwork, build_network
-from mavis.guide.reference import ReferencePolicy
+from mavis.cli.main import main
+from mavis.decoding.reference import ReferencePolicy
+from mavis.decoding.request import Request, SamplingParams, stream
+from mavis.decoding.value_model import ModelCard, Source, ValueModel, build_network
 from mavis.reward import Units
 
 FAMILIES = ("llama", "gpt2", "qwen2", "qwen3", "gemma", "gpt_neox")
@@ -155,7 +163,7 @@ def tiny_reference(build_reference: Callable[..., ReferencePolicy]) -> Reference
 
 
 @pytest.fixture(scope="session")
-def tiny_network() -> Callable[..., ValueNetwork]:
+def tiny_network() -> Callable[..., ValueModel]:
     """`tiny_network(reference, source, objectives, seed, trunk, lora)`, every weight random."""
 
     def build(
@@ -165,9 +173,9 @@ def tiny_network() -> Callable[..., ValueNetwork]:
         seed: int = 1,
         trunk: int | str | None = None,
         lora: dict[str, Any] | None = None,
-    ) -> ValueNetwork:
+    ) -> ValueModel:
         units = tuple(Units(0.5, 2.0) for _ in objectives)
-        card = ValueCard(source, tuple(objectives), units, reference.name, reference.fingerprint)
+        card = ModelCard(source, tuple(objectives), units, reference.name, reference.fingerprint)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = build_network(card, reference, trunk, lora).eval()
@@ -188,7 +196,7 @@ def naive() -> type["Naive"]:
 class Naive:
     """The guided policy from whole token sequences: no cache, no padding, no shared code."""
 
-    def __init__(self, reference: ReferencePolicy, networks: Sequence[ValueNetwork] = ()) -> None:
+    def __init__(self, reference: ReferencePolicy, networks: Sequence[ValueModel] = ()) -> None:
         self.reference, self.networks = reference, networks
 
     def hidden(self, model: PreTrainedModel, *sequences: Sequence[int]) -> torch.Tensor:
@@ -212,7 +220,7 @@ class Naive:
         return [[q for column in columns for q in column[k]] for k in range(len(candidates))]
 
     def _values(
-        self, network: ValueNetwork, tokens: Sequence[int], candidates: Sequence[int]
+        self, network: ValueModel, tokens: Sequence[int], candidates: Sequence[int]
     ) -> list[list[float]]:
         head = {name: tensor.double() for name, tensor in network.head.state_dict().items()}
         weight, bias = head["state.weight"], head["state.bias"]
@@ -226,7 +234,7 @@ class Naive:
         common = weight @ state + bias
         return [(common + mixed @ table[a] + head["token"][a]).tolist() for a in candidates]
 
-    def step(self, tokens: Sequence[int], sampling: Sampling) -> "NaiveStep":
+    def step(self, tokens: Sequence[int], sampling: SamplingParams) -> "NaiveStep":
         """Everything about one step, by the formulas of the tilt written out."""
         scaled = [z / sampling.temperature for z in self.logits(tokens)]
         total = math.log(sum(math.exp(z) for z in scaled))
@@ -246,7 +254,7 @@ class Naive:
         norm = top + math.log(sum(math.exp(s - top) for s in score.values()))
         return NaiveStep({a: s - norm for a, s in score.items()}, log_ref)
 
-    def run(self, job: Job) -> list[int]:
+    def run(self, job: Request) -> list[int]:
         """The tokens of a job without stop strings, drawn with the job's own stream."""
         draws, tokens = stream(job.key), list(job.tokens)
         for _ in range(job.limit):

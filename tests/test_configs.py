@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from mavis import Objective
-from mavis.cli import main
+from mavis.cli.main import main
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -27,7 +27,8 @@ def test_a_configuration_runs(path, fit_words, tiny_folder, tmp_path, monkeypatc
     """With small models in place of the large ones, and a reward that asks no hub."""
     config = yaml.safe_load(path.read_text())
     name = config["objective"]
-    from mavis import objective, training
+    from mavis import objective
+    from mavis.cli import fit
 
     real = objective.find(name)
     stand_in = Objective(
@@ -36,9 +37,9 @@ def test_a_configuration_runs(path, fit_words, tiny_folder, tmp_path, monkeypatc
         value=real.value,
         value_args=real.value_args,
     )
-    for module in (objective, training, __import__("mavis.learn.data", fromlist=["_"])):
+    for module in (objective, fit, __import__("mavis.training.data", fromlist=["_"])):
         monkeypatch.setattr(module, "find", lambda _: stand_in)
-    monkeypatch.setattr("mavis.learn.rounds._plots", lambda *_: [])  # most of the time
+    monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])  # most of the time
     words = fit_words(tmp_path / "run", "--trainer.fast_dev_run", "true")
     at = words.index("--objective")
     words = ["fit", "-c", str(path), *words[1:at], *words[at + 2 :]]

@@ -9,7 +9,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from mavis.classifier import ClassifierReward
-from mavis.names import locate
+from mavis.hub import locate
 
 PAIRS = {"single": "<|user|> $A <|end|>", "pair": "<|user|> $A <|end|> $B:1 <|end|>:1"}
 VOCABULARY, PAD, END = 1024, 0, 1  # of the embedded models

@@ -4,9 +4,9 @@ import warnings
 
 import pytest
 
-from mavis.cli import main
+from mavis.cli.main import main
+from mavis.cli.parsing import manner
 from mavis.loudness import loudness, quiet, verbose
-from mavis.parsing import manner
 from mavis.progress import track
 
 
@@ -29,7 +29,8 @@ def test_they_are_taken_out_of_the_words(words, kept, level, debug):
 def test_a_command_knows_how_loud_it_may_be(monkeypatch, capsys):
     seen = []
     monkeypatch.setattr(
-        "mavis.cli.commands", lambda: {("generate",): lambda: seen.append((quiet(), verbose()))}
+        "mavis.cli.main.commands",
+        lambda: {("generate",): lambda: seen.append((quiet(), verbose()))},
     )
     for words in (["generate"], ["generate", "-q"], ["generate", "--verbose"]):
         assert main(words) == 0
@@ -44,7 +45,7 @@ def test_verbose_lets_libraries_warn(monkeypatch, capsys):
     def command():
         warnings.warn("old", DeprecationWarning, stacklevel=1)
 
-    monkeypatch.setattr("mavis.cli.commands", lambda: {("generate",): command})
+    monkeypatch.setattr("mavis.cli.main.commands", lambda: {("generate",): command})
     with warnings.catch_warnings(record=True) as came:
         warnings.simplefilter("ignore")
         assert main(["generate"]) == 0
@@ -66,6 +67,6 @@ def test_quiet_shows_no_bar(monkeypatch):
 
 def test_a_quiet_fit_shows_no_bar(monkeypatch):
     asked = []
-    monkeypatch.setattr("mavis.training.train", lambda words, _: asked.append(words))
+    monkeypatch.setattr("mavis.cli.fit.train", lambda words, _: asked.append(words))
     assert main(["fit", "--objective", "humor", "-q"]) == 0
     assert asked == [["fit", "--objective", "humor", "--trainer.enable_progress_bar", "false"]]

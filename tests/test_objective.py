@@ -64,7 +64,7 @@ none = 7
 def test_an_objective_has_defaults_for_all_but_name_and_reward():
     made = Objective("x", reward)
 
-    assert made.value == "mavis.learn.module.ValueModule"
+    assert made.value == "mavis.training.module.ValueModule"
     assert (made.value_args, made.prompts, made.examples) == ({}, "sandbox/prompts", ())
     assert hash(made) == hash(Objective("x", reward))
 
@@ -165,7 +165,7 @@ def test_a_broken_plugin_is_reported_and_breaks_no_other(
 
 def test_a_plugin_costs_no_heavy_import():
     code = (
-        "import sys; import mavis.commands; from mavis import ClassifierReward, Objective;"
+        "import sys; import mavis.cli.objectives; from mavis import ClassifierReward, Objective;"
         "ClassifierReward('sandbox/humor');"
         "heavy = {'torch', 'transformers', 'lightning', 'datasets', 'mlflow', 'matplotlib'};"
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"

@@ -13,7 +13,7 @@ from mavis.progress import without_bars
 LOADS = """
 import sys
 import mavis
-from mavis.guide.network import ValueNetwork
+from mavis.decoding.value_model import ValueModel
 from transformers.utils import logging
 
 policy = mavis.load({"trial": sys.argv[1]})

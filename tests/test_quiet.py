@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from mavis.cli import main
-from mavis.names import MavisWarning
+from mavis.cli.main import main
+from mavis.hub import MavisWarning
 from mavis.quiet import settle
 
 SPEAK = """
 import logging, os, sys, warnings
-import mavis.cli
-from mavis.names import MavisWarning
+import mavis.cli.main
+from mavis.hub import MavisWarning
 
 def speak() -> None:
     "Say something in every voice."
@@ -25,9 +25,9 @@ def speak() -> None:
         warnings.warn("ours", MavisWarning)
     print(os.environ.get("TRANSFORMERS_VERBOSITY"))
 
-mavis.cli.commands = lambda: {("speak",): speak}
+mavis.cli.main.commands = lambda: {("speak",): speak}
 sys.argv = ["mavis", "speak", *sys.argv[1:]]
-sys.exit(mavis.cli.main())
+sys.exit(mavis.cli.main.main())
 """
 
 
@@ -69,6 +69,6 @@ def test_a_caller_in_python_keeps_his_filters(monkeypatch):
 
         warnings.warn("ours", MavisWarning, stacklevel=1)
 
-    monkeypatch.setattr("mavis.cli.commands", lambda: {("warn",): warn})
+    monkeypatch.setattr("mavis.cli.main.commands", lambda: {("warn",): warn})
     with pytest.warns(MavisWarning, match="ours"):
         assert main(["warn"]) == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mavis.cli import main
+from mavis.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -43,7 +43,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reader")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("mavis.learn.rounds._plots", lambda *_: [])
+        patch.setattr("mavis.training.callbacks._plots", lambda *_: [])
         (folder / "my_prompts.jsonl").write_text(
             "\n".join(f'{{"prompt": "How do I cook {n} eggs?"}}' for n in range(60))
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mavis.commands import new_objective
+from mavis.cli.objectives import new_objective
 from mavis.scaffold import write_plugin
 
 TUTORIAL = "asking"  # not "curious": whoever has followed the tutorial has that installed
@@ -83,7 +83,7 @@ def test_a_plugin_is_a_handful_of_small_files(written):
 def test_installed_plugins_are_available_and_pass_their_check(installed):
     """The scaffold's as it was written, and the tutorial's."""
     code = """
-from mavis.commands import check_objective
+from mavis.cli.objectives import check_objective
 from mavis.objective import available
 assert {"squirrel-tail", "humor"} <= set(available()), available()
 check_objective("squirrel-tail")
@@ -127,7 +127,7 @@ def test_the_tutorials_other_python_block_runs():
 
 
 def test_broken_plugins_are_listed_with_the_reason_and_break_no_other(installed):
-    code = "from mavis.commands import list_objectives as show; show()"
+    code = "from mavis.cli.objectives import list_objectives as show; show()"
     lines = python(code, installed).stdout.splitlines()
     state = {line.split()[0]: line for line in lines}
 
@@ -153,7 +153,8 @@ def test_asking_for_a_broken_plugin_says_why(installed, name, message):
 
 
 def test_a_second_plugin_of_an_installed_name_is_refused(installed, tmp_path):
-    code = f"from mavis.commands import new_objective as n; n('squirrel_tail', {str(tmp_path)!r})"
+    start = "from mavis.cli.objectives import new_objective as n"
+    code = f"{start}; n('squirrel_tail', {str(tmp_path)!r})"
     done = python(code, installed)
 
     message = "name 'squirrel_tail' is taken: objective 'squirrel-tail' is installed already."

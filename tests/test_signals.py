@@ -9,7 +9,7 @@ from threading import Thread
 
 import pytest
 
-from mavis.cli import RESUMED, main
+from mavis.cli.main import RESUMED, main
 from mavis.signals import SIGNALS, Terminated, stopped_by_signals
 
 STATUS = {"SIGTERM": 143, "SIGHUP": 129}
@@ -117,7 +117,7 @@ def test_in_another_thread_nothing_is_touched():
 @pytest.mark.parametrize("command", ["generate", "objectives check", *sorted(RESUMED - {"fit"})])
 def test_every_command_says_that_it_did_not_finish(command, name, monkeypatch, capsys):
     words = tuple(command.split())
-    monkeypatch.setattr("mavis.cli.commands", lambda: {words: lambda: kill(name)})
+    monkeypatch.setattr("mavis.cli.main.commands", lambda: {words: lambda: kill(name)})
     assert main(words) == STATUS[name]
     more = "; the same command goes on from here" if command in RESUMED else ""
     assert capsys.readouterr().err == f"mavis: terminated{more}.\n"
@@ -127,7 +127,7 @@ def test_a_trainer_that_hears_the_signal_itself(monkeypatch, capsys):
     def trained(*_):
         raise Terminated(signal.SIGTERM)
 
-    monkeypatch.setattr("mavis.training.train", trained)
+    monkeypatch.setattr("mavis.cli.fit.train", trained)
     assert main(["fit", "--objective", "humor"]) == 143
     assert capsys.readouterr().err == "mavis: terminated; the same command goes on from here.\n"
 
@@ -135,7 +135,7 @@ def test_a_trainer_that_hears_the_signal_itself(monkeypatch, capsys):
 TERMINATES = """
 import os, signal, sys
 import mavis_trial
-from mavis.cli import main
+from mavis.cli.main import main
 
 calls = []
 

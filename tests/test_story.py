@@ -93,7 +93,7 @@ def test_files_and_functions_are_short(path):
 
 LIGHT = """
 import contextlib, io, sys
-from mavis.cli import main
+from mavis.cli.main import main
 with contextlib.redirect_stdout(io.StringIO()) as said:
     status = main(sys.argv[1:])
 heavy = [n for n in ("torch", "lightning", "transformers", "mlflow", "datasets", "matplotlib")

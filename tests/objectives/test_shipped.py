@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mavis.commands import check_objective
+from mavis.cli.objectives import check_objective
 from mavis.objective import find
 from mavis.reward import score
 

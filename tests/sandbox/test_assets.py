@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from mavis.sandbox.build import ASSETS
+from mavis.cli.sandbox import ASSETS
 from mavis.sandbox.grammar import prompts, read
 from mavis.sandbox.lexicon import OBJECTIVES
 from mavis.sandbox.make import SPLITS

@@ -1,0 +1,117 @@
+"""The model that an adapter is put on: the one that it names, or the reference policy itself.
+
+An adapter says which model it was trained on by a name that often means nothing elsewhere: a folder
+of another machine, or a name on the hub for what lies here as a folder.
+"""
+
+import warnings
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from mavis.decoding.architectures import check_reach
+from mavis.decoding.reference import ReferencePolicy
+from mavis.hub import MavisWarning, is_local, locate, reachable
+
+
+def base_of(reference: ReferencePolicy, base: str, own: bool = False) -> PreTrainedModel:
+    """The model that adapters are put on, with the reference's own weights where it is that one.
+
+    Args:
+        reference: π_ref.
+        base: the model's name.
+        own: whether it shall have weights of its own, since they will be changed.
+
+    Raises:
+        ValueError: another model has fewer learned positions than the reference reads.
+    """
+    model = reference.model
+    if not same_model(base, reference.name):
+        other = ReferencePolicy.load(base, device=str(model.device)).model
+        check_reach(other, f"the base {base}", reference.context, reference.name)
+        return other
+    # New modules around the same tensors: adapters change modules, and the reference has none.
+    tensors = () if own else (*model.parameters(), *model.buffers())
+    return deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def same_model(name: str, other: str) -> bool:
+    """Whether two names stand for one folder, or one model on the hub."""
+    places = []
+    for told in (name, other):
+        try:
+            place = Path(locate(told))
+        except (FileNotFoundError, ValueError):  # a folder that is gone is equal to none
+            return name == other
+        places.append(str(place.resolve()) if place.exists() else told)
+    return places[0] == places[1]
+
+
+def find_base(
+    reference: ReferencePolicy, named: str, what: str, given: str | None, fits: Callable[[], object]
+) -> str:
+    """Decide which model an adapter is put on, without asking the hub where that can be avoided.
+
+    Args:
+        reference: π_ref.
+        named: the base that the adapter names.
+        what: the adapter, for messages.
+        given: what the user says is its base.
+        fits: raises ValueError if the adapter does not fit the reference.
+
+    Returns:
+        `given`; else the named base where it is on this machine; else the reference, where the
+        adapter fits it, with a warning that says so; else the named base on the hub.
+
+    Raises:
+        FileNotFoundError: `given` is a missing folder, or the hub does not have the named base.
+        ValueError: the named base is nowhere, and the adapter does not fit the reference.
+    """
+    if given is not None:
+        return reachable(given, f"base of {what}")
+    if named and same_model(named, reference.name):
+        return reference.name
+    if (here := _on_this_machine(named)) is not None:
+        return here
+    gone = f"is for the model {named!r}, which is not on this machine"
+    told = f"{what} {gone if named else 'does not say which model it is for'}"
+    try:
+        fits()
+    except ValueError as error:
+        if named and not is_local(named):  # nothing else is left
+            return reachable(named, f"base of {what},")
+        raise ValueError(
+            f"{told}, and it does not fit the reference {reference.name} ({error}): say by `base` "
+            "where its model is."
+        ) from error
+    warnings.warn(
+        f"{told}: it is put on the reference {reference.name}, whose shapes it fits. Say by `base` "
+        "if that is not the model it was trained on.",
+        MavisWarning,
+        stacklevel=2,
+    )
+    return reference.name
+
+
+def _on_this_machine(named: str) -> str | None:
+    """A folder of the named model: a local one, or an earlier download."""
+    if not named:
+        return None
+    try:
+        place = Path(locate(named))
+    except (FileNotFoundError, ValueError):
+        return None
+    if place.exists():
+        return str(place) if (place / "config.json").is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        config = try_to_load_from_cache(named, "config.json")
+    except HFValidationError:
+        return None
+    folder = Path(config).parent if isinstance(config, str) else None
+    weights = folder is not None and any((*folder.glob("*.safetensors"), *folder.glob("*.bin")))
+    return str(folder) if weights else None

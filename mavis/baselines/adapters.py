@@ -1,0 +1,285 @@
+"""Adapters by PEFT, of any kind: what a folder holds, and how it is put on its base.
+
+Plain LoRA adapters of one base share it, and are read side by side in one batch. Every other kind
+may change the base's own weights, or cannot be told apart row by row: it gets a copy to itself.
+"""
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mavis.baselines.adapter_bases import base_of, find_base
+from mavis.decoding.backbone import adapting, embeddings
+from mavis.decoding.reference import ReferencePolicy
+
+CONFIG = "adapter_config.json"
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+# What may differ between LoRA adapters that are read side by side: nothing but low-rank factors.
+_PLAIN = {
+    *("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path"),
+    *("revision", "inference_mode", "r", "lora_alpha", "lora_dropout", "use_rslora"),
+    *("rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "fan_in_fan_out"),
+    *("layers_to_transform", "layers_pattern", "megatron_core", "init_lora_weights"),
+    *("runtime_config", "loftq_config", "ensure_weight_tying"),
+}
+# What may differ where factors are summed: PEFT gives the sum the first one's scale and layers.
+_FACTORS = _PLAIN - {
+    *("use_rslora", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern"),
+    "exclude_modules",
+}
+# Which dimension of an adapter's tensors, at the embeddings or the head, has the tokens.
+_BY_TOKEN = {".weight": 0, ".base_layer.weight": 0, ".lora_embedding_A": 1, ".lora_B.weight": 0}
+_SUM = "sum_of_factors"  # the name of an adapter
+_PLAIN_STARTS = {True, False, "gaussian", "orthogonal"}  # others take their start off the base
+# Kinds whose effect on a token depends on more than the tokens before it, or on more than weights.
+_BY_CONTEXT = {"XLORA", "POLY", "ADAPTION_PROMPT", "CARTRIDGE"}
+_BY_CONTEXT_OPTIONS = ("alora_invocation_tokens", "arrow_config", "layer_replication")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A folder with an adapter.
+
+    Args:
+        name: of the policy that it is.
+        folder: an existing one.
+    """
+
+    name: str
+    folder: str
+
+    @cached_property
+    def config(self) -> Any:
+        """What PEFT says of it.
+
+        Raises:
+            ValueError: it is no adapter that can be a policy.
+        """
+        from peft import PeftConfig
+
+        content = self._content()
+        told = content.get("peft_type")
+        with _peft(f"{self.folder}/{CONFIG}"):
+            config = PeftConfig.from_pretrained(self.folder)
+        task = str(getattr(config.task_type, "value", config.task_type))
+        if task not in {"CAUSAL_LM", "None"}:
+            raise ValueError(f"{self.folder} is a {told} adapter for {task}, not for CAUSAL_LM.")
+        options = [name for name in _BY_CONTEXT_OPTIONS if getattr(config, name, None)]
+        if config.is_prompt_learning or told in _BY_CONTEXT or options:
+            kind = f"{told} adapter{f' with {options[0]}' if options else ''}"
+            raise ValueError(
+                f"{self.folder} is a {kind}: only adapters that change weights, the same ones for "
+                "every text, can be mixed with other policies. Give a full model in its place."
+            )
+        if not any((Path(self.folder) / file).is_file() for file in WEIGHTS):
+            raise FileNotFoundError(
+                f"{self.folder} holds no weights of an adapter: {WEIGHTS[0]} is missing."
+            )
+        return config
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """What the folder's file of weights holds."""
+        from peft import load_peft_weights
+
+        with _peft(f"adapter {self.folder}"):
+            return dict(load_peft_weights(self.folder, device="cpu"))
+
+    @property
+    def base(self) -> str:
+        """The name of the model that it was trained on; "" if none is named."""
+        return self._content()["base_model_name_or_path"] or ""
+
+    @property
+    def kind(self) -> str:
+        """Its kind, with the options that set it apart."""
+        return described(self.config)
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether it is LoRA and nothing else, so that it can share its base and a batch."""
+        config = self.config
+        return (
+            _type(config) == "LORA"
+            and set(_unusual(config)) <= _PLAIN
+            and config.init_lora_weights in _PLAIN_STARTS
+            and all(".lora_" in name and "bias" not in name for name in self.weights)
+        )
+
+    def _content(self) -> dict[str, Any]:
+        file = Path(self.folder) / CONFIG
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file} cannot be read: {error}") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{file} is no configuration of an adapter.")
+        for key, what in (
+            ("peft_type", "kind it is of"),
+            ("base_model_name_or_path", "model it is for"),
+        ):
+            if key not in content:
+                raise ValueError(f"{file} does not say which {what}: {key} is missing.")
+        return content
+
+
+def is_adapter(place: str) -> bool:
+    """Whether a folder holds an adapter, not a model."""
+    return (Path(place) / CONFIG).is_file()
+
+
+def described(config: Any) -> str:
+    """The kind of an adapter, with the options that set it apart: "LORA adapter with use_dora"."""
+    unusual = [name for name in _unusual(config) if name not in _PLAIN]
+    return f"{_type(config)} adapter{' with ' if unusual else ''}{', '.join(unusual)}"
+
+
+def put_on(
+    model: PreTrainedModel, adapters: Sequence[Adapter]
+) -> tuple[PreTrainedModel, list[str]]:
+    """Put adapters on a model, which is changed.
+
+    Returns:
+        the model with its adapters, and the name that each has in it.
+
+    Raises:
+        ValueError: an adapter does not fit.
+    """
+    from peft import PeftModel
+
+    first, *others = adapters
+    names = [f"policy_{number}" for number in range(len(adapters))]  # PEFT does not take all names
+    with adapting():
+        with _peft(f"adapter {first.folder}"):
+            _grow(model, first)
+            adapted: Any = PeftModel.from_pretrained(model, first.folder, adapter_name=names[0])
+        for one, name in zip(others, names[1:], strict=True):
+            with _peft(f"adapter {one.folder}"):
+                adapted.load_adapter(one.folder, adapter_name=name)
+    for one, name in zip(adapters, names, strict=True):
+        _check_whole(adapted, one, name)
+    return cast(PreTrainedModel, adapted.eval().requires_grad_(False)), names
+
+
+def merged(model: PreTrainedModel, what: str) -> PreTrainedModel:
+    """Fold a model's active adapter into its weights; the model itself is used up.
+
+    Raises:
+        ValueError: it cannot be.
+    """
+    adapted: Any = model
+    kind = described(adapted.active_peft_config)
+    try:
+        with _peft(what):
+            return cast(PreTrainedModel, adapted.merge_and_unload())
+    except ValueError as error:
+        raise ValueError(
+            f"{what} is a {kind}, which cannot be merged into weights, and a soup is a sum of "
+            f"weights ({str(error.__cause__).rstrip('.')}). MOD mixes such policies."
+        ) from error
+
+
+def multiplied(model: PreTrainedModel, weights: Mapping[str, float], what: str) -> PreTrainedModel:
+    """Fold the product of weighted sums of LoRA factors into a model, which is used up.
+
+    Raises:
+        ValueError: some of the adapters are not plain LoRA of one rank.
+    """
+    adapted: Any = model
+    for name in weights:
+        config = adapted.peft_config[name]
+        if _type(config) != "LORA" or (more := sorted(set(_unusual(config)) - _FACTORS)):
+            kind = _type(config) + (f" with {more[0]}" if _type(config) == "LORA" else "")
+            raise ValueError(
+                f"a soup of factors must be of plain LoRA adapters, but of {what} one is {kind}: "
+                "sum products instead."
+            )
+    with _peft(what):
+        adapted.add_weighted_adapter(
+            list(weights), list(weights.values()), _SUM, combination_type="linear"
+        )
+        adapted.set_adapter(_SUM)
+        return cast(PreTrainedModel, adapted.merge_and_unload())
+
+
+def base_for(reference: ReferencePolicy, adapter: Adapter, given: str | None) -> str:
+    """The name of the model that an adapter is put on; see `bases.find_base`."""
+
+    def fits() -> None:
+        put_on(base_of(reference, reference.name, own=not adapter.plain), [adapter])
+
+    what = f"adapter {adapter.folder}"
+    return find_base(reference, adapter.base, what, given, fits)
+
+
+def _grow(model: PreTrainedModel, adapter: Adapter) -> None:
+    """Make room for the tokens that an adapter knows beyond its base's."""
+    rows = 1 + max(_token_indices(adapter.config), default=-1)
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        place = next((name for name, module in model.named_modules() if module is layer), "")
+        for part, axis in _BY_TOKEN.items():
+            tensor = adapter.weights.get(f"base_model.model.{place}{part}")
+            rows = max(rows, 0 if tensor is None else tensor.shape[axis])
+    if rows > len(embeddings(model)):
+        model.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def _token_indices(config: Any) -> list[int]:
+    found = getattr(config, "trainable_token_indices", None) or getattr(
+        config, "token_indices", None
+    )
+    groups = found.values() if isinstance(found, dict) else [found or []]
+    return [int(index) for group in groups for index in group]
+
+
+def _check_whole(model: Any, adapter: Adapter, name: str) -> None:
+    """What PEFT has loaded must be what the file holds: it is silent about much of the rest."""
+    from peft import get_peft_model_state_dict
+
+    with _peft(f"adapter {adapter.folder}"):
+        loaded = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    state = model.state_dict()
+    for key, tensor in adapter.weights.items():
+        found = loaded.get(key, state.get(key))
+        if found is None or found.shape != tensor.shape:
+            raise ValueError(f"adapter {adapter.folder} does not fit its base: {key} has no place.")
+    if missing := sorted(loaded.keys() - adapter.weights.keys()):
+        raise ValueError(f"adapter {adapter.folder} is not whole: it lacks {missing[0]}.")
+
+
+def _type(config: Any) -> str:
+    return str(getattr(config.peft_type, "value", config.peft_type))
+
+
+def _unusual(config: Any) -> Iterator[str]:
+    """The options of an adapter that are not as PEFT has them by default."""
+    for option in fields(config):
+        default = option.default_factory() if callable(option.default_factory) else option.default
+        if getattr(config, option.name) not in (default, None, [], {}):
+            yield option.name
+
+
+@contextmanager
+def _peft(what: str) -> Iterator[None]:
+    """Turn PEFT's errors, which have no common class, into one line.
+
+    Its warnings are of what is checked here.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        # The first line of what a module says of its weights is only its name.
+        said = lines[1].strip() if lines[0].startswith("Error(s) in loading") else lines[0]
+        raise ValueError(f"{what} cannot be loaded: {said}") from error

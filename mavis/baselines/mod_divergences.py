@@ -1,0 +1,198 @@
+"""MOD's rule: policies mixed at decoding time, exactly, for every f-divergence that it admits.
+
+Multi-objective decoding (MOD, arXiv 2406.18853): where each π_i maximises its reward R_i less
+D_f(π_i ‖ π_ref), the policy that maximises Σ w_i R_i − D_f(π ‖ π_ref) is
+
+    π = π_ref · (f')⁻¹( c + Σ w_i f'(π_i / π_ref) )        with c such that π sums to 1
+
+The constant c stands *inside* the inverse, so that it has to be solved for, per state; dividing by
+the sum is right for reverse KL alone, where the mixture is the tilt of `guide.tilt` with the
+log-ratios log π_i/π_ref in the place of values. Pure functions of tensors, in float64: there are
+no models in here. All is taken over a row's candidates, to which π_ref and π_i are restricted.
+
+Each divergence is told by the gap between f' and its ceiling, as a function of u = log x: that is
+where f' loses its digits, for a token that π_ref finds unlikely and π does not.
+
+A token that a policy forbids has the log-ratio −∞, where every f' here is −∞: the mixture forbids
+it, too, unless the policy's weight is 0, as then it has no say.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mavis.decoding.guidance import MixingRule
+from mavis.decoding.tilt import tilt
+
+DIVERGENCES = ("reverse_kl", "forward_kl", "jsd", "alpha", "jeffrey")
+_STEPS, _CLOSE = 200, 1e-12  # of Newton's method, and where log Σ π counts as 0
+_RARE = -600.0  # log π_i/π_ref below this are alike: exp of it is still a number
+
+
+class Divergence(Protocol):
+    """D_f(π ‖ π_ref) = Σ π_ref f(π/π_ref), as much of it as the mixture needs."""
+
+    @property
+    def negative(self) -> bool:
+        """Whether weights below 0 are admitted."""
+        ...
+
+    def gap(self, u: Tensor) -> Tensor:
+        """How far f'(eᵘ) lies below its ceiling; it falls with u."""
+        ...
+
+    def inverse(self, gap: Tensor) -> tuple[Tensor, Tensor]:
+        """The u that has this gap, and the derivative of u by it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Alpha:
+    """f(x) = (x^{1−α} − (1−α)x − α) / (α(α−1)); reverse KL as α → 0, forward KL at α = 1."""
+
+    alpha: float
+    # The reward that π_i stands for, −(π_ref/π_i)^α/α, falls without bound where π_i is small: with
+    # a negative weight the token that policy i finds least likely would take everything.
+    negative: bool = False
+
+    def gap(self, u: Tensor) -> Tensor:
+        """x^{−α} / α, as f' = (1 − x^{−α}) / α."""
+        return (-self.alpha * u).exp() / self.alpha
+
+    def inverse(self, gap: Tensor) -> tuple[Tensor, Tensor]:
+        """−log(α · gap) / α."""
+        return -(self.alpha * gap).log() / self.alpha, -1 / (self.alpha * gap)
+
+
+@dataclass(frozen=True)
+class JensenShannon:
+    """f(x) = x log x − (x+1) log((x+1)/2)."""
+
+    negative: bool = True  # its reward grows no faster than a logarithm
+
+    def gap(self, u: Tensor) -> Tensor:
+        """log(1 + 1/x), as f' = log 2 − log(1 + 1/x)."""
+        return torch.nn.functional.softplus(-u)
+
+    def inverse(self, gap: Tensor) -> tuple[Tensor, Tensor]:
+        """−log(e^gap − 1)."""
+        rest = -torch.expm1(-gap)
+        return -gap - rest.log(), -1 / rest
+
+
+@dataclass(frozen=True)
+class Jeffrey:
+    """f(x) = x log x − log x: reverse and forward KL together."""
+
+    negative: bool = False  # for the part of it that is forward KL
+
+    def gap(self, u: Tensor) -> Tensor:
+        """1/x − log x, as f' = 1 + log x − 1/x; it has no ceiling, and this may be negative."""
+        return (-u).exp() - u
+
+    def inverse(self, gap: Tensor) -> tuple[Tensor, Tensor]:
+        """−log W(e^gap), with Lambert's W: the root v = −u of v + eᵛ = gap."""
+        v = torch.where(gap > 1, gap.clamp_min(1).log(), gap)  # right of the root: from there
+        for _ in range(8):  # Newton's method on a convex function comes down to it
+            grown = v.exp()
+            v = v - (v + grown - gap) / (1 + grown)
+        return -v, -1 / (1 + v.exp())
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The mixture under one divergence, as a rule of the decoding core."""
+
+    divergence: Divergence
+
+    def __call__(self, log_ref: Tensor, ratios: Tensor, weights: Tensor, beta: Tensor) -> Tensor:
+        """Mix N policies.
+
+        Args:
+            log_ref: log π_ref [B, K], -inf where a token is no candidate.
+            ratios: log π_i/π_ref [B, K, N], -inf where policy i forbids a token.
+            weights: [B, N]; the mixture's are w = β · weights.
+            beta: [B].
+
+        Returns:
+            log π [B, K] float32, normalised over the candidates; NaN in rows without a mixture,
+            where all candidates are forbidden, a negative weight asks for one that is, or a policy
+            says NaN.
+
+        Raises:
+            ValueError: a weight is negative, and the divergence does not admit it.
+        """
+        strength = (beta[:, None] * weights).double()  # [B, N]
+        if not self.divergence.negative and (strength < 0).any():
+            raise ValueError(
+                f"weights must not be negative, got {float(strength.min()):g}, under any "
+                "divergence but reverse_kl and jsd."
+            )
+        inside = log_ref > -torch.inf
+        left, undefined = _left(inside, ratios, strength)
+        base = torch.log_softmax(log_ref.double(), -1)
+        policies = torch.log_softmax(ratios.double() + base[..., None], 1)
+        told = left[..., None] & policies.isfinite()  # where it is not, a policy has no say
+        u = torch.where(told, policies - base[..., None], 0.0).clamp_min(_RARE)
+        gap = (self.divergence.gap(u) * strength[:, None, :]).sum(-1)  # [B, K]
+        log_pi = _normalised(self.divergence, base.masked_fill(~left, -torch.inf), gap)
+        return log_pi.masked_fill(undefined[:, None], torch.nan).float()
+
+
+def _left(inside: Tensor, ratios: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
+    """Which candidates [B, K] no policy forbids that counts, and which rows [B] have no mixture."""
+    counts = strength[:, None, :] * inside[..., None]  # [B, K, N]
+    never = (ratios == -torch.inf) & (counts != 0)
+    left = inside & ~never.any(-1)
+    wrong = (never & (counts < 0)) | (ratios.isnan() & (counts != 0))
+    undefined = wrong.any((1, 2)) | ~left.any(-1)
+    return torch.where(undefined[:, None], inside, left), undefined
+
+
+def mixture(divergence: str = "reverse_kl", alpha: float | None = None) -> MixingRule:
+    """The rule of a divergence by its name.
+
+    Args:
+        divergence: one of `DIVERGENCES`.
+        alpha: of the α-divergence, from 0 (reverse KL) to 1 (forward KL).
+
+    Raises:
+        ValueError: an unknown divergence, or an α that is missing, beside the point or outside
+            [0, 1].
+    """
+    if divergence not in DIVERGENCES:
+        raise ValueError(f"divergence must be one of {', '.join(DIVERGENCES)}, got {divergence!r}.")
+    if (alpha is not None) != (divergence == "alpha"):
+        said = "needs one in [0, 1]" if alpha is None else f"has none, got {alpha:g}"
+        raise ValueError(f"alpha is of the alpha divergence: {divergence} {said}.")
+    if alpha is not None and not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be in [0, 1] (0 is reverse KL, 1 forward KL), got {alpha:g}.")
+    if divergence == "reverse_kl" or alpha == 0:
+        return tilt
+    if divergence == "jsd":
+        return Mixture(JensenShannon())
+    return Mixture(Jeffrey() if divergence == "jeffrey" else Alpha(alpha or 1.0))
+
+
+def _normalised(divergence: Divergence, base: Tensor, gap: Tensor) -> Tensor:
+    """The log π [B, K] of tokens with these gaps, all moved by the δ for which π sums to 1.
+
+    F(δ) = log Σ π falls and is convex (so is each u of its gap), hence Newton's method comes up to
+    the root from any point with F ≥ 0 and never leaves the domain of the inverse. Such a point is
+    the δ at which the mass of some token alone is 1; the largest of them is close.
+    """
+    inside = base > -torch.inf
+    gap = gap - gap.masked_fill(~inside, torch.inf).amin(-1, keepdim=True)
+    gap = torch.where(inside, gap, 0.0)
+    full = divergence.gap(-base.clamp_min(_RARE)) - gap
+    delta = full.masked_fill(~inside, -torch.inf).amax(-1, keepdim=True)  # [B, 1]
+    for _ in range(_STEPS):
+        u, slope = divergence.inverse(gap + delta)
+        log_pi = base + u
+        total = log_pi.logsumexp(-1, keepdim=True)
+        if float(total.abs().max()) < _CLOSE:
+            break
+        delta = delta - total / ((log_pi - total).exp() * slope).sum(-1, keepdim=True)
+    return log_pi - total

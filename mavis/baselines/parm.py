@@ -1,0 +1,204 @@
+"""PARM, and GenARM as its case of one objective: an autoregressive reward model as a guide.
+
+One language model, steered by a preference α on the simplex of M objectives, rewards every next
+token by its log-probability (PARM, arXiv 2505.06274; GenARM, arXiv 2410.08193):
+
+    π(a|s) ∝ π_ref(a|s) · π_arm(a|s; α)^(1/β_arm)
+
+In the decoding core that is the ordinary tilt: a row's weights λ say α = λ / Σλ, its values are
+log π_arm for every objective, and β·Σλ is 1/β_arm. Several guides with an objective each make
+GenARM for many: log π_ref + β·Σ_m λ_m log π_arm_m.
+
+Saved as a folder: `parm.json`, `pblora.safetensors`, and README.md for people.
+"""
+# ruff: noqa: ARG002 - a source hears of everything, and takes what it needs
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mavis.baselines.adapter_bases import base_of, find_base
+from mavis.baselines.parm_card import CARD, WEIGHTS, ParmCard, read_parm, write_card
+from mavis.baselines.pblora import SCALE, Preference, adapt, adapters, set_adapters
+from mavis.checksums import DRAFT, install
+from mavis.decoding.guides import GuideState
+from mavis.decoding.kv_cache import CachedRows, Index, ModelOutput
+from mavis.decoding.model_folders import loading
+from mavis.decoding.policy import GuidedPolicy
+from mavis.decoding.reference import ReferencePolicy
+from mavis.decoding.tilt import RowSettings, tilt
+from mavis.hub import locate
+
+
+@dataclass(frozen=True)
+class AutoregressiveRewardModel:
+    """An autoregressive reward model; it guides through `open`.
+
+    Args:
+        model: a causal LM with adapters.
+        preference: where its layers look for the rows' preferences.
+        objectives: the M names by which weights are given.
+        vocabulary: V of the reference policy.
+    """
+
+    model: PreTrainedModel
+    preference: Preference
+    objectives: tuple[str, ...]
+    vocabulary: int
+
+    def open(self, rows: int) -> "AutoregressiveRewards":
+        """A source with room for `rows` rows."""
+        return AutoregressiveRewards(self, rows)
+
+
+class AutoregressiveRewards(GuideState):
+    """log π_arm(a|s; α) of the candidates, α from the row's weights.
+
+    It is a reward: a request's temperature is for the reference policy, not for this.
+    """
+
+    def __init__(self, arm: AutoregressiveRewardModel, rows: int) -> None:
+        self.arm = arm
+        self.rows = CachedRows(arm.model, rows)
+        self._log_probs = torch.empty(0)
+
+    def extend(
+        self,
+        rows: Index,
+        tokens: Sequence[Sequence[int]],
+        reading: ModelOutput,
+        settings: RowSettings,
+    ) -> None:
+        """Read the same tokens, every row under its own preference."""
+        silent = reading.logits is None
+        self.arm.preference.rows = self._preferences(settings.weights)
+        logits = self.rows.extend(rows, tokens, silent).logits
+        if logits is not None:
+            self._log_probs = torch.log_softmax(logits[:, : self.arm.vocabulary], -1)  # [R, V]
+
+    def values(self, rows: Index, candidates: Tensor) -> Tensor:
+        """Gather the candidates' log-probabilities, once for each objective [R, K, M]."""
+        chosen = self._log_probs.gather(1, candidates)
+        return chosen[..., None].expand(-1, -1, len(self.arm.objectives))
+
+    def commit(self, rows: Index, chosen: Tensor) -> None:
+        """Nothing to keep: the token is read with the next step."""
+
+    def copy(self, dst: Index, src: Index) -> None:
+        """Copy the rows."""
+        self.rows.copy(dst, src)
+
+    def clear(self, rows: Index) -> None:
+        """Clear the rows."""
+        self.rows.clear(rows)
+
+    def _preferences(self, weights: Tensor) -> Tensor:
+        """α [R, M] from the weights [R, M] of a request's rows."""
+        names = self.arm.objectives
+        if len(names) == 1:  # its preference is always the same, whatever else guides
+            return weights.new_ones(len(weights), 1)
+        if weights.shape[1] != len(names):
+            raise ValueError(
+                f"a reward model of {', '.join(names)} must be the only guide: its preference is "
+                "made from all weights. Train one per objective to combine it with others."
+            )
+        return preferences(weights)
+
+
+def preferences(weights: Tensor) -> Tensor:
+    """The preferences α on the simplex that weights λ [R, M] stand for: λ / Σλ.
+
+    Raises:
+        ValueError: weights without a direction on the simplex.
+
+    >>> preferences(torch.tensor([[2.0, 2.0], [0.0, 0.3]]))
+    tensor([[0.5000, 0.5000],
+            [0.0000, 1.0000]])
+    """
+    total = weights.sum(-1, keepdim=True)
+    wrong = (weights < 0).any(-1) | (total[:, 0] <= 0)
+    if wrong.any():
+        given = ", ".join(f"{weight:g}" for weight in weights[wrong][0].tolist())
+        raise ValueError(
+            "weights must not be negative, nor all 0, where they are a preference among "
+            f"objectives, got {given}."
+        )
+    return weights / total
+
+
+def preference_tilt(log_ref: Tensor, values: Tensor, weights: Tensor, beta: Tensor) -> Tensor:
+    """`tilt` by log π_arm, for weights that are preferences; arguments as there."""
+    preferences(weights)
+    return tilt(log_ref, values, weights, beta)
+
+
+def guided_by(reference: ReferencePolicy, *arms: AutoregressiveRewardModel) -> GuidedPolicy:
+    """The reference policy, guided by one reward model, or by several with an objective each.
+
+    Returns:
+        a policy whose weights are the preference, and whose β (default 1) is 1/β_arm.
+    """
+    single = all(len(arm.objectives) == 1 for arm in arms)
+    return GuidedPolicy(reference, arms, tilt if single else preference_tilt)
+
+
+def new_arm(
+    reference: ReferencePolicy, base: str, objectives: Sequence[str], ranks: tuple[int, int],
+    scale: float = SCALE, seed: int = 0,
+) -> AutoregressiveRewardModel:  # fmt: skip
+    """A reward model that still says what its base says; only its adapters can be trained."""
+    model = base_of(reference, base)
+    if len(model.get_output_embeddings().weight) < reference.vocabulary:
+        raise ValueError(f"{base} knows fewer tokens than the reference {reference.name}.")
+    preference = adapt(model.eval().requires_grad_(False), len(objectives), ranks, seed, scale)
+    return AutoregressiveRewardModel(model, preference, tuple(objectives), reference.vocabulary)
+
+
+def save_parm(arm: AutoregressiveRewardModel, card: ParmCard, folder: Path) -> None:
+    """Write a reward model as a folder; the card last, which says that the folder is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CARD).unlink(missing_ok=True)
+    tensors = {name: part.detach().contiguous().cpu() for name, part in adapters(arm.model)}
+    draft = folder / (WEIGHTS + DRAFT)
+    save_file(tensors, draft)
+    install(draft, folder / WEIGHTS)
+    write_card(card, folder)
+
+
+def load_parm(
+    reference: ReferencePolicy, folder: str | Path, base: str | None = None
+) -> AutoregressiveRewardModel:
+    """Load a reward model, to guide a reference policy with the same tokenizer.
+
+    That may be another policy than it was trained under: a large one, guided by a small one. The
+    adapters are put on `base`, or else on the policy that they were trained on; where that is gone,
+    on the reference itself, if they fit, with a warning.
+
+    Raises:
+        FileNotFoundError: the folder is missing, or holds no reward model.
+        ValueError: it has another tokenizer, or one of its files is broken.
+    """
+    place = Path(locate(str(folder), "reward model"))
+    card = read_parm(place)
+    if not reference.knows(card.fingerprint):
+        raise ValueError(
+            f"reward model {place} and reference {reference.name} have different tokenizers: it "
+            f"was trained under {card.reference}. Use that one as the reference."
+        )
+    with loading(f"{place / WEIGHTS}"):
+        tensors = load_file(place / WEIGHTS)
+
+    def put_on(base: str) -> AutoregressiveRewardModel:
+        arm = new_arm(reference, base, card.objectives, card.ranks, card.scale)
+        with loading(f"the adapters of reward model {place}"):
+            set_adapters(arm.model, tensors)
+        arm.model.requires_grad_(False)
+        return arm
+
+    what = f"reward model {place}"
+    return put_on(find_base(reference, card.reference, what, base, lambda: put_on(reference.name)))

@@ -1,0 +1,280 @@
+"""Other policies as guides: what they say of a token, as a log-ratio to the reference policy.
+
+A policy stands where a value stands, so that MOD, soups and tuned models run in the same decoding
+core as MAVIS: same prompts, same candidates, same random draws, same KL. A policy mixed at weight
+w and strength β moves the reference by β·w·log π_i/π_ref: at β·w = 1 it is the policy itself.
+"""
+# ruff: noqa: ARG002 - a source hears of everything, and takes what it needs
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from mavis.baselines.adapter_bases import base_of, same_model
+from mavis.baselines.adapters import Adapter, base_for, is_adapter, put_on
+from mavis.baselines.mod_divergences import mixture
+from mavis.baselines.probe import alike, probe, says
+from mavis.checksums import check
+from mavis.decoding.architectures import check_reach
+from mavis.decoding.guides import GuideState
+from mavis.decoding.kv_cache import CachedRows, Index, ModelOutput
+from mavis.decoding.model_folders import loading
+from mavis.decoding.policy import GuidedPolicy
+from mavis.decoding.reference import ReferencePolicy
+from mavis.decoding.tilt import RowSettings
+from mavis.decoding.tokenizers import names_alike
+from mavis.hub import locate
+
+RIGHT_FOLDERS = '{"humor": "runs/tuned/rloo-humor"}'
+
+
+@dataclass(frozen=True)
+class PolicyGuide:
+    """Policies that share one model: the model itself, or adapters over it.
+
+    Args:
+        model: a causal LM, or a `peft` model that holds the adapters.
+        objectives: a name for each policy, by which weights are given.
+        vocabulary: V of the reference policy.
+        adapters: which adapter each policy is; none if the model is the policy.
+        folders: what each policy was loaded from, for messages.
+    """
+
+    model: PreTrainedModel
+    objectives: tuple[str, ...]
+    vocabulary: int
+    adapters: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+
+    def open(self, rows: int) -> "PolicyLogRatios":
+        """A source with room for `rows` rows."""
+        return PolicyLogRatios(self, rows)
+
+
+class PolicyLogRatios(GuideState):
+    """log π_i/π_ref of N policies over one model, read in one call: row r of policy i is r·N + i.
+
+    Tokens that a policy knows beyond the reference's vocabulary are left out of its distribution. A
+    token that a policy forbids has the log-ratio -inf; one that the reference forbids has 0, as it
+    is impossible whatever a policy says.
+    """
+
+    def __init__(self, policies: PolicyGuide, rows: int) -> None:
+        self.policies, self.count = policies, len(policies.objectives)
+        self.rows = CachedRows(policies.model, rows * self.count, extra=self._adapters)
+        self._ratios = torch.empty(0)
+
+    def extend(
+        self,
+        rows: Index,
+        tokens: Sequence[Sequence[int]],
+        reading: ModelOutput,
+        settings: RowSettings,
+    ) -> None:
+        """Read the same tokens with every policy."""
+        silent = reading.logits is None
+        repeated = [t for t in tokens for _ in range(self.count)]
+        logits = self.rows.extend(self._all(rows), repeated, silent).logits
+        if silent:
+            return
+        assert logits is not None
+        assert reading.logits is not None
+        temperature = settings.temperature[:, None]
+        log_ref = torch.log_softmax(reading.logits / temperature, -1)  # [R, V]
+        logits = logits[:, : self.policies.vocabulary].view(len(rows), self.count, -1)
+        log_pi = torch.log_softmax(logits / temperature[..., None], -1)  # [R, N, V]
+        ratios = log_pi - log_ref[:, None]
+        self._ratios = ratios.masked_fill_((log_ref == -torch.inf)[:, None], 0.0).transpose(1, 2)
+
+    def values(self, rows: Index, candidates: Tensor) -> Tensor:
+        """Gather the candidates' log-ratios [R, K, N] from the states just read."""
+        index = candidates[..., None].expand(-1, -1, self.count)
+        return self._ratios.gather(1, index)
+
+    def commit(self, rows: Index, chosen: Tensor) -> None:
+        """Nothing to keep: the token is read with the next step."""
+
+    def copy(self, dst: Index, src: Index) -> None:
+        """Copy the rows of every policy."""
+        self.rows.copy(self._all(dst), self._all(src))
+
+    def clear(self, rows: Index) -> None:
+        """Clear the rows of every policy."""
+        self.rows.clear(self._all(rows))
+
+    def _all(self, rows: Index) -> Index:
+        return (rows[:, None] * self.count + np.arange(self.count)).ravel()
+
+    def _adapters(self, rows: Index) -> Mapping[str, Any]:
+        names = self.policies.adapters
+        if len(names) < 2:  # the active one
+            return {}
+        return {"adapter_names": [names[row % self.count] for row in rows]}
+
+
+def mod(
+    reference: ReferencePolicy,
+    folders: Mapping[str, str | Path],
+    divergence: str = "reverse_kl",
+    alpha: float | None = None,
+    base: str | None = None,
+) -> GuidedPolicy:
+    """Multi-objective decoding: single-objective policies, mixed by weights of each request.
+
+    Args:
+        reference: π_ref, with the tokenizer that all of them have.
+        folders: of each objective's policy: a model of any size, or an adapter.
+        divergence: that the policies were trained under; see `divergence.mixture`.
+        alpha: of the α-divergence.
+        base: the model that adapters are put on, in place of the one that each names.
+
+    Returns:
+        a policy whose weights are MOD's, and whose β (default 1) multiplies them all.
+
+    Raises:
+        FileNotFoundError: a folder is missing, or holds no policy.
+        ValueError: what is given is no folder by objective; another tokenizer, a model that cannot
+            be guided, an adapter that does not fit its base or is no fixed change of its weights,
+            or an unknown divergence.
+    """
+    rule = mixture(divergence, alpha)
+    return GuidedPolicy(reference, load_policies(reference, folders, base), rule)
+
+
+def load_policies(
+    reference: ReferencePolicy, folders: Mapping[str, str | Path], base: str | None = None
+) -> tuple[PolicyGuide, ...]:
+    """Load policies from their folders; plain LoRA adapters of one base are read together.
+
+    An adapter is put on `base` where it is given, else on the model that it names; where that is
+    not on this machine, on the reference itself, if it fits, with a warning.
+
+    Raises:
+        ValueError: what is given is no folder by objective.
+    """
+    _check_folders(folders)
+    places = {name: locate(str(folder), f"policy of {name}") for name, folder in folders.items()}
+    adapters = [Adapter(name, place) for name, place in places.items() if is_adapter(place)]
+    for adapter in adapters:  # refused before any model is loaded
+        check(Path(adapter.folder))
+        _ = adapter.config
+    loaded = []
+    for name, place in places.items():
+        if not is_adapter(place):
+            policy = ReferencePolicy.load(place, device=str(reference.model.device))
+            _check_tokenizer(place, policy.tokenizer, reference)
+            loaded.append(guide(reference, name, policy.model, place))
+    together: dict[str, list[Adapter]] = {}
+    for adapter in adapters:
+        found = base_for(reference, adapter, base)
+        if _has_tokenizer(adapter.folder):
+            check_policy(adapter.folder, reference)
+        elif not same_model(found, reference.name):
+            _check_tokenizer(adapter.folder, _tokenizer(found), reference)
+        if adapter.plain:
+            together.setdefault(found, []).append(adapter)
+        else:
+            model = base_of(reference, found, own=True)
+            loaded.append(_adapted(reference, model, [adapter]))
+    shared = [_adapted(reference, base_of(reference, one), all_) for one, all_ in together.items()]
+    return (*loaded, *shared)
+
+
+def _check_folders(folders: Any) -> None:
+    """What is no mapping does not say which policy is whose."""
+    given = list(folders.values()) if isinstance(folders, Mapping) else [None]
+    if not all(isinstance(one, str | Path) and str(one).strip() for one in given):
+        raise ValueError(
+            f"policies must be folders by objective, as in {RIGHT_FOLDERS}, got {folders!r}."
+        )
+
+
+def guide(
+    reference: ReferencePolicy, name: str, model: PreTrainedModel, place: str = ""
+) -> PolicyGuide:
+    """A model as a policy to be mixed in, under a name.
+
+    Raises:
+        ValueError: the model knows fewer tokens, or fewer positions, than the reference policy.
+    """
+    _check_size(reference, f"the policy {name}", model)
+    check_reach(model, f"the policy {name}", reference.context, reference.name)
+    places = (place,) if place else ()
+    frozen = model.eval().requires_grad_(False)
+    return PolicyGuide(frozen, (name,), reference.vocabulary, folders=places)
+
+
+def _adapted(
+    reference: ReferencePolicy, base: PreTrainedModel, adapters: Sequence[Adapter]
+) -> PolicyGuide:
+    """Put adapters on a base, which is changed, and see that they are read as PEFT reads them."""
+    model, names = put_on(base, adapters)
+    _check_size(reference, f"the base of {adapters[0].folder}", model)
+    objectives, places = zip(*((one.name, one.folder) for one in adapters), strict=True)
+    policies = PolicyGuide(model, objectives, reference.vocabulary, tuple(names), places)
+    _check_reading(policies, adapters)
+    return policies
+
+
+def _check_reading(policies: PolicyGuide, adapters: Sequence[Adapter]) -> None:
+    """See that adapters, read in steps and side by side, say what PEFT says by each alone."""
+    model: Any = policies.model
+    tokens, every = probe(policies.vocabulary), np.arange(len(adapters))
+    with torch.no_grad():
+        rows = policies.open(1).rows
+        rows.extend(every, [tokens[:-3]] * len(every), silent=True)
+        logits = rows.extend(every, [tokens[-3:]] * len(every)).logits
+        assert logits is not None
+    found = logits[:, : policies.vocabulary].log_softmax(-1)  # [N, V]
+    for line, name, adapter in zip(found, policies.adapters, adapters, strict=True):
+        model.set_adapter(name)
+        if not alike(line, says(model, tokens, policies.vocabulary)[-1], model.dtype):
+            raise ValueError(
+                f"{adapter.folder} is a {adapter.kind}, which says something else when it is read "
+                "token by token, beside others: it cannot be mixed. Give a full model in its place."
+            )
+    model.requires_grad_(False)
+
+
+def _check_size(reference: ReferencePolicy, what: str, model: PreTrainedModel) -> None:
+    size = len(model.get_output_embeddings().weight)
+    if size < reference.vocabulary:
+        raise ValueError(
+            f"{what} knows {size} tokens, the reference {reference.name} {reference.vocabulary}."
+        )
+
+
+def check_policy(folder: str | Path, reference: ReferencePolicy) -> None:
+    """See that a policy's folder, if it has a tokenizer, has the reference's.
+
+    Raises:
+        ValueError: it has another.
+    """
+    if _has_tokenizer(folder):
+        _check_tokenizer(folder, _tokenizer(folder), reference)
+
+
+def _has_tokenizer(folder: str | Path) -> bool:
+    return (Path(folder) / "tokenizer_config.json").is_file()
+
+
+def _tokenizer(place: str | Path) -> PreTrainedTokenizerBase:
+    with loading(f"the tokenizer of {place}"):
+        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(locate(str(place))))
+
+
+def _check_tokenizer(
+    place: str | Path, tokenizer: PreTrainedTokenizerBase, reference: ReferencePolicy
+) -> None:
+    """A policy may know more tokens than the reference, but none of the reference's differently."""
+    if not names_alike(tokenizer, reference.tokenizer):
+        raise ValueError(
+            f"policy {place} and reference {reference.name} have different tokenizers: policies "
+            "can only be mixed token by token."
+        )

@@ -1,0 +1,1 @@
+"""How the baselines are trained: policies by TRL, reward models of PARM by Lightning."""

@@ -1,0 +1,248 @@
+"""What tuned policies learn from: prompts, rewards, preference pairs and dialogues, as tokens.
+
+Everything is encoded and decoded by the reference policy, as when it writes, so that a reward sees
+the same text in training as in evaluation. Knows nothing of TRL.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from mavis.baselines.train.preferences import Group, collect
+from mavis.data_files import splits
+from mavis.decoding.policy import Completion, GuidedPolicy
+from mavis.decoding.reference import ReferencePolicy
+from mavis.objective import Objective
+from mavis.progress import track
+from mavis.prompts import COLUMNS, Prompt, exchange, plain, read_prompts
+from mavis.reward import Units, score
+from mavis.storage import chunks
+
+REPLIES = ("response", "completion", "answer", "output", "reply")  # columns beside a prompt's
+# Of preferences. A label of nearly even odds says little, one without doubt nothing of the scale.
+# Sandbox, humor, share of best-of-N's reward at equal KL: 0.76 at 1, 0.81 at 2, 0.80 and 0.94 at 4.
+SHARPNESS = 4.0
+
+
+@dataclass(frozen=True)
+class WeightedReward:
+    """An objective's reward in standard units, and its weight."""
+
+    objective: Objective
+    units: Units
+    weight: float = 1.0
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
+        """Rewards of B replies [B], unweighted; NaN where the reward abstained."""
+        one = self.objective
+        scores = score(one.name, one.reward, prompts, responses, one.scores_thoughts)
+        return self.units.standard(scores)
+
+
+class TokenTable(PreTrainedTokenizerBase):
+    """A tokenizer that looks texts up in place of reading them.
+
+    TRL tokenizes by itself, by rules that differ between its trainers and from those of decoding.
+    So it is given keys for texts, and the tokens behind a key are those that decoding would use.
+    """
+
+    table: dict[str, list[int]]
+
+    def __call__(self, text: str | list[str], **_: Any) -> Any:
+        """The tokens of a key, or of each of several; TRL may have put an end token behind it."""
+        end = str(self.eos_token or "")
+        if isinstance(text, str):
+            return {"input_ids": list(self.table[text.removesuffix(end)])}
+        return {"input_ids": [list(self.table[key.removesuffix(end)]) for key in text]}
+
+
+def end_token(reference: ReferencePolicy) -> int:
+    """The token that an answer is to end with.
+
+    Raises:
+        ValueError: nothing ends a text.
+    """
+    if isinstance(end := reference.tokenizer.eos_token_id, int):
+        return end
+    if not reference.ends:
+        raise ValueError(
+            f"{reference.name} has no end-of-text token, so that no answer would ever end: set "
+            "eos_token in its tokenizer_config.json."
+        )
+    return min(reference.ends)
+
+
+def ready_tokenizer(reference: ReferencePolicy) -> PreTrainedTokenizerBase:
+    """A copy of the reference's tokenizer with an end token, and a padding token that it can embed.
+
+    Many models come without a padding token. Which one is taken makes no difference: an answer
+    ends behind its first end token, and what comes later is masked.
+    """
+    tokenizer: Any = copy.deepcopy(reference.tokenizer)
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_token(reference))
+    layer: Any = reference.model.get_input_embeddings()
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= len(layer.weight):
+        tokenizer.pad_token = tokenizer.eos_token
+    return cast(PreTrainedTokenizerBase, tokenizer)
+
+
+def token_table(reference: ReferencePolicy, table: dict[str, list[int]]) -> PreTrainedTokenizerBase:
+    """A copy of the reference's tokenizer that knows keys only; it decodes as before."""
+    known = cast(Any, ready_tokenizer(reference))
+    known.__class__ = type("TokenTable", (TokenTable, type(known)), {})
+    known.table = table
+    return cast(PreTrainedTokenizerBase, known)
+
+
+def measure_units(
+    reference: ReferencePolicy,
+    objectives: Sequence[Objective],
+    prompts: Sequence[Prompt],
+    n: int,
+    max_tokens: int,
+    seed: int,
+    rows: int,
+    top_k: int = 40,
+) -> tuple[list[Units], Tensor]:
+    """Standard units of objectives over n answers to each prompt: the numbers of `fit`.
+
+    Returns:
+        the units, and the answers' rewards in them [B, M].
+    """
+    answers: list[Completion] = []
+    parts = list(chunks(prompts, max(1, 2 * rows // n)))
+    for part in track(parts, "standard units", "batches", len(parts)):
+        answers += GuidedPolicy(reference).generate(
+            part, max_tokens=max_tokens, top_k=top_k, n=n, seed=seed, rows=rows
+        )
+    asked, said = [plain(a.prompt) for a in answers], [a.text for a in answers]
+    scores = [score(o.name, o.reward, asked, said, o.scores_thoughts) for o in objectives]
+    units = [Units.measure(s, one.name) for s, one in zip(scores, objectives, strict=True)]
+    return units, torch.stack([u.standard(s) for u, s in zip(units, scores, strict=True)], -1)
+
+
+def reward_function(
+    scale: WeightedReward, reference: ReferencePolicy
+) -> Callable[..., list[float | None]]:
+    """An objective as TRL calls rewards: on the columns `text` and `stop`, and tokens.
+
+    Not on TRL's own texts: those keep what follows a stop string.
+    """
+
+    def reward(
+        *, completion_ids: Sequence[list[int]], text: list[str], stop: list[list[str]], **_: Any
+    ) -> list[float | None]:
+        replies = [reference.decode(t, s) for t, s in zip(completion_ids, stop, strict=True)]
+        return [None if r != r else r for r in scale(text, replies).tolist()]
+
+    reward.__name__ = scale.objective.name  # in TRL's metrics
+    return reward
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to a prompt, of which the first was preferred."""
+
+    start: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+
+def preference_pairs(
+    reference: ReferencePolicy,
+    scales: Sequence[WeightedReward],
+    prompts: Sequence[Prompt],
+    answers: int,
+    max_tokens: int,
+    seed: int,
+    rows: int,
+    folder: Path,
+) -> list[Pair]:
+    """Answers of the reference policy, two by two, preferred as Bradley and Terry have it.
+
+    The better of two is preferred with probability σ(s·(r − r')), s being `SHARPNESS`: DPO's
+    optimum is that of E[r] − η·KL for labels with such odds, and for no others. What is sampled
+    and scored is kept in `folder`, for a run that goes on.
+    """
+    objectives = [scale.objective for scale in scales]
+    groups = collect(reference, objectives, prompts, answers, max_tokens, seed, rows, folder)
+    draws = np.random.default_rng((seed, answers))
+    return [pair for group in groups for pair in _pairs(group, scales, draws)]
+
+
+def _pairs(
+    group: Group, scales: Sequence[WeightedReward], draws: np.random.Generator
+) -> Iterator[Pair]:
+    parts = zip(scales, group.rewards.T, strict=True)
+    rewards = sum(scale.weight * scale.units.standard(raw).double() for scale, raw in parts)
+    assert isinstance(rewards, Tensor)  # [n]
+    for at in range(0, len(rewards) - 1, 2):
+        first, second = group.answers[at : at + 2]
+        gap = float(rewards[at] - rewards[at + 1])
+        if first == second or gap != gap:  # nothing to learn, or a reward abstained
+            continue
+        if draws.random() < 1 / (1 + np.exp(-SHARPNESS * gap)):
+            yield Pair(group.start, first, second)
+        else:
+            yield Pair(group.start, second, first)
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt and the reply that is to be learned."""
+
+    prompt: Prompt
+    reply: str
+
+
+def read_dialogues(source: str, column: str | None) -> list[Demonstration]:
+    """Replies to the training prompts of a source, for supervised fine-tuning.
+
+    A row is a chat or a Human/Assistant dialogue that ends with the assistant, or has a column of
+    `REPLIES` beside its prompt.
+
+    Raises:
+        ValueError: no row holds a reply.
+    """
+    parts = splits(source)
+    rows = parts.get("train") or parts.get("training") or next(iter(parts.values()))
+    allowed = {plain(prompt) for prompt in read_prompts(source, "train", column)}
+    told = [one for row in rows() if (one := _told(row, column)) is not None]
+    kept = [one for one in told if plain(one.prompt) in allowed]
+    if not kept:
+        raise ValueError(
+            f"prompts must be whole dialogues for sft, got none in {source!r}: give chats, "
+            f"Human/Assistant texts, or a column beside the prompt ({', '.join(REPLIES)})."
+        )
+    return kept
+
+
+def _told(row: Any, column: str | None) -> Demonstration | None:
+    """The prompt and the reply in a row: in one column, or in two."""
+    columns = row if isinstance(row, Mapping) else {}
+    beside = next((str(columns[name]) for name in REPLIES if columns.get(name)), None)
+    known: list[str | None] = [name for name in COLUMNS if name in columns]
+    for name in [column] if column else known or [None]:
+        try:
+            prompt, reply = exchange(row, name, "a row")
+        except ValueError:  # the column of the prompts was read before; this is another one
+            continue
+        reply = reply or beside
+        if prompt is not None and reply is not None:
+            return Demonstration(prompt, reply)
+    return None
+
+
+def told_tokens(reference: ReferencePolicy, told: Demonstration) -> tuple[list[int], list[int]]:
+    """Tokens of the prompt as decoding reads it, and of the reply up to its end token."""
+    start = reference.encode(told.prompt)
+    text = f" {told.reply}" if start.stop else told.reply  # "Assistant:" wants a space
+    reply = list(reference.tokenizer(text, add_special_tokens=False).input_ids)
+    return start.tokens, [*reply, end_token(reference)]

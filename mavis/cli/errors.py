@@ -1,0 +1,93 @@
+"""An error in one line for people, and the exit status that goes with it."""
+
+import errno
+import os
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+LONGEST = 560  # letters
+NOISE = (  # what the parser says around the reason why a value fits none of an option's types
+    *("Does not validate against", "Subtypes:", "Errors:", "Given value type:"),
+    *("Expected a <class 'NoneType'>", "Given value: NestedArg"),
+)
+INPUT = (  # what the user gave is wrong
+    *(ValueError, LookupError, FileNotFoundError, FileExistsError),
+    *(NotADirectoryError, IsADirectoryError, PermissionError),
+)
+SENTENCES = (
+    ValueError,
+    LookupError,
+    OSError,
+    ImportError,
+    RuntimeError,
+)  # ours
+MEMORY = "lower --rows (--data.rows of a fit) or --max_tokens, so that less is held at a time"
+FULL = os.strerror(errno.ENOSPC)  # "No space left on device"
+FREE_SPACE = "Free some space and give the same command again; what a fit has finished is kept."
+
+
+def complaint(error: BaseException) -> str:
+    """What is wrong, in one line.
+
+    Errors that mavis raises are whole sentences. What a library raises may lack all that a person
+    needs, so its kind is named, and where to see more.
+    """
+    if _is_memory(error):
+        said = f": {_first(error)}" if str(error) else ""
+        return _short(f"out of memory ({MEMORY}){said}")
+    if FULL in str(error):  # libraries have classes of their own for it
+        told = _system(error) if isinstance(error, OSError) else _first(error)
+        return _short(f"{told.rstrip('.')}. {FREE_SPACE}")
+    if isinstance(error, UnicodeError):
+        return _short(f"a text is not UTF-8: {error}; --debug shows which file it is.")
+    text = _system(error) if isinstance(error, OSError) else _first(error)
+    if is_ours(error) and text:
+        return _short(text if isinstance(error, SENTENCES) else f"{type(error).__name__}: {text}")
+    if isinstance(error, OSError | ImportError) and text:
+        return _short(text)
+    name = type(error).__name__
+    told = f"{name}: {text}" if text else f"{name}, without a message"
+    return _short(f"{told.rstrip('. ')}; --debug shows where.")
+
+
+def status(error: BaseException) -> int:
+    """2 where the user's input is wrong, 1 where the command failed."""
+    if isinstance(error, LookupError) and not is_ours(error):
+        return 1  # a library's KeyError says nothing of the input
+    return 2 if isinstance(error, INPUT) else 1
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether mavis itself raised an error, rather than a library that it called."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return trace is None or Path(trace.tb_frame.f_code.co_filename).is_relative_to(PACKAGE)
+
+
+def _is_memory(error: BaseException) -> bool:
+    torch_says = type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )
+    return torch_says or isinstance(error, MemoryError)
+
+
+def _system(error: OSError) -> str:
+    """The system's words for it, and the file; not its number."""
+    if error.strerror is None or error.filename is None:
+        return _first(error)
+    also = f" -> {error.filename2}" if error.filename2 else ""
+    return f"{error.filename}{also}: {error.strerror.lower()}."
+
+
+def _first(error: BaseException) -> str:
+    """The first lines of an error, without what its library says about usage."""
+    lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
+    text = " ".join([line for line in lines if line and not line.startswith(NOISE)][:4])
+    return text.strip("'\"") if isinstance(error, LookupError) and is_ours(error) else text
+
+
+def _short(text: str) -> str:
+    """No control characters, and no more than fits on some lines of a terminal."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)
+    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"

@@ -1,0 +1,244 @@
+"""`mavis fit`, `validate` and `test`: LightningCLI, with an objective's name as the way in."""
+
+import logging
+import os
+import shutil
+import signal
+import sys
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from mavis.loudness import verbose
+from mavis.objective import available, find
+from mavis.progress import drawn
+from mavis.signals import Terminated
+from mavis.storage import alone_in
+from mavis.tracking.mlflow_logger import Tracking
+from mavis.training.callbacks import Rounds
+from mavis.training.checkpoint import check_checkpoint
+from mavis.training.data import RolloutDataModule
+from mavis.training.progress_bar import Bar
+from mavis.training.run_settings import LAST, check_same_run, keep_settings
+
+QUIET = (
+    "LightningCLI's args parameter",  # `main` takes its words apart before Lightning sees them
+    ".*LeafSpec.*is deprecated",  # Lightning against torch 2.13
+    ".*does not have many workers",  # batches are made in memory
+    ".*`self.log.*on_epoch.*sync_dist",  # every rank validates on all trees
+)
+
+
+LEGACY = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
+
+
+class BriefParser(LightningArgumentParser):
+    """Raises what is wrong, for `main` to say in a line; no wall of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        """Raise a ValueError."""
+        raise ValueError(message) from ex
+
+
+class MavisCLI(LightningCLI):
+    """The training commands; an objective's plugin says which module is trained."""
+
+    def __init__(self, args: list[str], objective: str | None, stack: ExitStack) -> None:
+        self.objective, self._stack = objective, stack
+        super().__init__(
+            LightningModule,
+            RolloutDataModule,
+            subclass_mode_model=True,
+            parser_class=BriefParser,
+            save_config_callback=None,  # `before_fit` keeps the configuration
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            trainer_defaults={
+                "callbacks": [
+                    Rounds(),
+                    Bar(refresh_rate=10, console_kwargs={"stderr": True}),
+                ],
+                "gradient_clip_val": 1.0,
+                "log_every_n_steps": 10,
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,
+                # Lightning counts from where a run goes on, not from where a round begins.
+                "reload_dataloaders_every_n_epochs": 1,
+                "enable_checkpointing": False,  # `Rounds` does it, at the end of a round
+                "enable_model_summary": False,
+            },
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Leave out Lightning's `--verbose`, of which every command has one already."""
+        skipped = LightningCLI.subcommands()
+        return skipped | {name: skipped[name] | {"verbose"} for name in ("validate", "test")}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `--objective`, `--out` and `--tracking`, and tie them to what they decide."""
+        parser.add_argument(
+            "--objective",
+            type=Literal[tuple(available())],
+            help="name of an installed objective",
+        )
+        parser.add_argument(
+            "--out", type=str, default=f"runs/{self.objective}", help="folder to keep the run in"
+        )
+        parser.add_argument(
+            "--tracking",
+            type=str | None,
+            help="MLflow tracking URI (default: MLFLOW_TRACKING_URI, or mlflow.db beside --out)",
+        )
+        parser.link_arguments("objective", "data.objective")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("out", "trainer.default_root_dir")
+        parser.link_arguments("data.epochs", "trainer.check_val_every_n_epoch")
+        parser.link_arguments(("data.rounds", "data.epochs"), "trainer.max_epochs", _product)
+        if self.objective is not None:
+            objective = find(self.objective)
+            value = objective.value
+            path = value if isinstance(value, str) else f"{value.__module__}.{value.__qualname__}"
+            model = {"class_path": path, "init_args": dict(objective.value_args)}
+            parser.set_defaults({"model": model})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and look at a checkpoint that is named before Lightning opens it."""
+        super().parse_arguments(parser, args)
+        named = self.config[self.config.subcommand].get("ckpt_path")
+        if named is not None and Path(named).is_file():
+            check_checkpoint(Path(named))
+
+    def before_instantiate_classes(self) -> None:
+        """Look at the run's folder before anything is loaded."""
+        trainer = self.config[self.subcommand].trainer
+        trainer.precision = _precision(trainer.precision, trainer.accelerator)
+        text = self.parser.dump(self.config, skip_unset=False)
+        self.settings: dict[str, Any] = yaml.safe_load(text)[self.subcommand]
+        self.folder = Path(self.settings["out"])
+        if self.settings["trainer"]["fast_dev_run"]:  # must not pass for a round: out of its way
+            self.folder /= "fast_dev_run"
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.config[self.subcommand]["trainer"]["default_root_dir"] = str(self.folder)
+        check_same_run(self.folder, self.settings)
+        if self.subcommand != "fit" and not (self.folder / LAST).is_file():
+            raise FileNotFoundError(
+                f"{self.folder} holds no finished round: run `mavis fit` with the same options."
+            )
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            self._stack.enter_context(alone_in(self.folder))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Track with MLflow unless another logger was asked for; draw a bar on a terminal only."""
+        if self.settings["trainer"]["logger"] is None:
+            kwargs["logger"] = Tracking(str(self.folder), uri=self.settings["tracking"])
+        if self.settings["trainer"]["enable_progress_bar"] is False or not drawn():
+            kwargs["enable_progress_bar"] = False
+            self.trainer_defaults["callbacks"].pop()  # the bar; `Rounds` stays
+        return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Keep the configuration, and go on behind the last finished round.
+
+        A damaged checkpoint is put aside: the same training, on the rollouts that are kept, makes
+        it again.
+        """
+        last = self.folder / LAST
+        try:
+            if last.is_file():
+                check_checkpoint(last)
+        except ValueError as error:
+            aside = last.with_name(last.name + ".damaged")
+            last.replace(aside)
+            print(
+                f"mavis: {error} It is kept as {aside.name}, and training begins again on the "
+                "rollouts that are there.",
+                file=sys.stderr,
+            )
+        text = keep_settings(self.folder, self.settings)
+        for logger in self.trainer.loggers:
+            if isinstance(logger, Tracking):
+                logger.log_config(text)
+                kept = {k: self.settings[k] for k in ("objective", "model", "data")}
+                logger.log_hyperparams({"seed": self.settings["seed_everything"], **kept})
+        self._resume()
+
+    def before_validate(self) -> None:
+        """Take the values of the last finished round."""
+        check_checkpoint(self.folder / LAST)
+        self._resume()
+
+    before_test = before_validate
+
+    def after_fit(self) -> None:
+        """Say where everything lies, and how to try it."""
+        if self.trainer.is_global_zero and (self.folder / "value").is_dir():
+            name = self.datamodule.objective.name
+            runs = self.folder.parent
+            where = f" --runs {runs}" if runs != Path("runs") else ""
+            if self.folder.name != name:
+                where = f" --values.{name} {self.folder / 'value'}"
+            print(
+                f"value model   {self.folder / 'value'}\n"
+                f"measurements  {self.folder / 'metrics.json'}, {self.folder}/*.png\n"
+                f"try it        mavis generate --weights.{name} 1 --compare{where} "
+                f'"How do I cook rice?"'
+            )
+
+    def _resume(self) -> None:
+        last = self.folder / LAST
+        chosen = self.config_init[self.subcommand]
+        if last.is_file() and chosen.ckpt_path is None:
+            chosen.ckpt_path = str(last)
+
+
+def train(args: list[str], objective: str | None) -> None:
+    """Run `fit`, `validate` or `test` of an objective (None: to ask for help).
+
+    Raises:
+        Terminated: the process was told to end (SIGTERM).
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name in () if verbose() else ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings(), ExitStack() as stack:
+        for message in () if verbose() else QUIET:
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            MavisCLI(args, objective, stack)
+        except SIGTERMException as stop:  # carries no status: it would pass for success
+            raise Terminated(signal.SIGTERM) from stop
+
+
+def _product(rounds: int, epochs: int) -> int:
+    return rounds * epochs
+
+
+def _precision(precision: str | int | None, accelerator: str | Any) -> str | None:
+    """The present name of a precision.
+
+    Raises:
+        ValueError: the network cannot be trained in it here.
+    """
+    name = LEGACY.get(str(precision), precision)
+    on_cpu = accelerator == "cpu" or not torch.accelerator.is_available()
+    if name == "16-mixed" and on_cpu:
+        raise ValueError(
+            "trainer.precision 16-mixed needs an accelerator: on a CPU give bf16-mixed or 32-true."
+        )
+    if str(name).startswith("transformer-engine"):
+        raise ValueError(
+            f"trainer.precision {name} puts layers of its own into the value model, which could "
+            "not be saved then: give bf16-mixed or bf16-true."
+        )
+    return None if name is None else str(name)

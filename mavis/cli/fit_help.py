@@ -1,0 +1,235 @@
+"""The help of the training commands, in a page and at once.
+
+LightningCLI can only describe itself when torch and Lightning are loaded, which takes seconds, and
+it lists hundreds of options. So options are read from the source text of the classes that take
+them, without importing these: signatures are the options here, too, and docstrings their help.
+"""
+
+import ast
+import builtins
+import json
+from argparse import ArgumentParser
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import wrap
+from typing import Any, NamedTuple
+
+from mavis.cli.parsing import EVERYWHERE
+from mavis.objective import available, find
+
+MODULE = "mavis.training.module.ValueModule"
+DATA = "mavis.training.data.RolloutDataModule"
+INDENT, WIDEST = 30, 110
+EXAMPLES = (
+    "mavis fit --objective humor",
+    "mavis fit --objective brevity --data.prompts my_prompts.jsonl --data.reference path/to/model",
+    "mavis fit -c configs/qwen-helpfulness.yaml",
+)
+# The trainer's options that people use, in our words; Lightning's own are in `--help all`.
+TRAINER = {
+    "accelerator": "cpu, cuda, mps, …; auto takes what torch finds (default: auto)",
+    "devices": "how many devices, or a list of them; each gets a process (default: auto)",
+    "strategy": "how several processes work together: ddp, … (default: auto)",
+    "num_nodes": "how many machines (default: 1)",
+    "precision": "32-true, bf16-mixed, bf16-true, 16-mixed (not on a CPU), … (default: 32-true)",
+    "max_time": "stop after DD:HH:MM:SS; the same command goes on from there",
+    "gradient_clip_val": "the longest gradient (default: 1.0)",
+    "accumulate_grad_batches": "batches per step of the optimizer (default: 1)",
+    "fast_dev_run": "true: one batch of everything, in a folder of its own",
+    "enable_progress_bar": "false: no bar",
+    "logger": "false: nothing is tracked",
+}
+
+
+class Option(NamedTuple):
+    """An argument of a class."""
+
+    name: str
+    kind: str  # its annotation, as written
+    default: str | None  # as written; None: it must be given
+    text: str
+
+
+def page(words: Sequence[str], summary: str, name: str | None) -> str:
+    """The help of a training command.
+
+    Args:
+        words: of the command line; they may name another module by `--model`.
+        summary: what the command does, in a line.
+        name: the objective, if one was named.
+    """
+    module, given = _module(words, name)
+    data = [option for option in options(DATA) if option.name not in ("objective", "seed")]
+    model = [("--model CLASS", "dotted path of another LightningModule")]
+    try:
+        found = options(module)
+    except (ImportError, SyntaxError) as error:
+        model.append(("", f"(its options cannot be read: {error})"))
+        found = []
+    for option in found:
+        own = option._replace(default=str(given.get(option.name, option.default)))
+        model.append(_line(f"--model.{option.name}", own))
+    parts = {
+        "what to fit": _own(),
+        "prompts, reference and rollouts": [_line(f"--data.{o.name}", o) for o in data],
+        f"the module that is trained, {module}": model,
+        "training": [(f"--trainer.{key}", text) for key, text in TRAINER.items()],
+        "with every command": [(", ".join(flags), text) for flags, text in EVERYWHERE],
+    }
+    command = words[0]
+    lines = [f"usage: mavis {command} --objective NAME [OPTIONS]", "", summary]
+    lines += [f"  $ {example}" for example in EXAMPLES if command == "fit"]
+    width = min(WIDEST, max(60, get_terminal_size((WIDEST, 24)).columns))
+    for title, entries in parts.items():
+        lines += ["", f"{title}:"]
+        for words, text in entries:
+            lines += _entry(words, text, width)
+    lines += ["", f"mavis {command} --help all shows all options of Lightning's Trainer, too."]
+    return "\n".join(lines)
+
+
+def _module(words: Sequence[str], name: str | None) -> tuple[str, Mapping[str, Any]]:
+    """The dotted path of the module to be trained, and the arguments that the objective sets."""
+    peek = ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--model", nargs="?")
+    asked = peek.parse_known_args(list(words))[0].model
+    objective = None if name is None else find(name)
+    value: str | type = MODULE if objective is None else objective.value
+    path = value if isinstance(value, str) else f"{value.__module__}.{value.__qualname__}"
+    if asked is not None and asked not in (path, path.rpartition(".")[2]):
+        return asked, {}
+    return path, {} if objective is None else objective.value_args
+
+
+def _own() -> list[tuple[str, str]]:
+    """The options of the command itself."""
+    return [
+        ("--objective NAME", f"one of {', '.join(available()) or 'none, as none is installed'}"),
+        ("-c, --config FILE", "YAML with any of these options; what is given later wins"),
+        ("--out FOLDER", "where the run is kept, and goes on (default: runs/NAME)"),
+        ("--tracking URI", "of MLflow (default: MLFLOW_TRACKING_URI, or mlflow.db beside --out)"),
+        ("--seed_everything N", "seed of every random draw (default: 0)"),
+        ("--print_config", "print all settings as YAML, for -c, and stop"),
+    ]
+
+
+def _line(words: str, option: Option) -> tuple[str, str]:
+    """An option as the page shows it: its words, and its help with kind and default."""
+    known = option.default not in (None, "None")
+    notes = [option.kind, f"default: {option.default}" if known else ""]
+    said = ", ".join(note for note in notes if note)
+    return words, f"{option.text.rstrip('.')}{f' ({said})' if said else ''}".strip()
+
+
+def _entry(words: str, text: str, width: int) -> list[str]:
+    """A line or more, the text in a column of its own."""
+    column = wrap(text, width - INDENT - 1, break_on_hyphens=False) or [""]
+    first = [f"  {words:<{INDENT - 2}} {column[0]}"]
+    if len(words) > INDENT - 2:
+        first = [f"  {words}", f"{'':<{INDENT}} {column[0]}"]
+    return first + [f"{'':<{INDENT}} {line}" for line in column[1:]]
+
+
+def options(path: str) -> list[Option]:
+    """The arguments of a class, those that it hands on to a parent included.
+
+    Args:
+        path: dotted, `package.module.Class`.
+
+    Raises:
+        ImportError: there is no such module, or no such class in it.
+    """
+    module, _, name = path.rpartition(".")
+    tree = _source(module)
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return list(_arguments(node, module))
+        if isinstance(node, ast.ImportFrom):  # handed on from another module
+            for alias in node.names:
+                if (alias.asname or alias.name) == name and node.module and not node.level:
+                    return options(f"{node.module}.{alias.name}")
+    raise ImportError(f"there is no class {name} in {module}.")
+
+
+def _arguments(node: ast.ClassDef, module: str) -> Iterator[Option]:
+    """The arguments of a class, then those of its parents that it does not set itself."""
+    makers = [f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"]
+    texts = _texts(ast.get_docstring(node) or "")
+    taken: set[str] = set()
+    for maker in makers:
+        texts |= _texts(ast.get_docstring(maker) or "")
+        for option in _signature(maker, texts):
+            taken.add(option.name)
+            yield option
+    if makers and makers[0].args.kwarg is None:
+        return
+    for base in node.bases:
+        path = _where(ast.unparse(base), module)
+        if path is not None and not path.startswith("lightning."):
+            yield from (option for option in options(path) if option.name not in taken)
+
+
+def _signature(maker: ast.FunctionDef, texts: dict[str, str]) -> Iterator[Option]:
+    given = maker.args
+    plain = [*given.posonlyargs, *given.args]
+    missing = [None] * (len(plain) - len(given.defaults))
+    pairs = [*zip(plain, [*missing, *given.defaults], strict=True)][1:]  # not self
+    pairs += zip(given.kwonlyargs, given.kw_defaults, strict=True)
+    for argument, default in pairs:
+        shown = None if default is None else _plain(default)
+        yield Option(argument.arg, _kind(argument), shown, texts.get(argument.arg, ""))
+
+
+def _kind(argument: ast.arg) -> str:
+    """What an argument takes; empty where that is a name which says nothing to a reader."""
+    if argument.annotation is None:
+        return ""
+    kind = ast.unparse(argument.annotation).removesuffix(" | None")
+    if kind.startswith("Literal["):
+        return " or ".join(kind[len("Literal[") : -1].replace("'", "").split(", "))
+    return "" if kind.isidentifier() and not hasattr(builtins, kind) else kind
+
+
+def _plain(default: ast.expr) -> str:
+    """A default as it would be written on the command line."""
+    try:
+        value = ast.literal_eval(default)
+    except ValueError:
+        return ast.unparse(default)
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False) if value is not None else "None"
+
+
+def _texts(docstring: str) -> dict[str, str]:
+    """The help of each argument."""
+    from docstring_parser import parse
+
+    found = parse(docstring).params
+    return {p.arg_name: " ".join((p.description or "").split()) for p in found}
+
+
+def _where(name: str, module: str) -> str | None:
+    """The dotted path of a class that a module calls by a name; None: it is none of a module's."""
+    for node in _source(module).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return f"{module}.{name}"
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            for alias in node.names:
+                called, home = alias.asname or alias.name, getattr(node, "module", None)
+                if called == name and home:
+                    return f"{home}.{alias.name}"
+                if name.startswith(f"{called}.") and home is None:
+                    return f"{alias.name}{name.removeprefix(called)}"
+    return None
+
+
+@cache
+def _source(module: str) -> ast.Module:
+    spec = find_spec(module) if module else None
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        raise ImportError(f"there is no module {module!r}.")
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))

@@ -1,0 +1,192 @@
+"""The command line: `main` sends the first words to a training command or to a plain function.
+
+Signatures are the options, docstrings the help. Light commands import nothing heavy before they
+run.
+"""
+
+import os
+import sys
+import warnings
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+
+import yaml
+
+from mavis.cli.errors import complaint, status
+from mavis.cli.overview import family, overview, unknown
+from mavis.cli.parsing import Command, call, manner
+from mavis.loudness import Loudness, loudness
+from mavis.quiet import hush, settle
+from mavis.signals import Terminated, stopped_by_signals
+
+TRAINING = {
+    "fit": "Train an objective's value model, round by round.",
+    "validate": "Measure the last round's values on held-out trees.",
+    "test": "Measure the last round's policy on the test prompts.",
+}
+RESUMED = {"fit", "tune", "parm", "pareto", "judge"}  # what a killed command has finished is kept
+HELP = {"-h", "--help"}
+LIBRARIES = ("torch", "transformers", "lightning")
+
+
+def commands() -> dict[tuple[str, ...], Command]:
+    """The plain commands, by their words."""
+    from mavis.cli.generate import generate
+    from mavis.cli.judge import judge
+    from mavis.cli.objectives import check_objective, list_objectives, new_objective
+    from mavis.cli.pareto import pareto
+    from mavis.cli.parm import parm
+    from mavis.cli.sandbox import build
+    from mavis.cli.tune import tune
+
+    return {
+        ("generate",): generate,
+        ("tune",): tune,
+        ("parm",): parm,
+        ("pareto",): pareto,
+        ("judge",): judge,
+        ("objectives", "list"): list_objectives,
+        ("objectives", "check"): check_objective,
+        ("objectives", "new"): new_objective,
+        ("sandbox", "build"): build,
+    }
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command; the way in of the `mavis` script, and of tests.
+
+    Returns:
+        the exit status: 0, 1 (it failed), 2 (bad input), 130 (interrupted) or 128 + the number of
+        a signal that ended it: 143 (terminated), 129 (hung up).
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    debug = False
+    try:
+        with stopped_by_signals(), ExitStack() as stack:
+            words, level, debug = manner(words)
+            stack.enter_context(loudness(level))
+            stack.enter_context(warnings.catch_warnings())
+            settle(speak=level == "verbose")
+            if level == "verbose":
+                warnings.simplefilter("default")
+                print(f"mavis: {_versions()}", file=sys.stderr)
+            elif args is None:  # the process is ours alone
+                hush()
+            _run(words, level)
+    except (KeyboardInterrupt, SystemExit, Terminated) as stop:
+        return _stopped(stop, words[0] if words else "")
+    except BrokenPipeError:  # `mavis generate … | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        print(f"mavis: error: {complaint(error)}", file=sys.stderr)
+        return status(error)
+    return 0
+
+
+def _stopped(stop: KeyboardInterrupt | SystemExit | Terminated, command: str) -> int:
+    """Say that a command did not finish, and whether it goes on from where it was."""
+    # Lightning exits on an interrupt: what it was is in the context.
+    if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
+        said, code = "interrupted", 130
+    elif isinstance(stop, Terminated):
+        said, code = "terminated", stop.status
+    else:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    resumed = "; the same command goes on from here" if command in RESUMED else ""
+    print(f"mavis: {said}{resumed}.", file=sys.stderr)
+    return code
+
+
+def _run(words: list[str], level: Loudness) -> None:
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    if not words or words[0] in HELP:
+        print(overview(_summaries()))
+    elif words[0] in {"--version", "-V"}:
+        print(f"mavis {version('mavis')}")
+    elif words[0] in TRAINING:
+        everything = "--help=all" in words or ("all" in words and bool(HELP & set(words)))
+        words = ["--help" if word == "--help=all" else word for word in words]
+        name = _objective(words)
+        if HELP & set(words):
+            from mavis.cli.fit_help import page
+
+            print(page(words, TRAINING[words[0]], name), flush=True)
+            if not everything:
+                return
+            words = [words[0], *([] if name is None else ["--objective", name]), "--help"]
+            print("\nall options, as Lightning tells them:\n", flush=True)
+        from mavis.cli.fit import train
+
+        bars = ["--trainer.enable_progress_bar", "false"] if level == "quiet" else []
+        train([*words, *bars], name)
+    else:
+        _run_plain(words)
+
+
+def _summaries() -> dict[tuple[str, ...], str]:
+    """What each command does, in a line."""
+    plain = {name: (each.__doc__ or "").splitlines()[0] for name, each in commands().items()}
+    return {(name,): text for name, text in TRAINING.items()} | plain
+
+
+def _objective(words: list[str]) -> str | None:
+    """The objective that a training command names, itself or in a configuration file.
+
+    It is looked up first: that takes no time, and the training commands take seconds to load.
+    """
+    from mavis.objective import available, find
+
+    peek = ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--objective", nargs="?")
+    peek.add_argument("-c", "--config", action="append", default=[], nargs="?")
+    known = peek.parse_known_args(words)[0]
+    name: str | None = known.objective
+    for file in reversed(known.config):
+        if file is None:
+            raise ValueError("-c needs the name of a configuration file.")
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"config {file!r} is a missing file.")
+        if name is None:
+            name = (yaml.safe_load(Path(file).read_text()) or {}).get("objective")
+    if name is not None:
+        find(name)
+    elif not HELP & set(words):
+        raise ValueError(f"--objective is missing; installed: {', '.join(available())}.")
+    return name
+
+
+def _run_plain(words: list[str]) -> None:
+    """Find the command that the first words name, parse the others, and call it."""
+    table = commands()
+    for length in (2, 1):
+        if (name := tuple(words[:length])) in table:
+            call(table[name], " ".join(name), words[length:])
+            return
+    shown = family(words[0], _summaries())
+    if shown and not [word for word in words[1:] if not word.startswith("-")]:
+        print(shown)
+        return
+    raise ValueError(unknown(words, _summaries()))
+
+
+def _versions() -> str:
+    """What is at work, for whoever reads a log, or a report of a fault."""
+    found = [f"version {version('mavis')}", f"Python {python_version()}"]
+    for name in LIBRARIES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"no {name}")
+    return ", ".join(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""What `mavis --help` says, what a family of commands says, and what an unknown command is told."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from mavis.cli.parsing import EVERYWHERE
+
+Words = tuple[str, ...]
+
+
+class Entry(NamedTuple):
+    """A command as the overview shows it."""
+
+    name: Words
+    example: str
+
+
+FIRST = (
+    Entry(("fit",), "mavis fit --objective humor"),
+    Entry(("generate",), 'mavis generate "How do I cook rice?" --weights.humor 1 --compare'),
+    Entry(("objectives", "list"), "mavis objectives list"),
+    Entry(("objectives", "new"), "mavis objectives new brevity"),
+    Entry(("objectives", "check"), "mavis objectives check humor"),
+)
+LATER = (
+    Entry(("validate",), "mavis validate --objective humor"),
+    Entry(("test",), "mavis test --objective humor"),
+    Entry(("pareto",), "mavis pareto --objectives humor,helpfulness --methods best_of,mavis"),
+    Entry(("tune",), "mavis tune --objectives humor"),
+    Entry(("parm",), "mavis parm --objectives humor,helpfulness"),
+    Entry(("judge",), "mavis judge ours.jsonl theirs.jsonl --model NAME --url http://HOST/v1"),
+    Entry(("sandbox", "build"), "mavis sandbox build"),
+)
+PARTS = (("to start with", FIRST), ("to measure, to compare, and the rest", LATER))
+WIDTH = 18  # of the names
+
+
+def overview(summaries: Mapping[Words, str]) -> str:
+    """All commands, those that a person starts with first.
+
+    Args:
+        summaries: what each command does, in a line.
+    """
+    lines = ["usage: mavis COMMAND [OPTIONS]     (mavis COMMAND --help lists a command's options)"]
+    for title, entries in PARTS:
+        lines += ["", f"{title}:"]
+        for name, example in entries:
+            lines += [_line(name, summaries[name]), f"  {'':<{WIDTH}}   $ {example}"]
+    lines += ["", "with every command:"]
+    lines += [f"  {', '.join(flags):<{WIDTH}} {said}" for flags, said in EVERYWHERE]
+    lines.append(f"  {'--version':<{WIDTH}} say which mavis this is, and nothing else")
+    return "\n".join(lines)
+
+
+def family(first: str, summaries: Mapping[Words, str]) -> str:
+    """The commands that begin with a word; empty if none has a second one."""
+    mine = [name for name in summaries if name[0] == first and len(name) > 1]
+    shown = [*(_line(name, summaries[name]) for name in mine)]
+    return "\n".join([f"usage: mavis {first} COMMAND [OPTIONS]", "", *shown]) if mine else ""
+
+
+def unknown(words: Iterable[str], names: Iterable[Words]) -> str:
+    """What to say of a command that there is not: the nearest one, and all there are.
+
+    >>> unknown(["genrate", "hi"], [("fit",), ("generate",)])
+    "no command 'genrate' (did you mean 'generate'?); there are: fit, generate."
+    """
+    asked, known = list(words)[:2], list(names)
+    families = {name[0] for name in known if len(name) > 1}
+    near = list(_nearest(asked, known))
+    said = " ".join(asked if asked[0] in families or (near and " " in near[0]) else asked[:1])
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"no command {said!r}{hint}; there are: {', '.join(map(' '.join, known))}."
+
+
+def _nearest(asked: list[str], known: list[Words]) -> Iterator[str]:
+    for length in (2, 1):
+        told = [" ".join(name) for name in known if len(name) == length]
+        if len(asked) >= length:
+            yield from get_close_matches(" ".join(asked[:length]), told, n=1, cutoff=0.7)
+    firsts = {name[0]: " ".join(name) for name in reversed(known)}
+    yield from (firsts[word] for word in get_close_matches(asked[0], firsts, n=1))
+
+
+def _line(name: Words, summary: str) -> str:
+    return f"  {' '.join(name):<{WIDTH}} {summary}"

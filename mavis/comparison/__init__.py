@@ -1,0 +1,1 @@
+"""Methods at equal KL: sweeps over preferences and strengths, and what they come to."""

@@ -1,0 +1,148 @@
+"""The methods that are compared, each as policies of the one decoding core.
+
+    reference   π_ref itself
+    best_of     the best of N answers of π_ref by the weighted reward
+    mavis       values, tilting π_ref
+    mod         single-objective policies, mixed token by token
+    soup        single-objective policies, their weights summed
+    morlhf      one policy for each weighting, tuned on the weighted reward
+    parm        one reward model that is told the preference
+
+A method answers for a weighting λ at a strength, which multiplies λ: β for values, and for policies
+the power of π_i/π_ref. At strength 0 all of them are π_ref; strength is swept, so that methods are
+compared at equal KL. All prompts, candidates, random draws and rewards are the same for all.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from mavis.baselines.parm import guided_by, load_parm
+from mavis.baselines.policy_guides import PolicyGuide, load_policies, mod
+from mavis.baselines.soup import SOUP, soup
+from mavis.comparison.checkpoints import Models
+from mavis.comparison.preferences import Weighting, told
+from mavis.decoding.policy import GuidedPolicy
+from mavis.decoding.reference import ReferencePolicy
+from mavis.decoding.value_model import ValueModel
+
+Chosen = tuple[GuidedPolicy, tuple[float, ...]]  # a policy, and the weights to sample it with
+
+WHOLE = "policy"  # the one guide of a policy that stands for a whole weighting
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method, ready to answer.
+
+    Args:
+        method: its name.
+        strength: its natural one, at which a sweep begins.
+        open: a weighting's policy, and the weights to sample it with.
+    """
+
+    method: str
+    strength: float
+    open: Callable[[Weighting], Chosen]
+
+
+class MethodModels:
+    """A method's models for every seed, loaded when they are first asked for.
+
+    Args:
+        method: its name.
+        reference: π_ref.
+        objectives: names of the M weights, in order.
+        models: how they were tuned.
+        folders: of each seed; seeds with the same ones share their models.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        reference: ReferencePolicy,
+        objectives: tuple[str, ...],
+        models: Models,
+        folders: Sequence[Mapping[str, Path]],
+    ) -> None:
+        self.method = method
+        self._first = [folders.index(mine) for mine in folders]
+        self._rival = cache(
+            lambda at: open_method(method, reference, objectives, models, folders[at])
+        )
+
+    @property
+    def strength(self) -> float:
+        """The natural one."""
+        return self._rival(0).strength
+
+    def weighted(self, weights: Weighting) -> Callable[[int], Chosen]:
+        """For a seed, the policy that stands for a weighting."""
+        opened = cache(lambda at: self._rival(at).open(weights))
+        return lambda seed: opened(self._first[seed])
+
+
+def served(chosen: Chosen) -> Chosen:
+    """A policy as one would serve it: one that stands for a weighting needs no π_ref beside it."""
+    policy, _ = chosen
+    for guide in policy.networks:
+        if isinstance(guide, PolicyGuide) and guide.objectives[0] in (SOUP, WHOLE):
+            reference = policy.reference
+            return GuidedPolicy(replace(reference, model=guide.model)), ()
+    return chosen
+
+
+def open_method(
+    method: str,
+    reference: ReferencePolicy,
+    objectives: tuple[str, ...],
+    models: Models,
+    folders: Mapping[str, Path],
+) -> Method:
+    """Load a method's models.
+
+    Args:
+        method: one of `models.METHODS`.
+        reference: π_ref.
+        objectives: names of the M weights, in order.
+        models: how they were tuned.
+        folders: as `models.folders` gives them.
+    """
+    if method == "mavis":
+        networks = [ValueModel.from_pretrained(place, reference) for place in folders.values()]
+        policy = GuidedPolicy(reference, tuple(networks))
+        etas = [network.card.eta or 1.0 for network in networks]
+        return Method(method, 1 / max(etas), _by_name(policy, objectives))
+    if method == "mod":
+        policy = mod(reference, folders, models.divergence, models.alpha, models.base)
+        return Method(method, 1.0, _by_name(policy, objectives))
+    if method == "soup":
+        policies = load_policies(reference, folders, models.base)
+
+        def stir(weights: Weighting) -> Chosen:
+            return soup(reference, policies, dict(zip(objectives, weights, strict=True))), (1.0,)
+
+        return Method(method, 1.0, stir)
+    if method == "morlhf":
+
+        def tuned(weights: Weighting) -> Chosen:
+            place = folders[told(weights, objectives)]
+            whole = load_policies(reference, {WHOLE: place}, models.base)
+            return GuidedPolicy(reference, whole), (1.0,)
+
+        return Method(method, 1.0, tuned)
+    if method == "parm":
+        (place,) = folders.values()
+        arm = load_parm(reference, place, models.base)
+        return Method(method, 0.5, _by_name(guided_by(reference, arm), objectives))
+    return Method(method, 0.0, lambda _: (GuidedPolicy(reference), ()))
+
+
+def _by_name(policy: GuidedPolicy, objectives: tuple[str, ...]) -> Callable[[Weighting], Chosen]:
+    """One policy for all weightings: they are its weights."""
+
+    def weigh(weights: Weighting) -> Chosen:
+        return policy, policy.vector(dict(zip(objectives, weights, strict=True)))
+
+    return weigh

@@ -1,0 +1,166 @@
+"""What a model's folder says of it, without loading it: its cost, its prompts, what it is for."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from transformers import AutoTokenizer
+
+from mavis.baselines.parm_card import CARD as PARM
+from mavis.baselines.parm_card import ParmCard, read_parm
+from mavis.baselines.policy_card import CARD as TUNED
+from mavis.baselines.policy_card import TunedCard, read_tuned
+from mavis.decoding.model_folders import loading
+from mavis.decoding.tokenizers import fingerprint
+from mavis.decoding.value_model import ModelCard, read_card
+from mavis.storage import read_json
+from mavis.training.callbacks import SEEN
+
+VALUE = "value.json"
+ADAPTER = "adapter_config.json"  # of PEFT
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the models of a method took.
+
+    Args:
+        seconds: of CPU in training, rollouts and rewards included, measuring not; None: not known.
+        parameters: in all model files.
+        seen: digests of the prompts they were trained on; None: not known.
+    """
+
+    seconds: float | None
+    parameters: int
+    seen: frozenset[str] | None
+
+
+def cost(folders: Sequence[Mapping[str, Path]]) -> Cost:
+    """Read what a method's models took, from their cards: the mean over seeds, all they saw."""
+    parts = [[_cost(place) for place in dict.fromkeys(mine.values())] for mine in folders]
+    seconds = [part.seconds for mine in parts for part in mine]
+    seen = [part.seen for mine in parts for part in mine]
+    return Cost(
+        seconds=None if None in seconds else sum(s or 0.0 for s in seconds) / len(folders),
+        parameters=sum(part.parameters for part in parts[0]),
+        seen=None if None in seen else frozenset().union(*(s or () for s in seen)),
+    )
+
+
+def _cost(place: Path) -> Cost:
+    card = read(place)
+    seconds: float | None = None
+    seen: frozenset[str] | None = None
+    if isinstance(card, TunedCard | ParmCard):
+        seconds, seen = card.cpu_seconds, frozenset(card.prompts)
+    elif (place / SEEN).is_file():
+        seen = frozenset(read_json(place / SEEN))
+    metrics = place.parent / "metrics.json"
+    if isinstance(card, ModelCard) and metrics.is_file():
+        rounds = read_json(metrics)
+        if all("seconds_cpu" in entry for entry in rounds):
+            seconds = sum(float(entry["seconds_cpu"]) for entry in rounds)
+    return Cost(seconds, sum(map(_parameters, _weights(place))), seen)
+
+
+def read(place: Path) -> TunedCard | ParmCard | ModelCard | None:
+    """The card of a model that `mavis` made; None: it is somebody else's."""
+    if (place / TUNED).is_file():
+        return read_tuned(place)
+    if (place / PARM).is_file():
+        return read_parm(place)
+    return read_card(place) if (place / VALUE).is_file() else None
+
+
+def tokenizer(place: Path) -> str | None:
+    """The fingerprint of a model's tokenizer; None: it has none of its own."""
+    if card := read(place):
+        return card.fingerprint
+    if not (place / "tokenizer_config.json").is_file():
+        return None
+    with loading(f"the tokenizer of {place}"):
+        return fingerprint(AutoTokenizer.from_pretrained(place))
+
+
+def purpose(place: Path) -> str | None:
+    """What a value model or a policy was made for, as `tuned.label` puts it; None: not known."""
+    card = read(place)
+    if isinstance(card, TunedCard):
+        return card.label or None
+    return "+".join(card.objectives) if isinstance(card, ModelCard) else None
+
+
+def divergence(place: Path) -> tuple[str, float | None] | None:
+    """What a policy was tuned under, and its α; None: not known."""
+    card = read(place)
+    return (card.divergence, card.settings.get("alpha")) if isinstance(card, TunedCard) else None
+
+
+def judged(place: Path) -> dict[str, str] | None:
+    """Digests of the rewards that a model learned from, by objective; None: not known."""
+    card = read(place)
+    if card is None:
+        return None
+    rewards = card.rewards if isinstance(card, ModelCard) else card.settings.get("rewards")
+    return dict(zip(card.objectives, rewards, strict=True)) if rewards else None
+
+
+def trained_under(place: Path) -> tuple[str, str | None] | None:
+    """The policy that a model was trained under, and the template; None: not known."""
+    card = read(place)
+    return None if card is None else (card.reference, card.template)
+
+
+def template_args(place: Path) -> Mapping[str, Any] | None:
+    """The arguments of the chat template that a model was trained under; None: without any."""
+    card = read(place)
+    if isinstance(card, ModelCard):
+        return card.template_args
+    return card.settings.get("template_args") if card else None
+
+
+def reference_weights(place: Path) -> str | None:
+    """A digest of the weights of the policy that a model was trained under; None: not known."""
+    card = read(place)
+    if isinstance(card, ModelCard):
+        return card.reference_weights
+    return card.settings.get("reference_weights") if card else None
+
+
+def lack(method: str, place: Path) -> str | None:
+    """What keeps a folder from being the model that a method needs; None: nothing does."""
+    needed = {"mavis": (VALUE,), "parm": (PARM,)}.get(method, ("config.json", ADAPTER))
+    if not place.is_dir():
+        return "there is no such folder"
+    missing = not any((place / name).is_file() for name in needed)
+    return f"{' or '.join(needed)} is missing" if missing else None
+
+
+def _weights(place: Path) -> list[Path]:
+    files = place.rglob("*.safetensors")
+    return sorted(file for file in files if "checkpoints" not in file.parts)
+
+
+def _parameters(file: Path) -> int:
+    total = 0
+    with safe_open(file, "pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 - not a dict
+            size = 1
+            for length in tensors.get_slice(name).get_shape():
+                size *= length
+            total += size
+    return total
+
+
+def identity(place: Path) -> str:
+    """A digest of a model's weights: another one in the same folder is another model."""
+    digest = hashlib.blake2b(digest_size=8)
+    for file in _weights(place):
+        digest.update(file.relative_to(place).as_posix().encode())
+        with file.open("rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

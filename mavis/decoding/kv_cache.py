@@ -1,0 +1,262 @@
+"""The rows cache: keys and values of many independent rows, in one preallocated buffer per layer.
+
+A row is a token sequence of its own length. **Slot = position**: token i of a row lies in slot i,
+there is no padding, and whatever lies at or beyond a row's length is invisible by the mask. So four
+primitives are all that sampling, rollout trees and search need:
+
+    extend(rows, tokens)      write tokens behind each row's length (prefill and the decode step)
+    score(rows, candidates)   K tokens side by side behind the row, each seeing the row and itself
+    commit(rows, chosen)      keep one of the K that were scored
+    copy(dst, src)            fork, reorder, replace, compact
+
+They run on unmodified `transformers` modules. Knows nothing of policies, values or prompts.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+from packaging.version import Version
+from torch import Tensor
+from transformers import Cache, PreTrainedModel
+
+Index = npt.NDArray[np.int64]
+
+# What a forward calls its cache: a new name since transformers 5.24, which 5.23 does not know.
+CACHE = "cache" if Version(transformers.__version__).release >= (5, 24) else "past_key_values"
+
+
+def no_extra(rows: Index) -> Mapping[str, Any]:  # noqa: ARG001
+    """The model's forward takes what every model's does."""
+    return {}
+
+
+class ModelOutput(NamedTuple):
+    """What a model says after the tokens it has just read."""
+
+    hidden: Tensor | None  # [R, H] after `extend`, [R, K, H] after `score`
+    logits: Tensor | None  # [R, V] float32 after `extend` of a causal LM
+
+
+class SlotCache(Cache):
+    """Keys and values by (row, slot), written wherever the current call says.
+
+    Unlike the caches of `transformers` every row has a length of its own, and nothing is appended:
+    `aim` sets where the next forward writes and how far it looks back.
+    """
+
+    def __init__(self, rows: int, slots: int) -> None:
+        super().__init__(layers=[])
+        self.rows, self.slots = rows, slots
+        self.keys: list[Tensor] = []  # per layer [rows, heads, slots, dim]
+        self.values: list[Tensor] = []
+        self._rows = self._slots = torch.empty(0, dtype=torch.long)
+        self._span = 0
+        self._seen: slice | Tensor = slice(0)
+
+    def aim(self, rows: Tensor, seen: slice | Tensor, slots: Tensor, span: int) -> None:
+        """Set the rows [R] and slots [R, q] to write, and how many slots the rows show.
+
+        `seen` are the rows again: as a slice where they lie side by side, as a view is no copy.
+        """
+        self._rows, self._seen, self._slots, self._span = rows[:, None], seen, slots, span
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Store [R, heads, q, dim] and return what the rows can see [R, heads, span, dim]."""
+        if layer_idx == len(self.keys):
+            self.keys.append(self._allocate(key_states))
+            self.values.append(self._allocate(value_states))
+        return (
+            self._store(self.keys[layer_idx], key_states),
+            self._store(self.values[layer_idx], value_states),
+        )
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002 - the base class's signature
+        """The longest visible row; positions are always given explicitly."""
+        return self._span
+
+    def grow(self, slots: int) -> None:
+        """Make room for more slots a row; what is there stays."""
+        for buffers in (self.keys, self.values):
+            for layer, old in enumerate(buffers):
+                heads, dim = old.shape[1], old.shape[3]
+                buffers[layer] = old.new_zeros((self.rows, heads, slots, dim))
+                buffers[layer][:, :, : self.slots] = old
+        self.slots = slots
+
+    def move(self, dst: Index, src: Index, span: int) -> None:
+        """Copy the first `span` slots of the rows `src` to the rows `dst`."""
+        for buffer in (*self.keys, *self.values):
+            if len(dst) == 1:  # by far the most common, and cheap as views
+                buffer[dst[0], :, :span] = buffer[src[0], :, :span]
+            else:
+                read, write = torch.from_numpy(src), torch.from_numpy(dst)
+                buffer[write, :, :span] = buffer[read, :, :span]
+
+    def shift(self, rows: Tensor, to: Tensor, source: Tensor) -> None:
+        """Copy one slot within each row."""
+        for buffer in (*self.keys, *self.values):
+            buffer[rows, :, to] = buffer[rows, :, source]
+
+    def _allocate(self, like: Tensor) -> Tensor:
+        shape = (self.rows, like.shape[1], self.slots, like.shape[3])
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+
+    def _store(self, buffer: Tensor, states: Tensor) -> Tensor:
+        buffer[self._rows, :, self._slots] = states.transpose(1, 2)
+        return buffer[self._seen, :, : self._span]
+
+
+class CachedRows:
+    """The rows of one model: a causal LM or the trunk of a value model.
+
+    Args:
+        model: an unmodified `transformers` model, causal LM or headless.
+        rows: how many rows the buffers hold; their slots grow as they are needed.
+        hidden: whether a causal LM shall also give its last hidden states.
+        extra: more arguments of the model's forward, for the rows that it reads.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        rows: int,
+        hidden: bool = False,
+        extra: Callable[[Index], Mapping[str, Any]] = no_extra,
+    ) -> None:
+        self.model = model
+        self.cache = SlotCache(rows, slots=64)
+        self.lengths: Index = np.zeros(rows, dtype=np.int64)
+        self._causal_lm = model.get_output_embeddings() is not None
+        self._hidden, self._extra = hidden, extra
+        self._place = model.device  # asked once: `transformers` looks through all parameters for it
+        self._open = torch.zeros((), dtype=model.dtype, device=self._place)
+        self._shut = self._open - torch.inf
+
+    def extend(
+        self, rows: Index, tokens: Sequence[Sequence[int]], silent: bool = False
+    ) -> ModelOutput:
+        """Write tokens behind each row, and read what the model says after the last of them.
+
+        Args:
+            rows: which rows [R], each at most once.
+            tokens: one non-empty list a row; lists may differ in length.
+            silent: whether nobody will look at the logits, which then are not worked out.
+
+        Returns:
+            hidden [R, H] and, from a causal LM, logits [R, V], at each row's last new token.
+        """
+        counts = np.array([len(t) for t in tokens])
+        width = int(counts.max())
+        padded = np.zeros((len(rows), width), dtype=np.int64)
+        for line, row in zip(padded, tokens, strict=True):
+            line[: len(row)] = row
+        offset = np.arange(width)
+        slots = self.lengths[rows][:, None] + offset  # [R, q]
+        span = int((self.lengths[rows] + counts).max())
+        self._make_room(span)
+        # The last slot is never part of a row: it takes what shorter rows have nothing to put into.
+        unused = offset >= counts[:, None]
+        positions = np.where(unused, 0, slots)
+        slots[unused] = self.cache.slots - 1
+        query, seen = self._tensor(slots)[:, :, None], self._tensor(np.arange(span))
+        mask, last = seen <= query, counts - 1
+        output = self._forward(rows, padded, slots, positions, mask, span, last, silent)
+        self.lengths[rows] += counts
+        return output
+
+    def score(self, rows: Index, candidates: Tensor) -> ModelOutput:
+        """Read K candidates side by side at each row's end; lengths stay as they are.
+
+        Args:
+            rows: which rows [R].
+            candidates: token ids [R, K].
+
+        Returns:
+            hidden [R, K, H]: what the model says after row + candidate.
+        """
+        count = candidates.shape[1]
+        start = self.lengths[rows]
+        slots = start[:, None] + np.arange(count)  # [R, K]
+        span = int(start.max()) + count
+        self._make_room(span)
+        seen = self._tensor(np.arange(span))
+        behind = seen < self._tensor(start)[:, None, None]
+        mask = behind | (seen == self._tensor(slots)[:, :, None])
+        positions = np.repeat(start[:, None], count, axis=1)
+        return self._forward(rows, candidates, slots, positions, mask, span, None)
+
+    def commit(self, rows: Index, chosen: Tensor) -> None:
+        """Keep candidate `chosen` [R] of the last `score` as each row's next token."""
+        end = self._tensor(self.lengths[rows])
+        self.cache.shift(self._tensor(rows), end, end + chosen)
+        self.lengths[rows] += 1
+
+    def copy(self, dst: Index, src: Index) -> None:
+        """Make the rows `dst` equal to the rows `src`."""
+        span = int(self.lengths[src].max(initial=0))
+        self.cache.move(dst, src, span)
+        self.lengths[dst] = self.lengths[src]
+
+    def clear(self, rows: Index) -> None:
+        """Forget what the rows hold."""
+        self.lengths[rows] = 0
+
+    def _forward(
+        self,
+        rows: Index,
+        tokens: Index | Tensor,
+        slots: Index,
+        positions: Index,
+        mask: Tensor,
+        span: int,
+        last: Index | None,
+        silent: bool = False,
+    ) -> ModelOutput:
+        """One forward of the model; `last` [R] picks one position a row, None keeps all."""
+        index, side_by_side = self._tensor(rows), slice(int(rows[0]), int(rows[0]) + len(rows))
+        neighbours = np.array_equal(rows, np.arange(side_by_side.start, side_by_side.stop))
+        self.cache.aim(index, side_by_side if neighbours else index, self._tensor(slots), span)
+        options: dict[str, Any] = {}
+        if self._causal_lm:
+            keep = np.unique(last) if last is not None else np.arange(slots.shape[1])
+            keep = keep[:1] if silent else keep  # the least that can be asked for
+            options = {"logits_to_keep": self._tensor(keep), "output_hidden_states": self._hidden}
+        output = self.model(
+            input_ids=self._tensor(tokens),
+            # As numbers, not as bool: every layer would convert it anew.
+            attention_mask=torch.where(mask, self._open, self._shut)[:, None],
+            position_ids=self._tensor(positions),
+            use_cache=True,
+            **{CACHE: self.cache},
+            **options,
+            **self._extra(rows),
+        )
+        logits = hidden = None
+        if self._causal_lm:
+            column = None if last is None else np.searchsorted(keep, last)
+            logits = None if silent else self._pick(output.logits, column).float()
+            hidden = self._pick(output.hidden_states[-1], last) if self._hidden else None
+        else:
+            hidden = self._pick(output.last_hidden_state, last)
+        return ModelOutput(hidden, logits)
+
+    def _pick(self, states: Tensor, column: Index | None) -> Tensor:
+        """[R, q, D] -> [R, D] at `column` [R], or all of it."""
+        if column is None:
+            return states
+        if states.shape[1] == 1:  # the decode step: no copy
+            return states[:, 0]
+        return states[self._tensor(np.arange(len(column))), self._tensor(column)]
+
+    def _tensor(self, array: Index | Tensor) -> Tensor:
+        return torch.as_tensor(array, device=self._place)
+
+    def _make_room(self, span: int) -> None:
+        if span >= self.cache.slots:
+            self.cache.grow(max(2 * self.cache.slots, span + 1))

@@ -1,0 +1,73 @@
+"""The prompts of a split that leave room for an answer."""
+
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from mavis.decoding.reference import ReferencePolicy
+from mavis.prompts import Prompt, read_prompts
+
+
+def fitting_prompts(
+    reference: ReferencePolicy,
+    source: str,
+    split: str,
+    column: str | None,
+    max_tokens: int,
+    seed: int | None,
+    wanted: int | None = None,
+    *,
+    on_bad_row: Literal["stop", "skip"] = "stop",
+    quiet: bool = False,
+) -> list[Prompt]:
+    """Take prompts that fit into the reference policy's context with an answer behind them.
+
+    Args:
+        reference: π_ref.
+        source: as `prompts.read_prompts` reads it.
+        split: of it.
+        column: that holds the prompts; None finds it by itself.
+        max_tokens: the longest answer.
+        seed: of the order they are taken in; None takes them as they come.
+        wanted: how many, at most; None is all.
+        on_bad_row: whether a row without a prompt stops the reading or is skipped.
+        quiet: whether not to say that some were left out.
+
+    Raises:
+        ValueError: none is short enough.
+    """
+    found = read_prompts(source, split, column, on_bad_row=on_bad_row, quiet=quiet)
+    count = len(found)
+    order = np.arange(count)
+    if seed is not None:
+        order = np.random.default_rng((seed, count)).permutation(count)
+    room = reference.context - max_tokens
+    kept: list[Prompt] = []
+    long = 0
+    for index in order:
+        if len(kept) == wanted:
+            break
+        if reference.length(found[index]) <= room:
+            kept.append(found[index])
+        else:
+            long += 1
+    left_out = (
+        f"{long} of {long + len(kept)} {split} prompts of {source} with max_tokens = {max_tokens} "
+        f"are longer than the reference's context of {reference.context}"
+    )
+    if not kept:
+        raise ValueError(f"{left_out}: shorten them, or lower max_tokens.")
+    if long and not quiet:
+        print(f"mavis: {left_out}: left out.", file=sys.stderr)
+    return kept
+
+
+def check_enough(prompts: Sequence[Prompt], source: str, split: str) -> None:
+    """Raise ValueError when a policy cannot be measured on a split: spreads need two prompts."""
+    if len(prompts) < 2:
+        raise ValueError(
+            f"the policy is measured on {split} prompts, and {source} holds one of them: give two "
+            f"or more, as {split}.jsonl in a folder of --data.prompts."
+        )

@@ -1,0 +1,129 @@
+"""What the decoding core is asked for, and what it gives back: jobs, their settings, and spans.
+
+Every job names its random stream, so that neither the rows beside it nor their order change it.
+"""
+
+import hashlib
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Key = tuple[int | str, ...]  # names a random stream
+
+STRONGEST = 1e4  # the most a tilt or a temperature may scale by: beyond it float32 says nothing
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How one row samples.
+
+    Args:
+        weights: λ, one per objective [M]; any real numbers.
+        beta: strength of the tilt; 0 is the reference policy with the same top-k.
+        temperature: of the reference policy; 0 takes the likeliest token of the policy at
+            temperature 1, whose log-probabilities and KL are then what is reported.
+        top_k: how many candidates; 0, or more than there are tokens, is the whole vocabulary.
+        top_p: probability mass of candidates, in (0, 1].
+    """
+
+    weights: tuple[float, ...] = ()
+    beta: float = 2.0
+    temperature: float = 1.0
+    top_k: int = 40
+    top_p: float = 1.0
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken."""
+        return self.temperature == 0
+
+    def settings(self, vocabulary: int) -> tuple[float, float, int, float]:
+        """Beta, temperature, top_k and top_p, as the tilt takes them."""
+        size = min(self.top_k or vocabulary, vocabulary)
+        return self.beta, self.temperature or 1.0, size, self.top_p
+
+    def check(self, objectives: Sequence[str]) -> None:
+        """Raise ValueError for settings that no row can have."""
+        if len(self.weights) != len(objectives):
+            legend = f"M = {len(objectives)}: {', '.join(objectives) or 'none'}"
+            raise ValueError(
+                f"weights must have one entry per objective ({legend}), got {len(self.weights)}."
+            )
+        numbers = {"beta": self.beta, "temperature": self.temperature, "top_p": self.top_p}
+        numbers |= {f"weights.{n}": w for n, w in zip(objectives, self.weights, strict=True)}
+        for name, value in numbers.items():
+            if not np.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value}.")
+        for name, weight in zip(objectives, self.weights, strict=True):
+            if abs(self.beta * weight) > STRONGEST:
+                raise ValueError(
+                    f"beta · weights.{name} must be at most {STRONGEST:g} in size (values are in "
+                    f"standard units), got {self.beta * weight:g}."
+                )
+        if not (self.greedy or 1 / STRONGEST <= self.temperature <= STRONGEST):
+            raise ValueError(
+                f"temperature must be 0 (the likeliest token) or {1 / STRONGEST:g} to "
+                f"{STRONGEST:g}, got {self.temperature}."
+            )
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}.")
+        if self.top_k % 1:
+            raise ValueError(f"top_k must be a whole number, got {self.top_k}.")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be at least 0 (all), got {self.top_k}.")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Go on from `tokens`, for at most `limit` more.
+
+    Args:
+        tokens: prompt and response so far; not empty.
+        response: how many of the last tokens are response (a stop string may begin in them).
+        limit: how many tokens to add at most; 0 only reads.
+        sampling: how.
+        key: names the job's random stream; equal keys draw alike.
+        stop: strings that end a response; they are no part of it.
+        tag: the caller's own.
+    """
+
+    tokens: Sequence[int]
+    limit: int
+    sampling: SamplingParams
+    key: Key
+    stop: tuple[str, ...] = ()
+    response: int = 0
+    tag: Any = None
+
+    def __post_init__(self) -> None:
+        """Refuse stop strings that nothing, or everything, ends with."""
+        if isinstance(self.stop, str):
+            raise ValueError(
+                f"stop must be a sequence of strings, got {self.stop!r}: put it in [ ]."
+            )
+        for string in self.stop:
+            if not string or string.encode(errors="replace").decode() != string:
+                raise ValueError(f"stop strings must be text, and not empty, got {string!r}.")
+
+
+@dataclass
+class Output:
+    """What a job has added: one entry per new token, and why it ended."""
+
+    job: Request
+    tokens: list[int] = field(default_factory=list)
+    log_ratio: list[float] = field(default_factory=list)  # log π/π_ref of the token, nats
+    kl: list[float] = field(default_factory=list)  # KL(π ‖ π_ref) at the state before it, nats
+    truncation: list[float] = field(default_factory=list)  # −log π_ref(C|s) there, nats
+    log_ref: list[float] = field(default_factory=list)  # log π_ref(a|s) of the token, nats
+    reason: str = ""  # "end", "stop" or "length"
+
+
+def stream(key: Key) -> np.random.Generator:
+    """The random stream that a key names, on every machine."""
+    plain = tuple(part if isinstance(part, str) else operator.index(part) for part in key)
+    digest = hashlib.blake2b(repr(plain).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))

@@ -1,0 +1,106 @@
+"""The tilt: how values bend the reference policy's next-token distribution.
+
+Pure functions of tensors; there are no models in here. With C the candidates that a row's top-k and
+top-p leave of the vocabulary, z the reference logits over the temperature and q the values in
+standard units (MAVIS, arXiv 2508.13415, eq. 3):
+
+    π(a|s) = softmax over C of  z(a) + β · Σ_m λ_m · q_m(s, a)
+
+A token whose logit is −∞ is forbidden: it is no candidate. Whatever else is not finite, NaN above
+all, makes the whole row NaN: whoever reads its numbers asks `states.Guidance.fault` why.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class RowSettings(NamedTuple):
+    """How each of R rows samples; see `jobs.SamplingParams`."""
+
+    weights: Tensor  # [R, M] float32
+    beta: Tensor  # [R]
+    temperature: Tensor  # [R]
+    top_k: Tensor  # [R] int, V for the whole vocabulary
+    top_p: Tensor  # [R]
+
+
+class Candidates(NamedTuple):
+    """The tokens that a row may choose from, most likely first."""
+
+    tokens: Tensor  # [B, K] int64
+    log_ref: Tensor  # [B, K] float32: log π_ref(a|s) over the *whole* vocabulary; -inf = not in C
+
+
+def candidates(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Candidates:
+    """Find each row's candidates and their log-probabilities under the untruncated reference.
+
+    Args:
+        logits: reference logits [B, V].
+        temperature: [B], above 0.
+        top_k: [B] int, from 1 to V.
+        top_p: [B], in (0, 1]; a token stays while the mass before it is below top_p.
+
+    Returns:
+        Candidates with K = max(top_k); rows with a smaller top_k end in -inf.
+    """
+    log_ref = torch.log_softmax(logits.float() / temperature[:, None], dim=-1)
+    size = int(top_k.max())
+    values, tokens = log_ref.topk(size, dim=-1)
+    rank = torch.arange(size, device=logits.device)
+    mass_before = values.exp().cumsum(-1) - values.exp()
+    # Behind a token that is nearly certain the mass rounds to 1, yet a top_p of 1 cuts nothing.
+    beyond = (mass_before >= top_p[:, None]) & (top_p[:, None] < 1)
+    outside = (rank >= top_k[:, None]) | beyond
+    outside[:, 0] = False
+    return Candidates(tokens, values.masked_fill(outside, -torch.inf))
+
+
+def tilt(log_ref: Tensor, values: Tensor, weights: Tensor, beta: Tensor) -> Tensor:
+    """Tilt the candidates by their weighted values.
+
+    Args:
+        log_ref: [B, K], -inf where a token is no candidate.
+        values: [B, K, M] in standard units; −∞ forbids a token.
+        weights: [B, M], any real numbers.
+        beta: [B].
+
+    Returns:
+        log π [B, K], normalised over the candidates.
+    """
+    # What weighs nothing says nothing, even if it forbids a token: there 0 · (−∞) is 0.
+    asked = torch.where(beta[:, None] == 0, 0.0, weights)[:, None, :]  # [B, 1, M]
+    # M is 0 (unguided), 1 or a handful: the sum over it costs nothing beside the models.
+    advantage = torch.where(asked == 0, 0.0, values.float() * asked).sum(-1)  # [B, K]
+    tilted = log_ref + beta[:, None] * advantage
+    return torch.log_softmax(torch.where(log_ref == -torch.inf, log_ref, tilted), dim=-1)
+
+
+def truncation(log_ref: Tensor) -> Tensor:
+    """The nats that are due to truncation alone, −log π_ref(C|s) [B]."""
+    return -torch.logsumexp(log_ref, dim=-1)
+
+
+def exact_kl(log_pi: Tensor, log_ref: Tensor) -> Tensor:
+    """KL(π ‖ π_ref) at one state, summed over the candidates [B]; π_ref is not truncated."""
+    pi = log_pi.exp()
+    gap = torch.where(pi > 0, log_pi - log_ref, 0.0)
+    return (pi * gap).sum(-1)
+
+
+def draw(log_pi: Tensor, uniform: Tensor) -> Tensor:
+    """Draw a candidate per row by inverting its distribution function at `uniform`.
+
+    Args:
+        log_pi: [B, K].
+        uniform: [B] in [0, 1).
+
+    Returns:
+        index of the chosen candidate [B].
+    """
+    cumulative = log_pi.double().exp().cumsum(-1)
+    index = (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1)
+    # Rounding at the far end must not select a token outside C.
+    last = (log_pi > -torch.inf).long().cumsum(-1).argmax(-1)
+    return torch.minimum(index, last)

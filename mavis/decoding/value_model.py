@@ -1,0 +1,289 @@
+"""The value network: a small trunk that reads text, and a head that says what is still to come.
+
+Three sources of values share this one class; they differ in what the head is asked:
+
+    action   Q(s, ·) over the vocabulary, from the trunk's state at s (the default)
+    state    V(s·a), from the trunk's state at s·a, as published
+    shared   Q(s, ·), from the reference policy's own last hidden state: no trunk at all
+
+Values are in standard units of the objective's reward. A network is saved as a folder:
+`value.json`, `head.safetensors`, `trunk/` (a `save_pretrained` folder), a card, README.md, and the
+checksums of all these.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mavis.checksums import check, seal
+from mavis.decoding.architectures import check_reach
+from mavis.decoding.backbone import embeddings, first_layers, load_trunk, merged, sibling, with_lora
+from mavis.decoding.model_folders import loading
+from mavis.decoding.reference import ReferencePolicy
+from mavis.progress import without_bars
+from mavis.reward import Units
+
+Source = Literal["action", "state", "shared"]
+REMEDY = "restore it from a copy, or let the `mavis fit` that made it write it again."
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a value network is of: stored beside the weights, and shown to people."""
+
+    source: Source
+    objectives: tuple[str, ...]  # the M outputs, in order
+    units: tuple[Units, ...]  # per objective: the reward's mean and standard deviation
+    reference: str  # the reference policy it was trained under
+    fingerprint: str  # of the tokenizer
+    template: str | None = None
+    eta: float | None = None  # the KL price of its training targets
+    rounds: int = 0
+    rewards: tuple[str, ...] = ()  # per objective: a digest of the reward it learned from
+    template_args: dict[str, Any] | None = None  # of the reference's chat template
+    reference_weights: str | None = None  # a digest of the weights it was trained under
+
+
+class ActionHead(nn.Module):
+    """Q(s, a) = b(h) + ⟨W h, E_a⟩ + B_a, for M objectives.
+
+    E is a table of token embeddings, so that a token never taken borrows from its neighbours, and
+    nothing but the bias B grows with the vocabulary. W, b and B start at zero.
+    """
+
+    def __init__(self, hidden: int, embedding: int, vocabulary: int, outputs: int) -> None:
+        super().__init__()
+        self.state = nn.Linear(hidden, outputs)
+        self.mix = nn.Linear(hidden, outputs * embedding, bias=False)
+        self.token = nn.Parameter(torch.zeros(vocabulary, outputs))
+        nn.init.zeros_(self.state.weight)
+        nn.init.zeros_(self.state.bias)
+        nn.init.zeros_(self.mix.weight)
+
+    def forward(self, hidden: Tensor, tokens: Tensor, table: Tensor) -> Tensor:
+        """Values of some tokens at some states.
+
+        Args:
+            hidden: [..., H].
+            tokens: ids [..., K].
+            table: embeddings [V, E].
+
+        Returns:
+            float32 [..., K, M].
+        """
+        outputs, look_up = self.token.shape[1], nn.functional.embedding  # faster than indexing
+        hidden = hidden.to(self.mix.weight.dtype)
+        direction = self.mix(hidden).unflatten(-1, (outputs, -1)).float()  # [..., M, E]
+        meeting = look_up(tokens, table).float() @ direction.transpose(-1, -2)  # [..., K, M]
+        value: Tensor = (
+            meeting + self.state(hidden).float()[..., None, :] + look_up(tokens, self.token).float()
+        )
+        return value
+
+
+class StateHead(nn.Module):
+    """V(s) for M objectives: one linear layer, zero at the start."""
+
+    def __init__(self, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.state = nn.Linear(hidden, outputs)
+        nn.init.zeros_(self.state.weight)
+        nn.init.zeros_(self.state.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Values float32 [..., M] of the states [..., H]."""
+        return torch.as_tensor(self.state(hidden.to(self.state.weight.dtype))).float()
+
+
+class ValueModel(nn.Module):
+    """A trunk and a head; see the module's docstring for the three sources.
+
+    Args:
+        card: what the network is of.
+        trunk: a headless `transformers` model, None for `shared`.
+        table: the embeddings [V, E] that a `shared` head looks tokens up in: the reference
+            policy's own; other sources use their trunk's.
+        vocabulary: V, the number of the reference policy's logits.
+    """
+
+    def __init__(
+        self, card: ModelCard, trunk: PreTrainedModel | None, table: Tensor, vocabulary: int
+    ) -> None:
+        super().__init__()
+        self.card = card
+        self.trunk = trunk
+        # In a list, so that the reference policy's weights are no part of this module's state.
+        self._table = [table]
+        outputs = len(card.objectives)
+        width = table.shape[1] if trunk is None else int(trunk.config.hidden_size)
+        if card.source == "state":
+            self.head: ActionHead | StateHead = StateHead(width, outputs)
+        else:
+            self.head = ActionHead(width, self.table.shape[1], vocabulary, outputs)
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names of the M outputs."""
+        return self.card.objectives
+
+    @property
+    def table(self) -> Tensor:
+        """The token embeddings [V, E] of the action head."""
+        if self.trunk is None:
+            return self._table[0]
+        return embeddings(self.trunk)
+
+    def action_values(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Q(s, a): hidden [..., H], tokens [..., K] -> [..., K, M]."""
+        values: Tensor = self.head(hidden, tokens, self.table)
+        return values
+
+    def state_values(self, hidden: Tensor) -> Tensor:
+        """V(s): hidden [..., H] -> [..., M]."""
+        values: Tensor = self.head(hidden)
+        return values
+
+    def save_pretrained(self, folder: Path, text: str = "") -> None:
+        """Write the network as a folder, with `text` as its card for people."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "value.json").unlink(missing_ok=True)
+        head = {name: value.contiguous().cpu() for name, value in self.head.state_dict().items()}
+        save_file(head, folder / "head.safetensors")
+        if self.trunk is not None:
+            with without_bars():
+                merged(self.trunk).save_pretrained(folder / "trunk")
+        # Behind the weights: its presence says that they are whole.
+        (folder / "value.json").write_text(json.dumps(asdict(self.card), indent=2) + "\n")
+        seal(folder)
+        (folder / "README.md").write_text(text, encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, reference: ReferencePolicy) -> "ValueModel":
+        """Load a folder written by `save_pretrained`, for use with a reference policy.
+
+        Raises:
+            FileNotFoundError: the folder holds no value model.
+            ValueError: its tokenizer or hidden size is not the reference policy's, it has fewer
+                positions, or a file is damaged.
+        """
+        folder = Path(folder)
+        card = read_card(folder)
+        check(folder, REMEDY)
+        if not reference.knows(card.fingerprint):
+            raise ValueError(
+                f"value model {folder} and reference {reference.name} have different tokenizers: "
+                f"it was trained under {card.reference}. Use that one as the reference."
+            )
+        trunk = None
+        if card.source != "shared":
+            trunk = load_trunk(str(folder.absolute() / "trunk"))  # a path, never a hub name
+            what = f"the trunk of value model {folder}"
+            check_reach(trunk, what, reference.context, reference.name)
+        network = cls(card, trunk, embeddings(reference.model), reference.vocabulary)
+        with loading(f"the head of value model {folder}"):
+            head = load_file(folder / "head.safetensors")
+        try:
+            network.head.load_state_dict(head)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise ValueError(
+                f"value model {folder} does not fit the reference {reference.name}: {reason}"
+            ) from error
+        return network.to(reference.model.device).eval()
+
+
+def read_card(folder: Path) -> ModelCard:
+    """Read what the value model in a folder is of.
+
+    Raises:
+        FileNotFoundError: there is no value model.
+        ValueError: the file is broken.
+    """
+    file = folder / "value.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} holds no value model: {file.name} is missing.")
+    check(file, REMEDY)
+    try:
+        fields = json.loads(file.read_text())
+        units = tuple(Units(**unit) for unit in fields.pop("units"))
+        names, rewards = tuple(fields.pop("objectives")), tuple(fields.pop("rewards", ()))
+        card = ModelCard(objectives=names, units=units, rewards=rewards, **fields)
+    except KeyError as error:
+        raise ValueError(f"{file} is no card of a value model: it lacks {error}.") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is no card of a value model: {error}") from error
+    return card
+
+
+def build_network(
+    card: ModelCard,
+    reference: ReferencePolicy,
+    trunk: int | str | None = None,
+    lora: dict[str, Any] | None = None,
+) -> ValueModel:
+    """Make a value network that is ready to be trained.
+
+    Args:
+        card: what it will be of.
+        reference: the policy whose states it values.
+        trunk: how many first layers of the reference model to copy (None: half of them, at least
+            two), or the name of another causal LM with the same tokenizer.
+        lora: arguments of `peft.LoraConfig`; None trains every parameter.
+
+    Raises:
+        ValueError: there are not so many layers, or the other model has another tokenizer.
+    """
+    model = None
+    if card.source != "shared":
+        if isinstance(trunk, str):
+            model = sibling(trunk, reference)
+        else:
+            model = first_layers(reference.model, trunk)
+        if lora is not None:
+            model = with_lora(model, lora)
+    network = ValueModel(card, model, embeddings(reference.model), reference.vocabulary)
+    return network.to(reference.model.device)
+
+
+@contextmanager
+def decoding(network: ValueModel) -> Iterator[None]:
+    """Ready a network that is being trained for decoding, and put it back as it was.
+
+    In eval mode, with adapters folded into the weights.
+    """
+    training, adapted = network.training, hasattr(network.trunk, "merge_adapter")
+    network.eval()
+    if adapted:
+        cast(Any, network.trunk).merge_adapter()
+    try:
+        yield
+    finally:
+        if adapted:
+            cast(Any, network.trunk).unmerge_adapter()
+        network.train(training)
+
+
+class _Named(Protocol):
+    @property
+    def objectives(self) -> tuple[str, ...]: ...
+
+
+def objectives_of(networks: Sequence[_Named]) -> tuple[str, ...]:
+    """The names of all outputs, network after network: the M axis of a guided policy.
+
+    Raises:
+        ValueError: two outputs are of one objective.
+    """
+    names = tuple(name for network in networks for name in network.objectives)
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"values must be of different objectives, got {twice[0]} twice.")
+    return names

@@ -1,1 +1,0 @@
-"""Act: the guided policy, from the tilt to the decoding core."""

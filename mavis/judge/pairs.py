@@ -1,0 +1,200 @@
+"""Two sets of answers to the same prompts, pair by pair, and what a judge's verdicts come to.
+
+Knows nothing of who judges.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mavis.judge.verdicts import Question, Verdict
+from mavis.prompts import plain
+
+Both = tuple[Verdict | None, Verdict | None]  # of a pair's two questions
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to a prompt."""
+
+    prompt: str
+    first: str
+    second: str
+
+    @property
+    def differ(self) -> bool:
+        """Whether there is anything to ask: equal texts are a tie."""
+        return self.first != self.second
+
+    def questions(self, model: str, criterion: str) -> tuple[Question, Question]:
+        """The question to a judge, in both orders."""
+        one, other = self.first, self.second
+        return (
+            Question(model, criterion, self.prompt, one, other),
+            Question(model, criterion, self.prompt, other, one),
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How the first of two sets of answers fares.
+
+    Args:
+        pairs: how many answers each has.
+        wins: of the first, in both orders.
+        ties: all that is neither a win nor a loss.
+        losses: of the first, in both orders.
+        equal: ties between equal texts, which nobody was asked about.
+        unparseable: verdicts that could not be read.
+        win_rate: share of wins, ties as half.
+        low: lower end of its 95 % percentile bootstrap over prompts.
+        high: upper end. Below some thirty prompts, the interval is too narrow.
+        shown_first: share of the verdicts for A or B that went to the answer shown first. Each
+            answer is shown first once, so anything but 0.5 is position bias. None: there are none.
+    """
+
+    pairs: int
+    wins: int
+    ties: int
+    losses: int
+    equal: int
+    unparseable: int
+    win_rate: float
+    low: float
+    high: float
+    shown_first: float | None
+
+
+# From files to pairs
+
+
+def read_pairs(first: Path, second: Path) -> list[Pair]:
+    """Pair two files' answers: the n-th answer to a prompt with the other's n-th to it.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a line is no answer, or the files do not answer the same prompts.
+    """
+    ours, theirs = _answers(first), _answers(second)
+    for name in [*ours, *theirs]:
+        mine, others = len(ours.get(name, ())), len(theirs.get(name, ()))
+        if mine != others:
+            raise ValueError(
+                f"both files must answer the same prompts: {name!r:.60} has answers "
+                f"{mine} times in {first} and {others} times in {second}."
+            )
+    return [
+        Pair(prompt, *both)
+        for prompt, texts in ours.items()
+        for both in zip(texts, theirs[prompt], strict=True)
+    ]
+
+
+def mean_kl(file: Path) -> float | None:
+    """Mean KL of a file's answers, nats; None where one does not say, or says no number."""
+    rows = [json.loads(line) for line in file.read_bytes().split(b"\n") if line.strip()]
+    said = [row.get("kl") for row in rows]
+    if not all(isinstance(kl, int | float) and math.isfinite(kl) for kl in said):
+        return None
+    return sum(map(float, said)) / len(said)
+
+
+def _answers(file: Path) -> dict[str, list[str]]:
+    """The answers in a file, by prompt."""
+    if not file.exists():
+        raise FileNotFoundError(f"answers {str(file)!r}: there is no such file.")
+    if not file.is_file():
+        raise ValueError(f"answers {str(file)!r}: this is a folder, and must be a file.")
+    found: dict[str, list[str]] = {}
+    for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
+        if line.strip():
+            prompt, text = _answer(line, f"line {number} of {file}")
+            found.setdefault(prompt, []).append(text)
+    if not found:
+        raise ValueError(f"no answers in {file}.")
+    return found
+
+
+def _answer(line: bytes, where: str) -> tuple[str, str]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        raise ValueError(f"{where} is not JSON.") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} must be an object with a prompt and a text, got {row!r:.60}.")
+    for name in ("prompt", "text"):
+        if name not in row:
+            raise ValueError(f"{where} has no {name!r}, only {', '.join(row) or 'nothing'}.")
+    prompt, text = row["prompt"], row["text"]
+    if not (isinstance(prompt, str) or _is_chat(prompt)):
+        raise ValueError(f"{where}: prompt must be a string or a chat, got {prompt!r:.60}.")
+    if not isinstance(text, str):
+        raise ValueError(f"{where}: text must be a string, got {text!r:.60}.")
+    return plain(prompt), text
+
+
+def _is_chat(prompt: Any) -> bool:
+    return (
+        isinstance(prompt, list)
+        and bool(prompt)
+        and all(
+            isinstance(turn, dict)
+            and isinstance(turn.get("role"), str)
+            and isinstance(turn.get("content"), str)
+            for turn in prompt
+        )
+    )
+
+
+# From verdicts to the result
+
+
+def count(pairs: Sequence[Pair], verdicts: Sequence[Both], seed: int = 0) -> Comparison:
+    """Count what verdicts come to.
+
+    Args:
+        pairs: at least one.
+        verdicts: of each pair's `questions`; those on equal texts do not matter.
+        seed: of the interval's resamples.
+    """
+    from mavis.evaluation.bootstrap import means, ratio, resamples
+
+    points = [
+        outcome(*both) if pair.differ else 0.5 for pair, both in zip(pairs, verdicts, strict=True)
+    ]
+    said = [v for pair, both in zip(pairs, verdicts, strict=True) if pair.differ for v in both]
+    decided = [verdict for verdict in said if verdict in ("A", "B")]
+    won: dict[str, list[float]] = {}
+    for pair, point in zip(pairs, points, strict=True):
+        won.setdefault(pair.prompt, []).append(point)
+    sums, sizes = [sum(p) for p in won.values()], [len(p) for p in won.values()]
+    draws = resamples(len(won), seed=seed)
+    rate = ratio(sum(sums), means(sums, draws), sum(sizes), means(sizes, draws))
+    return Comparison(
+        pairs=len(pairs),
+        wins=points.count(1.0),
+        ties=points.count(0.5),
+        losses=points.count(0.0),
+        equal=sum(not pair.differ for pair in pairs),
+        unparseable=said.count(None),
+        win_rate=rate.value,
+        low=rate.low,
+        high=rate.high,
+        shown_first=decided.count("A") / len(decided) if decided else None,
+    )
+
+
+def outcome(forward: Verdict | None, backward: Verdict | None) -> float:
+    """What two verdicts come to for the first answer: 1 won, 0 lost, a half for all else.
+
+    >>> outcome("A", "B"), outcome("B", "A"), outcome("A", "A"), outcome("A", "tie")
+    (1.0, 0.0, 0.5, 0.5)
+
+    Args:
+        forward: when it was shown first, as A.
+        backward: when it was shown last, as B.
+    """
+    return {("A", "B"): 1.0, ("B", "A"): 0.0}.get((str(forward), str(backward)), 0.5)

@@ -1,1 +1,0 @@
-"""Improve: rollout trees, soft targets, packed batches, and the rounds of a fit."""

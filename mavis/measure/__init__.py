@@ -1,1 +1,0 @@
-"""Compare: fronts, their indicators and intervals, rivals, and sweeps over weightings."""

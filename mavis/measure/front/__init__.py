@@ -1,1 +1,0 @@
-"""What points come to: fronts, indicators, intervals, standings."""

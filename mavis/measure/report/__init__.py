@@ -1,1 +1,0 @@
-"""Results as pages, pictures, tables and MLflow runs."""

@@ -1,1 +1,0 @@
-"""The policies that MAVIS is compared with: mixtures, soups, reward models."""

@@ -1,1 +1,0 @@
-"""Methods, weightings and strengths over one ground."""

@@ -1,1 +1,0 @@
-"""The training of the rivals: tuned policies, and the reward model of PARM."""

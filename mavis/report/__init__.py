@@ -1,0 +1,1 @@
+"""A comparison for people: pages, pictures, and lines on the terminal."""

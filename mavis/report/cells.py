@@ -1,0 +1,162 @@
+"""The tables of the report, cell by cell."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from mavis.comparison.indicators import INDICATORS
+from mavis.comparison.replicates import SHOWN as SEEDED
+from mavis.comparison.results import AHEAD
+from mavis.report import text
+from mavis.report.style import (
+    Found,
+    is_compared,
+    look,
+    number,
+    ordered,
+    ratio,
+    shares,
+)
+from mavis.report.text import decimal
+
+HEADS = {"inner_product": "MIP", "igd_plus": "IGD+", "epsilon": "ε\N{NON-BREAKING HYPHEN}dominance"}
+PAIRED = [name for name in INDICATORS if name != "inner_product"]  # as weighted_gain, in pairs
+LESS = ("igd_plus", "epsilon", "maximin")  # is better
+ANSWERS = {  # what is said of answers: its name for people, and its decimals
+    "kl": ("KL, nats", 2),
+    "kl_truncation": ("of it truncation, nats", 3),
+    "length": ("length, tokens", 1),
+    "distinct_3": ("distinct\N{NON-BREAKING HYPHEN}3", 3),
+    "repetition": ("repetition", 3),
+    "perplexity": ("perplexity under the reference", 2),
+}
+COSTS = {
+    "training_cpu_seconds": "training, CPU seconds",
+    "parameters": "parameters added",
+    "tokens_per_cpu_second": "tokens per CPU second",
+}
+
+
+class Cell(NamedTuple):
+    """What a cell of a table says."""
+
+    value: str
+    range: str = ""
+
+
+class Table(NamedTuple):
+    """A table: the heads of its columns, and rows with a name each."""
+
+    heads: list[str]
+    rows: list[tuple[str, list[Cell]]]
+
+
+def told(found: Found) -> list[str]:
+    """The indicators that say something: of one objective, all are its reward in other words."""
+    return list(INDICATORS) if len(found["objectives"]) > 1 else ["weighted_gain"]
+
+
+def head(name: str) -> str:
+    """What an indicator is called at the head of a column."""
+    return HEADS.get(name, name.replace("_", " "))
+
+
+def indicators(found: Found) -> Table:
+    """The indicators of every method."""
+    names = told(found)
+    heads = [f"{head(name)}\N{NO-BREAK SPACE}{'↓' if name in LESS else '↑'}" for name in names]
+
+    def cell(method: Mapping[str, Any], name: str) -> Cell:
+        if name == "hypervolume" and found.get("hypervolume_undefined") and is_compared(method):
+            return Cell("undefined")
+        return _cell(method["indicators"][name])
+
+    return Table(heads, _rows(found, lambda m: [cell(m, name) for name in names]))
+
+
+def answers(found: Found) -> Table:
+    """What the answers of every method are like."""
+    start = [("reference", _said(found["reference"]))]
+    rows = _rows(found, lambda method: _said(method["answers"]))
+    return Table([head for head, _ in ANSWERS.values()], start + rows)
+
+
+def _said(numbers: Mapping[str, Any]) -> list[Cell]:
+    return [Cell(decimal(numbers.get(name), digits)) for name, (_, digits) in ANSWERS.items()]
+
+
+def costs(found: Found) -> Table:
+    """What it takes to have every method, and to run it."""
+    rows = _rows(found, lambda method: [Cell(decimal(method[name], 0)) for name in COSTS])
+    return Table(list(COSTS.values()), rows)
+
+
+def ahead(found: Found) -> Table:
+    """MAVIS against each rival."""
+    kinds = {
+        "hypervolume_ratio": "hypervolume, ratio",
+        "gain_ratio": "weighted gain, ratio",
+        "gain_difference": "weighted gain, difference",
+    }
+    if found.get("hypervolume_undefined"):
+        del kinds["hypervolume_ratio"]
+    leads = found["ahead"]
+    rivals = [rival for rival in ordered(found) if rival in leads]
+    rows = [(look(r).name, [_cell(leads[r][k]) for k in kinds]) for r in rivals]
+    return Table(list(kinds.values()), rows)
+
+
+def paired(found: Found) -> Table:
+    """Every method less every other."""
+    undefined = {"hypervolume"} if found.get("hypervolume_undefined") else set()
+    names = [name for name in told(found) if name in PAIRED and name not in undefined]
+    rows = [
+        (
+            " − ".join(look(method).name for method in pair["methods"]),
+            [_cell(pair["differences"][name]) for name in names],
+        )
+        for pair in found.get("paired", ())
+    ]
+    return Table(list(map(head, names)), rows)
+
+
+def by_seed(found: Found) -> Table:
+    """The indicators of every seed by itself, and MAVIS's in those of each rival."""
+    seeds, methods = found["by_seed"], ordered(found)
+    names = SEEDED[1:] if found.get("hypervolume_undefined") else SEEDED
+    columns = [(name, at) for name in names for at in range(len(seeds))]
+
+    def value(method: str, name: str, at: int) -> float:
+        return number(seeds[at].get(method, {}).get(name))
+
+    rows = [(look(m).name, [Cell(decimal(value(m, *c))) for c in columns]) for m in methods]
+    for rival in (m for m in methods if m != AHEAD and AHEAD in methods):
+        ratios = [Cell(decimal(ratio(value(AHEAD, *c), value(rival, *c)))) for c in columns]
+        rows.append((f"{look(AHEAD).name} / {look(rival).name}", ratios))
+    known = [row for row in rows if any(cell.value != decimal(None) for cell in row[1])]
+    return Table([f"{head(name)}, seed {at}" for name, at in columns], known if seeds else [])
+
+
+def rewards(found: Found) -> list[tuple[str, Table]]:
+    """Rewards at equal KL, by objective: a row for each weighting."""
+    methods = ordered(found)
+
+    def rows(m: int) -> Iterator[tuple[str, list[Cell]]]:
+        for at, weights in enumerate(found["weightings"]):
+            cells = [found["methods"][method]["rewards"][at] for method in methods]
+            yield shares(weights), [_cell(cell and cell[m]) for cell in cells]
+
+    heads = [look(method).name for method in methods]
+    return [(name, Table(heads, list(rows(m)))) for m, name in enumerate(found["objectives"])]
+
+
+def _rows(
+    found: Found, cells: Callable[[Mapping[str, Any]], list[Cell]]
+) -> list[tuple[str, list[Cell]]]:
+    return [(look(m).name, cells(found["methods"][m])) for m in ordered(found)]
+
+
+def _cell(numbers: Mapping[str, Any] | None) -> Cell:
+    if numbers is None or math.isnan(number(numbers["value"])):
+        return Cell(decimal(None))
+    return Cell(decimal(numbers["value"]), text.between(numbers))

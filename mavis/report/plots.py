@@ -1,0 +1,284 @@
+"""Pictures of a sweep: fronts at equal KL, reward against KL, and the indicators as bars.
+
+All are drawn from `results.json` alone. Each picture is two functions: one draws a `Figure`, the
+other saves it as a PNG. Numbers that are not known are left out; few ones make a plain picture, not
+an error.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import combinations, pairwise
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from mavis.comparison.results import AHEAD, three
+from mavis.evaluation.pareto import nondominated
+from mavis.plot_style import BLACK, GREY, UNITS, WIDTH, name_axes, save
+from mavis.report.style import (
+    Found,
+    Look,
+    fixed,
+    is_compared,
+    is_single,
+    look,
+    measured,
+    number,
+    ordered,
+    shares,
+    yardstick,
+)
+
+FLAT = 1e-6  # standard units
+STEPS = 24  # of a curve between two points: it is linear in √KL
+
+Array = npt.NDArray[np.float64]
+
+
+def front(path: Path, found: Found, x: int, y: int) -> Path:
+    """Save `front_figure` as a PNG; returns its path."""
+    return save(path, front_figure(found, x, y))
+
+
+def front_figure(found: Found, x: int, y: int) -> Figure:
+    """Mean rewards of two objectives at equal KL, a point for each weighting of each method.
+
+    Crosses are 95 % intervals; a line joins the points that no other point of the method beats in
+    both objectives.
+
+    Args:
+        found: what is known of the sweep.
+        x: number of the objective across.
+        y: number of the objective upwards.
+    """
+    figure = Figure(figsize=(WIDTH, 6.4), layout="constrained")
+    axes = figure.subplots()
+    names = [_text(name) for name in found["objectives"]]
+    both = f"{names[x]} and {names[y]} at {found['kl']:g} nats of KL"
+    name_axes(axes, f"{both}\n{_legend_of_weights(found)}", size=11)
+    axes.set_xlabel(f"mean reward of {names[x]} ({UNITS}, 95 % interval)")
+    axes.set_ylabel(f"mean reward of {names[y]} ({UNITS}, 95 % interval)")
+    for method in ordered(found):
+        rows = [_cross(cell, x, y) for cell in found["methods"][method]["rewards"]]
+        _draw_front(axes, look(method), np.array(rows).reshape(-1, 2, 3))
+    start = _numbers(found["reference"]["rewards"])
+    axes.plot(start[x], start[y], "s", color=BLACK, markersize=7, label="reference", zorder=6)
+    if found["reference_point"] is not None:
+        corner = _numbers(found["reference_point"])
+        axes.plot(corner[x], corner[y], "+", color=GREY, markersize=11, markeredgewidth=2,
+                  label="hypervolume's reference point")  # fmt: skip
+        for draw, at in ((axes.axvline, corner[x]), (axes.axhline, corner[y])):
+            draw(at, color=GREY, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
+    _label_ends(axes, found, x, y)
+    axes.margins(0.09)
+    # Where nothing changes an objective, rounding errors are no picture.
+    for low, high, limit in (
+        (*axes.get_xlim(), axes.set_xlim),
+        (*axes.get_ylim(), axes.set_ylim),
+    ):
+        if high - low < FLAT:
+            limit((low + high) / 2 - 1, (low + high) / 2 + 1)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def curves(path: Path, found: Found) -> Path:
+    """Save `curves_figure` as a PNG; returns its path."""
+    return save(path, curves_figure(found))
+
+
+def curves_figure(found: Found) -> Figure:
+    """Weighted reward against KL, a panel for each of three weightings.
+
+    Every curve starts at the reference and is linear in √KL between its points, as it is read.
+
+    Args:
+        found: what is known of the sweep.
+    """
+    panels = three(len(found["weightings"]))
+    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+    single = is_single(found)
+    weighted = f"weighted reward against KL\n{_legend_of_weights(found)}"
+    title = f"reward of {_text(found['objectives'][0])} against KL" if single else weighted
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    every = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True).ravel()
+    start = found["reference"]
+    for axes, at in zip(every, panels, strict=True):
+        weights = np.array(found["weightings"][at])
+        name_axes(axes, "" if single else f"λ = {shares(found['weightings'][at])}", size=10)
+        axes.set_xlabel("KL to the reference (nats)")
+        axes.axvline(found["kl"], color=GREY, linestyle=(0, (2, 3)), label="compared here")
+        origin = np.array([number(start["kl"]), _numbers(start["rewards"]) @ weights])
+        for method in ordered(found):
+            points = found["methods"][method]["points"][at]
+            rows = [(number(p["kl"]), _numbers(p["rewards"]) @ weights) for p in points]
+            first = [] if method == "best_of" else [origin]  # its own N = 1 is the reference
+            _draw_curve(axes, look(method), np.array([*first, *rows]).reshape(-1, 2))
+        axes.plot(*origin, "s", color=BLACK, markersize=6, label="reference", zorder=6)
+        axes.margins(0.06)
+    every[0].set_ylabel(f"{'reward' if single else 'weighted reward Σλr'} ({UNITS})")
+    handles, labels = every[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def bars(path: Path, found: Found) -> Path:
+    """Save `bars_figure` as a PNG; returns its path."""
+    return save(path, bars_figure(found))
+
+
+def bar_kinds(found: Found) -> list[str]:
+    """What is drawn as bars: the yardstick, and the gain beside a hypervolume."""
+    name = yardstick(found).name
+    return [name, "weighted gain"] if name == "hypervolume" else [name]
+
+
+def bar(found: Found, method: str, kind: str) -> Mapping[str, Any]:
+    """One bar of a method that can be compared, as a cell of the results."""
+    if kind == yardstick(found).name:
+        return measured(found, method)
+    cell: Mapping[str, Any] = found["methods"][method]["indicators"]["weighted_gain"]
+    return cell
+
+
+def bars_figure(found: Found) -> Figure:
+    """Hypervolume and weighted gain of the methods that can be compared, with 95 % intervals.
+
+    Of one objective, its reward: the number, and the interval, that the other texts have.
+
+    Args:
+        found: what is known of the sweep.
+    """
+    kinds = bar_kinds(found)
+    known = [method for method in ordered(found) if is_compared(found["methods"][method])]
+    methods = sorted(known, key=lambda m: number(bar(found, m, kinds[0])["value"]))
+    figure = Figure(figsize=(WIDTH, 1.5 + 0.42 * max(1, len(methods))), layout="constrained")
+    room = {"wspace": 0.08}
+    every = figure.subplots(1, len(kinds), sharey=True, squeeze=False, gridspec_kw=room).ravel()
+    left = every[0]
+    for axes, name in zip(every, kinds, strict=True):
+        unit = "product of standard units" if name == "hypervolume" else UNITS
+        name_axes(axes, name, size=12)
+        axes.set_xlabel(f"{unit}, 95 % interval")
+        axes.grid(visible=False, axis="y")
+        values = np.array([_interval(bar(found, m, name)) for m in methods]).reshape(-1, 3)
+        axes.barh(range(len(methods)), values[:, 0], 0.62, alpha=0.8,
+                  color=[look(m).colour for m in methods])  # fmt: skip
+        axes.errorbar(values[:, 0], range(len(methods)), xerr=_arms(values), fmt="none",
+                      ecolor=BLACK, capsize=3, elinewidth=1.2)  # fmt: skip
+        axes.axvline(0, color=BLACK, linewidth=0.8)
+        for row, (value, _, high) in enumerate(values):
+            end = np.nanmax([value, high, 0.0])
+            axes.annotate(fixed(value), (end, row), (5, 0), textcoords="offset points",
+                          va="center", fontsize=9)  # fmt: skip
+        axes.margins(x=0.16)
+    left.set_yticks(range(len(methods)), [_text(look(m).name) for m in methods])
+    if not methods:
+        left.text(0.5, 0.5, "no method gets that far at every weighting", ha="center",
+                  transform=left.transAxes)  # fmt: skip
+    return figure
+
+
+def pictures(folder: Path, found: Found) -> dict[str, Path]:
+    """Save all pictures of a sweep, a front for each pair of objectives first.
+
+    Returns:
+        the files by what they show: `front 0 1`, …, `curves`, `bars`.
+    """
+    saved = {}
+    for x, y in combinations(range(len(found["objectives"])), 2):
+        both = "_".join(re.sub(r"[^\w-]", "_", found["objectives"][m]) for m in (x, y))
+        saved[f"front {x} {y}"] = front(folder / f"front_{both}.png", found, x, y)
+    saved["curves"] = curves(folder / "curves.png", found)
+    saved["bars"] = bars(folder / "bars.png", found)
+    return saved
+
+
+def _draw_front(axes: Axes, style: Look, points: Array) -> None:
+    """A method's points [W, 2, 3], each across and upwards, with low and high ends."""
+    known = points[np.isfinite(points[..., 0]).all(1)]
+    if not len(known):
+        return
+    across, up = known[:, 0], known[:, 1]
+    axes.errorbar(across[:, 0], up[:, 0], _arms(up), _arms(across), fmt="none",
+                  ecolor=style.colour, elinewidth=0.9, alpha=0.35, zorder=2)  # fmt: skip
+    best = known[nondominated(known[..., 0])]
+    best = best[np.argsort(best[:, 0, 0])]
+    axes.plot(best[:, 0, 0], best[:, 1, 0], linestyle=style.line, color=style.colour, zorder=3)
+    axes.plot(across[:, 0], up[:, 0], style.marker, color=style.colour, markersize=6,
+              markeredgecolor="white", markeredgewidth=0.5, zorder=5)  # fmt: skip
+    axes.plot([], [], linestyle=style.line, marker=style.marker, color=style.colour,
+              label=_text(style.name))  # fmt: skip
+
+
+def _draw_curve(axes: Axes, style: Look, points: Array) -> None:
+    """A method's points [P, 2], KL and reward, joined as they are read: linear in √KL."""
+    known = points[np.isfinite(points).all(1) & (points[:, 0] >= 0)]
+    known = known[np.argsort(known[:, 0], kind="stable")]
+    roots = np.sqrt(known[:, 0])
+    fine = [np.linspace(a, b, STEPS) for a, b in pairwise(roots)]
+    path = np.concatenate([roots[:1], *fine])
+    axes.plot(path**2, np.interp(path, roots, known[:, 1]) if len(known) else path,
+              linestyle=style.line, color=style.colour, linewidth=1.4)  # fmt: skip
+    axes.plot(known[:, 0], known[:, 1], style.marker, color=style.colour, markersize=5,
+              markeredgecolor="white", markeredgewidth=0.4)  # fmt: skip
+    axes.plot([], [], linestyle=style.line, marker=style.marker, color=style.colour,
+              label=_text(style.name))  # fmt: skip
+
+
+def _legend_of_weights(found: Found) -> str:
+    return fill(f"λ = {' : '.join(map(_text, found['objectives']))}", 90)
+
+
+def _label_ends(axes: Axes, found: Found, x: int, y: int) -> None:
+    """Write λ beside one method's points that weigh the one objective most, and the other."""
+    methods = sorted(ordered(found), key=lambda m: m != AHEAD)
+    method = next((m for m in methods if all(found["methods"][m]["rewards"])), None)
+    if method is None:
+        return
+    weights = np.array(found["weightings"])
+    halo = [withStroke(linewidth=3, foreground="white")]
+    ends = ((x, y, (0, -24), "center"), (y, x, (-9, 9), "right"))
+    for m, n, away, side in ends[: len(weights)]:
+        at = int((weights[:, m] - weights[:, n]).argmax())
+        cell = found["methods"][method]["rewards"][at]
+        place = (number(cell[x]["value"]), number(cell[y]["value"]))
+        if np.isfinite(place).all():
+            axes.annotate(f"λ = {shares(found['weightings'][at])}", place, away,
+                          textcoords="offset points", ha=side, fontsize=9, zorder=7,
+                          color=look(method).colour, path_effects=halo)  # fmt: skip
+
+
+def _cross(cell: Sequence[Mapping[str, Any]] | None, x: int, y: int) -> Array:
+    """Two objectives' rewards with their ends [2, 3]; NaN where the KL was not reached."""
+    if cell is None:
+        return np.full((2, 3), np.nan)
+    return np.array([_interval(cell[m]) for m in (x, y)])
+
+
+def _interval(cell: Mapping[str, Any] | None) -> list[float]:
+    """Value, low, high."""
+    return [number(None if cell is None else cell[end]) for end in ("value", "low", "high")]
+
+
+def _arms(values: Array) -> Array:
+    """Lengths of error bars [2, N] from value, low and high [N, 3]; 0 where an end is unknown."""
+    value, low, high = values.T
+    found = np.stack([value - low, high - value])
+    # A percentile interval may lie beside its value; an arm cannot be negative.
+    return np.where(np.isfinite(found), np.maximum(found, 0.0), 0.0)
+
+
+def _numbers(values: Sequence[Any]) -> Array:
+    return np.array([number(value) for value in values])
+
+
+def _text(words: str) -> str:
+    """Words that matplotlib takes for words, and not for a formula."""
+    return words.replace("$", r"\$")

@@ -1,0 +1,118 @@
+"""What a method is called and looks like, the same in every picture and table of a sweep.
+
+Every method has a colour, a marker and a line of its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mavis.plot_style import BLACK, BLUE, GREY, ORANGE
+
+Found = Mapping[str, Any]  # what `results.results` gives, or `results.json` holds
+Line = str | tuple[int, tuple[int, ...]]  # as matplotlib has them
+
+
+class Look(NamedTuple):
+    """How a method is drawn, and called."""
+
+    name: str
+    colour: str
+    marker: str
+    line: Line
+
+
+LOOKS = {
+    "reference": Look("reference", BLACK, "s", "-"),
+    "best_of": Look("best of N", ORANGE, "X", "--"),
+    "mavis": Look("MAVIS", BLUE, "o", "-"),
+    "mod": Look("MOD", "#009e73", "^", "-."),
+    "soup": Look("rewarded soup", "#cc79a7", "D", ":"),
+    "morlhf": Look("MORLHF", "#e69f00", "v", (0, (6, 1))),
+    "parm": Look("PARM", "#56b4e9", "P", (0, (3, 1, 1, 1, 1, 1))),
+}
+
+
+def look(method: str) -> Look:
+    """How a method is drawn, and called; one that is not known, by its own name in grey."""
+    return LOOKS.get(method, Look(method, GREY, "*", (0, (1, 2))))
+
+
+def ordered(found: Found) -> list[str]:
+    """The methods of a sweep, in one order for all pictures and tables."""
+    known = [method for method in LOOKS if method in found["methods"]]
+    return known + [method for method in found["methods"] if method not in LOOKS]
+
+
+def weightings(found: Found) -> str:
+    """How many weightings there are.
+
+    >>> weightings({"weightings": [[1.0, 0.0]]})
+    '1 weighting'
+    """
+    count = len(found["weightings"])
+    return f"{count} weighting{'' if count == 1 else 's'}"
+
+
+class Yardstick(NamedTuple):
+    """What methods are held against each other by."""
+
+    indicator: str  # among the indicators of `results.json`
+    name: str  # for people
+
+
+def yardstick(found: Found) -> Yardstick:
+    """Hypervolume; where that is undefined, the weighted gain: of one objective, its reward."""
+    if found.get("hypervolume_undefined") is None:
+        return Yardstick("hypervolume", "hypervolume")
+    return Yardstick("weighted_gain", "reward" if is_single(found) else "weighted gain")
+
+
+def is_single(found: Found) -> bool:
+    """Whether it is about one objective as it is: then there is nothing to weigh."""
+    return [list(weights) for weights in found["weightings"]] == [[1.0]]
+
+
+def is_compared(method: Mapping[str, Any]) -> bool:
+    """Whether a method gets to the KL at every weighting."""
+    return method["indicators"]["weighted_gain"] is not None
+
+
+def measured(found: Found, method: str) -> Mapping[str, Any]:
+    """What a method that can be compared comes to by the yardstick, as a cell of the results."""
+    if yardstick(found).name == "reward":
+        cell: Mapping[str, Any] = found["methods"][method]["rewards"][0][0]
+    else:
+        cell = found["methods"][method]["indicators"][yardstick(found).indicator]
+    return cell
+
+
+def fixed(value: float, digits: int = 2) -> str:
+    """A number with so many decimals, of which there is no -0.
+
+    >>> fixed(-0.001), fixed(-1.5), fixed(float("inf"))
+    ('0.00', '-1.50', 'inf')
+    """
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def shares(weights: Sequence[float]) -> str:
+    """A weighting in few letters.
+
+    >>> shares((1 / 3, 2 / 3))
+    '0.333 : 0.667'
+    """
+    return " : ".join(f"{weight:.3g}" for weight in weights)
+
+
+def ratio(mine: float, theirs: float) -> float:
+    """One number in another; NaN where one is no gain, and their ratio would say nothing.
+
+    >>> ratio(3.0, 2.0), ratio(1.0, -0.5), ratio(-1.0, 0.5)
+    (1.5, nan, nan)
+    """
+    return mine / theirs if mine >= 0 < theirs else float("nan")
+
+
+def number(value: Any) -> float:
+    """A number of the results; what is null in `results.json` is NaN again."""
+    return float("nan") if value is None else float(value)

@@ -1,0 +1,207 @@
+"""What a sweep comes to, in sentences: who is ahead, what was checked, what pictures show."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mavis.comparison.results import AHEAD
+from mavis.report.style import (
+    Found,
+    is_compared,
+    is_single,
+    look,
+    measured,
+    number,
+    ordered,
+    shares,
+    weightings,
+    yardstick,
+)
+
+Cell = Mapping[str, Any]
+
+SAID = ("ahead of", "behind", "no different, as far as can be seen, from", "not comparable with")
+
+
+def decimal(value: Any, digits: int = 2, *, sign: bool = False) -> str:
+    """A number for people.
+
+    >>> decimal(-0.001), decimal(-1.5), decimal(float("inf"), sign=True), decimal(None)
+    ('0.00', '−1.50', '+∞', '–')
+    """
+    found = number(value)
+    if np.isnan(found):
+        return "–"
+    rounded = round(found, digits) + 0.0  # there is no −0
+    return f"{rounded:{'+' if sign else ''},.{digits}f}".replace("-", "−").replace("inf", "∞")
+
+
+def between(cell: Cell, digits: int = 2) -> str:
+    """An interval's ends.
+
+    >>> between({"value": 1.0, "low": 0.5, "high": 2.0})
+    '[0.50, 2.00]'
+    """
+    return f"[{decimal(cell['low'], digits)}, {decimal(cell['high'], digits)}]"
+
+
+def together(words: Sequence[str]) -> str:
+    """A list in words.
+
+    >>> together(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def headline(found: Found) -> str:
+    """Who is ahead of whom, by the yardstick; a sentence."""
+    compared = [m for m in ordered(found) if is_compared(found["methods"][m])]
+    if not compared:
+        return f"No method gets to {found['kl']:g} nats at every weighting: none can be compared."
+    measure = yardstick(found).name
+    if found["ahead"]:
+        groups: dict[str, list[str]] = {}
+        for rival in _rivals(found):
+            verdict = _verdict(found["ahead"][rival])
+            groups.setdefault(verdict, []).append(look(rival).name)
+        parts = [f"{said} {together(groups[said])}" for said in SAID if said in groups]
+        return f"By {measure}, {look(AHEAD).name} is {'; '.join(parts)}."
+    best = max(compared, key=lambda m: number(measured(found, m)["value"]))
+    cell = measured(found, best)
+    value = f"{decimal(cell['value'])} {between(cell)}"
+    if len(compared) == 1:
+        return f"{look(best).name} has a {measure} of {value}; there is nothing beside it."
+    return f"The largest {measure} is that of {look(best).name}, {value}."
+
+
+def leads(found: Found) -> Iterator[str]:
+    """How far MAVIS is ahead of each rival, or behind: a line each."""
+    gain = yardstick(found).name if is_single(found) else "weighted gain"
+    for rival in _rivals(found):
+        lead = found["ahead"][rival]
+        ratio, more = lead["hypervolume_ratio"], lead["gain_difference"]
+        volume = (
+            f"{decimal(ratio['value'])} {between(ratio)} times its hypervolume; " if ratio else ""
+        )
+        yield (
+            f"MAVIS and {look(rival).name}: {volume}{gain} "
+            f"{decimal(more['value'], sign=True)} {between(more)} standard units."
+        )
+
+
+def title(found: Found) -> str:
+    """What the report is about."""
+    at = f"{found['kl']:g}\N{NO-BREAK SPACE}nats"
+    if len(found["objectives"]) == 1:
+        return f"Reward of {found['objectives'][0]} against KL, compared at {at}"
+    return f"Trade-offs of {together(found['objectives'])} at {at}"
+
+
+def about(found: Found) -> str:
+    """What was compared, on how much."""
+    settings = found["settings"]
+    count, seeds = settings.get("prompts", "?"), settings.get("seeds", 1)
+    answers = "one answer" if seeds == 1 else f"{seeds} answers"
+    what = f"{weightings(found)} of {together(found['objectives'])}"
+    if is_single(found):
+        what = f"Reward of {found['objectives'][0]}"
+    return (
+        f"{what}, on {count} "
+        f"prompts with {answers} to each; KL is to the reference policy, per answer. In brackets: "
+        "95 % intervals by bootstrap over prompts. A standard unit is the standard deviation of "
+        "the reference’s own rewards; 0 is their mean."
+    )
+
+
+def seeds(found: Found) -> str:
+    """What the columns of several seeds differ by."""
+    if "{seed}" in str(found["settings"].get("models", {}).get("runs", "")):
+        return (
+            "Each has models of its own: how far the columns differ is what the intervals above "
+            "cannot say, which are over prompts."
+        )
+    return "They are draws from the same models, and say nothing of the luck of a training."
+
+
+def describe_front(found: Found, x: int, y: int) -> str:
+    """What a picture of a front shows, for those who do not see it."""
+    names, parts = found["objectives"], []
+    weights = np.array(found["weightings"])
+    ends = [int((weights[:, m] - weights[:, n]).argmax()) for m, n in ((x, y), (y, x))]
+    for method in ordered(found):
+        cells = [found["methods"][method]["rewards"][at] for at in ends]
+        spots = [
+            f"({decimal(cell[x]['value'])}, {decimal(cell[y]['value'])})" for cell in cells if cell
+        ]
+        parts.append(f"{look(method).name} {' to '.join(spots) or 'does not get that far'}")
+    return (
+        f"Mean reward of {names[x]} across and of {names[y]} upwards at {found['kl']:g} nats, from "
+        f"the weighting with most {names[x]} to that with most {names[y]}: {'; '.join(parts)}."
+    )
+
+
+def describe_curves(found: Found, panels: Sequence[int]) -> str:
+    """What the picture of reward against KL shows."""
+    parts = []
+    for at in panels:
+        weights = np.array(found["weightings"][at])
+        ends = []
+        for method in ordered(found):
+            cell = found["methods"][method]["rewards"][at]
+            value = sum(w * number(c["value"]) for w, c in zip(weights, cell or (), strict=False))
+            ends.append(f"{look(method).name} {decimal(value if cell else None)}")
+        head = "" if is_single(found) else f"λ = {shares(found['weightings'][at])}: "
+        parts.append(f"{head}{', '.join(ends)}")
+    what = "Reward" if is_single(found) else "Weighted reward"
+    return f"{what} at {found['kl']:g} nats. {'; '.join(parts)}."
+
+
+def checks(found: Found) -> Iterator[str]:
+    """What was seen to, so that nothing but the methods differs."""
+    settings = found["settings"]
+    for method, both in found.get("overlap", {}).items():
+        said = "its models do not say which prompts they were trained on" if both is None else (
+            f"{both} of the {settings.get('prompts', '?')} prompts, by hash, were among those it "
+            "was trained on"
+        )  # fmt: skip
+        yield f"{look(method).name}: {said}."
+    for method, others in found.get("judged", {}).items():
+        if others is None:
+            said = "its models do not say which rewards they learned from"
+        elif others:
+            said = f"it learned from another reward of {together(others)}"
+        else:
+            said = "it learned from the rewards that judge here"
+        yield f"{look(method).name}: {said}."
+    yield (
+        "One function scores the answers of all methods, and it is given nothing but the prompt "
+        "and the answer’s text."
+    )
+    yield (
+        f"All methods answer the same {settings.get('prompts', '')} prompts (digest "
+        f"{settings.get('prompts_digest', '?')}) with the same random draws and the same "
+        f"candidates (top-k {settings.get('top_k', '?')}, temperature "
+        f"{settings.get('temperature', '?')}, at most {settings.get('max_tokens', '?')} tokens)."
+    )
+    yield (
+        "KL is to the untruncated reference and exact over the candidates; rewards are read at "
+        "equal KL, linear in √KL between the two points on either side. Best of N is its exact "
+        "expectation over the answers drawn, at log N − (N−1)/N nats and what truncation costs."
+    )
+
+
+def _rivals(found: Found) -> list[str]:
+    return [method for method in ordered(found) if method in found["ahead"]]
+
+
+def _verdict(lead: Mapping[str, Cell | None]) -> str:
+    """Ahead, behind or neither: by volumes, or by gains where there are none."""
+    cell, even = lead["hypervolume_ratio"], 1
+    if cell is None:
+        cell, even = lead["gain_difference"], 0
+    low, high = (number(cell[end]) if cell else np.nan for end in ("low", "high"))
+    if np.isnan([low, high]).any():
+        return SAID[3]
+    return SAID[0] if low > even else SAID[1] if high < even else SAID[2]

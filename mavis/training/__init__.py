@@ -1,0 +1,1 @@
+"""Iterative soft policy improvement: rollout trees, soft targets, the rounds of a fit."""

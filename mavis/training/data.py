@@ -1,0 +1,297 @@
+"""`RolloutDataModule`: a data set that the current guided policy writes, anew every round."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from mavis.decoding.policy import GuidedPolicy
+from mavis.decoding.prompt_filter import check_enough, fitting_prompts
+from mavis.decoding.reference import ReferencePolicy, spare_threads
+from mavis.decoding.request import SamplingParams
+from mavis.decoding.value_model import ValueModel, decoding
+from mavis.evaluation.collect import Collector, World, standard_samples
+from mavis.evaluation.metrics import Point, Sample, best_of_n
+from mavis.objective import find
+from mavis.prompts import BadRow, Prompt
+from mavis.reward import Units
+from mavis.storage import Row, write_json
+from mavis.training.packing import Batch, Pack, batches, loader, round_packs
+from mavis.training.progress_bar import aside
+from mavis.training.rollout import Shape
+from mavis.training.run_settings import IDENTITY, check_reference
+from mavis.training.tree import Tree
+
+VALIDATION_TREES = 16
+
+
+class RolloutDataModule(LightningDataModule):
+    """Rollout trees of the current guided policy, scored, backed up and packed.
+
+    `train_dataloader` is asked for once a round. It grows the round's trees with the policy as it
+    is then, or finds them on disk; under several processes each grows its share.
+
+    Args:
+        objective: name of an installed objective.
+        prompts: where prompts come from, as `mavis.prompts.read_prompts` reads them; None takes the
+            objective's own.
+        column: which column of the data set holds them; None finds it by itself.
+        on_bad_row: what to do with a row that holds no prompt, or one that is not understood: stop,
+            or skip it and say how many there were.
+        template: dotted name of a function prompt -> text, in place of the chat template.
+        template_args: arguments of the chat template, such as `{enable_thinking: false}`.
+        reference: the reference policy: `sandbox/reference`, a folder, or a hub name.
+        rounds: rounds of policy improvement; the first one rolls out the reference policy.
+        epochs: passes over a round's trees.
+        trees: prompts per round.
+        first_branching: children per node and level in the first round.
+        branching: the same in later rounds.
+        max_tokens: the longest response.
+        eta: the price of a nat of KL in the training targets, in standard units of reward.
+        beta: strength of the tilt in rollouts; None is 1 / eta, for which improvement is proven.
+        temperature: of the reference policy.
+        top_k: candidates per token; 0 is the whole vocabulary.
+        top_p: probability mass of the candidates.
+        rows: rows that are decoded side by side.
+        batch_tokens: the most tokens in a batch, and in a pack.
+        held_out: prompts on which every round's policy is measured.
+        best_of: answers of the reference policy to the first third of them, for standard units and
+            best-of-N.
+        seed: of every random draw.
+    """
+
+    def __init__(
+        self,
+        objective: str,
+        prompts: str | None = None,
+        column: str | None = None,
+        on_bad_row: Literal["stop", "skip"] = "stop",
+        template: str | None = None,
+        template_args: dict[str, Any] | None = None,
+        reference: str = "sandbox/reference",
+        rounds: int = 3,
+        epochs: int = 3,
+        trees: int = 168,
+        first_branching: tuple[int, ...] = (4, 2, 2),
+        branching: tuple[int, ...] = (4, 2, 2),
+        max_tokens: int = 64,
+        eta: float = 0.5,
+        beta: float | None = None,
+        temperature: float = 1.0,
+        top_k: int = 40,
+        top_p: float = 1.0,
+        rows: int = 128,
+        batch_tokens: int = 512,
+        held_out: int = 200,
+        best_of: int = 32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_positive(
+            rounds=rounds, epochs=epochs, trees=trees, rows=rows, batch_tokens=batch_tokens
+        )
+        _check_positive(held_out=held_out - 1, best_of=best_of - 1)  # spreads need two
+        if not 0 < eta < np.inf:
+            raise ValueError(f"eta must be a positive number, got {eta}.")
+        if not temperature > 0:  # a tree of likeliest tokens has no two branches
+            raise ValueError(f"temperature must be above 0, got {temperature}.")
+        self.objective = find(objective)
+        self.shapes = (Shape(first_branching, max_tokens), Shape(branching, max_tokens))
+        self.source = prompts or self.objective.prompts
+        self.column, self.on_bad_row, self.reference_name = column, on_bad_row, reference
+        self.template, self.template_args = template, template_args
+        self.rounds, self.epochs, self.trees = rounds, epochs, trees
+        self.max_tokens, self.eta = max_tokens, eta
+        self.beta = 1 / eta if beta is None else beta
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.rows, self.batch_tokens = rows, batch_tokens
+        self.held_out, self.best_of, self.seed = held_out, best_of, seed
+        self.round = 0  # the round that is under way; finished ones are in the checkpoint
+        self.facts: dict[str, float] = {}  # of the round's trees
+        self._loaders: dict[int, DataLoader[Batch]] = {}
+        self._answered: dict[str, list[list[Row]]] = {}  # of the reference policy, by split
+
+    @property
+    def folder(self) -> Path:
+        """Where the run leaves everything."""
+        assert self.trainer is not None
+        return Path(self.trainer.default_root_dir)
+
+    @cached_property
+    def reference(self) -> ReferencePolicy:
+        """π_ref, on the device of this process."""
+        assert self.trainer is not None
+        device = str(self.trainer.strategy.root_device)
+        asked = (self.reference_name, self.template, device, self.template_args)
+        try:
+            policy = ReferencePolicy.load(*asked)
+        except FileNotFoundError as error:
+            if not (self.folder / IDENTITY).is_file():
+                raise
+            raise FileNotFoundError(
+                f"{error} If it has moved, say where to by --data.reference: the run in "
+                f"{self.folder} goes on if it is the same model."
+            ) from error
+        spare_threads(policy.model)
+        return policy
+
+    @cached_property
+    def collector(self) -> Collector:
+        """Collects this process's share."""
+        assert self.trainer is not None
+        meet = self.trainer.strategy.barrier
+        crew = World(self.trainer.global_rank, self.trainer.world_size, meet)
+        return Collector(self.objective, crew, self.rows, (self.folder / "metrics.json").is_file())
+
+    def setup(self, stage: str) -> None:
+        """Read and check every prompt, and have the reference policy answer the held-out ones."""
+        check_reference(self.folder, self.reference, self.collector.crew.rank == 0)
+        splits = ("train", "validation", "test") if stage == "test" else ("train", "validation")
+        self.prompts = {split: self._read(split) for split in splits}
+        for split in splits[1:]:
+            check_enough(self.prompts[split], self.source, split)
+        self.sampling((1.0,)).check((self.objective.name,))
+        self.baseline("validation")
+
+    def sampling(self, weights: tuple[float, ...]) -> SamplingParams:
+        """How rollouts are sampled, at some weights [M]."""
+        return SamplingParams(weights, self.beta, self.temperature, self.top_k, self.top_p)
+
+    @cached_property
+    def units(self) -> Units:
+        """The reward's mean and standard deviation over the reference policy's answers."""
+        answers = self._answers("validation")
+        return Units.measure([r["reward"] for rows in answers for r in rows], self.objective.name)
+
+    def baseline(self, split: str) -> tuple[list[Sample], list[Point]]:
+        """The reference policy's answers to held-out prompts, and its best-of-N curve."""
+        samples = standard_samples(self._answers(split), self.units)
+        pairs = np.array([(sample.reward, sample.kl_truncation) for sample in samples])
+        return samples, best_of_n(*pairs.T.reshape(2, -1, self.best_of))
+
+    def evaluate(self, network: ValueModel, split: str, folder: Path) -> list[Sample]:
+        """The guided policy's answers to held-out prompts, one each; kept in `folder`."""
+        with decoding(network):
+            rows = self.collector.samples(
+                folder,
+                GuidedPolicy(self.reference, (network,)),
+                self.prompts[split][: self.held_out],
+                self.sampling((1.0,)),
+                self.max_tokens,
+                self.seed + 1,  # not the draws that the units were measured on
+            )
+        return standard_samples(rows, self.units)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The round's packs, in batches; a process gets as many as every other one."""
+        round_ = min(self.round, self.rounds - 1)  # Lightning asks also when all are over
+        if round_ not in self._loaders:
+            trees = self._grow("train", round_)
+            groups = batches(self._packs(trees), self.batch_tokens, (self.seed, round_))
+            crew = self.collector.crew
+            even = len(groups) // crew.size * crew.size  # every rank gets as many
+            self._grow("validation", round_)  # while the policy is the round's
+            if even == 0:
+                raise ValueError(f"data.trees is too small for {crew.size} processes.")
+            mine = groups[crew.rank : even : crew.size]
+            self._loaders = {round_: loader(mine, (self.seed, round_))}
+        return self._loaders[round_]
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Packs of held-out trees, grown by the same policy as the round's."""
+        packs = self._packs(self._grow("validation", self.round))
+        return loader(batches(packs, self.batch_tokens, (self.seed,)))
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Packs of trees on the test prompts."""
+        packs = self._packs(self._grow("test", self.round))
+        return loader(batches(packs, self.batch_tokens, (self.seed,)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of finished rounds."""
+        return {"rounds": self.round}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on behind the finished rounds."""
+        self.round = int(state_dict["rounds"])
+
+    def _read(self, split: str) -> list[Prompt]:
+        """As many prompts of a split as the run needs, in the seed's order."""
+        held_out = max(self.held_out, VALIDATION_TREES)
+        wanted = self.rounds * self.trees if split == "train" else held_out
+        quiet = self.collector.crew.rank > 0
+        room = (self.source, split, self.column, self.max_tokens, self.seed, wanted)
+        rows = self.on_bad_row
+        try:
+            return fitting_prompts(self.reference, *room, on_bad_row=rows, quiet=quiet)
+        except BadRow as error:
+            said = f"{error} Leave such rows out by --data.on_bad_row skip."
+            raise BadRow(said) from error
+
+    def _answers(self, split: str) -> list[list[Row]]:
+        """The reference policy's answers, collected by all processes the first time."""
+        if split not in self._answered:
+            self._answered[split] = self._answer(split)
+        return self._answered[split]
+
+    def _answer(self, split: str) -> list[list[Row]]:
+        return self.collector.samples(
+            self.folder / "reference" / split,
+            GuidedPolicy(self.reference),
+            self.prompts[split][: -(-self.held_out // 3)],
+            self.sampling(()),
+            self.max_tokens,
+            self.seed,
+            self.best_of,
+        )
+
+    def _grow(self, split: str, round_: int) -> list[Tree]:
+        """A round's trees on a split, from disk as far as they are there."""
+        assert self.trainer is not None
+        network = self.trainer.lightning_module.network
+        assert isinstance(network, ValueModel)
+        folder = self.folder / "rollouts" / f"round-{round_}" / split
+        policy = GuidedPolicy(self.reference, (network,) if round_ else ())
+        with aside(self.trainer), decoding(network):
+            trees = self.collector.trees(
+                folder,
+                policy,
+                self._chosen(split, round_),
+                self.shapes[min(round_, 1)],
+                self.sampling((1.0,) * len(policy.objectives)),
+                (self.seed, round_),
+            )
+        facts = {
+            "trees": len(trees),
+            "tokens": sum(len(tree.tokens) - int(tree.start[1]) for tree in trees),
+            "abstained": sum(int(np.isnan(tree.rewards).sum()) for tree in trees),
+            "seconds_rollout": self.collector.seconds["made"],
+            "seconds_score": self.collector.seconds["scored"],
+        }
+        if split == "train":
+            self.facts = facts
+        if self.trainer.is_global_zero and not (folder / "complete.json").is_file():
+            write_json(folder / "complete.json", facts)  # the marker: nothing is missing
+        return trees
+
+    def _chosen(self, split: str, round_: int) -> Sequence[Prompt]:
+        """The prompts of a round: later rounds go on where the earlier ones stopped."""
+        prompts = self.prompts[split]
+        if split != "train":
+            return prompts[:VALIDATION_TREES]
+        first, count = round_ * self.trees, min(self.trees, len(prompts))
+        return [prompts[at % len(prompts)] for at in range(first, first + count)]
+
+    def _packs(self, trees: Sequence[Tree]) -> list[Pack]:
+        return round_packs(trees, self.units, self.eta, self.batch_tokens)
+
+
+def _check_positive(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            least = 2 if name in {"held_out", "best_of"} else 1
+            raise ValueError(f"{name} must be at least {least}, got {number + least - 1}.")

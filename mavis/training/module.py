@@ -1,0 +1,176 @@
+"""`ValueModule`: the LightningModule that learns a value network from packed rollout trees."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics.functional import r2_score
+
+from mavis.decoding.reference import ReferencePolicy
+from mavis.decoding.value_model import ModelCard, Source, ValueModel, build_network
+from mavis.evaluation.metrics import sibling_rank_correlation
+from mavis.reward import identity
+from mavis.training.data import RolloutDataModule
+from mavis.training.packing import Batch
+
+Scores = npt.NDArray[np.float64]
+
+
+class ValueModule(LightningModule):
+    """Regression of a value network on soft targets, at every sampled token.
+
+    Args:
+        source: where values come from: `action`, `state` or `shared` (see
+            `mavis.decoding.value_model`).
+        trunk: how many first layers of the reference model to copy (None: half of them, at least
+            two), or another causal LM with the same tokenizer, by folder or name.
+        lora: arguments of `peft.LoraConfig` (r, lora_alpha, target_modules, …); None trains all
+            of the trunk.
+        lr: learning rate of the first round.
+        later_lr: learning rate of later rounds, which start from the last one's values, as a
+            share of `lr`.
+        warmup: steps in which the rate rises at the start of a round; then it falls to 0.
+        weight_decay: of AdamW.
+    """
+
+    network: ValueModel
+
+    def __init__(
+        self,
+        source: Source = "action",
+        trunk: int | str | None = None,
+        lora: dict[str, Any] | None = None,
+        lr: float = 1e-3,
+        later_lr: float = 0.7,
+        warmup: int = 20,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__()
+        for name, value in {"lr": lr, "later_lr": later_lr}.items():
+            if not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}.")
+        self.source, self.trunk, self.lora = source, trunk, lora
+        self.lr, self.later_lr = lr, later_lr
+        self.warmup, self.weight_decay = warmup, weight_decay
+        self._seen: list[tuple[Scores, Scores, Scores, Scores]] = []
+        self.calibration: tuple[Scores, Scores, Scores] | None = None  # depth, predicted, target
+
+    @property
+    def data(self) -> RolloutDataModule:
+        """The data module at work."""
+        data: RolloutDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data
+
+    def configure_model(self) -> None:
+        """Build the network when the reference policy is known."""
+        if hasattr(self, "network"):
+            return
+        reference: ReferencePolicy = self.data.reference
+        card = ModelCard(
+            source=self.source,
+            objectives=(self.data.objective.name,),
+            units=(self.data.units,),
+            reference=reference.name,
+            fingerprint=reference.fingerprint,
+            template=reference.template,
+            template_args=dict(reference.template_args or {}) or None,
+            reference_weights=reference.weights_digest,
+            eta=self.data.eta,
+            rewards=(identity(self.data.objective),),
+        )
+        self.network = build_network(card, reference, self.trunk, self.lora)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Predicted values [B, T] of the state after each token, in standard units, float32."""
+        trunk, exact = self.network.trunk, torch.autocast(batch.tokens.device.type, enabled=False)
+        if trunk is None:
+            with torch.no_grad(), exact:  # as the policy reads them when it decodes
+                hidden = _states(self.data.reference.model.base_model, batch)
+        else:
+            hidden = _states(trunk, batch)  # under mixed precision, this part is autocast
+        with exact:
+            if self.source == "state":
+                return self.network.state_values(hidden)[..., 0]
+            # Q(s, a): the state is read at the token before, the action is the token itself.
+            width = hidden.shape[-1]
+            before = hidden.gather(1, batch.previous[..., None].expand(-1, -1, width))
+            return self.network.action_values(before, batch.tokens[..., None])[..., 0, 0]
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Mean squared error over the tokens that have a target."""
+        loss = value_loss(self(batch), batch.targets)
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Keep predictions and targets of held-out trees."""
+        known = batch.targets.isfinite()
+        columns = (batch.depth, self(batch), batch.targets, batch.siblings)
+        depth, predicted, target, siblings = (c[known].double().cpu().numpy() for c in columns)
+        self._seen.append((depth, predicted, target, siblings))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss, R² and rank correlation among siblings on held-out trees."""
+        columns = zip(*self._seen, strict=True)
+        depth, predicted, target, siblings = (np.concatenate(column) for column in columns)
+        self._seen.clear()
+        self.calibration = (depth, predicted, target)
+        node = siblings >= 0
+        family = siblings[node].astype(np.int64)
+        explained = r2_score(torch.from_numpy(predicted), torch.from_numpy(target))
+        self.log_dict(
+            {
+                "val_loss": float(np.square(predicted - target).mean()),
+                "r2": float(explained),
+                "sibling_rank_correlation": sibling_rank_correlation(
+                    predicted[node], target[node], family
+                ),
+            },
+            rank_zero_only=True,
+        )
+
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW; within a round the rate rises for `warmup` steps, then falls to 0."""
+        rate = self.lr * (self.later_lr if self.data.round else 1.0)
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        # Lightning clips no gradients for a fused optimizer under mixed precision.
+        fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
+        optimizer = torch.optim.AdamW(trained, rate, weight_decay=self.weight_decay, fused=fused)
+        batches = len(self.data.train_dataloader())
+        steps = -(-batches // self.trainer.accumulate_grad_batches) * self.data.epochs
+        warmup = min(self.warmup, max(1, steps // 2))
+
+        def share(step: int) -> float:
+            rising = (step + 1) / warmup
+            falling = (steps - step) / max(1, steps - warmup)
+            return max(0.0, min(1.0, rising, falling))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def value_loss(predicted: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error [] of predictions [B, T] where targets [B, T] are not NaN."""
+    known = targets.isfinite()
+    gap = torch.where(known, predicted - targets.nan_to_num(), 0.0)
+    return gap.square().sum() / known.sum().clamp(min=1)
+
+
+def _states(model: torch.nn.Module, batch: Batch) -> Tensor:
+    """Hidden states [B, T, H] under the tree mask."""
+    output = model(
+        input_ids=batch.tokens,
+        attention_mask=batch.mask,
+        position_ids=batch.position,
+        use_cache=False,
+    )
+    hidden: Tensor = output.last_hidden_state
+    return hidden

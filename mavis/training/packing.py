@@ -1,0 +1,235 @@
+"""Packs: trees as the value model is trained on them, every shared token computed once.
+
+A pack is a tree, or a subtree with the path that leads to it, of at most so many tokens. A token
+sees its ancestors and itself, nothing else: a tree mask, with positions by depth. So one forward of
+the pack equals one forward per path (batch row) of the tree.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mavis.reward import Units
+from mavis.training.targets import soft_targets
+from mavis.training.tree import NO_PARENT, Floats, Ints, Tree
+
+
+@dataclass(frozen=True)
+class Pack:
+    """T tokens of a tree, ancestors before descendants."""
+
+    tokens: Ints  # [T]
+    previous: Ints  # [T] index in the pack of the token before; −1 at the prompt's first
+    position: Ints  # [T] depth
+    targets: Floats  # [T] NaN = nothing to learn here
+    siblings: Ints  # [T] at a node's last token the number of its family, else −1
+    prompt_length: int
+
+
+class Batch(NamedTuple):
+    """Packs side by side, padded to the longest; padding is invisible and teaches nothing."""
+
+    tokens: Tensor  # [B, T]
+    previous: Tensor  # [B, T]; 0 where there is none
+    position: Tensor  # [B, T]
+    mask: Tensor  # [B, 1, T, T] bool: may attend
+    target_bits: Tensor  # [B, T] int32: of `targets`; Lightning rounds floats in half precision
+    siblings: Tensor  # [B, T]
+    depth: Tensor  # [B, T] position in the response; the prompt's last token is at −1
+
+    @property
+    def targets(self) -> Tensor:
+        """[B, T] float32, NaN = nothing to learn here."""
+        return self.target_bits.view(torch.float32)
+
+
+def round_packs(trees: Sequence[Tree], units: Units, eta: float, cap: int) -> list[Pack]:
+    """The packs of scored trees, with soft targets in standard units.
+
+    Args:
+        trees: with the rewards of their leaves.
+        units: of the reward.
+        eta: the KL price of the targets, per nat.
+        cap: tokens per pack.
+    """
+    packs: list[Pack] = []
+    families = 0
+    for tree in trees:
+        rewards = ((tree.rewards - units.mean) / units.std).astype(np.float32)
+        packs += pack_tree(tree, soft_targets(tree, rewards, eta), cap, families)
+        families += len(tree.parent)
+    return packs
+
+
+def pack_tree(tree: Tree, targets: Floats, cap: int, family: int = 0) -> list[Pack]:
+    """Cut a tree into packs of at most `cap` tokens.
+
+    A subtree that does not fit is cut into its children, each with the path that leads to it; a
+    path is supervised in the first pack that shows it. A single path longer than `cap` stays whole.
+
+    Args:
+        tree: T tokens.
+        targets: [T]; those of the prompt are not used (nothing was chosen there).
+        cap: tokens per pack.
+        family: number of this tree's first family of siblings.
+    """
+    targets = targets.copy()
+    targets[: tree.start[1]] = np.nan
+    size = np.diff(tree.start)
+    below = size.copy()  # tokens of the whole subtree
+    for node in range(len(tree.parent) - 1, 0, -1):
+        below[tree.parent[node]] += below[node]
+    groups = list(_groups(tree, below, cap))
+    packs, seen = [], np.zeros(len(tree.parent), dtype=bool)
+    for nodes in groups:
+        packs.append(_pack(tree, targets, nodes, seen, family))
+        seen[nodes] = True
+    return packs
+
+
+def _groups(tree: Tree, below: Ints, cap: int) -> Iterator[list[int]]:
+    """Lists of nodes, each a path from the root and whole subtrees behind it."""
+    children: list[list[int]] = [[] for _ in tree.parent]
+    for node, up in enumerate(tree.parent):
+        if up != NO_PARENT:
+            children[up].append(node)
+
+    def subtree(node: int) -> list[int]:
+        return [node, *(n for child in children[node] for n in subtree(child))]
+
+    def cut(node: int, path: list[int], before: int) -> Iterator[list[int]]:
+        if before + below[node] <= cap or not children[node]:
+            yield [*path, *subtree(node)]
+            return
+        path, before = [*path, node], before + int(np.diff(tree.start)[node])
+        fitting: list[int] = []
+        for child in children[node]:
+            if before + below[child] > cap:
+                yield from cut(child, path, before)
+            elif before + sum(below[n] for n in [*fitting, child]) <= cap:
+                fitting.append(child)
+            else:
+                yield [*path, *(n for kept in fitting for n in subtree(kept))]
+                fitting = [child]
+        if fitting:
+            yield [*path, *(n for kept in fitting for n in subtree(kept))]
+
+    yield from cut(0, [], 0)
+
+
+def _pack(tree: Tree, targets: Floats, nodes: list[int], seen: np.ndarray, family: int) -> Pack:
+    index = np.concatenate([np.arange(tree.start[n], tree.start[n + 1]) for n in nodes])
+    place = np.full(len(tree.tokens) + 1, -1)  # tree token -> pack token; the last entry is "none"
+    place[index] = np.arange(len(index))
+    fresh = np.concatenate([np.full(tree.start[n + 1] - tree.start[n], not seen[n]) for n in nodes])
+    siblings = np.full(len(tree.tokens), -1)
+    for node in nodes:
+        if tree.parent[node] != NO_PARENT and not seen[node]:
+            siblings[tree.start[node + 1] - 1] = family + tree.parent[node]
+    return Pack(
+        tokens=tree.tokens[index],
+        previous=place[tree.previous()[index]],
+        position=tree.depth()[index],
+        targets=np.where(fresh, targets[index], np.nan).astype(np.float32),
+        siblings=siblings[index],
+        prompt_length=int(tree.start[1]),
+    )
+
+
+def tree_mask(previous: Ints) -> np.ndarray:
+    """Who may attend to whom [T, T], from each token's predecessor [T]."""
+    mask = np.eye(len(previous), dtype=bool)
+    for token, before in enumerate(previous):
+        if before >= 0:
+            mask[token] |= mask[before]
+    return mask
+
+
+def collate(packs: Sequence[Pack]) -> Batch:
+    """Put packs side by side."""
+    width = max(len(pack.tokens) for pack in packs)
+
+    def padded(arrays: Sequence[np.ndarray], value: float) -> Tensor:
+        out = np.full((len(packs), width), value, dtype=arrays[0].dtype)
+        for row, array in zip(out, arrays, strict=True):
+            row[: len(array)] = array
+        return torch.from_numpy(out)
+
+    # Padding sees itself, so that no row of the softmax is empty.
+    mask = np.tile(np.eye(width, dtype=bool), (len(packs), 1, 1))
+    for square, pack in zip(mask, packs, strict=True):
+        size = len(pack.tokens)
+        square[:size, :size] = tree_mask(pack.previous)
+    return Batch(
+        tokens=padded([pack.tokens for pack in packs], 0),
+        previous=padded([np.maximum(pack.previous, 0) for pack in packs], 0),
+        position=padded([pack.position for pack in packs], 0),
+        mask=torch.from_numpy(mask)[:, None],
+        target_bits=padded([pack.targets for pack in packs], np.nan).view(torch.int32),
+        siblings=padded([pack.siblings for pack in packs], -1),
+        depth=padded([pack.position - pack.prompt_length for pack in packs], -1),
+    )
+
+
+def batches(packs: Sequence[Pack], budget: int, seed: tuple[int, ...]) -> list[list[Pack]]:
+    """Group packs of like length into batches of at most `budget` tokens, padding included.
+
+    The order is random but named by the seed. A pack larger than the budget is a batch by itself.
+    """
+    random = np.random.default_rng(seed)
+    order = sorted(random.permutation(len(packs)), key=lambda i: len(packs[i].tokens) // 32)
+    groups: list[list[Pack]] = []
+    for index in order:
+        pack = packs[index]
+        widest = max([len(pack.tokens), *(len(p.tokens) for p in groups[-1])]) if groups else 0
+        if not groups or widest * (len(groups[-1]) + 1) > budget:
+            groups.append([])
+        groups[-1].append(pack)
+    return [groups[i] for i in random.permutation(len(groups))]
+
+
+class _Groups(Dataset[Batch]):
+    """Batches that are put together when they are asked for."""
+
+    def __init__(self, groups: Sequence[Sequence[Pack]]) -> None:
+        self.groups = groups
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> Batch:
+        return collate(self.groups[index])
+
+
+class _Order(Sampler[int]):
+    """An order for every epoch that the seed names, however often a pass is begun.
+
+    A fit that goes on begins its passes at other times than one that was never stopped.
+    """
+
+    def __init__(self, count: int, seed: tuple[int, ...]) -> None:
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Hear from Lightning which pass comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        random = np.random.default_rng((*self.seed, self.epoch))
+        yield from random.permutation(self.count).tolist()
+
+
+def loader(
+    groups: Sequence[Sequence[Pack]], seed: tuple[int, ...] | None = None
+) -> DataLoader[Batch]:
+    """Batches, one after the other; with a seed in an order of every epoch's own."""
+    order = None if seed is None else _Order(len(groups), seed)
+    return DataLoader(_Groups(groups), batch_size=None, sampler=order)

@@ -1,0 +1,123 @@
+"""What a run folder was made with, its settings and its reference policy: kept, and held to."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mavis.decoding.reference import ReferencePolicy
+from mavis.storage import read_json, write_json, write_whole
+
+CONFIG, METRICS = "config.yaml", "metrics.json"
+LAST = Path("checkpoints") / "last.ckpt"
+IDENTITY = Path("reference") / "identity.json"  # which reference policy a run is of
+# What may differ between a run and the one it goes on from.
+FREE = ("out", "tracking", "trainer.", "ckpt_path", "data.rounds", "data.rows", "verbose")
+BINDING = ("trainer.gradient_clip", "trainer.precision", "trainer.accumulate", "trainer.limit_")
+# What does not touch the reference's answers and the first round's rollouts.
+LEARNING = ("model.", "trainer.", "data.epochs", "data.batch_tokens")
+ALWAYS = {"objective", "out", "data", "model", "trainer"}  # in every configuration
+MARK = "# sha256 of the lines below: "
+
+
+def keep_settings(folder: Path, settings: Mapping[str, Any]) -> str:
+    """Write the settings into the run folder, under a line with their checksum; return them."""
+    text = yaml.safe_dump(dict(settings), sort_keys=False)
+    content = f"{MARK}{_digest(text)}\n{text}"
+    write_whole(folder / CONFIG, lambda draft: draft.write_text(content, encoding="utf-8"))
+    return text
+
+
+def check_same_run(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse to mix two runs in one folder.
+
+    Until a round is finished, only what its rollouts depend on has to stay. The reference may have
+    moved: `check_reference` tells it by its weights.
+
+    Raises:
+        ValueError: the folder holds results of other settings, or of settings that cannot be read.
+    """
+    if not any((folder / name).is_dir() for name in ("reference/validation", "rollouts")):
+        return
+    before, now = dict(_flat(read_settings(folder))), dict(_flat(settings))
+    learned = (LAST, METRICS, "rollouts/round-0/evaluation")
+    late = any((folder / name).exists() for name in learned)
+    free = FREE if late else (*FREE, *LEARNING)
+    if (folder / IDENTITY).is_file():
+        free = (*free, "data.reference")
+    for name, value in now.items():
+        bound = not name.startswith(free) or (late and name.startswith(BINDING))
+        if name in before and before[name] != value and bound:
+            raise ValueError(
+                f"{folder} holds a run with {name} = {before[name]}, not {value}: go on with it by "
+                f"`-c {folder / CONFIG}`, or give another --out."
+            )
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings that a run folder was made with.
+
+    Raises:
+        ValueError: the file is missing or damaged, and is named.
+    """
+    file = folder / CONFIG
+    broken = (
+        f"{file} is {'damaged' if file.is_file() else 'missing'}, so that nobody can tell which "
+        f"settings the results in {folder} were made with: restore it from a copy (MLflow keeps "
+        "one with the run), or give another --out"
+    )
+    try:
+        text = file.read_text(encoding="utf-8")
+        if text.startswith(MARK):
+            first, _, text = text.partition("\n")
+            if first != f"{MARK}{_digest(text)}":
+                raise ValueError(f"{broken}. If you edited it, delete its first line.")
+        settings = yaml.safe_load(text)
+    except (FileNotFoundError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{broken}.") from error
+    if not isinstance(settings, dict) or not settings.keys() >= ALWAYS:
+        raise ValueError(f"{broken}.")
+    return settings
+
+
+def check_reference(folder: Path, reference: ReferencePolicy, keep: bool = True) -> None:
+    """Hold a run to the reference policy that it began with.
+
+    Args:
+        folder: of the run.
+        reference: π_ref.
+        keep: whether to note which one it is, if that was not done before.
+
+    Raises:
+        ValueError: it is another one now, by its weights, its tokens or its chat template.
+    """
+    now = {
+        "weights": reference.weights_digest,
+        "tokens": reference.fingerprint,
+        "words in its chat template": _digest(str(reference.tokenizer.chat_template)),
+    }
+    file = folder / IDENTITY
+    before = read_json(file) if file.is_file() else {}
+    for name, value in now.items():
+        if before.get(name, value) != value:
+            raise ValueError(
+                f"{folder} holds a run of another reference than {reference.name} is now (it has "
+                f"other {name}): put back what it was, or give another --out."
+            )
+    if keep and before != now:
+        write_json(file, now)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _flat(values: Mapping[str, Any], stem: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings as (dotted name, value); one whose value is a mapping is compared as a whole."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and (not stem or name == "init_args"):
+            yield from _flat(value, f"{stem}{name}.")
+        else:
+            yield f"{stem}{name}", value

@@ -1,0 +1,121 @@
+"""A rollout tree: everything one prompt's rollouts said, as one struct of arrays.
+
+Node 0 is the root; its segment is the prompt. Every other node's segment is what was sampled behind
+its parent's. Nodes stand in depth-first order, so a parent comes before its children. Knows nothing
+of policies or rewards' meaning.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mavis.storage import Row
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+NO_PARENT = -1
+ROOT = 0
+
+Path = tuple[int, ...]  # which child was taken at each level; the root is ()
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The tokens of one node, while a tree is being put together."""
+
+    tokens: list[int]
+    log_ratio: list[float]
+    text: str = ""  # of a leaf: the whole response
+    reason: str = ""  # of a leaf: why it ended
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A rollout tree with T tokens, N nodes and L leaves."""
+
+    prompt: str  # as the reward is given it
+    tokens: Ints  # [T] all segments end to end
+    log_ratio: Floats  # [T] log π/π_ref(·|C) of each token, nats; 0 in the prompt
+    start: Ints  # [N + 1] node n has tokens[start[n] : start[n + 1]]
+    parent: Ints  # [N]
+    leaves: Ints  # [L] nodes
+    responses: list[str]  # [L]
+    reasons: list[str]  # [L] "end", "stop" or "length"
+    rewards: Floats  # [L] as the reward gave them; NaN = not scored, or abstained
+
+    def depth(self) -> Ints:
+        """Each token's position in its sequence [T]; the prompt's first token is at 0."""
+        position = np.empty(len(self.tokens), dtype=np.int64)
+        for node, up in enumerate(self.parent):
+            begin, end = self.start[node], self.start[node + 1]
+            before = position[self.start[up + 1] - 1] + 1 if up != NO_PARENT else 0
+            position[begin:end] = before + np.arange(end - begin)
+        return position
+
+    def previous(self) -> Ints:
+        """The token before each token [T]; −1 for the first of the prompt."""
+        before = np.arange(len(self.tokens)) - 1
+        for node, up in enumerate(self.parent):
+            if up != NO_PARENT:
+                before[self.start[node]] = self.start[up + 1] - 1
+        return before
+
+
+def build_tree(prompt: str, segments: Mapping[Path, Segment]) -> Tree:
+    """Put a tree together from its segments by path; the order in which they came is no matter.
+
+    A response that ended on the first level is cut in two, so that every tree has two levels.
+    """
+    whole = dict(segments)
+    for path, segment in segments.items():
+        if len(path) == 1 and segment.reason and len(segment.tokens) > 1:
+            half = len(segment.tokens) // 2
+            whole[path] = Segment(segment.tokens[:half], segment.log_ratio[:half])
+            tail = (segment.tokens[half:], segment.log_ratio[half:])
+            whole[(*path, 0)] = Segment(*tail, segment.text, segment.reason)
+    order = sorted(whole)  # lexicographic: depth first
+    index = {path: node for node, path in enumerate(order)}
+    leaves = [path for path in order if whole[path].reason]
+    lengths = [len(whole[path].tokens) for path in order]
+    return Tree(
+        prompt=prompt,
+        tokens=np.concatenate([np.array(whole[p].tokens, dtype=np.int64) for p in order]),
+        log_ratio=np.concatenate([np.array(whole[p].log_ratio, dtype=np.float32) for p in order]),
+        start=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        parent=np.array([index[p[:-1]] if p else NO_PARENT for p in order], dtype=np.int64),
+        leaves=np.array([index[path] for path in leaves], dtype=np.int64),
+        responses=[whole[path].text for path in leaves],
+        reasons=[whole[path].reason for path in leaves],
+        rewards=np.full(len(leaves), np.nan, dtype=np.float32),
+    )
+
+
+def rewards_of(trees: Sequence[Tree]) -> Floats:
+    """The rewards of all leaves of all trees, one after the other."""
+    return np.concatenate([tree.rewards for tree in trees])
+
+
+def tree_row(index: int, tree: Tree) -> Row:
+    """A tree as a table row; rewards are kept apart, as they come later."""
+    row = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(tree).items()}
+    del row["rewards"]
+    return {"index": index, **row}
+
+
+def read_tree(row: Row, rewards: Floats | None) -> Tree:
+    """The tree of a table row, with its leaves' rewards if they are known."""
+    leaves = np.array(row["leaves"], dtype=np.int64)
+    return Tree(
+        prompt=row["prompt"],
+        tokens=np.array(row["tokens"], dtype=np.int64),
+        log_ratio=np.array(row["log_ratio"], dtype=np.float32),
+        start=np.array(row["start"], dtype=np.int64),
+        parent=np.array(row["parent"], dtype=np.int64),
+        leaves=leaves,
+        responses=row["responses"],
+        reasons=row["reasons"],
+        rewards=np.full(len(leaves), np.nan, dtype=np.float32) if rewards is None else rewards,
+    )

@@ -1,0 +1,82 @@
+"""Reading curves at a KL, against hand-made numbers and brute force."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from mavis.comparison.kl_matching import PerPrompt, at_kl, best_of_n, stand
+from mavis.evaluation.bootstrap import resamples
+
+COUNTS = resamples(4, 50)
+
+
+def level(rewards, kl, prompts=4):
+    """A point that is the same for every prompt."""
+    return PerPrompt(np.tile(np.asarray(rewards, float), (prompts, 1)), np.full(prompts, float(kl)))
+
+
+def test_between_two_points_reward_is_linear_in_root_kl():
+    curve = [level([0, 0], 0), level([2, -1], 4), level([3, -2], 9)]
+    reading = at_kl(curve, 1.0, COUNTS)  # √1 is half way to √4
+    np.testing.assert_allclose(reading.rewards, [1, -0.5])
+    np.testing.assert_allclose(reading.samples, np.tile([1, -0.5], (50, 1)))
+    np.testing.assert_allclose(at_kl(curve, 6.25, COUNTS).rewards, [2.5, -1.5])
+    np.testing.assert_allclose(at_kl(curve[::-1], 4.0, COUNTS).rewards, [2, -1])
+
+
+def test_beyond_its_ends_a_curve_says_nothing():
+    curve = [level([0], 0.1), level([1], 1)]
+    assert at_kl(curve, 1.01, COUNTS) is None
+    assert at_kl(curve, 0.05, COUNTS) is None
+    assert at_kl(curve, 0.1, COUNTS).rewards.tolist() == [0]
+
+
+def test_a_tilt_of_a_gaussian_is_read_exactly():
+    """Reward σ√(2·KL) is linear in √KL: any two points give every other one."""
+    curve = [level([math.sqrt(2 * kl)], kl) for kl in (0.5, 3.0)]
+    assert at_kl(curve, 1.7, COUNTS).rewards[0] == pytest.approx(math.sqrt(3.4))
+
+
+def test_resamples_move_rewards_and_kl_together():
+    """With reward = √KL for each prompt the same, no resample leaves the line much."""
+    kl = np.array([1.0, 1.0, 4.0, 4.0])
+    low, high = PerPrompt(np.sqrt(kl)[:, None], kl), PerPrompt(2 * np.sqrt(kl)[:, None], 4 * kl)
+    reading = at_kl([low, high], 4.0, COUNTS)
+    assert reading.samples.std() < 0.05
+    alone = (COUNTS @ high.rewards) / 4
+    assert alone.std() > 0.2
+
+
+def test_a_stand_averages_answers_and_leaves_out_what_abstained():
+    rewards = np.array([[[1.0, np.nan], [3.0, 5.0]], [[np.nan, 2.0], [np.nan, 4.0]]])
+    found = stand(rewards, np.array([[1.0, 3.0], [2.0, 2.0]]))
+    np.testing.assert_equal(found.rewards, [[2, 5], [np.nan, 3]])
+    np.testing.assert_equal(found.kl, [2, 2])
+
+
+def test_best_of_n_is_the_mean_over_all_draws():
+    rng = np.random.default_rng(0)
+    rewards, cost = rng.normal(size=(3, 5, 2)), rng.uniform(0, 0.1, size=(3, 5))
+    weights = (0.7, -0.3)
+    curve = best_of_n(rewards, cost, weights)
+    assert len(curve) == 5
+    for draws, point in enumerate(curve, 1):
+        picks = []
+        for prompt in range(3):
+            best = [
+                max(some, key=lambda i: rewards[prompt, i] @ weights)
+                for some in itertools.combinations(range(5), draws)
+            ]
+            picks.append((rewards[prompt][best].mean(0), cost[prompt][best].mean()))
+        np.testing.assert_allclose(point.rewards, [pick[0] for pick in picks])
+        analytic = math.log(draws) - (draws - 1) / draws
+        np.testing.assert_allclose(point.kl, [analytic + pick[1] for pick in picks])
+
+
+def test_what_abstained_is_chosen_last():
+    rewards = np.array([[[np.nan, 9.0], [1.0, 1.0], [2.0, 0.0]]])
+    curve = best_of_n(rewards, np.zeros((1, 3)), (1.0, 0.1))
+    np.testing.assert_allclose(curve[2].rewards, [[2.0, 0.0]])
+    np.testing.assert_allclose(curve[0].rewards, [[1.5, 10 / 3]])
