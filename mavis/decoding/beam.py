@@ -1,205 +1,145 @@
-"""Beam search: the most likely answers of a policy, whatever guides it.
+"""Beam search: the most likely replies of a policy, whatever guides it.
 
-The beams of all prompts are rows of the decoding core's caches and take their steps together; a
-beam that goes on from another one's row copies it. Ended answers wait until no living beam can
-still overtake them: a log-probability only falls.
+A beam is a request of the decoder that ranks its next tokens in place of drawing one, and forks
+into those that live on; the beams of all prompts take their steps together. Ended replies wait
+until no living beam can still overtake them: a log-probability only falls.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from mavis.decoding.guidance import Guidance
-from mavis.decoding.policy import Completion, GuidedPolicy
-from mavis.decoding.reference import Encoded
-from mavis.decoding.request import SamplingParams
-from mavis.decoding.tilt import Candidates, RowSettings, exact_kl, truncation
-from mavis.prompts import Prompt
+from mavis.decoding.decoder import Decoder, ending
+from mavis.decoding.guidance import MixingRule
+from mavis.decoding.guides import Guide
+from mavis.decoding.prompt_requests import Completion, PromptRequest, completion
+from mavis.decoding.reference import Encoded, ReferencePolicy
+from mavis.decoding.request import Event, Output, Ranked, Request
 
 
-@dataclass(frozen=True)
-class Beam:
-    """An answer so far: its tokens, and what is summed over them, in nats."""
+@dataclass
+class _Beam:
+    """A reply so far, and log π of it in nats."""
 
-    score: float = 0.0  # log π
-    tokens: tuple[int, ...] = ()
-    log_ref: float = 0.0
-    kl: float = 0.0
-    truncation: float = 0.0
-    reason: str = ""
+    output: Output
+    score: float = 0.0
+
+    def grown(self, event: Event, chosen: Ranked, reference: ReferencePolicy) -> "_Beam":
+        """The beam with one token more."""
+        before = self.output
+        request = replace(before.request, tokens=[*before.request.tokens, chosen.token])
+        tokens = [*before.tokens, chosen.token]
+        output = Output(
+            request=request,
+            tokens=tokens,
+            log_ratio=[*before.log_ratio, chosen.log_prob - chosen.log_ref],
+            kl=[*before.kl, event.kl],
+            truncation=[*before.truncation, event.truncation],
+            log_ref=[*before.log_ref, chosen.log_ref],
+            reason=ending(reference, tokens, request.stop),
+        )
+        return _Beam(output, self.score + chosen.log_prob)
 
 
 @dataclass
 class _Search:
-    """One prompt's: the living beams by row, and the ended ones, best first."""
+    """One prompt's: the living beams by the number of their request, and the ended ones."""
 
-    prompt: Prompt
-    start: Encoded
-    alive: list[Beam] = field(default_factory=lambda: [Beam()])
-    ended: list[Beam] = field(default_factory=list)
+    width: int
+    alive: dict[int, _Beam] = field(default_factory=dict)
+    ended: list[_Beam] = field(default_factory=list)
+    ranked: dict[int, Event] = field(default_factory=dict)  # of this step, beam by beam
 
-    def best(self, width: int) -> list[Beam]:
-        return sorted([*self.ended, *self.alive], key=lambda beam: -beam.score)[:width]
+    def best(self) -> list[_Beam]:
+        """The W most likely replies."""
+        every = [*self.ended, *self.alive.values()]
+        return sorted(every, key=lambda beam: -beam.score)[: self.width]
 
-    def settle(self, width: int) -> None:
-        """Let go of living beams that can no longer be among the best."""
-        self.ended = sorted(self.ended, key=lambda beam: -beam.score)[:width]
-        if len(self.ended) == width:
-            last = self.ended[-1].score
-            self.alive = [beam for beam in self.alive if beam.score > last]
+    def grow(self, limit: int, reference: ReferencePolicy) -> dict[int, list[_Beam]]:
+        """Take a step with all living beams; which of them go on, by the number of their parent."""
+        parents = sorted(self.ranked)  # in the order in which they were forked, best first
+        options = [
+            (self.alive[number].score + likely.log_prob, number, likely)
+            for number in parents
+            for likely in self.ranked[number].ranked
+        ]
+        options.sort(key=lambda option: -option[0])
+        living: list[tuple[int, _Beam]] = []
+        for _, number, likely in options:
+            if len(living) == self.width:  # those that end take no living one's place
+                break
+            beam = self.alive[number].grown(self.ranked[number], likely, reference)
+            if beam.output.reason:
+                self.ended.append(beam)
+            else:
+                living.append((number, beam))
+        self.ended = sorted(self.ended, key=lambda beam: -beam.score)[: self.width]
+        if len(self.ended) == self.width:  # a living beam that is behind all of them stays there
+            living = [one for one in living if one[1].score > self.ended[-1].score]
+        if living and len(living[0][1].output.tokens) == limit:
+            self.ended += [beam for _, beam in living]
+            living = []
+        self.ranked.clear()
+        return {n: [beam for parent, beam in living if parent == n] for n in parents}
 
 
-@torch.inference_mode()
-def beam_search(
-    policy: GuidedPolicy,
-    prompts: Sequence[Prompt],
-    sampling: SamplingParams,
-    width: int = 4,
-    max_tokens: int = 64,
+def search(
+    reference: ReferencePolicy,
+    guides: Sequence[Guide],
+    rule: MixingRule,
+    asked: Sequence[tuple[PromptRequest, Encoded]],
+    width: int,
 ) -> list[list[Completion]]:
-    """Search for the most likely answers.
+    """The most likely replies to prompts that were checked.
 
     Args:
-        policy: what to ask: a guided policy, a mixture of others, or π_ref alone.
-        prompts: texts or chats.
-        sampling: weights, β, temperature and candidates, for all prompts.
+        reference: π_ref.
+        guides: what bends it.
+        rule: how.
+        asked: the prompts with their settings.
         width: W, how many beams a prompt has.
-        max_tokens: the longest answer.
 
     Returns:
-        for each prompt up to W answers, most likely first.
-
-    Raises:
-        ValueError: a setting is out of range, or a prompt is empty or too long.
+        for each prompt up to W replies, most likely first.
     """
-    if width < 1 or max_tokens < 1:
-        raise ValueError(f"width and max_tokens must be at least 1, got {width} and {max_tokens}.")
-    sampling.check(policy.objectives)
-    searches = []
-    for at, prompt in enumerate(prompts):
-        try:
-            start = policy.reference.encode(prompt)
-        except ValueError as error:
-            raise ValueError(f"prompt {at}: {error}") from error
-        if len(start.tokens) + max_tokens > policy.reference.context:
-            raise ValueError(
-                f"prompt {at} ({len(start.tokens)} tokens) and max_tokens ({max_tokens}) must fit "
-                f"into the context of {policy.reference.context} tokens: shorten one of them."
-            )
-        searches.append(_Search(prompt, start))
-    if not searches:
-        return []
-    states = Guidance(policy.reference, policy.networks, policy.rule, len(searches) * width)
-    _begin(states, searches, width, _settings(policy, sampling, 1))
-    for step in range(max_tokens):
-        living = [
-            (at * width + nth, search, beam)
-            for at, search in enumerate(searches)
-            for nth, beam in enumerate(search.alive)
-        ]
-        if not living:
-            break
-        rows = [row for row, _, _ in living]
-        last = [beam.tokens[-1] if step else search.start.tokens[-1] for _, search, beam in living]
-        settings = _settings(policy, sampling, len(rows))
-        options, log_pi = states.step(np.array(rows), [[token] for token in last], settings)
-        kl, cut = exact_kl(log_pi, options.log_ref), truncation(options.log_ref)
-        grown = _Grown(options, log_pi, kl.tolist(), cut.tolist())
-        for nth, (_, search, beam) in enumerate(living):
-            if not math.isfinite(grown.kl[nth] + grown.truncation[nth]):
-                raise states.fault(nth, options, [*search.start.tokens, *beam.tokens])
-        parents: dict[int, int] = {}
-        for at, search in enumerate(searches):
-            mine = [nth for nth, row in enumerate(rows) if row // width == at]
-            parents |= _grow(policy, search, mine, grown, at * width, width)
-        moved = {row: rows[at] for row, at in parents.items() if row != rows[at]}
-        if moved:
-            states.copy(np.array(list(moved)), np.array(list(moved.values())))
-    return [[_answer(policy, search, beam) for beam in search.best(width)] for search in searches]
-
-
-class _Grown(NamedTuple):
-    """One step of all living beams."""
-
-    options: Candidates
-    log_pi: Tensor  # [R, K]
-    kl: list[float]  # [R]
-    truncation: list[float]  # [R]
-
-
-def _settings(policy: GuidedPolicy, sampling: SamplingParams, rows: int) -> RowSettings:
-    """The same for all rows."""
-    place = policy.reference.model.device
-    numbers = sampling.settings(policy.reference.vocabulary)
-    weights = torch.tensor([sampling.weights] * rows, device=place).reshape(rows, -1)
-    return RowSettings(weights, *(torch.tensor([n] * rows, device=place) for n in numbers))
-
-
-def _begin(
-    states: Guidance, searches: Sequence[_Search], width: int, settings: RowSettings
-) -> None:
-    """Read all but the last token of each prompt, into its first row."""
-    for at, search in enumerate(searches):
-        if len(search.start.tokens) > 1:
-            states.read(np.array([at * width]), [search.start.tokens[:-1]], settings)
-
-
-def _grow(
-    policy: GuidedPolicy, search: _Search, mine: list[int], grown: _Grown, first: int, width: int
-) -> dict[int, int]:
-    """Take one prompt's step; returns which row goes on from which beam."""
-    if not mine:
-        return {}
-    scores = torch.tensor([beam.score for beam in search.alive], dtype=torch.float64)
-    total = scores[:, None] + grown.log_pi[mine].double().cpu()  # [beams, K]
-    size = total.shape[1]
-    best = total.flatten().sort(descending=True)
-    beams: list[Beam] = []
-    parents: dict[int, int] = {}
-    for score, flat in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-        if score == -np.inf or len(beams) == width:  # those that end take no living one's place
-            break
-        nth, pick = divmod(flat, size)
-        row, parent = mine[nth], search.alive[nth]
-        token = int(grown.options.tokens[row, pick])
-        beam = Beam(
-            score,
-            (*parent.tokens, token),
-            parent.log_ref + float(grown.options.log_ref[row, pick]),
-            parent.kl + grown.kl[row],
-            parent.truncation + grown.truncation[row],
+    decoder = Decoder(reference, guides, rule, rows=max(1, width * len(asked)))
+    searches = [_Search(width) for _ in asked]
+    home: dict[int, int] = {}  # of a request's number, whose beam it is
+    for at, (one, start) in enumerate(asked):
+        stop = (*start.stop, *one.stop)
+        # The end tokens among the W likeliest take no living beam's place: as many more are asked.
+        ranked = reference.vocabulary if stop else width + len(reference.ends)
+        request = Request(
+            start.tokens, 1, one.sampling, ("beam",), stop, hold=True, ranked=ranked
         )
-        reason = _reason(policy, search.start, beam.tokens)
-        if reason:
-            search.ended.append(replace(beam, reason=reason))
-        else:
-            parents[first + len(beams)] = row
-            beams.append(beam)
-    search.alive = beams
-    search.settle(width)
-    return {row: parent for row, parent in parents.items() if row - first < len(search.alive)}
+        number = decoder.add(request)
+        home[number] = at
+        searches[at].alive[number] = _Beam(Output(request))
+    while not decoder.idle:
+        for event in decoder.step():
+            searches[home[event.id]].ranked[event.id] = event
+        for at, one in enumerate(searches):
+            if one.ranked and len(one.ranked) == len(one.alive):
+                _go_on(decoder, one, asked[at][0].limit, home, at)
+    return [
+        [
+            completion(reference, request.prompt, _closed(beam.output))
+            for beam in one.best()
+        ]
+        for one, (request, _) in zip(searches, asked, strict=True)
+    ]
 
 
-def _reason(policy: GuidedPolicy, start: Encoded, tokens: Sequence[int]) -> str:
-    if tokens[-1] in policy.reference.ends:
-        return "end"
-    said = start.stop and policy.reference.spelling.stops(tokens, start.stop)
-    return "stop" if said else ""
+def _go_on(decoder: Decoder, one: _Search, limit: int, home: dict[int, int], at: int) -> None:
+    """Fork the beams of a prompt that live on, and give back the rows of the others."""
+    grown = one.grow(limit, decoder.reference)
+    one.alive = {}
+    for parent, beams in grown.items():
+        numbers = decoder.fork(parent, [beam.output.request for beam in beams])
+        del home[parent]
+        for number, beam in zip(numbers, beams, strict=True):
+            home[number] = at
+            one.alive[number] = beam
 
 
-def _answer(policy: GuidedPolicy, search: _Search, beam: Beam) -> Completion:
-    return Completion(
-        prompt=search.prompt,
-        text=policy.reference.decode(beam.tokens, search.start.stop),
-        tokens=list(beam.tokens),
-        kl=beam.kl,
-        kl_sampled=beam.score - beam.log_ref,
-        kl_truncation=beam.truncation,
-        log_ref=beam.log_ref,
-        reason=beam.reason or "length",
-    )
+def _closed(output: Output) -> Output:
+    return output if output.reason else replace(output, reason="length")

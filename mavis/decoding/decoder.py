@@ -1,245 +1,304 @@
-"""The decoding core: one loop for sampling, rollout trees and (later) search and serving.
+"""The decoder: requests come and go, and every step adds a token to all that are running.
 
-Work comes as jobs: "go on from these tokens, for so many more, under these settings". Live rows
-take jobs, all rows take a step together, and a job that ends leaves its row at once. What follows a
-job (the children of a tree node) goes on from the finished row's cache: the first child in place,
-the others from a parked copy, so nothing is read twice. Follow-ups are taken last in, first out,
-which keeps few of them waiting.
+Sampling, rollout trees, beam search and serving are clients of this one loop:
 
-Every draw comes from a stream keyed by the job, so that neither the other rows nor their order
+    add(request) -> id     check a request and let it wait for a row
+    step() -> [Event]      read prompts, then add one token to every running row
+    fork(id, requests)     go on from a row that is held, with nothing read twice
+    cancel(id)             forget a request, whatever has become of it
+
+A row is taken by a request and given back when it ends, unless it is held. Children of a held row
+go on from its cache: the first in place, the others from a parked copy. They are taken last in,
+first out, which keeps few of them waiting; new requests are taken in their order, after them.
+
+Every draw comes from a stream keyed by the request, so that neither the other rows nor their order
 changes an answer.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import torch
 
-from mavis.decoding.guidance import Guidance, MixingRule
+from mavis.decoding.groups import by_cost, read_together
+from mavis.decoding.guidance import MixingRule
 from mavis.decoding.guides import Guide
+from mavis.decoding.policy_rows import PolicyRows
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.request import Output, Request, stream
-from mavis.decoding.tilt import RowSettings, draw, exact_kl, tilt, truncation
-from mavis.decoding.value_model import ValueModel, objectives_of
+from mavis.decoding.request import Event, Output, Ranked, Request
+from mavis.decoding.row_table import Parked, Row, RowTable
+from mavis.decoding.tilt import Candidates, draw, exact_kl, tilt, truncation
 
-PADDING = 64  # tokens: what one more call of a model costs
-
-
-def no_follow_up(span: Output) -> Sequence[Request]:  # noqa: ARG001
-    """A finished job is finished."""
-    return ()
+PROMPT_TOKENS = 512  # read in a step, at most, while rows are running that would have to wait
 
 
-@torch.inference_mode()
-def decode(
-    reference: ReferencePolicy,
-    networks: Sequence[ValueModel | Guide],
-    jobs: Iterable[Request],
-    *,
-    rule: MixingRule = tilt,
-    rows: int = 64,
-    follow: Callable[[Output], Sequence[Request]] = no_follow_up,
-) -> Iterator[Output]:
-    """Run jobs, and the jobs that follow them, in the order in which they end.
+class Decoder:
+    """Steps the requests of one guided policy.
 
     Args:
         reference: π_ref.
-        networks: the value models, or other guides; none decodes the reference policy itself.
-        jobs: where to begin; taken one by one as rows become free.
+        guides: the value models, or other guides; none decodes the reference policy itself.
         rule: how values bend the reference policy.
-        rows: how many rows take a step together.
-        follow: what comes after a job; its `tokens` are the job's with the span's behind them.
-
-    Yields:
-        a span for every job.
+        rows: how many requests take a step together.
+        prompt_tokens: how many prompt tokens a step may read while other rows are running, so that
+            a long prompt does not keep them waiting.
     """
-    parked = 0 if follow is no_follow_up else 2 * rows
-    live = _LiveRows(reference, networks, rule, rows, parked)
-    waiting = iter(jobs)
-    stack: list[
-        tuple[Request, int | None]
-    ] = []  # follow-ups, each with the parked row it forks from
-    while True:
-        live.admit(stack, waiting)
-        if live.count == 0:
-            return
-        for row in reversed(live.step()):  # from behind, as `release` closes the gap from there
-            span = live.spans[row]
-            yield span
-            children = () if span.reason in {"end", "stop"} else follow(span)
-            if children:
-                live.fork(row, children, stack)
-            else:
-                live.release(row)
-
-
-class _LiveRows:
-    """Rows 0 … count − 1 are live; those parked behind them wait for children to fork from."""
 
     def __init__(
         self,
         reference: ReferencePolicy,
-        networks: Sequence[ValueModel | Guide],
-        rule: MixingRule,
-        rows: int,
-        parked: int,
+        guides: Sequence[Guide] = (),
+        rule: MixingRule = tilt,
+        rows: int = 64,
+        prompt_tokens: int = PROMPT_TOKENS,
     ) -> None:
-        if rows < 1:
-            raise ValueError(f"rows must be at least 1, got {rows}.")
-        self.reference, self.size = reference, rows
-        self.objectives = objectives_of(networks)
-        self.vocabulary = reference.vocabulary
-        self.states = Guidance(reference, networks, rule, rows + parked)
-        self.parked: dict[int, int] = {}  # parked row -> children still to come
-        self.free = list(range(rows, rows + parked))
-        self.count = 0
-        self.spans: list[Output] = []
-        self.streams: list[np.random.Generator] = []
-        self._settings: RowSettings | None = None
+        for name, number in {"rows": rows, "prompt_tokens": prompt_tokens}.items():
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}.")
+        self.reference, self.size, self.prompt_tokens = reference, rows, prompt_tokens
+        self._policy = PolicyRows(reference, guides, rule, rows)
+        self._table = RowTable(self._policy, rows)
+        self._queue: deque[tuple[int, Request]] = deque()
+        self._children: list[tuple[int, Request, Parked | None]] = []
+        self._numbers = count(1)
 
-    def admit(self, stack: list[tuple[Request, int | None]], waiting: Iterator[Request]) -> None:
-        """Fill the free rows: follow-ups first, the last one first; then new work."""
-        fresh: list[int] = []
-        while self.count < self.size:
-            job, parked = stack.pop() if stack else (next(waiting, None), None)
-            if job is None:
-                break
-            row = self._seat(job)
-            if parked is None:
-                fresh.append(row)
+    @property
+    def idle(self) -> bool:
+        """Whether a step would do nothing: nothing waits, and every row there is is held."""
+        busy = any(not row.held for row in self._table.rows)
+        return not (self._queue or self._children or busy)
+
+    @property
+    def room(self) -> int:
+        """How many more requests would get a row in the next step."""
+        return self.size - len(self._table.rows) - len(self._children) - len(self._queue)
+
+    def add(self, request: Request) -> int:
+        """Let a request wait for a row.
+
+        Returns:
+            its number, which its events carry.
+
+        Raises:
+            ValueError: its settings cannot be.
+        """
+        self._check(request)
+        self._queue.append((number := next(self._numbers), request))
+        return number
+
+    @torch.inference_mode()
+    def step(self) -> list[Event]:
+        """Give free rows to what waits, read prompts, and add a token to every running row.
+
+        Returns:
+            an event for every request that got a token, or has ended.
+
+        Raises:
+            ValueError: a model gave numbers that are not finite; it is named.
+            RuntimeError: requests wait, and every row is held.
+        """
+        self._admit()
+        if all(row.held for row in self._table.rows) and not self.idle:
+            raise RuntimeError("every row is held while requests wait: fork or cancel one of them.")
+        self._read_prompts()
+        ready = [row for row in self._table.rows if not (row.held or row.unread)]
+        # Rows that were only to be read have ended, and now make room for what follows them.
+        ended = [row for row in ready if row.request.limit == 0]
+        if ended:
+            events = [Event(row.id, finished="length") for row in ended]
+        else:
+            groups = [[ready[at] for at in group] for group in by_cost([r.length for r in ready])]
+            self._table.arrange(groups)
+            events = [event for rows in groups for event in self._step(rows)]
+        finished = {event.id for event in events if event.finished}
+        for row in [row for row in self._table.rows if row.id in finished]:
+            if row.request.hold:
+                row.held = True
             else:
-                self.states.copy(np.array([row]), np.array([parked]))
-                self.parked[parked] -= 1
-                if self.parked[parked] == 0:
-                    del self.parked[parked]
-                    self.free.append(parked)
-        self._read(fresh)
+                self._table.release(row)
+        return events
 
-    def step(self) -> list[int]:
-        """Add a token to every live row that may have one; return the rows that are done."""
-        done = [row for row, span in enumerate(self.spans) if span.job.limit == 0]
-        for row in done:
-            self.spans[row].reason = "length"
-        if done:  # they have only been read, and now make room for what follows them
-            return done
-        rows = np.arange(self.count)
-        pending = [[_last(span)] for span in self.spans]
-        options, log_pi = self.states.step(rows, pending, self._sampling())
-        uniform = [stream.random() for stream in self.streams]
-        chosen = draw(log_pi, torch.tensor(uniform, dtype=torch.float64, device=log_pi.device))
-        greedy = [span.job.sampling.greedy for span in self.spans]
-        if any(greedy):
-            likeliest = log_pi.argmax(-1)
-            chosen = torch.where(torch.tensor(greedy, device=log_pi.device), likeliest, chosen)
-        self.states.commit(rows, chosen)
-        pick = chosen[:, None]
-        log_ref = options.log_ref.gather(1, pick)[:, 0]
-        ratio = log_pi.gather(1, pick)[:, 0] - log_ref
-        kl, cut = exact_kl(log_pi, options.log_ref), truncation(options.log_ref)
-        report = torch.stack([ratio, kl, cut, log_ref], dim=-1).tolist()  # [R][4]
-        tokens = options.tokens.gather(1, pick)[:, 0].tolist()
-        for row, (span, numbers) in enumerate(zip(self.spans, report, strict=True)):
-            if not math.isfinite(sum(numbers)):
-                raise self.states.fault(row, options, [*span.job.tokens, *span.tokens])
-        return [row for row in rows.tolist() if self._record(row, tokens[row], *report[row])]
+    @torch.inference_mode()
+    def fork(self, number: int, requests: Sequence[Request]) -> list[int]:
+        """Go on from a row that is held, and let go of it.
 
-    def fork(
-        self, row: int, children: Sequence[Request], stack: list[tuple[Request, int | None]]
-    ) -> None:
-        """Go on with the first child in place; let the others wait, by a copy if there is room."""
-        first, *others = children
-        parked = None
-        if others and self.free:
-            parked = self.free.pop()
-            self.states.copy(np.array([parked]), np.array([row]))
-            self.parked[parked] = len(others)
-        stack.extend((job, parked) for job in reversed(others))
-        self.spans[row], self.streams[row] = Output(first), stream(first.key)
-        self._settings = None
-        self._check(first)
+        Args:
+            number: of the request that holds it.
+            requests: what goes on from there; their `tokens` are its own with what it has added
+                behind them (and one more token where it was `ranked`).
 
-    def release(self, row: int) -> None:
-        """Give a row back, and close the gap with the last live row."""
-        self.count -= 1
-        if row != self.count:
-            self.states.copy(np.array([row]), np.array([self.count]))
-            self.spans[row], self.streams[row] = self.spans[-1], self.streams[-1]
-        self.spans.pop()
-        self.streams.pop()
-        self._settings = None
-
-    def _seat(self, job: Request) -> int:
-        self._check(job)
-        self.spans.append(Output(job))
-        self.streams.append(stream(job.key))
-        self._settings = None
-        self.count += 1
-        return self.count - 1
-
-    def _read(self, rows: list[int]) -> None:
-        """Read all but the last token of new rows; that one is read with the first step."""
-        self.states.clear(np.array(rows, dtype=np.int64))
-        for group in _alike(
-            [row for row in rows if len(self.spans[row].job.tokens) > 1], self.spans
-        ):
-            tokens = [self.spans[row].job.tokens[:-1] for row in group]
-            settings = RowSettings(*(column[group] for column in self._sampling()))
-            self.states.read(np.array(group), tokens, settings)
-
-    def _record(
-        self, row: int, token: int, ratio: float, kl: float, cut: float, log_ref: float
-    ) -> bool:
-        """Write down a row's new token; whether the row is done."""
-        span = self.spans[row]
-        span.tokens.append(token)
-        span.log_ratio.append(ratio)
-        span.kl.append(kl)
-        span.truncation.append(cut)
-        span.log_ref.append(log_ref)
-        if token in self.reference.ends:
-            span.reason = "end"
-        elif span.job.stop and self._stopped(span):
-            span.reason = "stop"
-        elif len(span.tokens) >= span.job.limit:
-            span.reason = "length"
-        return bool(span.reason)
-
-    def _stopped(self, span: Output) -> bool:
-        """Whether a stop string stands at the end of the response."""
-        begun = span.job.tokens[len(span.job.tokens) - span.job.response :]
-        return self.reference.spelling.stops([*begun, *span.tokens], span.job.stop)
-
-    def _sampling(self) -> RowSettings:
-        """The live rows' settings: weights [R, M], beta, temperature, top_k, top_p [R]."""
-        if self._settings is None:
-            rows = [span.job.sampling for span in self.spans]
-            place = self.reference.model.device
-            weights = [row.weights for row in rows]
-            columns = zip(*(row.settings(self.vocabulary) for row in rows), strict=True)
-            self._settings = RowSettings(
-                torch.tensor(weights, dtype=torch.float32, device=place).reshape(len(rows), -1),
-                *(torch.tensor(column, device=place) for column in columns),
+        Returns:
+            the numbers of the new requests.
+        """
+        row = next((row for row in self._table.rows if row.id == number and row.held), None)
+        if row is None:
+            raise ValueError(
+                f"request {number} holds no row: only one with `hold` does, once ended."
             )
-        return self._settings
+        if not requests:
+            self._table.release(row)
+            return []
+        for request in requests:
+            self._check(request)
+        (first, *others), numbers = requests, [next(self._numbers) for _ in requests]
+        parked = self._table.park(row, len(others)) if others else None
+        waiting = list(zip(numbers[1:], others, strict=True))
+        self._children += [(child, request, parked) for child, request in reversed(waiting)]
+        self._table.replace(row, Row.start(numbers[0], first, read=True))
+        return numbers
 
-    def _check(self, job: Request) -> None:
-        job.sampling.check(self.objectives)
+    @torch.inference_mode()
+    def cancel(self, number: int) -> None:
+        """Forget a request: waiting, running or held. One that has ended is gone already."""
+        self._queue = deque(one for one in self._queue if one[0] != number)
+        for child in [one for one in self._children if one[0] == number]:
+            self._children.remove(child)
+            if child[2] is not None:
+                self._table.unpark(child[2])
+        for row in [row for row in self._table.rows if row.id == number]:
+            self._table.release(row)
+
+    def _check(self, request: Request) -> None:
+        request.sampling.check(self._policy.guidance.objectives)
+
+    def _admit(self) -> None:
+        """Fill the free rows: children first, the last one first; then new requests."""
+        while len(self._table.rows) < self.size and (self._children or self._queue):
+            if self._children:
+                number, request, parked = self._children.pop()
+            else:
+                (number, request), parked = self._queue.popleft(), None
+            self._table.seat(Row.start(number, request, read=parked is not None), parked)
+
+    def _read_prompts(self) -> None:
+        """Read prompts, but for their last tokens: all of them, or so much that no row waits."""
+        unread = [row for row in self._table.rows if row.unread]
+        running = any(not (row.unread or row.held) for row in self._table.rows)
+        left = self.prompt_tokens if running else sum(len(row.unread) for row in unread)
+        parts: list[tuple[Row, list[int]]] = []
+        for row in sorted(unread, key=lambda row: row.id):
+            if left:
+                parts.append((row, row.unread[:left]))
+                row.unread = row.unread[left:]
+                left -= len(parts[-1][1])
+        for group in read_together([len(tokens) for _, tokens in parts]):
+            index = self._table.index([parts[at][0] for at in group])
+            settings = self._table.settings(index)
+            self._policy.read(index, [parts[at][1] for at in group], settings)
+
+    def _step(self, rows: Sequence[Row]) -> list[Event]:
+        """Add a token to each of some rows, or rank those that it might be."""
+        index = self._table.index(rows)
+        last = [[row.last] for row in rows]
+        options, log_pi = self._policy.step(index, last, self._table.settings(index))
+        chosen = self._choose(rows, log_pi)
+        drawn = np.array([not row.request.ranked for row in rows])
+        if drawn.any():
+            self._policy.commit(index[drawn], chosen[torch.from_numpy(drawn)])
+        pick = chosen[:, None]
+        columns = [
+            log_pi.gather(1, pick)[:, 0],
+            options.log_ref.gather(1, pick)[:, 0],
+            exact_kl(log_pi, options.log_ref),
+            truncation(options.log_ref),
+        ]
+        report = torch.stack(columns, dim=-1).tolist()  # [R][4]
+        tokens = options.tokens.gather(1, pick)[:, 0].tolist()
+        events = []
+        for at, (row, token, numbers) in enumerate(zip(rows, tokens, report, strict=True)):
+            if not math.isfinite(sum(numbers)):
+                raise self._policy.fault(at, options, [*row.request.tokens, *row.added])
+            event = Event(row.id, token, *numbers)
+            if row.request.ranked:
+                likely = _ranked(options, log_pi, at, row.request.ranked)
+                event = replace(event, token=None, finished="length", ranked=likely)
+            else:
+                row.added.append(token)
+                event = replace(event, finished=self._reason(row))
+            events.append(event)
+        return events
+
+    def _choose(self, rows: Sequence[Row], log_pi: torch.Tensor) -> torch.Tensor:
+        """Which candidate each row takes [R]: a draw from its own stream, or the likeliest."""
+        uniform = [row.random.random() for row in rows]
+        chosen = draw(log_pi, torch.tensor(uniform, dtype=torch.float64, device=log_pi.device))
+        greedy = [row.request.sampling.greedy for row in rows]
+        if any(greedy):
+            taken = torch.tensor(greedy, device=log_pi.device)
+            chosen = torch.where(taken, log_pi.argmax(-1), chosen)
+        return chosen
+
+    def _reason(self, row: Row) -> str:
+        """Why a row has ended with its newest token; "" if it has not."""
+        request = row.request
+        begun = request.tokens[len(request.tokens) - request.response :]
+        reason = ending(self.reference, [*begun, *row.added], request.stop)
+        return reason or ("length" if len(row.added) >= request.limit else "")
 
 
-def _alike(rows: list[int], spans: Sequence[Output]) -> list[list[int]]:
-    """Group rows by how much there is to read, as in one call all are padded to the longest."""
-    groups: list[list[int]] = []
-    total = 0
-    for row in sorted(rows, key=lambda row: len(spans[row].job.tokens)):
-        length = len(spans[row].job.tokens)
-        if not groups or length * (len(groups[-1]) + 1) > total + length + PADDING:
-            groups.append([])
-            total = 0
-        groups[-1].append(row)
-        total += length
-    return groups
+def ending(reference: ReferencePolicy, response: Sequence[int], stop: Sequence[str]) -> str:
+    """Why a response has ended with its last token: "end", "stop", or "" if it has not."""
+    if response[-1] in reference.ends:
+        return "end"
+    return "stop" if stop and reference.spelling.stops(response, stop) else ""
 
 
-def _last(span: Output) -> int:
-    return int(span.tokens[-1] if span.tokens else span.job.tokens[-1])
+def decode(
+    reference: ReferencePolicy,
+    guides: Sequence[Guide],
+    requests: Iterable[Request],
+    *,
+    rule: MixingRule = tilt,
+    rows: int = 64,
+    follow: Callable[[Output], Sequence[Request]] | None = None,
+    on_event: Callable[[Request, Event], None] | None = None,
+) -> Iterator[Output]:
+    """Run requests, and the requests that follow them, in the order in which they end.
+
+    Args:
+        reference: π_ref.
+        guides: the value models, or other guides.
+        requests: where to begin; taken one by one as rows become free.
+        rule: how values bend the reference policy.
+        rows: how many rows take a step together.
+        follow: what goes on where a request has reached its limit; see `Decoder.fork`.
+        on_event: is told of every event as it comes.
+
+    Yields:
+        an output for every request.
+    """
+    decoder, waiting = Decoder(reference, guides, rule, rows), iter(requests)
+    outputs: dict[int, Output] = {}
+
+    def held(request: Request) -> Request:
+        return replace(request, hold=follow is not None)
+
+    while True:
+        while decoder.room > 0 and (request := next(waiting, None)) is not None:
+            outputs[decoder.add(held(request))] = Output(request)
+        if decoder.idle:
+            return
+        for event in decoder.step():
+            output = outputs[event.id]
+            output.add(event)
+            if on_event is not None:
+                on_event(output.request, event)
+            if not event.finished:
+                continue
+            yield outputs.pop(event.id)
+            if follow is not None:
+                children = () if event.finished in {"end", "stop"} else follow(output)
+                numbers = decoder.fork(event.id, [held(child) for child in children])
+                outputs |= {n: Output(child) for n, child in zip(numbers, children, strict=True)}
+
+
+def _ranked(options: Candidates, log_pi: torch.Tensor, at: int, count: int) -> tuple[Ranked, ...]:
+    """The likeliest candidates of a row; among equals those that come first."""
+    order = log_pi[at].sort(descending=True, stable=True).indices[:count]
+    columns = (options.tokens[at][order], log_pi[at][order], options.log_ref[at][order])
+    every = zip(*(column.tolist() for column in columns), strict=True)
+    return tuple(Ranked(*one) for one in every if one[1] > -math.inf)

@@ -1,8 +1,8 @@
-"""The states of many rows: what the reference policy and all that guides it have read so far.
+"""Guidance: all that guides a policy, and the policy that it makes of the reference's logits.
 
-One object holds the caches of all models, so that they are read, forked and cleared together, and
-one method says what a row may go on with. Sampling, rollouts and search are policies over it. Knows
-nothing of jobs or draws.
+It follows rows that somebody else decodes: our decoder, or another engine that shows it the tokens,
+the logits and, for guides that need them, the hidden states of the reference policy. Knows nothing
+of requests or draws.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,100 +10,82 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mavis.decoding.guides import Guide, open_source
-from mavis.decoding.kv_cache import CachedRows, Index
-from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.tilt import Candidates, RowSettings, candidates
-from mavis.decoding.value_model import ValueModel, objectives_of
+from mavis.decoding.guides import Guide, objectives_of
+from mavis.decoding.kv_cache import Index, ModelOutput
+from mavis.decoding.tilt import Candidates, RowSettings, candidates, tilt
 
-# (log_ref [R, K], values [R, K, M], weights [R, M], beta [R]) -> log π [R, K]: `tilt`, or a rival
+# (log_ref [R, K], values [R, K, M], weights [R, M], beta [R]) -> log π [R, K]: `tilt`, or another
 MixingRule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class Guidance:
-    """Rows of the reference policy, and of a source for everything that guides it.
+    """The state of every guide, row by row.
 
     Args:
-        reference: π_ref.
-        networks: the value models, or other guides.
+        guides: value models, or others.
         rule: how their values bend the reference policy.
-        rows: how many rows there is room for.
+        rows: how many rows there is room for at first.
     """
 
-    def __init__(
+    def __init__(self, guides: Sequence[Guide], rule: MixingRule = tilt, rows: int = 1) -> None:
+        self.guides, self.rule = tuple(guides), rule
+        self.objectives = objectives_of(guides)
+        self.needs_hidden = any(guide.needs_hidden for guide in guides)
+        self.states = [guide.start(rows) for guide in guides]
+        self.values: list[Tensor] = []  # [R, K, M] of each guide, in the last `policy`
+
+    @property
+    def one_forward(self) -> bool:
+        """Whether every state along a text can be had in one forward of each model."""
+        return all(state.one_forward for state in self.states)
+
+    def extend(
         self,
-        reference: ReferencePolicy,
-        networks: Sequence[ValueModel | Guide],
-        rule: MixingRule,
-        rows: int,
+        rows: Index,
+        tokens: Sequence[Sequence[int]],
+        output: ModelOutput,
+        settings: RowSettings,
+        every: bool = False,
     ) -> None:
-        shared = any(isinstance(n, ValueModel) and n.card.source == "shared" for n in networks)
-        self.cache = CachedRows(reference.model, rows, hidden=shared)
-        self.sources = [open_source(network, rows) for network in networks]
-        self.rule = rule
-        self.reference, self.networks = reference, networks
-        self._values: list[Tensor] = []  # of the last step, one source after the other
+        """Follow tokens that the reference policy has read; see `GuideState.extend`."""
+        for state in self.states:
+            state.extend(rows, tokens, output, settings, every)
 
-    def read(self, rows: Index, tokens: Sequence[Sequence[int]], settings: RowSettings) -> None:
-        """Read tokens behind which nobody will ask for candidates yet."""
-        reading = self.cache.extend(rows, tokens, silent=True)
-        for source in self.sources:
-            source.extend(rows, tokens, reading, settings)
-
-    def step(
-        self, rows: Index, tokens: Sequence[Sequence[int]], settings: RowSettings
+    def policy(
+        self, rows: Index, logits: Tensor, settings: RowSettings
     ) -> tuple[Candidates, Tensor]:
-        """Read tokens, and say what each row may go on with: candidates, and log π [R, K]."""
-        reading = self.cache.extend(rows, tokens)
-        for source in self.sources:
-            source.extend(rows, tokens, reading, settings)
-        assert reading.logits is not None
-        options = candidates(reading.logits, *settings[2:])
-        self._values = [source.values(rows, options.tokens) for source in self.sources]
-        empty = options.log_ref.new_zeros((*options.log_ref.shape, 0))
-        values = torch.cat([empty, *self._values], dim=-1)
-        return options, self.rule(options.log_ref, values, *settings[:2])
-
-    def fault(self, at: int, options: Candidates, before: Sequence[int]) -> ValueError:
-        """Say which model is to blame for numbers that are not finite.
+        """What each row may go on with, after an `extend` of the same rows.
 
         Args:
-            at: which row of the last step has them.
-            options: the candidates of that step [R, K].
-            before: the tokens that the row held.
+            rows: which rows [R].
+            logits: of the reference policy [R, V].
+            settings: how these rows sample.
+
+        Returns:
+            the candidates, and log π of each [R, K].
         """
-        text = self.reference.spelling.text(before, last=24)
-        where = f"for the token after {text!r}"
-        advice = "its weights are broken, or too large for its number format."
-        if not options.log_ref[at, 0].isfinite():
-            return ValueError(f"reference {self.reference.name} gave NaN {where}: {advice}")
-        inside = options.log_ref[at] > -torch.inf
-        for network, values in zip(self.networks, self._values, strict=True):
-            bad = values[at][inside]
-            if bad.isnan().any() or (bad == torch.inf).any():
-                kind = "value model" if isinstance(network, ValueModel) else "policy"
-                name = ", ".join(network.objectives)
-                return ValueError(f"the {kind} of {name} gave NaN {where}: {advice}")
-        names = ", ".join(objectives_of(self.networks))
-        return ValueError(
-            f"the policies of {names} leave no distribution {where}: together they forbid all that "
-            "the reference proposes, or a negative weight asks for what is forbidden. Raise top_k, "
-            "or change the weights."
-        )
+        options = candidates(logits, settings)
+        self.values = [state.values(rows, options.tokens) for state in self.states]
+        none = options.log_ref.new_zeros((*options.log_ref.shape, 0))
+        values = torch.cat([none, *self.values], dim=-1)
+        return options, self.rule(options.log_ref, values, settings.weights, settings.beta)
 
     def commit(self, rows: Index, chosen: Tensor) -> None:
         """Say which of its candidates each row goes on with [R], where it is one of them."""
-        for source in self.sources:
-            source.commit(rows, chosen)
+        for state in self.states:
+            state.commit(rows, chosen)
 
     def copy(self, dst: Index, src: Index) -> None:
         """Make the rows `dst` equal to the rows `src`."""
-        self.cache.copy(dst, src)
-        for source in self.sources:
-            source.copy(dst, src)
+        for state in self.states:
+            state.copy(dst, src)
 
     def clear(self, rows: Index) -> None:
         """Forget what the rows hold."""
-        self.cache.clear(rows)
-        for source in self.sources:
-            source.clear(rows)
+        for state in self.states:
+            state.clear(rows)
+
+    def reserve(self, rows: int) -> None:
+        """Make room for so many rows in all; what is there stays."""
+        for state in self.states:
+            state.reserve(rows)

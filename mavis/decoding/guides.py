@@ -1,42 +1,45 @@
-"""Where a value comes from: three sources behind one interface, which the tilt cannot tell apart.
+"""What can guide: anything that, row by row, values the candidates for the next token.
 
-A source follows the rows of the reference policy (`extend`, `commit`, `copy`, `clear` mean what
-they mean in `rows`) and answers one question: `values(rows, candidates[R, K]) -> [R, K, M]`.
-Whatever opens such a source can guide: a value network, or (see `measure`) another policy.
+A guide is what is loaded (a value model, another policy, a reward model of PARM); `start` gives its
+state for some rows, which follows the rows of the reference policy (`extend`, `commit`, `copy`,
+`clear` mean what they mean in `kv_cache`) and answers one question:
+`values(rows, candidates [R, K]) -> [R, K, M]`. The tilt cannot tell guides apart.
 """
-# ruff: noqa: ARG002 - a source hears of everything, and takes what it needs
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from mavis.decoding.kv_cache import CachedRows, Index, ModelOutput
+from mavis.decoding.kv_cache import Index, ModelOutput
 from mavis.decoding.tilt import RowSettings
-from mavis.decoding.value_model import ValueModel
+from mavis.reward import Units
 
 
 class GuideState(ABC):
-    """Values of candidates, for rows that are read beside the reference policy's."""
+    """What a guide has read, for rows that are read beside the reference policy's."""
+
+    one_forward = True  # whether `extend` can keep the states at every token it reads
 
     @abstractmethod
     def extend(
         self,
         rows: Index,
         tokens: Sequence[Sequence[int]],
-        reading: ModelOutput,
+        output: ModelOutput,
         settings: RowSettings,
+        every: bool = False,
     ) -> None:
         """Follow tokens that the reference policy has read.
 
         Args:
             rows: which rows [R].
             tokens: one non-empty list a row.
-            reading: what the reference policy said; no logits if nobody will ask for values.
+            output: what the reference policy said; no logits if nobody will ask for values.
             settings: how these rows sample.
+            every: whether `values` will be asked for at each of q tokens, of equally long lists;
+                its R is then R · q, position after position of one row after the other.
         """
 
     @abstractmethod
@@ -58,146 +61,52 @@ class GuideState(ABC):
     def clear(self, rows: Index) -> None:
         """Forget what the rows hold."""
 
-
-class ActionValues(GuideState):
-    """Q(s, ·) from the value trunk's state at the last token: one token read per step."""
-
-    def __init__(self, network: ValueModel, rows: int) -> None:
-        assert network.trunk is not None
-        self.network = network
-        self.rows = CachedRows(network.trunk, rows)
-        self._hidden = torch.empty(0)
-
-    def extend(
-        self,
-        rows: Index,
-        tokens: Sequence[Sequence[int]],
-        reading: ModelOutput,
-        settings: RowSettings,
-    ) -> None:
-        """Read the same tokens."""
-        hidden = self.rows.extend(rows, tokens).hidden
-        assert hidden is not None
-        self._hidden = hidden
-
-    def values(self, rows: Index, candidates: Tensor) -> Tensor:
-        """Gather the candidates' values from the state just read."""
-        return _finite(self.network.action_values(self._hidden, candidates))
-
-    def commit(self, rows: Index, chosen: Tensor) -> None:
-        """Nothing to keep: the token is read with the next step."""
-
-    def copy(self, dst: Index, src: Index) -> None:
-        """Copy the trunk's rows."""
-        self.rows.copy(dst, src)
-
-    def clear(self, rows: Index) -> None:
-        """Clear the trunk's rows."""
-        self.rows.clear(rows)
-
-
-class StateValues(GuideState):
-    """V(s·a), each candidate read behind the row: MAVIS as published, K tokens per step."""
-
-    def __init__(self, network: ValueModel, rows: int) -> None:
-        assert network.trunk is not None
-        self.network = network
-        self.rows = CachedRows(network.trunk, rows)
-        # Whether a row's last token was kept by `commit`, so that it need not be read again.
-        self._ahead = np.zeros(rows, dtype=bool)
-
-    def extend(
-        self,
-        rows: Index,
-        tokens: Sequence[Sequence[int]],
-        reading: ModelOutput,
-        settings: RowSettings,
-    ) -> None:
-        """Read the tokens, but for those that are here already as the chosen candidate."""
-        behind = ~self._ahead[rows]
-        self._ahead[rows] = False
-        if behind.any():
-            unread = [t for t, is_behind in zip(tokens, behind, strict=True) if is_behind]
-            self.rows.extend(rows[behind], unread)
-
-    def values(self, rows: Index, candidates: Tensor) -> Tensor:
-        """Read the candidates side by side."""
-        hidden = self.rows.score(rows, candidates).hidden
-        assert hidden is not None
-        return _finite(self.network.state_values(hidden))
-
-    def commit(self, rows: Index, chosen: Tensor) -> None:
-        """Keep the chosen candidate's keys and values."""
-        self.rows.commit(rows, chosen)
-        self._ahead[rows] = True
-
-    def copy(self, dst: Index, src: Index) -> None:
-        """Copy the trunk's rows."""
-        self.rows.copy(dst, src)
-        self._ahead[dst] = self._ahead[src]
-
-    def clear(self, rows: Index) -> None:
-        """Clear the trunk's rows."""
-        self.rows.clear(rows)
-        self._ahead[rows] = False
-
-
-class SharedValues(GuideState):
-    """Q(s, ·) from the reference policy's own hidden state: nothing is read twice."""
-
-    def __init__(self, network: ValueModel) -> None:
-        self.network = network
-        self._hidden = torch.empty(0)
-
-    def extend(
-        self,
-        rows: Index,
-        tokens: Sequence[Sequence[int]],
-        reading: ModelOutput,
-        settings: RowSettings,
-    ) -> None:
-        """Take the reference policy's state."""
-        assert reading.hidden is not None
-        self._hidden = reading.hidden
-
-    def values(self, rows: Index, candidates: Tensor) -> Tensor:
-        """Gather the candidates' values from the state just taken."""
-        return _finite(self.network.action_values(self._hidden, candidates))
-
-    def commit(self, rows: Index, chosen: Tensor) -> None:
-        """Nothing to keep."""
-
-    def copy(self, dst: Index, src: Index) -> None:
-        """Nothing to copy."""
-
-    def clear(self, rows: Index) -> None:
-        """Nothing to forget."""
+    @abstractmethod
+    def reserve(self, rows: int) -> None:
+        """Make room for so many rows in all; what is there stays."""
 
 
 class Guide(Protocol):
-    """What can guide beside a value network."""
+    """What can guide a reference policy."""
 
     @property
     def objectives(self) -> tuple[str, ...]:
         """Names of its values: its part of the M axis."""
         ...
 
-    def open(self, rows: int) -> GuideState:
-        """A source with room for `rows` rows."""
+    @property
+    def kind(self) -> str:
+        """What it is, for errors: a value model, a policy or a reward model."""
+        ...
+
+    @property
+    def needs_hidden(self) -> bool:
+        """Whether it values the reference policy's own hidden states."""
+        ...
+
+    @property
+    def natural_beta(self) -> float | None:
+        """The strength that it was made for; None if it was made for none."""
+        ...
+
+    @property
+    def units(self) -> Mapping[str, Units]:
+        """Standard units of its objectives, if its values are in standard units."""
+        ...
+
+    def start(self, rows: int) -> GuideState:
+        """Its state, with room for `rows` rows."""
         ...
 
 
-def _finite(values: Tensor) -> Tensor:
-    """The values of a network, which forbids nothing: an infinite one is as wrong as NaN."""
-    return values + 0 * values
+def objectives_of(guides: Sequence[Guide]) -> tuple[str, ...]:
+    """The names of all values, guide after guide: the M axis of a guided policy.
 
-
-def open_source(network: ValueModel | Guide, rows: int) -> GuideState:
-    """The source that a network's card names, or a guide's own, with room for `rows` rows."""
-    if not isinstance(network, ValueModel):
-        return network.open(rows)
-    if network.card.source == "action":
-        return ActionValues(network, rows)
-    if network.card.source == "state":
-        return StateValues(network, rows)
-    return SharedValues(network)
+    Raises:
+        ValueError: two of them are of one objective.
+    """
+    names = tuple(name for guide in guides for name in guide.objectives)
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"values must be of different objectives, got {twice[0]} twice.")
+    return names

@@ -80,14 +80,14 @@ class SlotCache(Cache):
         """The longest visible row; positions are always given explicitly."""
         return self._span
 
-    def grow(self, slots: int) -> None:
-        """Make room for more slots a row; what is there stays."""
+    def grow(self, rows: int, slots: int) -> None:
+        """Make room for more rows, or more slots a row; what is there stays."""
         for buffers in (self.keys, self.values):
             for layer, old in enumerate(buffers):
                 heads, dim = old.shape[1], old.shape[3]
-                buffers[layer] = old.new_zeros((self.rows, heads, slots, dim))
-                buffers[layer][:, :, : self.slots] = old
-        self.slots = slots
+                buffers[layer] = old.new_zeros((rows, heads, slots, dim))
+                buffers[layer][: self.rows, :, : self.slots] = old
+        self.rows, self.slots = rows, slots
 
     def move(self, dst: Index, src: Index, span: int) -> None:
         """Copy the first `span` slots of the rows `src` to the rows `dst`."""
@@ -117,7 +117,7 @@ class CachedRows:
 
     Args:
         model: an unmodified `transformers` model, causal LM or headless.
-        rows: how many rows the buffers hold; their slots grow as they are needed.
+        rows: how many rows the buffers hold at first; their slots grow as they are needed.
         hidden: whether a causal LM shall also give its last hidden states.
         extra: more arguments of the model's forward, for the rows that it reads.
     """
@@ -139,7 +139,11 @@ class CachedRows:
         self._shut = self._open - torch.inf
 
     def extend(
-        self, rows: Index, tokens: Sequence[Sequence[int]], silent: bool = False
+        self,
+        rows: Index,
+        tokens: Sequence[Sequence[int]],
+        silent: bool = False,
+        every: bool = False,
     ) -> ModelOutput:
         """Write tokens behind each row, and read what the model says after the last of them.
 
@@ -147,9 +151,12 @@ class CachedRows:
             rows: which rows [R], each at most once.
             tokens: one non-empty list a row; lists may differ in length.
             silent: whether nobody will look at the logits, which then are not worked out.
+            every: whether to read what the model says after each of q tokens; lists must then be
+                equally long.
 
         Returns:
-            hidden [R, H] and, from a causal LM, logits [R, V], at each row's last new token.
+            hidden [R, H] and, from a causal LM, logits [R, V], at each row's last new token; with
+            `every`, [R, q, H] and [R, q, V].
         """
         counts = np.array([len(t) for t in tokens])
         width = int(counts.max())
@@ -165,7 +172,7 @@ class CachedRows:
         positions = np.where(unused, 0, slots)
         slots[unused] = self.cache.slots - 1
         query, seen = self._tensor(slots)[:, :, None], self._tensor(np.arange(span))
-        mask, last = seen <= query, counts - 1
+        mask, last = seen <= query, None if every else counts - 1
         output = self._forward(rows, padded, slots, positions, mask, span, last, silent)
         self.lengths[rows] += counts
         return output
@@ -206,6 +213,12 @@ class CachedRows:
     def clear(self, rows: Index) -> None:
         """Forget what the rows hold."""
         self.lengths[rows] = 0
+
+    def reserve(self, rows: int) -> None:
+        """Make room for so many rows in all; what is there stays."""
+        if rows > self.cache.rows:
+            self.cache.grow(rows, self.cache.slots)
+            self.lengths = np.pad(self.lengths, (0, rows - len(self.lengths)))
 
     def _forward(
         self,
@@ -259,4 +272,4 @@ class CachedRows:
 
     def _make_room(self, span: int) -> None:
         if span >= self.cache.slots:
-            self.cache.grow(max(2 * self.cache.slots, span + 1))
+            self.cache.grow(self.cache.rows, max(2 * self.cache.slots, span + 1))

@@ -1,36 +1,32 @@
 """The guided policy as people use it: load it, ask it, with weights of one's own per prompt."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from mavis.decoding.arguments import Numbers, Stop, Weights, Whole, vectors, whole_number
+from mavis.decoding.beam import search
 from mavis.decoding.decoder import decode
 from mavis.decoding.guidance import MixingRule
-from mavis.decoding.guides import Guide
-from mavis.decoding.prompt_requests import PromptRequest, check, requests
-from mavis.decoding.reference import Encoded, PromptTooLong, ReferencePolicy
-from mavis.decoding.request import Output, Request, SamplingParams
+from mavis.decoding.guides import Guide, objectives_of
+from mavis.decoding.policy_rows import PolicyRows
+from mavis.decoding.prompt_requests import (
+    Completion,
+    PromptRequest,
+    check,
+    completion,
+    requests,
+    started,
+)
+from mavis.decoding.reference import Encoded, ReferencePolicy
+from mavis.decoding.request import Event, Output, Request, SamplingParams
+from mavis.decoding.scoring import Score, score
 from mavis.decoding.tilt import tilt
-from mavis.decoding.value_model import ValueModel, objectives_of
 from mavis.prompts import Prompt
+from mavis.reward import Units
 
 Refuse = Callable[[int, ValueError], None]
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One reply of a policy."""
-
-    prompt: Prompt
-    text: str
-    tokens: list[int]
-    kl: float  # nats against the untruncated reference: exact sums over the candidates
-    kl_sampled: float  # the same from the log-ratios of the sampled tokens
-    kl_truncation: float  # the part that is due to top-k and top-p alone
-    log_ref: float  # log-probability under the untruncated reference, nats
-    reason: str  # "end", "stop" or "length"
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,18 +35,18 @@ class GuidedPolicy:
 
     Args:
         reference: π_ref.
-        networks: the value models, or other guides.
+        guides: the value models, or others.
         rule: how their values bend the reference policy.
     """
 
     reference: ReferencePolicy
-    networks: tuple[ValueModel | Guide, ...] = ()
+    guides: tuple[Guide, ...] = ()
     rule: MixingRule = tilt
     objectives: tuple[str, ...] = field(init=False)  # the M axis
 
     def __post_init__(self) -> None:
         """Name the outputs of all value models in a row."""
-        object.__setattr__(self, "objectives", objectives_of(self.networks))
+        object.__setattr__(self, "objectives", objectives_of(self.guides))
 
     def __repr__(self) -> str:
         """Name the models; their layers would fill pages."""
@@ -58,23 +54,30 @@ class GuidedPolicy:
 
     @property
     def beta(self) -> float:
-        """The strength of the tilt that the value models were trained for, 1 / η.
+        """The strength of the tilt that the guides were made for: of a value model 1 / η.
 
         Other policies are mixed at strength 1: their log-ratios are in nats, as π_ref is.
 
         Raises:
-            ValueError: they were trained for different ones.
+            ValueError: they were made for different ones.
         """
-        cards = [network.card for network in self.networks if isinstance(network, ValueModel)]
-        etas = {card.eta for card in cards if card.eta}
-        if len(etas) > 1:
+        values = [guide.natural_beta for guide in self.guides if guide.units]
+        betas = {beta for beta in values if beta is not None}
+        if len(betas) > 1:
+            etas = ", ".join(f"{1 / beta:g}" for beta in sorted(betas, reverse=True))
             raise ValueError(
                 "beta must be given: the value models were trained for different strengths "
-                f"(eta {', '.join(f'{eta:g}' for eta in sorted(etas))})."
+                f"(eta {etas})."
             )
-        if etas:
-            return 1 / etas.pop()
-        return 1.0 if len(cards) < len(self.networks) else SamplingParams.beta
+        if betas:
+            return betas.pop()
+        others = {guide.natural_beta for guide in self.guides if not guide.units}
+        return others.pop() or SamplingParams.beta if others else SamplingParams.beta
+
+    @property
+    def units(self) -> dict[str, Units]:
+        """Standard units of the rewards, by objective, as far as the guides know them."""
+        return {name: units for guide in self.guides for name, units in guide.units.items()}
 
     def vector(self, weights: Weights) -> tuple[float, ...]:
         """Weights by name as a vector [M]; an objective that is not named weighs nothing.
@@ -97,6 +100,7 @@ class GuidedPolicy:
         seed: Whole = 0,
         stop: Stop | None = None,
         rows: int = 64,
+        on_token: Callable[[int, Event], None] | None = None,
     ) -> list[Completion]:
         """Answer prompts; every setting is one for all, or one per prompt in a list or an array.
 
@@ -117,6 +121,8 @@ class GuidedPolicy:
             stop: strings that end a reply and are no part of it: a list for all prompts, or a list
                 of one list per prompt.
             rows: how many replies are written side by side.
+            on_token: is told of every token as it comes, with the place of its answer in what is
+                returned.
 
         Returns:
             P · n answers, those of one prompt together.
@@ -127,7 +133,7 @@ class GuidedPolicy:
         beta = self.beta if beta is None else beta
         settings = (beta, temperature, top_k, top_p, max_tokens, seed, stop)
         asked = requests(prompts, self.objectives, weights, *settings)
-        return list(self._answers(asked, n, rows))
+        return list(self._answers(asked, n, rows, on_token=on_token))
 
     def stream(
         self,
@@ -168,6 +174,104 @@ class GuidedPolicy:
         columns = zip(prompts, samplings, limits, seeds, strict=True)
         return list(self._answers([PromptRequest(*column) for column in columns], n, rows))
 
+    def beam_search(
+        self,
+        prompts: Prompt | Iterable[Prompt],
+        weights: float | Weights | Collection[Weights | Numbers] | None = None,
+        beta: Numbers | None = None,
+        temperature: Numbers = 1.0,
+        top_k: Whole = 40,
+        top_p: Numbers = 1.0,
+        max_tokens: Whole = 64,
+        beams: int = 4,
+        stop: Stop | None = None,
+    ) -> list[list[Completion]]:
+        """Search for the most likely answers; settings are those of `generate`.
+
+        Args:
+            prompts: texts or chats; or a single one.
+            weights: λ by objective.
+            beta: strength of the tilt.
+            temperature: of the reference policy.
+            top_k: candidates per token.
+            top_p: probability mass of the candidates.
+            max_tokens: the longest answer.
+            beams: W, how many answers are kept alive for each prompt.
+            stop: strings that end an answer.
+
+        Returns:
+            for each prompt up to W answers, most likely first.
+
+        Raises:
+            ValueError: a setting is out of range, or a prompt is empty or too long.
+        """
+        beta = self.beta if beta is None else beta
+        settings = (beta, temperature, top_k, top_p, max_tokens, 0, stop)
+        asked = requests(prompts, self.objectives, weights, *settings)
+        if (beams := whole_number("beams", beams)) < 1:
+            raise ValueError(f"beams must be at least 1, got {beams}.")
+        self._check(asked)
+        ready = started(asked, self.reference)
+        return search(self.reference, self.guides, self.rule, ready, beams)
+
+    def score(
+        self,
+        prompts: Prompt | Iterable[Prompt],
+        completions: Collection[Completion | str | Sequence[int]],
+        weights: float | Weights | Collection[Weights | Numbers] | None = None,
+        beta: Numbers | None = None,
+        temperature: Numbers = 1.0,
+        top_k: Whole = 40,
+        top_p: Numbers = 1.0,
+    ) -> list[Score]:
+        """Say how likely given answers are, token by token, and which objective wants them.
+
+        Args:
+            prompts: P texts or chats; or a single one.
+            completions: P answers: of this or another policy, as texts, or as tokens. A text is
+                scored as it stands, without an end token behind it.
+            weights: λ by objective.
+            beta: strength of the tilt.
+            temperature: of the reference policy.
+            top_k: candidates per token.
+            top_p: probability mass of the candidates.
+
+        Returns:
+            a score for each; what decoding reported of its own answers, to rounding.
+
+        Raises:
+            ValueError: a setting is out of range, an answer has no tokens, or the two are not
+                equally many, or too long.
+        """
+        beta = self.beta if beta is None else beta
+        settings = (beta, temperature, top_k, top_p, 1, 0, None)
+        asked = requests(prompts, self.objectives, weights, *settings)
+        if len(asked) != len(completions):
+            raise ValueError(
+                f"completions must be one per prompt ({len(asked)}), got {len(completions)}."
+            )
+        said = [self._tokens(one, at) for at, one in enumerate(completions)]
+        asked = [replace(one, limit=len(its)) for one, its in zip(asked, said, strict=True)]
+        self._check(asked)
+        ready = started(asked, self.reference)
+        rows = PolicyRows(self.reference, self.guides, self.rule, 1)
+        return [score(rows, *one, its) for one, its in zip(ready, said, strict=True)]
+
+    def _tokens(self, answer: Completion | str | Sequence[int], at: int) -> list[int]:
+        """The tokens of a given answer."""
+        if isinstance(answer, Completion):
+            answer = answer.tokens
+        if isinstance(answer, str):
+            answer = self.reference.tokenizer(answer, add_special_tokens=False).input_ids
+        if not (tokens := list(answer)):
+            raise ValueError(f"completions must have tokens, got none for prompt {at}.")
+        if unknown := [token for token in tokens if not 0 <= token < self.reference.vocabulary]:
+            raise ValueError(
+                f"completions must be of tokens that {self.reference.name} knows, got {unknown[0]} "
+                f"for prompt {at}."
+            )
+        return tokens
+
     def _answers(
         self,
         asked: Sequence[PromptRequest],
@@ -175,80 +279,73 @@ class GuidedPolicy:
         rows: int,
         in_order: bool = False,
         refuse: Refuse | None = None,
+        on_token: Callable[[int, Event], None] | None = None,
     ) -> Iterator[Completion]:
         """Check all that is asked, then answer it; `in_order` begins with the first prompts."""
         n, rows = whole_number("n", n), whole_number("rows", rows)
         for name, number in {"n": n, "rows": rows}.items():
             if number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}.")
-        check(asked, self.objectives, self.reference)
-        self._try_rule([request.sampling for request in asked])
-        started: list[tuple[PromptRequest, Encoded]] = []
-        for at, request in enumerate(asked):
-            try:
-                started.append((request, self._start(request, at)))
-            except ValueError as error:
-                if refuse is None:
-                    raise
-                refuse(at, error)
+        self._check(asked)
+        ready = started(asked, self.reference, refuse)
         window = max(1, rows // n) if in_order else len(asked)
-        return self._in_turn(started, n, rows, window)
-
-    def _start(self, request: PromptRequest, at: int) -> Encoded:
-        """The tokens of a prompt, which must leave room for the longest reply."""
-        try:
-            encoded = self.reference.encode(request.prompt)
-        except ValueError as error:
-            kind = PromptTooLong if isinstance(error, PromptTooLong) else ValueError
-            raise kind(f"prompt {at}: {error}") from error
-        if len(encoded.tokens) + request.limit > self.reference.context:
-            raise PromptTooLong(
-                f"prompt {at} ({len(encoded.tokens)} tokens) and max_tokens ({request.limit}) must "
-                f"fit into the context of {self.reference.context} tokens: shorten one of them."
-            )
-        return encoded
+        return self._in_turn(ready, n, rows, window, on_token)
 
     def _in_turn(
-        self, started: Sequence[tuple[PromptRequest, Encoded]], n: int, rows: int, window: int
+        self,
+        ready: Sequence[tuple[PromptRequest, Encoded]],
+        n: int,
+        rows: int,
+        window: int,
+        on_token: Callable[[int, Event], None] | None,
     ) -> Iterator[Completion]:
-        """Answers, prompt after prompt, each as soon as it and all before it are written."""
-        # A prompt is read once; its n answers fork from there. A row pays for the longest one
+        """Replies, prompt after prompt, each as soon as it and all before it are written."""
+
+        def reply(at: int, copy: int) -> Request:
+            one, start = ready[at]
+            key, stop = (one.seed, *start.tokens, "sample", copy), (*start.stop, *one.stop)
+            return Request(start.tokens, one.limit, one.sampling, key, stop, tag=(at, copy))
+
+        def replies_to(root: Output) -> list[Request]:
+            at, copy = root.request.tag
+            return [reply(at, copy) for copy in range(n)] if copy < 0 else []
+
+        def tell(request: Request, event: Event) -> None:
+            at, copy = request.tag
+            if on_token is not None and event.token is not None:
+                on_token(at * n + copy, event)
+
+        # A prompt is read once; its n replies fork from there. A row pays for the longest one
         # beside it, so prompts of like length are read together.
         roots = [
-            Request(start.tokens, 0, request.sampling, ("root",), tag=(at, -1))
-            for at, (request, start) in enumerate(started)
+            Request(start.tokens, 0, one.sampling, ("root",), tag=(at, -1)) if n > 1 else reply(at, 0)
+            for at, (one, start) in enumerate(ready)
         ]
-        roots.sort(key=lambda job: (job.tag[0] // window, len(job.tokens)))
-
-        def answers_to(root: Output) -> list[Request]:
-            at, copy = root.job.tag
-            if copy >= 0:
-                return []
-            one, start = started[at]
-            key, stop = (one.seed, *start.tokens, "sample"), (*start.stop, *one.stop)
-            return [
-                Request(start.tokens, one.limit, one.sampling, (*key, copy), stop, tag=(at, copy))
-                for copy in range(n)
-            ]
-
-        spans = decode(
+        roots.sort(key=lambda root: (root.tag[0] // window, len(root.tokens)))
+        outputs = decode(
             self.reference,
-            self.networks,
+            self.guides,
             roots,
             rule=self.rule,
-            rows=min(rows, max(1, n * len(started))),
-            follow=answers_to,
+            rows=min(rows, max(1, n * len(ready))),
+            follow=replies_to if n > 1 else None,
+            on_event=tell,
         )
         written: dict[tuple[int, int], Completion] = {}
-        turns = ((at, copy) for at in range(len(started)) for copy in range(n))
+        turns = ((at, copy) for at in range(len(ready)) for copy in range(n))
         turn = next(turns, None)
-        for span in spans:
-            if span.job.limit:
-                at, _ = span.job.tag
-                written[span.job.tag] = self._answer(started[at][0].prompt, span)
+        for output in outputs:
+            if output.request.limit:
+                at, _ = output.request.tag
+                prompt = ready[at][0].prompt
+                written[output.request.tag] = completion(self.reference, prompt, output)
             while turn in written:
                 yield written.pop(turn)
                 turn = next(turns, None)
+
+    def _check(self, asked: Sequence[PromptRequest]) -> None:
+        check(asked, self.objectives, self.reference)
+        self._try_rule([request.sampling for request in asked])
 
     def _try_rule(self, samplings: Sequence[SamplingParams]) -> None:
         """Show a rule all settings, on states of one candidate: what it refuses, it refuses now."""
@@ -257,15 +354,3 @@ class GuidedPolicy:
             nothing = torch.zeros(len(samplings), 1)
             beta = torch.tensor([sampling.beta for sampling in samplings])
             self.rule(nothing, torch.zeros_like(weights)[:, None], weights, beta)
-
-    def _answer(self, prompt: Prompt, span: Output) -> Completion:
-        return Completion(
-            prompt=prompt,
-            text=self.reference.decode(span.tokens, span.job.stop),
-            tokens=span.tokens,
-            kl=sum(span.kl),
-            kl_sampled=sum(span.log_ratio),
-            kl_truncation=sum(span.truncation),
-            log_ref=sum(span.log_ref),
-            reason=span.reason,
-        )

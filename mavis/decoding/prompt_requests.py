@@ -1,6 +1,7 @@
-"""What a policy is asked: a prompt with all its settings, checked before anything is written."""
+"""What a policy is asked and answers: prompts with all their settings, checked before anything is
+written, and completions."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,8 @@ from mavis.decoding.arguments import (
     vectors,
     whole_numbers,
 )
-from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.request import SamplingParams
+from mavis.decoding.reference import Encoded, PromptTooLong, ReferencePolicy
+from mavis.decoding.request import Output, SamplingParams
 from mavis.prompts import Prompt
 
 
@@ -37,6 +38,34 @@ class PromptRequest:
     limit: int
     seed: int
     stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One reply of a policy."""
+
+    prompt: Prompt
+    text: str
+    tokens: list[int]
+    kl: float  # nats against the untruncated reference: exact sums over the candidates
+    kl_sampled: float  # the same from the log-ratios of the sampled tokens
+    kl_truncation: float  # the part that is due to top-k and top-p alone
+    log_ref: float  # log-probability under the untruncated reference, nats
+    reason: str  # "end", "stop" or "length"
+
+
+def completion(reference: ReferencePolicy, prompt: Prompt, output: Output) -> Completion:
+    """The reply to a prompt that an output spells."""
+    return Completion(
+        prompt=prompt,
+        text=reference.decode(output.tokens, output.request.stop),
+        tokens=output.tokens,
+        kl=sum(output.kl),
+        kl_sampled=sum(output.log_ratio),
+        kl_truncation=sum(output.truncation),
+        log_ref=sum(output.log_ref),
+        reason=output.reason,
+    )
 
 
 def listed(prompts: Prompt | Iterable[Prompt]) -> list[Prompt]:
@@ -83,14 +112,17 @@ def requests(
     """
     asked = listed(prompts)
     count = len(asked)
-    samplings = zip(
-        vectors(weights, objectives, count),
-        numbers("beta", beta, count),
-        numbers("temperature", temperature, count),
-        whole_numbers("top_k", top_k, count),
-        numbers("top_p", top_p, count),
-        strict=True,
-    )
+    columns = {
+        "weights": vectors(weights, objectives, count),
+        "beta": numbers("beta", beta, count),
+        "temperature": numbers("temperature", temperature, count),
+        "top_k": whole_numbers("top_k", top_k, count),
+        "top_p": numbers("top_p", top_p, count),
+    }
+    samplings = [
+        SamplingParams(**{name: column[at] for name, column in columns.items()})
+        for at in range(count)
+    ]
     rest = zip(
         whole_numbers("max_tokens", max_tokens, count),
         whole_numbers("seed", seed, count),
@@ -98,7 +130,7 @@ def requests(
         strict=True,
     )
     return [
-        PromptRequest(prompt, SamplingParams(*how), *others)
+        PromptRequest(prompt, how, *others)
         for prompt, how, others in zip(asked, samplings, rest, strict=True)
     ]
 
@@ -128,3 +160,43 @@ def check(
                 f"max_tokens ({request.limit}) must fit into the context of {reference.context} "
                 f"tokens of {reference.name}, together with a prompt."
             )
+
+
+def started(
+    asked: Sequence[PromptRequest],
+    reference: ReferencePolicy,
+    refuse: Callable[[int, ValueError], None] | None = None,
+) -> list[tuple[PromptRequest, Encoded]]:
+    """Encode prompts, each of which must leave room for its longest reply.
+
+    Args:
+        asked: the requests.
+        reference: π_ref.
+        refuse: is told the number of a prompt that cannot be answered, and why; the others go on.
+
+    Raises:
+        PromptTooLong, ValueError: such a prompt, where nobody is to be told; it is named.
+    """
+    ready = []
+    for at, request in enumerate(asked):
+        try:
+            ready.append((request, _start(request, at, reference)))
+        except ValueError as error:
+            if refuse is None:
+                raise
+            refuse(at, error)
+    return ready
+
+
+def _start(request: PromptRequest, at: int, reference: ReferencePolicy) -> Encoded:
+    try:
+        encoded = reference.encode(request.prompt)
+    except ValueError as error:
+        kind = PromptTooLong if isinstance(error, PromptTooLong) else ValueError
+        raise kind(f"prompt {at}: {error}") from error
+    if len(encoded.tokens) + request.limit > reference.context:
+        raise PromptTooLong(
+            f"prompt {at} ({len(encoded.tokens)} tokens) and max_tokens ({request.limit}) must "
+            f"fit into the context of {reference.context} tokens: shorten one of them."
+        )
+    return encoded

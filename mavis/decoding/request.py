@@ -1,6 +1,7 @@
-"""What the decoding core is asked for, and what it gives back: jobs, their settings, and spans.
+"""What the decoder is asked for, and what it gives back: requests, events and outputs.
 
-Every job names its random stream, so that neither the rows beside it nor their order change it.
+Every request names its random stream, so that neither the rows beside it nor their order change
+its answer. `SamplingParams` is the one place that names the settings of a request.
 """
 
 import hashlib
@@ -10,6 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from mavis.decoding.tilt import RowSettings
 
 Key = tuple[int | str, ...]  # names a random stream
 
@@ -39,11 +44,6 @@ class SamplingParams:
     def greedy(self) -> bool:
         """Whether the likeliest token is taken."""
         return self.temperature == 0
-
-    def settings(self, vocabulary: int) -> tuple[float, float, int, float]:
-        """Beta, temperature, top_k and top_p, as the tilt takes them."""
-        size = min(self.top_k or vocabulary, vocabulary)
-        return self.beta, self.temperature or 1.0, size, self.top_p
 
     def check(self, objectives: Sequence[str]) -> None:
         """Raise ValueError for settings that no row can have."""
@@ -76,17 +76,47 @@ class SamplingParams:
             raise ValueError(f"top_k must be at least 0 (all), got {self.top_k}.")
 
 
+def row_settings(
+    rows: Sequence[SamplingParams], vocabulary: int, device: torch.device
+) -> RowSettings:
+    """The settings of R rows as tensors; greedy rows have the temperature 1, as the tilt divides.
+
+    Args:
+        rows: the settings of each row.
+        vocabulary: V, how many logits the reference policy has.
+        device: of the tensors.
+    """
+
+    def column(name: str, kind: torch.dtype) -> Tensor:
+        return torch.tensor([getattr(row, name) for row in rows], dtype=kind, device=device)
+
+    temperature = column("temperature", torch.float32)
+    temperature[temperature == 0] = 1.0
+    top_k = [min(row.top_k or vocabulary, vocabulary) for row in rows]
+    return RowSettings(
+        weights=column("weights", torch.float32).reshape(len(rows), -1),
+        beta=column("beta", torch.float32),
+        temperature=temperature,
+        top_k=torch.tensor(top_k, dtype=torch.long, device=device),
+        top_p=column("top_p", torch.float32),
+    )
+
+
 @dataclass(frozen=True)
 class Request:
     """Go on from `tokens`, for at most `limit` more.
 
     Args:
         tokens: prompt and response so far; not empty.
-        response: how many of the last tokens are response (a stop string may begin in them).
         limit: how many tokens to add at most; 0 only reads.
         sampling: how.
-        key: names the job's random stream; equal keys draw alike.
+        key: names the request's random stream; equal keys draw alike.
         stop: strings that end a response; they are no part of it.
+        response: how many of the last tokens are response (a stop string may begin in them).
+        hold: whether its row waits, when the request has ended, for `Decoder.fork` or
+            `Decoder.cancel`.
+        ranked: in place of drawing, read all tokens and report so many of the likeliest next ones;
+            it is then held.
         tag: the caller's own.
     """
 
@@ -96,6 +126,8 @@ class Request:
     key: Key
     stop: tuple[str, ...] = ()
     response: int = 0
+    hold: bool = False
+    ranked: int = 0
     tag: Any = None
 
     def __post_init__(self) -> None:
@@ -109,17 +141,50 @@ class Request:
                 raise ValueError(f"stop strings must be text, and not empty, got {string!r}.")
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """A likely next token."""
+
+    token: int
+    log_prob: float  # log π, nats
+    log_ref: float  # log π_ref, nats
+
+
+@dataclass(frozen=True)
+class Event:
+    """What one step has added to a request: a token, or only the news that it has ended."""
+
+    id: int  # of the request
+    token: int | None = None  # none where it was only read
+    log_prob: float = 0.0  # log π of the token, nats
+    log_ref: float = 0.0  # log π_ref of the token, nats; π_ref is not truncated
+    kl: float = 0.0  # KL(π ‖ π_ref) at the state before the token, nats
+    truncation: float = 0.0  # −log π_ref(C) there, nats: what top-k and top-p alone cost
+    finished: str = ""  # why the request has ended: "end", "stop" or "length"; "" if it has not
+    ranked: tuple[Ranked, ...] = ()  # the likeliest next tokens, where the request asks for them
+
+
 @dataclass
 class Output:
-    """What a job has added: one entry per new token, and why it ended."""
+    """What a request has added so far: one entry per new token, and why it ended."""
 
-    job: Request
+    request: Request
     tokens: list[int] = field(default_factory=list)
     log_ratio: list[float] = field(default_factory=list)  # log π/π_ref of the token, nats
     kl: list[float] = field(default_factory=list)  # KL(π ‖ π_ref) at the state before it, nats
     truncation: list[float] = field(default_factory=list)  # −log π_ref(C|s) there, nats
     log_ref: list[float] = field(default_factory=list)  # log π_ref(a|s) of the token, nats
     reason: str = ""  # "end", "stop" or "length"
+
+    def add(self, event: Event) -> None:
+        """Write down what a step has added."""
+        if event.token is not None:
+            self.tokens.append(event.token)
+            self.log_ratio.append(event.log_prob - event.log_ref)
+            self.kl.append(event.kl)
+            self.truncation.append(event.truncation)
+            self.log_ref.append(event.log_ref)
+        self.reason = event.finished
 
 
 def stream(key: Key) -> np.random.Generator:

@@ -7,7 +7,7 @@ standard units (MAVIS, arXiv 2508.13415, eq. 3):
     π(a|s) = softmax over C of  z(a) + β · Σ_m λ_m · q_m(s, a)
 
 A token whose logit is −∞ is forbidden: it is no candidate. Whatever else is not finite, NaN above
-all, makes the whole row NaN: whoever reads its numbers asks `states.Guidance.fault` why.
+all, makes the whole row NaN: whoever reads its numbers asks `policy_rows.PolicyRows.fault` why.
 """
 
 from typing import NamedTuple
@@ -17,13 +17,23 @@ from torch import Tensor
 
 
 class RowSettings(NamedTuple):
-    """How each of R rows samples; see `jobs.SamplingParams`."""
+    """How each of R rows samples; see `request.SamplingParams`, which makes them."""
 
     weights: Tensor  # [R, M] float32
     beta: Tensor  # [R]
     temperature: Tensor  # [R]
     top_k: Tensor  # [R] int, V for the whole vocabulary
     top_p: Tensor  # [R]
+
+    def select(self, index: Tensor) -> "RowSettings":
+        """The settings of some of the rows."""
+        return RowSettings(
+            weights=self.weights[index],
+            beta=self.beta[index],
+            temperature=self.temperature[index],
+            top_k=self.top_k[index],
+            top_p=self.top_p[index],
+        )
 
 
 class Candidates(NamedTuple):
@@ -33,19 +43,19 @@ class Candidates(NamedTuple):
     log_ref: Tensor  # [B, K] float32: log π_ref(a|s) over the *whole* vocabulary; -inf = not in C
 
 
-def candidates(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Candidates:
+def candidates(logits: Tensor, settings: RowSettings) -> Candidates:
     """Find each row's candidates and their log-probabilities under the untruncated reference.
 
     Args:
         logits: reference logits [B, V].
-        temperature: [B], above 0.
-        top_k: [B] int, from 1 to V.
-        top_p: [B], in (0, 1]; a token stays while the mass before it is below top_p.
+        settings: of B rows: temperatures above 0, top_k from 1 to V, and top_p in (0, 1]: a token
+            stays while the mass before it is below top_p.
 
     Returns:
         Candidates with K = max(top_k); rows with a smaller top_k end in -inf.
     """
-    log_ref = torch.log_softmax(logits.float() / temperature[:, None], dim=-1)
+    top_k, top_p = settings.top_k, settings.top_p
+    log_ref = torch.log_softmax(logits.float() / settings.temperature[:, None], dim=-1)
     size = int(top_k.max())
     values, tokens = log_ref.topk(size, dim=-1)
     rank = torch.arange(size, device=logits.device)

@@ -12,11 +12,11 @@ checksums of all these.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -26,8 +26,10 @@ from transformers import PreTrainedModel
 from mavis.checksums import check, seal
 from mavis.decoding.architectures import check_reach
 from mavis.decoding.backbone import embeddings, first_layers, load_trunk, merged, sibling, with_lora
+from mavis.decoding.guides import GuideState
 from mavis.decoding.model_folders import loading
 from mavis.decoding.reference import ReferencePolicy
+from mavis.decoding.value_states import ActionValues, SharedValues, StateValues
 from mavis.progress import without_bars
 from mavis.reward import Units
 
@@ -133,6 +135,34 @@ class ValueModel(nn.Module):
     def objectives(self) -> tuple[str, ...]:
         """Names of the M outputs."""
         return self.card.objectives
+
+    @property
+    def kind(self) -> str:
+        """What it is, for errors."""
+        return "value model"
+
+    @property
+    def needs_hidden(self) -> bool:
+        """Whether it values the reference policy's own hidden states."""
+        return self.card.source == "shared"
+
+    @property
+    def natural_beta(self) -> float | None:
+        """1 / η of its training, for which improvement is proven; None if no η is known."""
+        return 1 / self.card.eta if self.card.eta else None
+
+    @property
+    def units(self) -> dict[str, Units]:
+        """Standard units of its objectives, which its values are in."""
+        return dict(zip(self.card.objectives, self.card.units, strict=True))
+
+    def start(self, rows: int) -> GuideState:
+        """The state of its source for rows beside the reference policy's."""
+        if self.trunk is None:
+            return SharedValues(self.action_values)
+        if self.card.source == "state":
+            return StateValues(self.trunk, self.state_values, rows)
+        return ActionValues(self.trunk, self.action_values, rows)
 
     @property
     def table(self) -> Tensor:
@@ -269,21 +299,3 @@ def decoding(network: ValueModel) -> Iterator[None]:
         if adapted:
             cast(Any, network.trunk).unmerge_adapter()
         network.train(training)
-
-
-class _Named(Protocol):
-    @property
-    def objectives(self) -> tuple[str, ...]: ...
-
-
-def objectives_of(networks: Sequence[_Named]) -> tuple[str, ...]:
-    """The names of all outputs, network after network: the M axis of a guided policy.
-
-    Raises:
-        ValueError: two outputs are of one objective.
-    """
-    names = tuple(name for network in networks for name in network.objectives)
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ValueError(f"values must be of different objectives, got {twice[0]} twice.")
-    return names

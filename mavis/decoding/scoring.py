@@ -1,0 +1,118 @@
+"""Scoring given replies: what a policy, and each objective in it, says of every token of a text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mavis.decoding.policy_rows import PolicyRows
+from mavis.decoding.prompt_requests import PromptRequest
+from mavis.decoding.reference import Encoded
+from mavis.decoding.request import row_settings
+from mavis.decoding.tilt import Candidates, RowSettings, exact_kl, truncation
+from mavis.prompts import Prompt
+
+AT_ONCE = 128  # tokens that are scored together: their logits are [128, V]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a policy says of a reply, token by token, in nats.
+
+    Args:
+        prompt: that it replies to.
+        tokens: T of them.
+        log_prob: log π of each; −∞ for a token that top-k or top-p leaves out.
+        log_ref: log π_ref of each; π_ref is not truncated.
+        kl: KL(π ‖ π_ref) at the state before each.
+        truncation: −log π_ref(C) there, what top-k and top-p alone cost.
+        parts: by objective, its part in the tilt of each token, β·λ·(Q(s, a) − E[Q(s, ·)]), the
+            mean being over the candidates under π_ref; NaN for a token that is left out.
+    """
+
+    prompt: Prompt
+    tokens: list[int]
+    log_prob: list[float] = field(default_factory=list)
+    log_ref: list[float] = field(default_factory=list)
+    kl: list[float] = field(default_factory=list)
+    truncation: list[float] = field(default_factory=list)
+    parts: dict[str, list[float]] = field(default_factory=dict)
+
+
+@torch.inference_mode()
+def score(
+    policy: PolicyRows, request: PromptRequest, start: Encoded, tokens: Sequence[int]
+) -> Score:
+    """Score a reply to a prompt: in one forward of each model, unless values are of states.
+
+    Args:
+        policy: rows of which the first is free.
+        request: the prompt and its settings.
+        start: the prompt, encoded.
+        tokens: T ≥ 1 of them, the reply.
+
+    Raises:
+        ValueError: a model gave numbers that are not finite; it is named.
+    """
+    found = Score(request.prompt, list(tokens))
+    found.parts.update({name: [] for name in policy.guidance.objectives})
+    row, place = np.array([0]), policy.reference.model.device
+    size = AT_ONCE if policy.guidance.one_forward else 1
+    how = row_settings([request.sampling] * size, policy.reference.vocabulary, place)
+    policy.clear(row)
+    if len(start.tokens) > 1:
+        policy.read(row, [start.tokens[:-1]], how.select(torch.tensor([0], device=place)))
+    read = [start.tokens[-1], *tokens[:-1]]
+    for begin in range(0, len(tokens), size):
+        part, said = read[begin : begin + size], tokens[begin : begin + size]
+        mine = how.select(torch.arange(len(part), device=place))
+        options, log_pi = (
+            policy.every(0, part, mine) if size > 1 else policy.step(row, [part], mine)
+        )
+        report = _report(policy, options, log_pi, torch.tensor(said, device=place), mine)
+        _check(policy, options, report, [*start.tokens, *tokens[:begin]], said)
+        log_prob, log_ref, kl, cut, *parts = report.T.tolist()
+        found.log_prob.extend(log_prob)
+        found.log_ref.extend(log_ref)
+        found.kl.extend(kl)
+        found.truncation.extend(cut)
+        for name, column in zip(found.parts, parts, strict=True):
+            found.parts[name].extend(column)
+    return found
+
+
+def _report(
+    policy: PolicyRows, options: Candidates, log_pi: Tensor, said: Tensor, how: RowSettings
+) -> Tensor:
+    """log π, log π_ref, KL, truncation and the parts of T tokens [T, 4 + M]."""
+    full = torch.log_softmax(policy.logits / how.temperature[:, None], dim=-1)  # [T, V]
+    log_ref = full.gather(1, said[:, None])[:, 0]
+    taken = (options.tokens == said[:, None]) & (options.log_ref > -torch.inf)  # [T, K]
+    inside, pick = taken.any(-1), taken.long().argmax(-1, keepdim=True)
+    log_prob = torch.where(inside, log_pi.gather(1, pick)[:, 0], -torch.inf)
+    columns = [log_prob, log_ref, exact_kl(log_pi, options.log_ref), truncation(options.log_ref)]
+    shares = torch.softmax(options.log_ref, dim=-1)[..., None]  # [T, K, 1] of π_ref, over C
+    at = 0
+    for values in policy.guidance.values:  # [T, K, M]
+        weights = how.weights[:, at : at + values.shape[-1]] * how.beta[:, None]  # [T, M]
+        at += values.shape[-1]
+        mean = torch.where(shares > 0, shares * values, 0.0).sum(1)
+        chosen = values.gather(1, pick[..., None].expand(-1, -1, values.shape[-1]))[:, 0]
+        parts = torch.where(weights == 0, 0.0, weights * (chosen - mean))
+        columns += list(torch.where(inside[:, None], parts, torch.nan).T)
+    return torch.stack(columns, dim=-1)
+
+
+def _check(
+    policy: PolicyRows,
+    options: Candidates,
+    report: Tensor,
+    before: Sequence[int],
+    said: Sequence[int],
+) -> None:
+    """Raise what is wrong with numbers that are not finite; log π may be −∞."""
+    for at, numbers in enumerate(report[:, 1:4].isfinite().all(-1).tolist()):
+        if not numbers or report[at, 0].isnan():
+            raise policy.fault(at, options, [*before, *said[:at]])

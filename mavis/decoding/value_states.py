@@ -1,0 +1,154 @@
+"""Three sources of values, each as the state of a value model beside the reference policy's rows.
+
+action   Q(s, ·) from the value model's own backbone: one token read per step
+state    V(s·a), each candidate read behind the row: MAVIS as published, K tokens per step
+shared   Q(s, ·) from the reference policy's own hidden state: nothing is read twice
+"""
+# ruff: noqa: ARG002 - a state hears of everything, and takes what it needs
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mavis.decoding.guides import GuideState
+from mavis.decoding.kv_cache import CachedRows, Index, ModelOutput
+from mavis.decoding.tilt import RowSettings
+
+ActionHead = Callable[[Tensor, Tensor], Tensor]  # hidden [..., H], tokens [..., K] -> [..., K, M]
+StateHead = Callable[[Tensor], Tensor]  # hidden [..., H] -> [..., M]
+
+
+class ActionValues(GuideState):
+    """Q(s, ·) from the backbone's state at the last token."""
+
+    def __init__(self, backbone: PreTrainedModel, head: ActionHead, rows: int) -> None:
+        self.head, self.rows = head, CachedRows(backbone, rows)
+        self._hidden = torch.empty(0)
+
+    def extend(
+        self,
+        rows: Index,
+        tokens: Sequence[Sequence[int]],
+        output: ModelOutput,
+        settings: RowSettings,
+        every: bool = False,
+    ) -> None:
+        """Read the same tokens."""
+        hidden = self.rows.extend(rows, tokens, every=every).hidden
+        assert hidden is not None
+        self._hidden = hidden.flatten(0, -2)
+
+    def values(self, rows: Index, candidates: Tensor) -> Tensor:
+        """Gather the candidates' values from the state just read."""
+        return _finite(self.head(self._hidden, candidates))
+
+    def commit(self, rows: Index, chosen: Tensor) -> None:
+        """Nothing to keep: the token is read with the next step."""
+
+    def copy(self, dst: Index, src: Index) -> None:
+        """Copy the backbone's rows."""
+        self.rows.copy(dst, src)
+
+    def clear(self, rows: Index) -> None:
+        """Clear the backbone's rows."""
+        self.rows.clear(rows)
+
+    def reserve(self, rows: int) -> None:
+        """Make room for the backbone's rows."""
+        self.rows.reserve(rows)
+
+
+class StateValues(GuideState):
+    """V(s·a) from the backbone's state at each candidate."""
+
+    one_forward = False  # K candidates behind each token would be K · T tokens side by side
+
+    def __init__(self, backbone: PreTrainedModel, head: StateHead, rows: int) -> None:
+        self.head, self.rows = head, CachedRows(backbone, rows)
+        # Whether a row's last token was kept by `commit`, so that it need not be read again.
+        self._ahead = np.zeros(rows, dtype=bool)
+
+    def extend(
+        self,
+        rows: Index,
+        tokens: Sequence[Sequence[int]],
+        output: ModelOutput,
+        settings: RowSettings,
+        every: bool = False,
+    ) -> None:
+        """Read the tokens, but for those that are here already as the chosen candidate."""
+        behind = ~self._ahead[rows]
+        self._ahead[rows] = False
+        if behind.any():
+            unread = [t for t, is_behind in zip(tokens, behind, strict=True) if is_behind]
+            self.rows.extend(rows[behind], unread)
+
+    def values(self, rows: Index, candidates: Tensor) -> Tensor:
+        """Read the candidates side by side."""
+        hidden = self.rows.score(rows, candidates).hidden
+        assert hidden is not None
+        return _finite(self.head(hidden))
+
+    def commit(self, rows: Index, chosen: Tensor) -> None:
+        """Keep the chosen candidate's keys and values."""
+        self.rows.commit(rows, chosen)
+        self._ahead[rows] = True
+
+    def copy(self, dst: Index, src: Index) -> None:
+        """Copy the backbone's rows."""
+        self.rows.copy(dst, src)
+        self._ahead[dst] = self._ahead[src]
+
+    def clear(self, rows: Index) -> None:
+        """Clear the backbone's rows."""
+        self.rows.clear(rows)
+        self._ahead[rows] = False
+
+    def reserve(self, rows: int) -> None:
+        """Make room for the backbone's rows."""
+        self.rows.reserve(rows)
+        self._ahead = np.pad(self._ahead, (0, max(0, rows - len(self._ahead))))
+
+
+class SharedValues(GuideState):
+    """Q(s, ·) from the reference policy's state."""
+
+    def __init__(self, head: ActionHead) -> None:
+        self.head = head
+        self._hidden = torch.empty(0)
+
+    def extend(
+        self,
+        rows: Index,
+        tokens: Sequence[Sequence[int]],
+        output: ModelOutput,
+        settings: RowSettings,
+        every: bool = False,
+    ) -> None:
+        """Take the reference policy's state."""
+        assert output.hidden is not None
+        self._hidden = output.hidden.flatten(0, -2)
+
+    def values(self, rows: Index, candidates: Tensor) -> Tensor:
+        """Gather the candidates' values from the state just taken."""
+        return _finite(self.head(self._hidden, candidates))
+
+    def commit(self, rows: Index, chosen: Tensor) -> None:
+        """Nothing to keep."""
+
+    def copy(self, dst: Index, src: Index) -> None:
+        """Nothing to copy."""
+
+    def clear(self, rows: Index) -> None:
+        """Nothing to forget."""
+
+    def reserve(self, rows: int) -> None:
+        """Nothing to make room for."""
+
+
+def _finite(values: Tensor) -> Tensor:
+    """The values of a network, which forbids nothing: an infinite one is as wrong as NaN."""
+    return values + 0 * values
