@@ -25,7 +25,7 @@ class Says(Callback):
         bar.progress.refresh()  # a frame now, whatever the time
         with aside(trainer):
             print("a result")
-        bar.refresh(hard=True)
+        bar.progress.refresh()
 
 
 @pytest.fixture
