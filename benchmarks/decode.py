@@ -13,7 +13,6 @@ from jsonargparse import auto_cli
 from models import SIZES, network_of, prompts_of, reference_of, sizes_of, text_of
 from plain import guided, sampled
 
-from mavis.decoding.guides import open_source
 from mavis.decoding.kv_cache import CachedRows
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
@@ -126,7 +125,7 @@ def value_error(
     """The largest gap between a value from the rows cache and one from its whole sequence."""
     random = np.random.default_rng(1)
     cache = CachedRows(reference.model, len(prompts), hidden=True)
-    source = open_source(network, len(prompts))
+    source = network.start(len(prompts))
     index, texts, worst = np.arange(len(prompts)), [list(p) for p in prompts], 0.0
     settings = RowSettings(*torch.ones(5, len(texts)))  # no source of ours asks for them
     unread = [text[:-1] for text in texts]

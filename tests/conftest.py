@@ -197,7 +197,7 @@ class Naive:
     """The guided policy from whole token sequences: no cache, no padding, no shared code."""
 
     def __init__(self, reference: ReferencePolicy, networks: Sequence[ValueModel] = ()) -> None:
-        self.reference, self.networks = reference, networks
+        self.reference, self.guides = reference, networks
 
     def hidden(self, model: PreTrainedModel, *sequences: Sequence[int]) -> torch.Tensor:
         """The last hidden states [R, H] of a headless model after sequences of one length."""
@@ -216,7 +216,7 @@ class Naive:
 
     def values(self, tokens: Sequence[int], candidates: Sequence[int]) -> list[list[float]]:
         """The value of each candidate for each objective [K][M], network after network."""
-        columns = [self._values(network, tokens, candidates) for network in self.networks]
+        columns = [self._values(network, tokens, candidates) for network in self.guides]
         return [[q for column in columns for q in column[k]] for k in range(len(candidates))]
 
     def _values(

@@ -17,7 +17,7 @@ from mavis.decoding.value_model import ValueModel
 from transformers.utils import logging
 
 policy = mavis.load({"trial": sys.argv[1]})
-policy.networks[0].save_pretrained(__import__("pathlib").Path(sys.argv[2]))
+policy.guides[0].save_pretrained(__import__("pathlib").Path(sys.argv[2]))
 assert logging.is_progress_bar_enabled()
 """
 

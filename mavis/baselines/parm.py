@@ -11,11 +11,13 @@ GenARM for many: log π_ref + β·Σ_m λ_m log π_arm_m.
 
 Saved as a folder: `parm.json`, `pblora.safetensors`, and README.md for people.
 """
-# ruff: noqa: ARG002 - a source hears of everything, and takes what it needs
+# ruff: noqa: ARG002 - a state hears of everything, and takes what it needs
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -33,6 +35,7 @@ from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.tilt import RowSettings, tilt
 from mavis.hub import locate
+from mavis.reward import Units
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,13 @@ class AutoregressiveRewardModel:
     objectives: tuple[str, ...]
     vocabulary: int
 
-    def open(self, rows: int) -> "AutoregressiveRewards":
-        """A source with room for `rows` rows."""
+    kind = "reward model"  # for errors
+    needs_hidden = False
+    natural_beta = 1.0
+    units: ClassVar[Mapping[str, Units]] = MappingProxyType({})
+
+    def start(self, rows: int) -> "AutoregressiveRewards":
+        """Its state, with room for `rows` rows."""
         return AutoregressiveRewards(self, rows)
 
 
@@ -71,15 +79,17 @@ class AutoregressiveRewards(GuideState):
         self,
         rows: Index,
         tokens: Sequence[Sequence[int]],
-        reading: ModelOutput,
+        output: ModelOutput,
         settings: RowSettings,
+        every: bool = False,
     ) -> None:
         """Read the same tokens, every row under its own preference."""
-        silent = reading.logits is None
+        silent = output.logits is None
         self.arm.preference.rows = self._preferences(settings.weights)
-        logits = self.rows.extend(rows, tokens, silent).logits
+        logits = self.rows.extend(rows, tokens, silent, every).logits
         if logits is not None:
-            self._log_probs = torch.log_softmax(logits[:, : self.arm.vocabulary], -1)  # [R, V]
+            logits = logits[..., : self.arm.vocabulary].flatten(0, -2)
+            self._log_probs = torch.log_softmax(logits, -1)  # [R, V]
 
     def values(self, rows: Index, candidates: Tensor) -> Tensor:
         """Gather the candidates' log-probabilities, once for each objective [R, K, M]."""
@@ -96,6 +106,10 @@ class AutoregressiveRewards(GuideState):
     def clear(self, rows: Index) -> None:
         """Clear the rows."""
         self.rows.clear(rows)
+
+    def reserve(self, rows: int) -> None:
+        """Make room for the rows."""
+        self.rows.reserve(rows)
 
     def _preferences(self, weights: Tensor) -> Tensor:
         """α [R, M] from the weights [R, M] of a request's rows."""

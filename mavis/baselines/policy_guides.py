@@ -4,12 +4,13 @@ A policy stands where a value stands, so that MOD, soups and tuned models run in
 core as MAVIS: same prompts, same candidates, same random draws, same KL. A policy mixed at weight
 w and strength β moves the reference by β·w·log π_i/π_ref: at β·w = 1 it is the policy itself.
 """
-# ruff: noqa: ARG002 - a source hears of everything, and takes what it needs
+# ruff: noqa: ARG002 - a state hears of everything, and takes what it needs
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from types import MappingProxyType
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.tilt import RowSettings
 from mavis.decoding.tokenizers import names_alike
 from mavis.hub import locate
+from mavis.reward import Units
 
 RIGHT_FOLDERS = '{"humor": "runs/tuned/rloo-humor"}'
 
@@ -52,8 +54,13 @@ class PolicyGuide:
     adapters: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
 
-    def open(self, rows: int) -> "PolicyLogRatios":
-        """A source with room for `rows` rows."""
+    kind = "policy"  # for errors
+    needs_hidden = False
+    natural_beta = 1.0  # log-ratios are in nats, as π_ref is
+    units: ClassVar[Mapping[str, Units]] = MappingProxyType({})
+
+    def start(self, rows: int) -> "PolicyLogRatios":
+        """Its state, with room for `rows` rows."""
         return PolicyLogRatios(self, rows)
 
 
@@ -74,20 +81,24 @@ class PolicyLogRatios(GuideState):
         self,
         rows: Index,
         tokens: Sequence[Sequence[int]],
-        reading: ModelOutput,
+        output: ModelOutput,
         settings: RowSettings,
+        every: bool = False,
     ) -> None:
         """Read the same tokens with every policy."""
-        silent = reading.logits is None
+        silent = output.logits is None
         repeated = [t for t in tokens for _ in range(self.count)]
-        logits = self.rows.extend(self._all(rows), repeated, silent).logits
+        logits = self.rows.extend(self._all(rows), repeated, silent, every).logits
         if silent:
             return
         assert logits is not None
-        assert reading.logits is not None
+        assert output.logits is not None
         temperature = settings.temperature[:, None]
-        log_ref = torch.log_softmax(reading.logits / temperature, -1)  # [R, V]
-        logits = logits[:, : self.policies.vocabulary].view(len(rows), self.count, -1)
+        log_ref = torch.log_softmax(output.logits.flatten(0, -2) / temperature, -1)  # [R, V]
+        logits = logits[..., : self.policies.vocabulary]  # of all policies of a row, in turn
+        # [R·N, V], or [R·N, q, V] at every token, as [R, N, V] or [R·q, N, V].
+        logits = logits.view(len(rows), self.count, *logits.shape[1:]).movedim(1, -2)
+        logits = logits.flatten(0, -3)
         log_pi = torch.log_softmax(logits / temperature[..., None], -1)  # [R, N, V]
         ratios = log_pi - log_ref[:, None]
         self._ratios = ratios.masked_fill_((log_ref == -torch.inf)[:, None], 0.0).transpose(1, 2)
@@ -107,6 +118,10 @@ class PolicyLogRatios(GuideState):
     def clear(self, rows: Index) -> None:
         """Clear the rows of every policy."""
         self.rows.clear(self._all(rows))
+
+    def reserve(self, rows: int) -> None:
+        """Make room for the rows of every policy."""
+        self.rows.reserve(rows * self.count)
 
     def _all(self, rows: Index) -> Index:
         return (rows[:, None] * self.count + np.arange(self.count)).ravel()
@@ -227,7 +242,7 @@ def _check_reading(policies: PolicyGuide, adapters: Sequence[Adapter]) -> None:
     model: Any = policies.model
     tokens, every = probe(policies.vocabulary), np.arange(len(adapters))
     with torch.no_grad():
-        rows = policies.open(1).rows
+        rows = policies.start(1).rows
         rows.extend(every, [tokens[:-3]] * len(every), silent=True)
         logits = rows.extend(every, [tokens[-3:]] * len(every)).logits
         assert logits is not None

@@ -157,7 +157,7 @@ def _factors(policies: tuple[PolicyGuide, ...], weights: Mapping[str, float]) ->
 
 def save(policy: GuidedPolicy, folder: Path) -> None:
     """Write a soup as a normal model folder, with checksums."""
-    (stirred,) = policy.networks
+    (stirred,) = policy.guides
     assert isinstance(stirred, PolicyGuide)
     draft = folder / DRAFT
     stirred.model.save_pretrained(draft)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mavis.prompts import Prompt, plain, read_prompts
 
 if TYPE_CHECKING:
-    from mavis.decoding.policy import Completion, GuidedPolicy
+    from mavis.decoding.policy import GuidedPolicy
+    from mavis.decoding.prompt_requests import Completion
 
 SCORED = 16  # answers that are scored together, and then shown
 
@@ -198,16 +199,13 @@ def _scored(
 
 def _rewards(policy: "GuidedPolicy", answers: "Sequence[Completion]") -> list[dict[str, float]]:
     """Each answer's rewards by every loaded objective, in standard units."""
-    from mavis.decoding.value_model import ValueModel
     from mavis.objective import find
     from mavis.reward import score
 
-    cards = [n.card for n in policy.networks if isinstance(n, ValueModel)]
-    units = {n: u for card in cards for n, u in zip(card.objectives, card.units, strict=True)}
     prompts, texts = [plain(a.prompt) for a in answers], [a.text for a in answers]
     found = {name: find(name) for name in policy.objectives}
     columns = {
-        name: units[name]
+        name: policy.units[name]
         .standard(score(name, one.reward, prompts, texts, one.scores_thoughts))
         .tolist()
         for name, one in found.items()

@@ -86,7 +86,7 @@ class MethodModels:
 def served(chosen: Chosen) -> Chosen:
     """A policy as one would serve it: one that stands for a weighting needs no π_ref beside it."""
     policy, _ = chosen
-    for guide in policy.networks:
+    for guide in policy.guides:
         if isinstance(guide, PolicyGuide) and guide.objectives[0] in (SOUP, WHOLE):
             reference = policy.reference
             return GuidedPolicy(replace(reference, model=guide.model)), ()

@@ -100,7 +100,9 @@ class Setting:
         columns = []
         for seed in range(self.seeds if n == 1 else 1):
             policy, vector = choose(seed)
-            sampling = SamplingParams(vector, strength, self.temperature, self.top_k)
+            sampling = SamplingParams(
+                vector, strength, temperature=self.temperature, top_k=self.top_k
+            )
             limits, draws = [self.max_tokens] * many, [seed] * many
             answers = policy.sample(self.prompts, [sampling] * many, limits, draws, n, self.rows)
             columns.append(answers)
@@ -127,7 +129,7 @@ class Setting:
     def speed(self, chosen: Chosen, strength: float) -> float:
         """Tokens per CPU second of a policy, answering the first prompts."""
         policy, vector = chosen
-        sampling = SamplingParams(vector, strength, self.temperature, self.top_k)
+        sampling = SamplingParams(vector, strength, temperature=self.temperature, top_k=self.top_k)
         some = self.prompts[:TIMED]
         count = len(some)
         began = time.process_time()

@@ -58,7 +58,7 @@ class Sweep:
                 reference, or the folder holds points of other settings, or of other models.
         """
         # What cannot be decoded must not become the settings of the folder.
-        plain = SamplingParams((), 1.0, self.ground.temperature, self.ground.top_k)
+        plain = SamplingParams(temperature=self.ground.temperature, top_k=self.ground.top_k)
         plain.check(())
         names, seeds = self.ground.names, range(self.ground.seeds)
         found = {

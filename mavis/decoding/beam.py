@@ -108,23 +108,18 @@ def search(
         stop = (*start.stop, *one.stop)
         # The end tokens among the W likeliest take no living beam's place: as many more are asked.
         ranked = reference.vocabulary if stop else width + len(reference.ends)
-        request = Request(
-            start.tokens, 1, one.sampling, ("beam",), stop, hold=True, ranked=ranked
-        )
+        request = Request(start.tokens, 1, one.sampling, ("beam",), stop, hold=True, ranked=ranked)
         number = decoder.add(request)
         home[number] = at
         searches[at].alive[number] = _Beam(Output(request))
     while not decoder.idle:
         for event in decoder.step():
             searches[home[event.id]].ranked[event.id] = event
-        for at, one in enumerate(searches):
-            if one.ranked and len(one.ranked) == len(one.alive):
-                _go_on(decoder, one, asked[at][0].limit, home, at)
+        for at, mine in enumerate(searches):
+            if mine.ranked and len(mine.ranked) == len(mine.alive):
+                _go_on(decoder, mine, asked[at][0].limit, home, at)
     return [
-        [
-            completion(reference, request.prompt, _closed(beam.output))
-            for beam in one.best()
-        ]
+        [completion(reference, request.prompt, _closed(beam.output)) for beam in one.best()]
         for one, (request, _) in zip(searches, asked, strict=True)
     ]
 

@@ -29,9 +29,9 @@ from mavis.decoding.guidance import MixingRule
 from mavis.decoding.guides import Guide
 from mavis.decoding.policy_rows import PolicyRows
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.request import Event, Output, Ranked, Request
+from mavis.decoding.request import Event, Output, Request, likeliest
 from mavis.decoding.row_table import Parked, Row, RowTable
-from mavis.decoding.tilt import Candidates, draw, exact_kl, tilt, truncation
+from mavis.decoding.tilt import draw, exact_kl, tilt, truncation
 
 PROMPT_TOKENS = 512  # read in a step, at most, while rows are running that would have to wait
 
@@ -214,7 +214,7 @@ class Decoder:
                 raise self._policy.fault(at, options, [*row.request.tokens, *row.added])
             event = Event(row.id, token, *numbers)
             if row.request.ranked:
-                likely = _ranked(options, log_pi, at, row.request.ranked)
+                likely = likeliest(options, log_pi, at, row.request.ranked)
                 event = replace(event, token=None, finished="length", ranked=likely)
             else:
                 row.added.append(token)
@@ -294,11 +294,3 @@ def decode(
                 children = () if event.finished in {"end", "stop"} else follow(output)
                 numbers = decoder.fork(event.id, [held(child) for child in children])
                 outputs |= {n: Output(child) for n, child in zip(numbers, children, strict=True)}
-
-
-def _ranked(options: Candidates, log_pi: torch.Tensor, at: int, count: int) -> tuple[Ranked, ...]:
-    """The likeliest candidates of a row; among equals those that come first."""
-    order = log_pi[at].sort(descending=True, stable=True).indices[:count]
-    columns = (options.tokens[at][order], log_pi[at][order], options.log_ref[at][order])
-    every = zip(*(column.tolist() for column in columns), strict=True)
-    return tuple(Ranked(*one) for one in every if one[1] > -math.inf)

@@ -7,7 +7,6 @@ import torch
 
 from mavis.decoding.arguments import Numbers, Stop, Weights, Whole, vectors, whole_number
 from mavis.decoding.beam import search
-from mavis.decoding.decoder import decode
 from mavis.decoding.guidance import MixingRule
 from mavis.decoding.guides import Guide, objectives_of
 from mavis.decoding.policy_rows import PolicyRows
@@ -15,13 +14,13 @@ from mavis.decoding.prompt_requests import (
     Completion,
     PromptRequest,
     check,
-    completion,
     requests,
     started,
 )
-from mavis.decoding.reference import Encoded, ReferencePolicy
-from mavis.decoding.request import Event, Output, Request, SamplingParams
-from mavis.decoding.scoring import Score, score
+from mavis.decoding.reference import ReferencePolicy
+from mavis.decoding.replies import OnToken, replies
+from mavis.decoding.request import SamplingParams
+from mavis.decoding.scoring import Score, score, tokens_of
 from mavis.decoding.tilt import tilt
 from mavis.prompts import Prompt
 from mavis.reward import Units
@@ -100,7 +99,7 @@ class GuidedPolicy:
         seed: Whole = 0,
         stop: Stop | None = None,
         rows: int = 64,
-        on_token: Callable[[int, Event], None] | None = None,
+        on_token: OnToken | None = None,
     ) -> list[Completion]:
         """Answer prompts; every setting is one for all, or one per prompt in a list or an array.
 
@@ -250,27 +249,12 @@ class GuidedPolicy:
             raise ValueError(
                 f"completions must be one per prompt ({len(asked)}), got {len(completions)}."
             )
-        said = [self._tokens(one, at) for at, one in enumerate(completions)]
+        said = [tokens_of(one, at, self.reference) for at, one in enumerate(completions)]
         asked = [replace(one, limit=len(its)) for one, its in zip(asked, said, strict=True)]
         self._check(asked)
         ready = started(asked, self.reference)
         rows = PolicyRows(self.reference, self.guides, self.rule, 1)
         return [score(rows, *one, its) for one, its in zip(ready, said, strict=True)]
-
-    def _tokens(self, answer: Completion | str | Sequence[int], at: int) -> list[int]:
-        """The tokens of a given answer."""
-        if isinstance(answer, Completion):
-            answer = answer.tokens
-        if isinstance(answer, str):
-            answer = self.reference.tokenizer(answer, add_special_tokens=False).input_ids
-        if not (tokens := list(answer)):
-            raise ValueError(f"completions must have tokens, got none for prompt {at}.")
-        if unknown := [token for token in tokens if not 0 <= token < self.reference.vocabulary]:
-            raise ValueError(
-                f"completions must be of tokens that {self.reference.name} knows, got {unknown[0]} "
-                f"for prompt {at}."
-            )
-        return tokens
 
     def _answers(
         self,
@@ -279,7 +263,7 @@ class GuidedPolicy:
         rows: int,
         in_order: bool = False,
         refuse: Refuse | None = None,
-        on_token: Callable[[int, Event], None] | None = None,
+        on_token: OnToken | None = None,
     ) -> Iterator[Completion]:
         """Check all that is asked, then answer it; `in_order` begins with the first prompts."""
         n, rows = whole_number("n", n), whole_number("rows", rows)
@@ -289,59 +273,9 @@ class GuidedPolicy:
         self._check(asked)
         ready = started(asked, self.reference, refuse)
         window = max(1, rows // n) if in_order else len(asked)
-        return self._in_turn(ready, n, rows, window, on_token)
-
-    def _in_turn(
-        self,
-        ready: Sequence[tuple[PromptRequest, Encoded]],
-        n: int,
-        rows: int,
-        window: int,
-        on_token: Callable[[int, Event], None] | None,
-    ) -> Iterator[Completion]:
-        """Replies, prompt after prompt, each as soon as it and all before it are written."""
-
-        def reply(at: int, copy: int) -> Request:
-            one, start = ready[at]
-            key, stop = (one.seed, *start.tokens, "sample", copy), (*start.stop, *one.stop)
-            return Request(start.tokens, one.limit, one.sampling, key, stop, tag=(at, copy))
-
-        def replies_to(root: Output) -> list[Request]:
-            at, copy = root.request.tag
-            return [reply(at, copy) for copy in range(n)] if copy < 0 else []
-
-        def tell(request: Request, event: Event) -> None:
-            at, copy = request.tag
-            if on_token is not None and event.token is not None:
-                on_token(at * n + copy, event)
-
-        # A prompt is read once; its n replies fork from there. A row pays for the longest one
-        # beside it, so prompts of like length are read together.
-        roots = [
-            Request(start.tokens, 0, one.sampling, ("root",), tag=(at, -1)) if n > 1 else reply(at, 0)
-            for at, (one, start) in enumerate(ready)
-        ]
-        roots.sort(key=lambda root: (root.tag[0] // window, len(root.tokens)))
-        outputs = decode(
-            self.reference,
-            self.guides,
-            roots,
-            rule=self.rule,
-            rows=min(rows, max(1, n * len(ready))),
-            follow=replies_to if n > 1 else None,
-            on_event=tell,
-        )
-        written: dict[tuple[int, int], Completion] = {}
-        turns = ((at, copy) for at in range(len(ready)) for copy in range(n))
-        turn = next(turns, None)
-        for output in outputs:
-            if output.request.limit:
-                at, _ = output.request.tag
-                prompt = ready[at][0].prompt
-                written[output.request.tag] = completion(self.reference, prompt, output)
-            while turn in written:
-                yield written.pop(turn)
-                turn = next(turns, None)
+        rows = min(rows, max(1, n * len(ready)))
+        decoded = (self.reference, self.guides, self.rule, rows)
+        return replies(*decoded, ready, n, window, on_token)
 
     def _check(self, asked: Sequence[PromptRequest]) -> None:
         check(asked, self.objectives, self.reference)

@@ -1,5 +1,4 @@
-"""What a policy is asked and answers: prompts with all their settings, checked before anything is
-written, and completions."""
+"""What a policy is asked and answers: prompts with their settings, checked first; completions."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -112,7 +111,7 @@ def requests(
     """
     asked = listed(prompts)
     count = len(asked)
-    columns = {
+    columns: dict[str, Sequence[Any]] = {
         "weights": vectors(weights, objectives, count),
         "beta": numbers("beta", beta, count),
         "temperature": numbers("temperature", temperature, count),

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mavis.decoding.tilt import RowSettings
+from mavis.decoding.tilt import Candidates, RowSettings
 
 Key = tuple[int | str, ...]  # names a random stream
 
@@ -148,6 +148,14 @@ class Ranked:
     token: int
     log_prob: float  # log π, nats
     log_ref: float  # log π_ref, nats
+
+
+def likeliest(options: Candidates, log_pi: Tensor, at: int, count: int) -> tuple[Ranked, ...]:
+    """The likeliest candidates of a row; among equals those that come first."""
+    order = log_pi[at].sort(descending=True, stable=True).indices[:count]
+    columns = (options.tokens[at][order], log_pi[at][order], options.log_ref[at][order])
+    every = zip(*(column.tolist() for column in columns), strict=True)
+    return tuple(Ranked(*one) for one in every if one[1] > -torch.inf)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mavis.decoding.policy_rows import PolicyRows
-from mavis.decoding.prompt_requests import PromptRequest
-from mavis.decoding.reference import Encoded
+from mavis.decoding.prompt_requests import Completion, PromptRequest
+from mavis.decoding.reference import Encoded, ReferencePolicy
 from mavis.decoding.request import row_settings
 from mavis.decoding.tilt import Candidates, RowSettings, exact_kl, truncation
 from mavis.prompts import Prompt
@@ -39,6 +39,33 @@ class Score:
     kl: list[float] = field(default_factory=list)
     truncation: list[float] = field(default_factory=list)
     parts: dict[str, list[float]] = field(default_factory=dict)
+
+
+def tokens_of(
+    answer: Completion | str | Sequence[int], at: int, reference: ReferencePolicy
+) -> list[int]:
+    """The tokens of a given answer.
+
+    Args:
+        answer: of a policy, as text, or as tokens.
+        at: its number, for errors.
+        reference: π_ref, whose tokenizer reads a text.
+
+    Raises:
+        ValueError: it has none, or some that the reference does not know.
+    """
+    if isinstance(answer, str):
+        tokens = list(reference.tokenizer(answer, add_special_tokens=False).input_ids)
+    else:
+        tokens = list(answer.tokens if isinstance(answer, Completion) else answer)
+    if not tokens:
+        raise ValueError(f"completions must have tokens, got none for prompt {at}.")
+    if unknown := [token for token in tokens if not 0 <= token < reference.vocabulary]:
+        raise ValueError(
+            f"completions must be of tokens that {reference.name} knows, got {unknown[0]} for "
+            f"prompt {at}."
+        )
+    return tokens
 
 
 @torch.inference_mode()
@@ -86,7 +113,7 @@ def score(
 def _report(
     policy: PolicyRows, options: Candidates, log_pi: Tensor, said: Tensor, how: RowSettings
 ) -> Tensor:
-    """log π, log π_ref, KL, truncation and the parts of T tokens [T, 4 + M]."""
+    """Log π, log π_ref, KL, truncation and the parts of T tokens [T, 4 + M]."""
     full = torch.log_softmax(policy.logits / how.temperature[:, None], dim=-1)  # [T, V]
     log_ref = full.gather(1, said[:, None])[:, 0]
     taken = (options.tokens == said[:, None]) & (options.log_ref > -torch.inf)  # [T, K]

@@ -148,7 +148,7 @@ class ValueModel(nn.Module):
 
     @property
     def natural_beta(self) -> float | None:
-        """1 / η of its training, for which improvement is proven; None if no η is known."""
+        """1 / η of its training; None if no η is known."""
         return 1 / self.card.eta if self.card.eta else None
 
     @property

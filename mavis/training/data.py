@@ -159,7 +159,13 @@ class RolloutDataModule(LightningDataModule):
 
     def sampling(self, weights: tuple[float, ...]) -> SamplingParams:
         """How rollouts are sampled, at some weights [M]."""
-        return SamplingParams(weights, self.beta, self.temperature, self.top_k, self.top_p)
+        return SamplingParams(
+            weights=weights,
+            beta=self.beta,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+        )
 
     @cached_property
     def units(self) -> Units:

@@ -82,8 +82,8 @@ def grow(
     open_nodes = [1] * len(prompts)
 
     def children(span: Output) -> list[Request]:
-        place: _Place = span.job.tag
-        level, used = len(place.path), span.job.response + len(span.tokens)
+        place: _Place = span.request.tag
+        level, used = len(place.path), span.request.response + len(span.tokens)
         if used >= shape.max_tokens:
             return []
         start = starts[place.tree]
@@ -91,7 +91,7 @@ def grow(
         keys: list[Key] = [(*stem, child) for child in range(shape.branching[level])]
         jobs = [
             Request(
-                tokens=[*span.job.tokens, *span.tokens],
+                tokens=[*span.request.tokens, *span.tokens],
                 limit=shape.segment(key, level, used),
                 sampling=sampling,
                 key=key,
@@ -108,12 +108,12 @@ def grow(
     order = sorted(range(len(prompts)), key=lambda index: len(starts[index].tokens))
     roots = [_root(starts[index], sampling, index) for index in order]
     spans = decode(
-        policy.reference, policy.networks, roots, rule=policy.rule, rows=rows, follow=children
+        policy.reference, policy.guides, roots, rule=policy.rule, rows=rows, follow=children
     )
     for span in spans:
-        index = span.job.tag.tree
+        index = span.request.tag.tree
         leaf = span.reason != "length" or _length(span) >= shape.max_tokens
-        segments[index][span.job.tag.path] = _segment(policy, span, starts[index], leaf)
+        segments[index][span.request.tag.path] = _segment(policy, span, starts[index], leaf)
         open_nodes[index] -= 1  # its children are counted when the loop asks for them, after this
         if leaf and open_nodes[index] == 0:
             yield index, build_tree(plain(prompts[index]), segments[index])
@@ -125,13 +125,13 @@ def _root(start: Encoded, sampling: SamplingParams, index: int) -> Request:
 
 
 def _length(span: Output) -> int:
-    return span.job.response + len(span.tokens)
+    return span.request.response + len(span.tokens)
 
 
 def _segment(policy: GuidedPolicy, span: Output, start: Encoded, leaf: bool) -> Segment:
-    if not span.job.tag.path:  # the root's segment is the prompt, which nobody sampled
+    if not span.request.tag.path:  # the root's segment is the prompt, which nobody sampled
         return Segment(list(start.tokens), [0.0] * len(start.tokens))
-    said = [*span.job.tokens[len(start.tokens) :], *span.tokens]
+    said = [*span.request.tokens[len(start.tokens) :], *span.tokens]
     # Over the candidates alone: truncation is no choice of the policy's, and β = 0 costs nothing.
     ratio = [full - cut for full, cut in zip(span.log_ratio, span.truncation, strict=True)]
     if not leaf:

@@ -11,7 +11,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from mavis.baselines.policy_guides import load_policies, mod
 from mavis.baselines.soup import soup
-from mavis.decoding.guidance import Guidance
+from mavis.decoding.policy_rows import PolicyRows
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.tilt import RowSettings
 
@@ -116,7 +116,7 @@ def says(model, reference):
 def first_step(policy, weights):
     """log π of the whole vocabulary after a prompt, by the decoding core."""
     vocabulary, one = policy.reference.vocabulary, torch.ones(1)
-    states = Guidance(policy.reference, policy.networks, policy.rule, 1)
+    states = PolicyRows(policy.reference, policy.guides, policy.rule, 1)
     tokens = policy.reference.encode("the sun is an umm").tokens
     settings = RowSettings(torch.tensor([weights]), one, one, torch.tensor([vocabulary]), one)
     with torch.inference_mode():
@@ -146,8 +146,8 @@ def test_a_kind_is_what_peft_makes_of_it_or_is_refused_by_name(references, kind,
     assert (want - before).abs().max() > 1e-2  # or it would say nothing that they agree
     if kind in {"BEFT", "new biases"} and base == "tied":  # no bias there that could take theirs
         with pytest.raises(ValueError, match=f"{tmp_path} is a {told} adapter.* cannot be merged"):
-            soup(reference, mixture.networks, {"a": 1.0})
+            soup(reference, mixture.guides, {"a": 1.0})
     else:
-        found = soup(reference, mixture.networks, {"a": 1.0}).networks[0].model
+        found = soup(reference, mixture.guides, {"a": 1.0}).guides[0].model
         torch.testing.assert_close(says(found, reference), want, atol=1e-3, rtol=0)
     assert torch.equal(says(reference.model, reference), before)  # nothing was done to it

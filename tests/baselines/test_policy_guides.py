@@ -106,7 +106,7 @@ def test_mod_of_full_models(reference, folders, divergence, alpha, top_k):
     )
     weights = {"humor": 0.6, "kind": 0.3}
     answers = policy.generate(PROMPTS, weights, top_k=top_k, max_tokens=5, n=2, seed=1)
-    models = [network.model for network in policy.networks]
+    models = [network.model for network in policy.guides]
     rule = mixture(divergence, alpha)
     assert_follows(policy, answers, models, torch.tensor([0.6, 0.3]), rule, top_k)
     assert len({tuple(a.tokens) for a in answers}) > 5
@@ -115,10 +115,10 @@ def test_mod_of_full_models(reference, folders, divergence, alpha, top_k):
 def test_adapters_of_one_base_and_full_models_together(reference, folders, adapters):
     places = {"humor": adapters["humor"], "full": folders["kind"], "calm": adapters["calm"]}
     policy = mod(reference, places)
-    assert [n.objectives for n in policy.networks] == [("full",), ("humor", "calm")]
+    assert [n.objectives for n in policy.guides] == [("full",), ("humor", "calm")]
     weights = {"humor": 0.5, "calm": -0.4, "full": 0.9}
     answers = policy.generate(PROMPTS, weights, top_k=0, max_tokens=5, seed=2, rows=3)
-    full, both = (network.model for network in policy.networks)
+    full, both = (network.model for network in policy.guides)
     alone = [load_policies(reference, {n: adapters[n]})[0].model for n in ("humor", "calm")]
     models = [full, *alone]
     assert_follows(policy, answers, models, torch.tensor([0.9, 0.5, -0.4]), mixture(), 0)
@@ -146,7 +146,7 @@ def test_a_policy_at_weight_one_is_itself(reference, folders):
 def test_temperature_is_for_every_policy(reference, folders):
     policy = mod(reference, {"humor": folders["humor"]})
     answers = policy.generate(PROMPTS, max_tokens=4, top_k=0, temperature=0.7)
-    model = policy.networks[0].model
+    model = policy.guides[0].model
     for answer in answers:
         tokens = reference.encode(answer.prompt).tokens
         want = 0.0
@@ -356,7 +356,7 @@ def test_adapters_of_all_kinds_and_vocabularies_in_one_batch(reference, adapters
             for n in ("humor", "calm")
         ]
     policy = mod(reference, places)
-    assert [n.objectives for n in policy.networks] == [
+    assert [n.objectives for n in policy.guides] == [
         ("dora",), ("norm",), ("tokens",), ("humor", "calm"),
     ]  # fmt: skip
     shares = {"dora": 0.3, "norm": 0.4, "tokens": 0.5, "humor": 0.2, "calm": -0.3}
@@ -400,7 +400,7 @@ def test_forbidden_tokens_have_no_probability(build_reference, tmp_path):
     reference = ReferencePolicy.load(str(places.pop("reference")))
     policy = mod(reference, places)
     answers = policy.generate(PROMPTS, {"humor": 0.6, "kind": 0.3}, top_k=0, max_tokens=4, seed=4)
-    models = [reference.model, *(network.model for network in policy.networks)]
+    models = [reference.model, *(network.model for network in policy.guides)]
     for answer in answers:
         tokens, kl = reference.encode(answer.prompt).tokens, 0.0
         for step in range(len(answer.tokens)):

@@ -46,7 +46,7 @@ def lora(reference):
 
 
 def stirred(policy):
-    return policy.networks[0].model.state_dict()
+    return policy.guides[0].model.state_dict()
 
 
 @pytest.mark.parametrize("weights", WEIGHTS, ids=str)
@@ -222,7 +222,7 @@ def test_ends_that_have_come_apart_stay_apart(build_reference, tiny_lm, tmp_path
 def test_ends_that_are_tied_stay_tied(build_reference, tiny_lm, tmp_path):
     reference = build_reference(seed=1, tie_word_embeddings=True)
     policies = (guide(reference, "humor", tiny_lm(seed=2, tie_word_embeddings=True)),)
-    model = (policy := soup(reference, policies, {"humor": 0.6})).networks[0].model
+    model = (policy := soup(reference, policies, {"humor": 0.6})).guides[0].model
     assert model.lm_head.weight is model.model.embed_tokens.weight
     save(policy, tmp_path)
     assert ReferencePolicy.load(str(tmp_path)).model.config.tie_word_embeddings

@@ -91,7 +91,7 @@ def test_compare_and_score(ask):
 
 
 def test_scores_are_in_standard_units(ask, value):
-    units = load({"trial": value}).networks[0].card.units[0]
+    units = load({"trial": value}).guides[0].card.units[0]
     (line,) = map(json.loads, ask("--json", "--score", prompts=["hats"]))
     raw = line["text"].count("a") - 0.1 * len(line["text"])
     assert line["rewards"]["trial"] == pytest.approx((raw - units.mean) / units.std, abs=1e-4)
@@ -303,7 +303,7 @@ def test_what_the_terminal_cannot_show(monkeypatch, value):
 
 def test_json_holds_no_number_that_is_none(capsys):
     from mavis.cli.generate import Shown, _show_json
-    from mavis.decoding.policy import Completion
+    from mavis.decoding.prompt_requests import Completion
 
     answer = Completion("hats", "a", [3], float("nan"), 0.0, 0.0, -1.0, "end")
     with pytest.raises(ValueError, match="the answer to 'hats' has a number that is not finite"):

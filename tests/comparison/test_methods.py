@@ -36,7 +36,7 @@ def test_a_whole_policy_is_timed_alone(sweep):
         folders = one.open([method])[method]
         team = one.team(method, folders)
         policy, vector = served(team.weighted((0.5, 0.5))(0))
-        assert (len(policy.networks) == 0) == alone
+        assert (len(policy.guides) == 0) == alone
         assert one.speed(team) > 0
         assert len(vector) == len(policy.objectives)
         first = one.speed(team)

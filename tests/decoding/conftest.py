@@ -33,7 +33,7 @@ def run() -> Callable[..., dict[Any, Output]]:
         jobs: Sequence[Request],
         **options: Any,
     ) -> dict[Any, Output]:
-        return {span.job.tag: span for span in decode(reference, networks, jobs, **options)}
+        return {span.request.tag: span for span in decode(reference, networks, jobs, **options)}
 
     return decoded
 

@@ -7,12 +7,18 @@ import pytest
 
 from mavis.baselines.mod_divergences import mixture
 from mavis.baselines.policy_guides import guide
-from mavis.decoding.beam import beam_search
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.request import SamplingParams
 
 PROMPTS = ["an um", "the sun is", "a", [{"role": "user", "content": "mis tub"}]]
 SOURCES = ("action", "state", "shared")
+
+
+def beam_search(policy, prompts, sampling, beams=4, max_tokens=64):
+    """The most likely answers under the settings of a request."""
+    weights = dict(zip(policy.objectives, sampling.weights, strict=True))
+    settings = {name: getattr(sampling, name) for name in ("beta", "temperature", "top_k", "top_p")}
+    return policy.beam_search(prompts, weights, max_tokens=max_tokens, beams=beams, **settings)
 
 
 def plain_beams(slow, reference, prompt, sampling, width, limit):
@@ -40,7 +46,7 @@ def test_beams_are_those_of_whole_sequences(tiny_reference, tiny_network, naive,
     policy = GuidedPolicy(tiny_reference, (tiny_network(tiny_reference, source),))
     sampling = SamplingParams((1.0,), 1.5, top_k=6)
     found = beam_search(policy, PROMPTS, sampling, width, max_tokens=6)
-    slow = naive(tiny_reference, policy.networks)
+    slow = naive(tiny_reference, policy.guides)
     for prompt, answers in zip(PROMPTS, found, strict=True):
         want = plain_beams(slow, tiny_reference, prompt, sampling, width, 6)
         assert [a.tokens for a in answers] == [tokens for _, tokens in want]
@@ -65,7 +71,7 @@ def test_wide_enough_it_finds_the_most_likely_answers_of_all(build_reference, na
                 break
         odds[tuple(kept)] = total
     assert sum(math.exp(p) for p in odds.values()) == pytest.approx(1, abs=1e-6)
-    (answers,) = beam_search(policy, ["an"], sampling, width=40, max_tokens=3)
+    (answers,) = beam_search(policy, ["an"], sampling, beams=40, max_tokens=3)
     best = sorted(odds, key=lambda tokens: -odds[tokens])[:40]
     assert [tuple(answer.tokens) for answer in answers] == best
 
@@ -73,8 +79,8 @@ def test_wide_enough_it_finds_the_most_likely_answers_of_all(build_reference, na
 def test_one_beam_is_greedy(tiny_reference, tiny_network, naive):
     policy = GuidedPolicy(tiny_reference, (tiny_network(tiny_reference),))
     sampling = SamplingParams((1.0,), 2.0, top_k=9)
-    ((answer,),) = beam_search(policy, ["the"], sampling, width=1, max_tokens=8)
-    tokens, slow = list(tiny_reference.encode("the").tokens), naive(tiny_reference, policy.networks)
+    ((answer,),) = beam_search(policy, ["the"], sampling, beams=1, max_tokens=8)
+    tokens, slow = list(tiny_reference.encode("the").tokens), naive(tiny_reference, policy.guides)
     for token in answer.tokens:
         log_pi = slow.step(tokens, sampling).log_pi
         assert token == max(log_pi, key=log_pi.get)
@@ -134,8 +140,10 @@ def dialogue(prompt):
 
 def test_bad_input_is_said(tiny_reference):
     policy = GuidedPolicy(tiny_reference)
-    with pytest.raises(ValueError, match="width and max_tokens must be at least 1, got 0 and 4"):
+    with pytest.raises(ValueError, match=r"beams must be at least 1, got 0\."):
         beam_search(policy, ["a"], SamplingParams(()), 0, 4)
+    with pytest.raises(ValueError, match=r"max_tokens must be at least 1, got 0 for prompt 0\."):
+        beam_search(policy, ["a"], SamplingParams(()), 2, 0)
     with pytest.raises(ValueError, match="must fit into the context"):
         beam_search(policy, ["a"], SamplingParams(()), 2, 1000)
     assert beam_search(policy, [], SamplingParams(())) == []

@@ -262,7 +262,7 @@ def spoken(reference: ReferencePolicy, limit: int) -> tuple[Request, list[int]]:
     """A job that runs to its limit, and what it says: some tokens of it have two characters."""
     tries = [Request([5, 6, 7], limit, SamplingParams(), ("stop", at)) for at in range(100)]
     spans = [s for s in decode(reference, (), tries) if s.reason == "length" and max(s.tokens) > 36]
-    return spans[0].job, spans[0].tokens
+    return spans[0].request, spans[0].tokens
 
 
 def test_a_stop_string_ends_a_job_where_it_is_complete(

@@ -18,14 +18,14 @@ def grow(shape: Sequence[int], lengths: Sequence[int]) -> Callable[[Output], Seq
     """Children of a span: `shape[d]` of them behind depth d, each with settings of its own."""
 
     def follow(span: Output) -> Sequence[Request]:
-        path: tuple[int, ...] = span.job.tag
+        path: tuple[int, ...] = span.request.tag
         depth = len(path) - 1
         if depth == len(shape):
             return ()
-        tokens = [*span.job.tokens, *span.tokens]
+        tokens = [*span.request.tokens, *span.tokens]
         children = []
         for child in range(shape[depth]):
-            weights = tuple(w + 0.2 * child for w in span.job.sampling.weights)
+            weights = tuple(w + 0.2 * child for w in span.request.sampling.weights)
             sampling = SamplingParams(weights, beta=1.0, top_k=4 + child)
             limit = lengths[(depth + child) % len(lengths)]
             tag = (*path, child)

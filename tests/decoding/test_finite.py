@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from mavis.baselines.policy_guides import guide
-from mavis.decoding.beam import beam_search
 from mavis.decoding.decoder import decode
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
@@ -39,7 +38,7 @@ def masked(
 def ask(policy: GuidedPolicy, way: str, top_k: int = 0, beta: float = 1.5) -> Any:
     weights = (1.0,) * len(policy.objectives)
     if way == "beams":
-        return beam_search(policy, PROMPTS, SamplingParams(weights, beta, top_k=top_k), 3, 6)
+        return policy.beam_search(PROMPTS, beta=beta, top_k=top_k, beams=3, max_tokens=6)
     if way == "trees":
         sampling = SamplingParams(weights, beta, top_k=top_k)
         return list(grow(policy, PROMPTS, Shape((2, 2), 6), sampling, (0, 0)))
@@ -63,7 +62,7 @@ def test_a_forbidden_token_is_no_candidate(
     )
     assert [a.tokens for a in whole] == [a.tokens for a in some]
     sampling = SamplingParams((1.0,), **{"beta": policy.beta, "top_k": ALLOWED} | setting)
-    slow = naive(reference, policy.networks)
+    slow = naive(reference, policy.guides)
     for answer, other in zip(whole, some, strict=True):
         tokens, kl = list(reference.encode(answer.prompt).tokens), 0.0
         for token in answer.tokens:

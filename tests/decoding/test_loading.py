@@ -47,7 +47,7 @@ def test_value_models_are_loaded_by_objective(folders: dict[str, Path]) -> None:
     assert isinstance(policy, GuidedPolicy)
     assert policy.objectives == ("humor", "kind", "sense")
     assert policy.reference.name == reference
-    assert len(policy.networks) == 2  # one for humor and kind
+    assert len(policy.guides) == 2  # one for humor and kind
     assert policy.generate(["um"], {"sense": 1.0}, max_tokens=3)[0].tokens
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mavis.decoding.beam import beam_search
-from mavis.decoding.policy import Completion, GuidedPolicy
+from mavis.decoding.prompt_requests import Completion, GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import Request, SamplingParams
 from mavis.decoding.value_model import ValueModel
@@ -43,7 +42,7 @@ def assert_same(found: list[Completion], expected: list[Completion]) -> None:
 def test_an_answer_is_the_plain_loop_s(policy: GuidedPolicy, naive: Any) -> None:
     weights = {"sense": -0.5, "humor": 1.5}
     answers = policy.generate(PROMPTS, weights, beta=0.8, top_k=7, max_tokens=6, n=2, seed=5)
-    slow = naive(policy.reference, policy.networks)
+    slow = naive(policy.reference, policy.guides)
     assert [answer.prompt for answer in answers] == [p for p in PROMPTS for _ in range(2)]
     sampling = SamplingParams((1.5, 0.0, -0.5), 0.8, top_k=7)
     for at, answer in enumerate(answers):
@@ -142,9 +141,7 @@ def test_a_vocabulary_smaller_than_the_default_top_k(build_reference: Build) -> 
     for setting in ({}, {"top_k": 6}, {"top_k": 7}, {"top_k": 10**9}):
         found = policy.generate(["as"], n=9, max_tokens=5, **setting)
         assert [answer.tokens for answer in found] == want
-    beams = [
-        beam_search(policy, ["as"], SamplingParams((), top_k=top_k), 3, 4) for top_k in (0, 6, 40)
-    ]
+    beams = [policy.beam_search(["as"], top_k=top_k, beams=3, max_tokens=4) for top_k in (0, 6, 40)]
     assert beams[0] == beams[1] == beams[2]
 
 
@@ -155,7 +152,7 @@ def test_at_temperature_0_the_likeliest_token_is_taken(
     found = policy.generate(
         [*PROMPTS, PROMPTS[0]], beta=1.5, temperature=[0.0, 0.0, 0.0, 0.8], top_k=9, max_tokens=8
     )
-    slow = naive(tiny_reference, policy.networks)
+    slow = naive(tiny_reference, policy.guides)
     weights = (1.0,) * len(policy.objectives)
     for answer in found[:3]:
         tokens, kl, log_ref, ratio = (
@@ -379,7 +376,7 @@ def test_temperature_0_takes_the_likeliest_token(policy: GuidedPolicy, naive: An
     settings: dict[str, Any] = {"beta": 0.8, "top_k": 7, "max_tokens": 8}
     answers = policy.generate(PROMPTS, weights, temperature=0, n=2, seed=5, **settings)
     slow, sampling = (
-        naive(policy.reference, policy.networks),
+        naive(policy.reference, policy.guides),
         SamplingParams((1.5, 0.0, -0.5), 0.8, top_k=7),
     )
     for answer in answers:

@@ -20,7 +20,6 @@ from transformers import (
 )
 
 from mavis.decoding.backbone import load_trunk
-from mavis.decoding.beam import beam_search
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import Encoded, ReferencePolicy
 from mavis.decoding.request import Request, SamplingParams
@@ -364,7 +363,7 @@ def test_a_template_that_refuses_a_prompt_is_a_line_that_names_it(
     with pytest.raises(ValueError, match=r"prompt 1: the chat template"):
         GuidedPolicy(reference).generate(["a", chat])
     with pytest.raises(ValueError, match=r"prompt 1: the chat template"):
-        beam_search(GuidedPolicy(reference), ["a", chat], SamplingParams(), 2, 2)
+        GuidedPolicy(reference).beam_search(["a", chat], max_tokens=2)
 
 
 def test_a_template_may_refuse_bare_text(build_reference: Build) -> None:

@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from mavis.decoding.tilt import candidates, draw, exact_kl, tilt, truncation
+from mavis.decoding.tilt import RowSettings, candidates, draw, exact_kl, tilt, truncation
+
+
+def settings(temperature: Tensor, top_k: Tensor, top_p: Tensor) -> RowSettings:
+    """Of rows that are not tilted."""
+    none = torch.empty(len(top_k), 0)
+    return RowSettings(none, torch.zeros(len(top_k)), temperature, top_k, top_p)
 
 
 def options(
@@ -16,9 +22,11 @@ def options(
     rows = len(logits)
     found = candidates(
         logits,
-        torch.full((rows,), temperature),
-        torch.full((rows,), top_k or logits.shape[1]),
-        torch.full((rows,), top_p),
+        settings(
+            torch.full((rows,), temperature),
+            torch.full((rows,), top_k or logits.shape[1]),
+            torch.full((rows,), top_p),
+        ),
     )
     return found.tokens, found.log_ref
 
@@ -107,9 +115,11 @@ def test_top_k_and_top_p_differ_within_a_batch() -> None:
     logits = torch.log(torch.tensor([[0.4, 0.1, 0.3, 0.2]])).repeat(5, 1)
     found = candidates(
         logits,
-        torch.tensor([1.0, 1.0, 1.0, 1.0, 0.5]),
-        torch.tensor([4, 2, 4, 1, 3]),
-        torch.tensor([1.0, 1.0, 0.65, 0.9, 0.75]),
+        settings(
+            torch.tensor([1.0, 1.0, 1.0, 1.0, 0.5]),
+            torch.tensor([4, 2, 4, 1, 3]),
+            torch.tensor([1.0, 1.0, 0.65, 0.9, 0.75]),
+        ),
     )
     assert found.tokens.tolist() == [[0, 2, 3, 1]] * 5
     inside = (found.log_ref > -torch.inf).sum(-1)
@@ -137,7 +147,7 @@ def test_top_p_of_one_cuts_nothing_off() -> None:
 
 def test_kl_and_truncation_are_explicit_sums_where_tokens_are_missing() -> None:
     logits, top_k = torch.randn(3, 9), torch.tensor([9, 4, 2])
-    found = candidates(logits, torch.ones(3), top_k, torch.ones(3))
+    found = candidates(logits, settings(torch.ones(3), top_k, torch.ones(3)))
     log_pi = tilt(found.log_ref, torch.randn(3, 9, 1), torch.ones(3, 1), torch.full((3,), 2.0))
     for row in range(3):
         pairs = list(zip(log_pi[row].tolist(), found.log_ref[row].tolist(), strict=True))

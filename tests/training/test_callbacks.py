@@ -122,7 +122,7 @@ def test_guided_reward_is_that_of_the_samples_on_disk(tiny_fit):
 def test_the_value_folder_gives_the_values_of_the_module(tiny_fit, tiny_folder):
     policy = load({"trial": tiny_fit / "value"})
     assert policy.reference.name == str(tiny_folder / "reference")
-    network = policy.networks[0]
+    network = policy.guides[0]
     assert network.card.rounds == 2
     assert policy.beta == 2.0
     state = torch.load(tiny_fit / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]

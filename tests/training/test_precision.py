@@ -39,7 +39,7 @@ def test_it_fits(precision, fit_words, tmp_path, monkeypatch):
     head = load_file(run / "value" / "head.safetensors")
     assert all(tensor.isfinite().all() for tensor in head.values())
     assert any(tensor.any() for tensor in head.values())  # it was zero at the start
-    network = load({"trial": run / "value"}).networks[0]
+    network = load({"trial": run / "value"}).guides[0]
     assert {tensor.dtype for tensor in network.parameters()} == {torch.float32}
     for name, tensor in network.head.state_dict().items():
         assert torch.equal(tensor, head[name].float())

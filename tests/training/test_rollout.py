@@ -139,7 +139,7 @@ def test_responses_are_what_the_tokens_spell(policies, forest):
 def test_log_ratio_is_that_of_full_forwards(policies, forest, naive, name):
     """Over the candidates: log π − log π_ref(·|C), by one plain forward per state."""
     policy, tree = policies[name], forest[name][1]
-    plain = naive(policy.reference, policy.networks)
+    plain = naive(policy.reference, policy.guides)
     previous = tree.previous()
     for place in range(tree.start[1], len(tree.tokens)):
         path, up = [], previous[place]
@@ -176,8 +176,8 @@ def test_forked_is_fresh(policies, forest, name):
                 continue  # its first half
             key = (*SEED, *start.tokens, "tree", *path)
             jobs.append(Request(before, len(said), sampling(policy), key, start.stop, tag=said))
-        for span in decode(policy.reference, policy.networks, jobs, rows=5):
-            assert span.tokens == span.job.tag
+        for span in decode(policy.reference, policy.guides, jobs, rows=5):
+            assert span.tokens == span.request.tag
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from mavis.baselines.train.preferences import Group, collect
 from mavis.data_files import splits
-from mavis.decoding.policy import Completion, GuidedPolicy
+from mavis.decoding.policy import GuidedPolicy
+from mavis.decoding.prompt_requests import Completion
 from mavis.decoding.reference import ReferencePolicy
 from mavis.objective import Objective
 from mavis.progress import track

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mavis.baselines.train.data import WeightedReward
-from mavis.decoding.policy import Completion, GuidedPolicy
+from mavis.decoding.policy import GuidedPolicy
+from mavis.decoding.prompt_requests import Completion
 from mavis.decoding.reference import ReferencePolicy
 from mavis.progress import track
 from mavis.prompts import Prompt, plain

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from mavis.decoding.guides import ActionValues, SharedValues, StateValues, open_source
 from mavis.decoding.kv_cache import CachedRows
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.tilt import RowSettings
 from mavis.decoding.value_model import Source, ValueModel
+from mavis.decoding.value_states import ActionValues, SharedValues, StateValues
 
 SOURCES = get_args(Source)
 Make = Callable[..., ValueModel]
@@ -36,7 +36,7 @@ class Walk:
     ) -> None:
         self.rng, self.vocab = np.random.default_rng(11), reference.vocabulary
         self.cache = CachedRows(reference.model, rows, hidden=True)
-        self.sources = [open_source(network, rows) for network in networks]
+        self.sources = [network.start(rows) for network in networks]
         self.naive = naive(reference, networks)
         self.tokens: list[list[int]] = [[] for _ in range(rows)]
 
@@ -167,4 +167,4 @@ def test_adapters_are_part_of_the_values(
 def test_a_card_names_its_source(tiny_reference: ReferencePolicy, tiny_network: Make) -> None:
     kinds = {"action": ActionValues, "state": StateValues, "shared": SharedValues}
     for source, kind in kinds.items():
-        assert type(open_source(tiny_network(tiny_reference, source), 2)) is kind
+        assert type(tiny_network(tiny_reference, source).start(2)) is kind
