@@ -7,8 +7,7 @@ Three sources of values share this one class; they differ in what the head is as
     shared   Q(s, ·), from the reference policy's own last hidden state: no trunk at all
 
 Values are in standard units of the objective's reward. A network is saved as a folder:
-`value.json`, `head.safetensors`, `trunk/` (a `save_pretrained` folder), a card, README.md, and the
-checksums of all these.
+`value.json`, `head.safetensors`, `trunk/` (by `save_pretrained`), README.md, and their checksums.
 """
 
 import json

@@ -160,7 +160,7 @@ class RolloutDataModule(LightningDataModule):
     def sampling(self, weights: tuple[float, ...]) -> SamplingParams:
         """How rollouts are sampled, at some weights [M]."""
         return SamplingParams(
-            weights=weights,
+            weights,
             beta=self.beta,
             temperature=self.temperature,
             top_k=self.top_k,

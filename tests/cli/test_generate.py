@@ -322,15 +322,15 @@ def one_row(monkeypatch):
 
 @pytest.mark.usefixtures("one_row")
 def test_answers_are_printed_as_they_are_finished(ask, monkeypatch):
-    from mavis.decoding.policy import GuidedPolicy
+    from mavis.decoding import replies
 
-    events, write = [], GuidedPolicy._answer
+    events, write = [], replies.completion
 
     def written(*words):
         events.append("written")
         return write(*words)
 
-    monkeypatch.setattr(GuidedPolicy, "_answer", written)
+    monkeypatch.setattr(replies, "completion", written)
     monkeypatch.setattr(
         "mavis.cli.generate.print", lambda *_, **how: events.append(how), raising=False
     )

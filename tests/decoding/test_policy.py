@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from mavis.decoding.prompt_requests import Completion, GuidedPolicy
+from mavis.decoding.policy import GuidedPolicy
+from mavis.decoding.prompt_requests import Completion
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import Request, SamplingParams
 from mavis.decoding.value_model import ValueModel

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
+from mavis.decoding.guides import objectives_of
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.value_model import (
     ActionHead,
@@ -17,7 +18,6 @@ from mavis.decoding.value_model import (
     ValueModel,
     build_network,
     decoding,
-    objectives_of,
 )
 from mavis.reward import Units
 

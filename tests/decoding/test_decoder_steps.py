@@ -1,0 +1,246 @@
+"""The decoder, step by step: requests that come, go, fork and wait."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from mavis.decoding.decoder import Decoder, decode
+from mavis.decoding.groups import STEP_CALL, by_cost
+from mavis.decoding.reference import ReferencePolicy
+from mavis.decoding.request import Event, Request, SamplingParams
+
+
+def request(at: int, length: int = 3, limit: int = 4, **more: object) -> Request:
+    """A request without an end in sight: few tokens are end tokens."""
+    tokens = [3 + (at + place) % 30 for place in range(length)]
+    return Request(tokens, limit, SamplingParams(), (at,), **more)  # type: ignore[arg-type]
+
+
+def finish(decoder: Decoder) -> dict[int, list[Event]]:
+    """All events until nothing is left to do, by request."""
+    found: dict[int, list[Event]] = {}
+    while not decoder.idle:
+        for event in decoder.step():
+            found.setdefault(event.id, []).append(event)
+    return found
+
+
+def tokens(events: Sequence[Event]) -> list[int | None]:
+    return [event.token for event in events]
+
+
+def alone(reference: ReferencePolicy, one: Request) -> list[int]:
+    (output,) = decode(reference, (), [one])
+    return output.tokens
+
+
+def test_requests_come_while_others_are_running(tiny_reference):
+    asked = [request(at, 2 + at, 5) for at in range(4)]
+    decoder, found = Decoder(tiny_reference, rows=2), {}
+    numbers = []
+    for one in asked:
+        numbers.append(decoder.add(one))
+        for event in decoder.step():
+            found.setdefault(event.id, []).append(event)
+    for number, events in finish(decoder).items():
+        found.setdefault(number, []).extend(events)
+    for number, one in zip(numbers, asked, strict=True):
+        assert tokens(found[number]) == alone(tiny_reference, one)
+        assert [bool(event.finished) for event in found[number]] == [False] * 4 + [True] or (
+            found[number][-1].finished == "end"
+        )
+    assert decoder.step() == []
+
+
+def test_an_event_has_the_log_probabilities_of_its_token(tiny_reference, naive):
+    one = request(1, 4, 3)
+    decoder = Decoder(tiny_reference)
+    number = decoder.add(one)
+    slow, said = naive(tiny_reference), list(one.tokens)
+    for event in finish(decoder)[number]:
+        step = slow.step(said, one.sampling)
+        assert event.token is not None
+        assert event.log_prob == pytest.approx(step.log_pi[event.token], abs=1e-4)
+        assert event.log_ref == pytest.approx(step.log_ref[event.token], abs=1e-4)
+        assert event.kl == pytest.approx(step.kl, abs=1e-4)
+        said.append(event.token)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_what_is_cancelled_says_no_more_and_leaves_the_others_alone(tiny_reference, steps):
+    asked = [request(at, 3, 6) for at in range(3)]
+    decoder = Decoder(tiny_reference, rows=2)
+    numbers = [decoder.add(one) for one in asked]
+    found: dict[int, list[Event]] = {number: [] for number in numbers}
+    for _ in range(steps):
+        for event in decoder.step():
+            found[event.id].append(event)
+    decoder.cancel(numbers[0])
+    late = finish(decoder)
+    assert numbers[0] not in late
+    for number, one in zip(numbers[1:], asked[1:], strict=True):
+        assert tokens([*found[number], *late.get(number, [])]) == alone(tiny_reference, one)
+    decoder.cancel(numbers[1])  # it has ended: nothing to forget
+    assert decoder.idle
+
+
+def test_a_child_that_waits_can_be_cancelled(tiny_reference):
+    decoder = Decoder(tiny_reference, rows=1)
+    number = decoder.add(request(0, 3, 0, hold=True))
+    assert decoder.step() == [Event(number, finished="length")]
+    first, second = decoder.fork(number, [request(0, 3, 2), request(0, 3, 2)])
+    decoder.cancel(second)
+    assert finish(decoder).keys() == {first}
+
+
+def test_a_row_that_is_held_waits_for_its_children(tiny_reference):
+    decoder = Decoder(tiny_reference, rows=1)
+    number = decoder.add(request(0, 3, 0, hold=True))
+    decoder.step()
+    assert decoder.idle  # nothing to do until somebody forks, or lets go
+    other = decoder.add(request(1, 3, 2))
+    with pytest.raises(RuntimeError, match="every row is held while requests wait: fork or cancel"):
+        decoder.step()
+    with pytest.raises(ValueError, match=f"request {other} holds no row"):
+        decoder.fork(other, [])
+    assert decoder.fork(number, []) == []
+    assert finish(decoder).keys() == {other}
+
+
+def test_ranked_tokens_are_the_likeliest(tiny_reference, tiny_network, naive):
+    network = tiny_network(tiny_reference, "state")
+    sampling = SamplingParams((1.5,), top_k=7)
+    decoder = Decoder(tiny_reference, [network])
+    number = decoder.add(Request([3, 4, 5], 1, sampling, (0,), hold=True, ranked=3))
+    (event,) = decoder.step()
+    step = naive(tiny_reference, [network]).step([3, 4, 5], sampling)
+    best = sorted(step.log_pi, key=lambda token: -step.log_pi[token])[:3]
+    assert (event.token, event.finished) == (None, "length")
+    assert [one.token for one in event.ranked] == best
+    for one in event.ranked:
+        assert one.log_prob == pytest.approx(step.log_pi[one.token], abs=1e-4)
+        assert one.log_ref == pytest.approx(step.log_ref[one.token], abs=1e-4)
+    children = [Request([3, 4, 5, token], 3, sampling, (token,)) for token in best]
+    grown = finish_from(decoder, decoder.fork(number, children))
+    for child, said in zip(children, grown, strict=True):
+        assert said == [*decode(tiny_reference, [network], [child])][0].tokens
+
+
+def finish_from(decoder: Decoder, numbers: list[int]) -> list[list[int | None]]:
+    found = finish(decoder)
+    return [tokens(found[number]) for number in numbers]
+
+
+# Prompts
+
+
+def test_a_long_prompt_is_read_in_parts_while_others_go_on(tiny_reference, monkeypatch):
+    short, long = request(0, 3, 12), request(1, 60, 2)
+    want = [alone(tiny_reference, one) for one in (short, long)]
+    decoder = Decoder(tiny_reference, prompt_tokens=16)
+    first = decoder.add(short)
+    read: list[int] = []
+    policy = decoder._policy
+    monkeypatch.setattr(
+        policy, "read", lambda rows, parts, how, _read=policy.read: (
+            read.append(sum(map(len, parts))), _read(rows, parts, how)
+        )
+    )  # fmt: skip
+    said = decoder.step()
+    second = decoder.add(long)
+    steps = [decoder.step() for _ in range(3)]
+    assert read == [2, 16, 16, 16]
+    assert all([event.id for event in step] == [first] for step in steps)
+    found = finish(decoder)
+    before = [event for step in [said, *steps] for event in step]
+    assert tokens([*before, *found[first]]) == want[0]
+    assert tokens(found[second]) == want[1]
+    assert read == [2, 16, 16, 16, 11]
+
+
+def test_alone_a_long_prompt_is_read_at_once(tiny_reference):
+    decoder = Decoder(tiny_reference, prompt_tokens=4)
+    number = decoder.add(request(1, 60, 2))
+    assert [event.id for event in decoder.step()] == [number]
+
+
+# Rows
+
+
+def rows_of(decoder: Decoder) -> int:
+    return decoder._policy.cache.cache.rows
+
+
+def test_plain_generation_has_a_row_for_each_answer_and_no_more(tiny_reference, monkeypatch):
+    from mavis.decoding import replies
+    from mavis.decoding.policy import GuidedPolicy
+
+    made: list[Decoder] = []
+
+    class Kept(Decoder):
+        def __init__(self, *args: object, **more: object) -> None:
+            super().__init__(*args, **more)  # type: ignore[arg-type]
+            made.append(self)
+
+    monkeypatch.setattr("mavis.decoding.decoder.Decoder", Kept)
+    policy = GuidedPolicy(tiny_reference)
+    assert replies.decode is decode
+    policy.generate(["a", "an um"] * 4, max_tokens=3)
+    assert rows_of(made[0]) == 8
+    policy.generate(["a"], n=8, max_tokens=3)
+    assert rows_of(made[1]) == 8 + 4  # and room for a parked prompt, made when it is needed
+
+
+@pytest.mark.parametrize("source", ["action", "state", "shared"])
+def test_rows_of_unlike_length_step_in_groups_and_say_the_same(
+    tiny_reference, tiny_network, monkeypatch, source
+):
+    network = tiny_network(tiny_reference, source)
+    asked = [
+        Request([3 + at] * length, 8, SamplingParams((1.0,)), (at,), tag=at)
+        for at, length in enumerate([5, 90, 4, 6, 70, 3])
+    ]
+    want = {one.tag: next(decode(tiny_reference, [network], [one])).tokens for one in asked}
+    monkeypatch.setattr("mavis.decoding.groups.STEP_CALL", 50)
+    calls: list[list[int]] = []
+    inner = Decoder._step
+    monkeypatch.setattr(
+        Decoder, "_step", lambda self, rows: (calls.append([r.length for r in rows]),
+                                              inner(self, rows))[1]
+    )  # fmt: skip
+    found = {one.request.tag: one.tokens for one in decode(tiny_reference, [network], asked)}
+    assert found == want
+    assert [3, 4, 5, 6] in [sorted(call) for call in calls]
+    assert [70, 90] in [sorted(call) for call in calls]
+
+
+def test_groups_are_cut_where_it_saves_more_than_a_call():
+    assert by_cost([]) == []
+    assert by_cost([7]) == [[0]]
+    assert by_cost([400] + [10] * 15) == [[*range(1, 16)], [0]]
+    assert by_cost([10] * 9 + [10 + STEP_CALL // 9]) == [[*range(10)]]
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        lengths = rng.integers(1, 2000, rng.integers(1, 30)).tolist()
+        groups = by_cost(lengths)
+        assert sorted(at for group in groups for at in group) == [*range(len(lengths))]
+        ends = [[lengths[at] for at in group] for group in groups]
+        assert all(max(a) <= min(b) for a, b in pairwise(ends))
+
+
+def test_a_decoder_leaves_the_callers_grad_mode_alone(tiny_reference):
+    decoder = Decoder(tiny_reference)
+    number = decoder.add(request(0, 3, 0, hold=True))
+    decoder.step()
+    decoder.fork(number, [request(0, 3, 2), request(0, 3, 2)])
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("more", [{"rows": 0}, {"prompt_tokens": 0}])
+def test_sizes_that_cannot_be_are_refused(tiny_reference, more):
+    with pytest.raises(ValueError, match=f"{next(iter(more))} must be at least 1, got 0"):
+        Decoder(tiny_reference, **more)
