@@ -159,13 +159,8 @@ class RolloutDataModule(LightningDataModule):
 
     def sampling(self, weights: tuple[float, ...]) -> SamplingParams:
         """How rollouts are sampled, at some weights [M]."""
-        return SamplingParams(
-            weights,
-            beta=self.beta,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-        )
+        named = ("beta", "temperature", "top_k", "top_p")
+        return SamplingParams(weights, **{name: getattr(self, name) for name in named})
 
     @cached_property
     def units(self) -> Units:

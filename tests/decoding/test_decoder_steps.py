@@ -126,7 +126,12 @@ def test_ranked_tokens_are_the_likeliest(tiny_reference, tiny_network, naive):
     children = [Request([3, 4, 5, token], 3, sampling, (token,)) for token in best]
     grown = finish_from(decoder, decoder.fork(number, children))
     for child, said in zip(children, grown, strict=True):
-        assert said == [*decode(tiny_reference, [network], [child])][0].tokens
+        assert said == alone_with(tiny_reference, network, child)
+
+
+def alone_with(reference, network, one: Request) -> list[int]:
+    (output,) = decode(reference, [network], [one])
+    return output.tokens
 
 
 def finish_from(decoder: Decoder, numbers: list[int]) -> list[list[int | None]]:

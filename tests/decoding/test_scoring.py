@@ -53,7 +53,7 @@ def test_scores_are_those_of_whole_sequences(tiny_reference, tiny_network, naive
     settings = SETTINGS | {"top_k": 25, "top_p": 0.99}  # leaves some of the tokens out
     (score,) = policy.score("an um", [given], WEIGHTS, **settings)
     sampling, seen = (
-        SamplingParams((1.0, -0.5), **SETTINGS),
+        SamplingParams((1.0, -0.5), **settings),
         policy.reference.encode("an um").tokens,
     )
     left_out = 0
