@@ -17,22 +17,22 @@ changes an answer.
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 
 import numpy as np
 import torch
 
-from mavis.decoding.groups import by_cost, read_together
 from mavis.decoding.guidance import MixingRule
 from mavis.decoding.guides import Guide
 from mavis.decoding.policy_rows import PolicyRows
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.request import Event, Output, Request, likeliest
+from mavis.decoding.request import Event, Request, likeliest
 from mavis.decoding.row_table import Parked, Row, RowTable
 from mavis.decoding.tilt import draw, exact_kl, tilt, truncation
 
+READ_CALL = 64  # tokens: what one more call costs, where prompts are read
 PROMPT_TOKENS = 512  # read in a step, at most, while rows are running that would have to wait
 
 
@@ -111,9 +111,8 @@ class Decoder:
         if ended:
             events = [Event(row.id, finished="length") for row in ended]
         else:
-            groups = [[ready[at] for at in group] for group in by_cost([r.length for r in ready])]
-            self._table.arrange(groups)
-            events = [event for rows in groups for event in self._step(rows)]
+            self._table.arrange(ready)
+            events = self._step(ready) if ready else []
         finished = {event.id for event in events if event.finished}
         for row in [row for row in self._table.rows if row.id in finished]:
             if row.request.hold:
@@ -185,7 +184,7 @@ class Decoder:
                 parts.append((row, row.unread[:left]))
                 row.unread = row.unread[left:]
                 left -= len(parts[-1][1])
-        for group in read_together([len(tokens) for _, tokens in parts]):
+        for group in _read_together([len(tokens) for _, tokens in parts]):
             index = self._table.index([parts[at][0] for at in group])
             settings = self._table.settings(index)
             self._policy.read(index, [parts[at][1] for at in group], settings)
@@ -240,57 +239,26 @@ class Decoder:
         return reason or ("length" if len(row.added) >= request.limit else "")
 
 
+def _read_together(lengths: Sequence[int]) -> list[list[int]]:
+    """Group texts of so many tokens, so that little is padded.
+
+    >>> _read_together([3, 200, 4])
+    [[0, 2], [1]]
+    """
+    groups: list[list[int]] = []
+    total = 0
+    for at in sorted(range(len(lengths)), key=lambda at: lengths[at]):
+        length = lengths[at]
+        if not groups or length * (len(groups[-1]) + 1) > total + length + READ_CALL:
+            groups.append([])
+            total = 0
+        groups[-1].append(at)
+        total += length
+    return groups
+
+
 def ending(reference: ReferencePolicy, response: Sequence[int], stop: Sequence[str]) -> str:
     """Why a response has ended with its last token: "end", "stop", or "" if it has not."""
     if response[-1] in reference.ends:
         return "end"
     return "stop" if stop and reference.spelling.stops(response, stop) else ""
-
-
-def decode(
-    reference: ReferencePolicy,
-    guides: Sequence[Guide],
-    requests: Iterable[Request],
-    *,
-    rule: MixingRule = tilt,
-    rows: int = 64,
-    follow: Callable[[Output], Sequence[Request]] | None = None,
-    on_event: Callable[[Request, Event], None] | None = None,
-) -> Iterator[Output]:
-    """Run requests, and the requests that follow them, in the order in which they end.
-
-    Args:
-        reference: π_ref.
-        guides: the value models, or other guides.
-        requests: where to begin; taken one by one as rows become free.
-        rule: how values bend the reference policy.
-        rows: how many rows take a step together.
-        follow: what goes on where a request has reached its limit; see `Decoder.fork`.
-        on_event: is told of every event as it comes.
-
-    Yields:
-        an output for every request.
-    """
-    decoder, waiting = Decoder(reference, guides, rule, rows), iter(requests)
-    outputs: dict[int, Output] = {}
-
-    def held(request: Request) -> Request:
-        return replace(request, hold=follow is not None)
-
-    while True:
-        while decoder.room > 0 and (request := next(waiting, None)) is not None:
-            outputs[decoder.add(held(request))] = Output(request)
-        if decoder.idle:
-            return
-        for event in decoder.step():
-            output = outputs[event.id]
-            output.add(event)
-            if on_event is not None:
-                on_event(output.request, event)
-            if not event.finished:
-                continue
-            yield outputs.pop(event.id)
-            if follow is not None:
-                children = () if event.finished in {"end", "stop"} else follow(output)
-                numbers = decoder.fork(event.id, [held(child) for child in children])
-                outputs |= {n: Output(child) for n, child in zip(numbers, children, strict=True)}

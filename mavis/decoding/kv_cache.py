@@ -23,6 +23,8 @@ from packaging.version import Version
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
+from mavis.decoding.attention import attending, let_attend_by_length
+
 Index = npt.NDArray[np.int64]
 
 # What a forward calls its cache: a new name since transformers 5.24, which 5.23 does not know.
@@ -130,6 +132,7 @@ class CachedRows:
         extra: Callable[[Index], Mapping[str, Any]] = no_extra,
     ) -> None:
         self.model = model
+        let_attend_by_length(model)
         self.cache = SlotCache(rows, slots=64)
         self.lengths: Index = np.zeros(rows, dtype=np.int64)
         self._causal_lm = model.get_output_embeddings() is not None
@@ -165,7 +168,8 @@ class CachedRows:
             line[: len(row)] = row
         offset = np.arange(width)
         slots = self.lengths[rows][:, None] + offset  # [R, q]
-        span = int((self.lengths[rows] + counts).max())
+        reach = self.lengths[rows] + counts
+        span = int(reach.max())
         self._make_room(span)
         # The last slot is never part of a row: it takes what shorter rows have nothing to put into.
         unused = offset >= counts[:, None]
@@ -173,7 +177,7 @@ class CachedRows:
         slots[unused] = self.cache.slots - 1
         query, seen = self._tensor(slots)[:, :, None], self._tensor(np.arange(span))
         mask, last = seen <= query, None if every else counts - 1
-        output = self._forward(rows, padded, slots, positions, mask, span, last, silent)
+        output = self._forward(rows, padded, slots, positions, mask, reach, last, silent)
         self.lengths[rows] += counts
         return output
 
@@ -196,7 +200,7 @@ class CachedRows:
         behind = seen < self._tensor(start)[:, None, None]
         mask = behind | (seen == self._tensor(slots)[:, :, None])
         positions = np.repeat(start[:, None], count, axis=1)
-        return self._forward(rows, candidates, slots, positions, mask, span, None)
+        return self._forward(rows, candidates, slots, positions, mask, start + count, None)
 
     def commit(self, rows: Index, chosen: Tensor) -> None:
         """Keep candidate `chosen` [R] of the last `score` as each row's next token."""
@@ -227,29 +231,34 @@ class CachedRows:
         slots: Index,
         positions: Index,
         mask: Tensor,
-        span: int,
+        reach: Index,
         last: Index | None,
         silent: bool = False,
     ) -> ModelOutput:
-        """One forward of the model; `last` [R] picks one position a row, None keeps all."""
+        """One forward of the model, in which a row has `reach` [R] positions.
+
+        `last` [R] picks one position a row, None keeps all.
+        """
         index, side_by_side = self._tensor(rows), slice(int(rows[0]), int(rows[0]) + len(rows))
         neighbours = np.array_equal(rows, np.arange(side_by_side.start, side_by_side.stop))
-        self.cache.aim(index, side_by_side if neighbours else index, self._tensor(slots), span)
+        seen = side_by_side if neighbours else index
+        self.cache.aim(index, seen, self._tensor(slots), int(reach.max()))
         options: dict[str, Any] = {}
         if self._causal_lm:
             keep = np.unique(last) if last is not None else np.arange(slots.shape[1])
             keep = keep[:1] if silent else keep  # the least that can be asked for
             options = {"logits_to_keep": self._tensor(keep), "output_hidden_states": self._hidden}
-        output = self.model(
-            input_ids=self._tensor(tokens),
-            # As numbers, not as bool: every layer would convert it anew.
-            attention_mask=torch.where(mask, self._open, self._shut)[:, None],
-            position_ids=self._tensor(positions),
-            use_cache=True,
-            **{CACHE: self.cache},
-            **options,
-            **self._extra(rows),
-        )
+        with attending(reach.tolist(), self._place):
+            output = self.model(
+                input_ids=self._tensor(tokens),
+                # As numbers, not as bool: every layer would convert it anew.
+                attention_mask=torch.where(mask, self._open, self._shut)[:, None],
+                position_ids=self._tensor(positions),
+                use_cache=True,
+                **{CACHE: self.cache},
+                **options,
+                **self._extra(rows),
+            )
         logits = hidden = None
         if self._causal_lm:
             column = None if last is None else np.searchsorted(keep, last)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from mavis.decoding.decoder import decode
+from mavis.decoding.decode import decode
 from mavis.decoding.guidance import MixingRule
 from mavis.decoding.guides import Guide
 from mavis.decoding.prompt_requests import Completion, PromptRequest, completion

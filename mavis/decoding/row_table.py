@@ -39,11 +39,6 @@ class Row:
         return cls(number, request, stream(request.key), unread, [])
 
     @property
-    def length(self) -> int:
-        """How many tokens it has."""
-        return len(self.request.tokens) + len(self.added)
-
-    @property
     def last(self) -> int:
         """The token that is read next."""
         return int(self.added[-1] if self.added else self.request.tokens[-1])
@@ -115,10 +110,9 @@ class RowTable:
         if parked.children == 0:
             self._empty.append(parked.place)
 
-    def arrange(self, groups: Sequence[Sequence[Row]]) -> None:
-        """Let each group's rows lie side by side, where the caches are read without a copy."""
-        first = [row for group in groups for row in group]
-        if first == self.rows[: len(first)]:
+    def arrange(self, first: Sequence[Row]) -> None:
+        """Let some rows lie before the others, where the caches are read without a copy."""
+        if list(first) == self.rows[: len(first)]:
             return
         wanted = [*first, *(row for row in self.rows if row not in first)]
         moved = [at for at, row in enumerate(wanted) if row is not self.rows[at]]

@@ -8,7 +8,7 @@ whatever grows beside it.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mavis.decoding.decoder import decode
+from mavis.decoding.decode import decode
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import Encoded
 from mavis.decoding.request import Key, Output, Request, SamplingParams, stream

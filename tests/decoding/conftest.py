@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mavis.decoding.decoder import decode
+from mavis.decoding.decode import decode
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import Output, Request
 from mavis.decoding.value_model import ValueModel

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from mavis.decoding.decoder import decode
+from mavis.decoding.decode import decode
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import Output, Request, SamplingParams, stream
 from mavis.decoding.value_model import ValueModel

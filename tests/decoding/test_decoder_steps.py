@@ -1,14 +1,12 @@
 """The decoder, step by step: requests that come, go, fork and wait."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 
-from mavis.decoding.decoder import Decoder, decode
-from mavis.decoding.groups import STEP_CALL, by_cost
+from mavis.decoding.decode import decode
+from mavis.decoding.decoder import Decoder
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import Event, Request, SamplingParams
 
@@ -190,50 +188,13 @@ def test_plain_generation_has_a_row_for_each_answer_and_no_more(tiny_reference, 
             super().__init__(*args, **more)  # type: ignore[arg-type]
             made.append(self)
 
-    monkeypatch.setattr("mavis.decoding.decoder.Decoder", Kept)
+    monkeypatch.setattr("mavis.decoding.decode.Decoder", Kept)
     policy = GuidedPolicy(tiny_reference)
     assert replies.decode is decode
     policy.generate(["a", "an um"] * 4, max_tokens=3)
     assert rows_of(made[0]) == 8
     policy.generate(["a"], n=8, max_tokens=3)
     assert rows_of(made[1]) == 8 + 4  # and room for a parked prompt, made when it is needed
-
-
-@pytest.mark.parametrize("source", ["action", "state", "shared"])
-def test_rows_of_unlike_length_step_in_groups_and_say_the_same(
-    tiny_reference, tiny_network, monkeypatch, source
-):
-    network = tiny_network(tiny_reference, source)
-    asked = [
-        Request([3 + at] * length, 8, SamplingParams((1.0,)), (at,), tag=at)
-        for at, length in enumerate([5, 90, 4, 6, 70, 3])
-    ]
-    want = {one.tag: next(decode(tiny_reference, [network], [one])).tokens for one in asked}
-    monkeypatch.setattr("mavis.decoding.groups.STEP_CALL", 50)
-    calls: list[list[int]] = []
-    inner = Decoder._step
-    monkeypatch.setattr(
-        Decoder, "_step", lambda self, rows: (calls.append([r.length for r in rows]),
-                                              inner(self, rows))[1]
-    )  # fmt: skip
-    found = {one.request.tag: one.tokens for one in decode(tiny_reference, [network], asked)}
-    assert found == want
-    assert [3, 4, 5, 6] in [sorted(call) for call in calls]
-    assert [70, 90] in [sorted(call) for call in calls]
-
-
-def test_groups_are_cut_where_it_saves_more_than_a_call():
-    assert by_cost([]) == []
-    assert by_cost([7]) == [[0]]
-    assert by_cost([400] + [10] * 15) == [[*range(1, 16)], [0]]
-    assert by_cost([10] * 9 + [10 + STEP_CALL // 9]) == [[*range(10)]]
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        lengths = rng.integers(1, 2000, rng.integers(1, 30)).tolist()
-        groups = by_cost(lengths)
-        assert sorted(at for group in groups for at in group) == [*range(len(lengths))]
-        ends = [[lengths[at] for at in group] for group in groups]
-        assert all(max(a) <= min(b) for a, b in pairwise(ends))
 
 
 def test_a_decoder_leaves_the_callers_grad_mode_alone(tiny_reference):

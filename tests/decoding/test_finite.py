@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mavis.baselines.policy_guides import guide
-from mavis.decoding.decoder import decode
+from mavis.decoding.decode import decode
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import Request, SamplingParams

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from mavis.baselines.policy_guides import mod
 from mavis.decoding.backbone import sibling
-from mavis.decoding.decoder import decode
+from mavis.decoding.decode import decode
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import Request, SamplingParams

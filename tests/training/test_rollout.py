@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mavis.decoding.decoder import decode
+from mavis.decoding.decode import decode
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.request import Request, SamplingParams
 from mavis.training.rollout import Shape, grow
