@@ -132,6 +132,7 @@ STORY = (
     "cli.judge",
     "cli.sandbox",
     "cli.objectives",
+    "cli.show",
     "cli.generate",
     "cli.fit",
     "cli.errors",

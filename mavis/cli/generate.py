@@ -4,33 +4,17 @@ import json as jsonlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, repeat
-from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from mavis.cli.show import Refused, Shown, show_json, show_text
 from mavis.prompts import Prompt, plain, read_prompts
 
 if TYPE_CHECKING:
-    from mavis.decoding.policy import GuidedPolicy
+    from mavis.decoding.policy import GuidedPolicy, Refuse
     from mavis.decoding.prompt_requests import Completion
 
 SCORED = 16  # answers that are scored together, and then shown
-
-
-class Shown(NamedTuple):
-    """An answer with all that is shown beside it."""
-
-    answer: "Completion"
-    rewards: Mapping[str, float]  # by objective, in standard units; NaN where one abstained
-    other: "Completion | None"  # the reference policy's
-    theirs: Mapping[str, float]  # its rewards
-
-
-class Refused(NamedTuple):
-    """A prompt that cannot be answered, and why."""
-
-    prompt: Prompt
-    error: str
 
 
 def generate(
@@ -50,6 +34,7 @@ def generate(
     max_tokens: int = 64,
     stop: list[str] = [],  # noqa: B006
     n: int = 1,
+    beams: int | None = None,
     seed: int = 0,
     compare: bool = False,
     score: bool = False,
@@ -80,6 +65,8 @@ def generate(
         max_tokens: longest answer
         stop: text that ends an answer and is no part of it; several by --stop A --stop B
         n: answers per prompt
+        beams: search for the most likely answers with so many beams, in place of drawing them; the
+            n likeliest are shown
         seed: of the random draws
         compare: show the reference policy's answer, too
         score: show the objectives' rewards, in standard units
@@ -90,6 +77,8 @@ def generate(
     folders = _folders(weights, values, runs)
     if score and not weights:
         raise ValueError("score needs an objective: add --weights.NAME X (0 leaves it unguided).")
+    if beams is not None and not n <= beams:
+        raise ValueError(f"n must be at most the number of beams ({beams}), got {n}.")
     asked = _asked(prompts, file, column)
 
     from mavis.decoding.loading import load
@@ -99,7 +88,7 @@ def generate(
 
     policy = load(folders, reference, device, template_args)
     options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    options |= {"max_tokens": max_tokens, "n": n, "seed": seed, "stop": _stops(stop)}
+    options |= {"max_tokens": max_tokens, "seed": seed, "stop": _stops(stop)}
     refused: dict[int, str] = {}
     status = 1
 
@@ -109,13 +98,13 @@ def generate(
         refused[at] = " ".join(str(error).split())
         print(f"mavis: {refused[at]}", file=sys.stderr)
 
-    guided = policy.stream(asked, weights, beta, **options, refuse=None if strict else refuse)
+    guided = _answers(policy, asked, weights, beta, options, n, beams, None if strict else refuse)
     good = [prompt for at, prompt in enumerate(asked) if at not in refused]
     plainly: Iterator[Completion | None] = repeat(None)
     if compare:
-        plainly = GuidedPolicy(policy.reference).stream(good, **options)
+        plainly = _answers(GuidedPolicy(policy.reference), good, {}, None, options, n, beams)
     answered = _scored(policy, zip(guided, plainly, strict=False), score)
-    show = _show_json if json else _show_text
+    show = show_json if json else show_text
     every = _in_turn(asked, refused, answered, n)
     for one in track(every, "answers", "answers", len(asked) * n, printing=True):
         show(one)
@@ -124,6 +113,34 @@ def generate(
             said = f"{len(refused)} of {len(asked)} prompts were not answered (counted from 0)."
             print(f"mavis: {said}", file=sys.stderr)
         raise SystemExit(status)
+
+
+def _answers(
+    policy: "GuidedPolicy",
+    asked: Sequence[Prompt],
+    weights: Mapping[str, float],
+    beta: float | None,
+    options: Mapping[str, Any],
+    n: int,
+    beams: int | None,
+    refuse: "Refuse | None" = None,
+) -> "Iterator[Completion]":
+    """The n answers to each prompt, drawn or searched for; everything is checked first."""
+    from mavis.decoding.prompt_requests import requests
+
+    if beams is None:
+        return policy.stream(asked, weights, beta, **options, n=n, refuse=refuse)
+    beta = policy.beta if beta is None else beta
+    spelled = requests(list(asked), policy.objectives, weights, beta, **options)
+    found = policy.search(spelled, beams, refuse=refuse)
+    return (answer for answers in found for answer in _likeliest(answers, n))
+
+
+def _likeliest(answers: "Sequence[Completion]", n: int) -> "Sequence[Completion]":
+    if len(answers) < n:
+        short = repr(plain(answers[0].prompt))[:60]
+        raise ValueError(f"beam search found {len(answers)} answers to {short}: lower --n ({n}).")
+    return answers[:n]
 
 
 def _folders(weights: Mapping[str, float], values: Mapping[str, str], runs: str) -> dict[str, str]:
@@ -222,72 +239,3 @@ def _in_turn(
             yield from [Refused(prompt, refused[at])] * n
         else:
             yield from islice(answered, n)
-
-
-def _show_json(one: Shown | Refused) -> None:
-    def known(scores: Mapping[str, float]) -> dict[str, float | None]:
-        return {name: None if isnan(value) else value for name, value in scores.items()}
-
-    if isinstance(one, Refused):
-        _say_json({"prompt": one.prompt, "error": one.error})
-        return
-    answer, other = one.answer, one.other
-    line: dict[str, Any] = {
-        "prompt": answer.prompt,
-        "text": answer.text,
-        "tokens": answer.tokens,
-        "rewards": known(one.rewards),  # null where the reward abstained
-        "kl": answer.kl,
-        "kl_sampled": answer.kl_sampled,
-        "kl_truncation": answer.kl_truncation,
-        "reason": answer.reason,
-    }
-    if other is not None:
-        rewards = known(one.theirs)
-        line["reference"] = {"text": other.text, "tokens": other.tokens, "rewards": rewards}
-    _say_json(line)
-
-
-def _say_json(line: dict[str, Any]) -> None:
-    """Print a line of JSON; what the terminal cannot show of it is escaped."""
-    try:
-        text = jsonlib.dumps(line, ensure_ascii=False, allow_nan=False)
-    except ValueError as error:
-        short = repr(plain(line["prompt"]))[:60]
-        raise ValueError(
-            f"the answer to {short} has a number that is not finite, which JSON cannot hold: "
-            f"{ {n: v for n, v in line.items() if isinstance(v, float)} }."
-        ) from error
-    if _printable(text) != text:
-        text = jsonlib.dumps(line)
-    print(text, flush=True)
-
-
-def _show_text(one: Shown | Refused) -> None:
-    if isinstance(one, Refused):
-        return
-    answer, other = one.answer, one.other
-    said, notes = answer.text.strip(), _notes(one.rewards)
-    if other is None:
-        _say(said, *notes, sep="   ")
-        return
-    _say("prompt    ", plain(answer.prompt).strip())
-    _say("reference ", other.text.strip(), *_notes(one.theirs))
-    _say("guided    ", said, *notes, f"[KL {answer.kl:.1f} nats]")
-    _say()
-
-
-def _notes(rewards: Mapping[str, float]) -> Iterator[str]:
-    if rewards:
-        said = {n: "abstains" if isnan(value) else f"{value:+.2f}" for n, value in rewards.items()}
-        yield "[" + ", ".join(f"{name} {value}" for name, value in said.items()) + "]"
-
-
-def _say(*words: str, sep: str = " ") -> None:
-    """Print at once; letters that the terminal cannot show are replaced."""
-    print(_printable(sep.join(words)), flush=True)
-
-
-def _printable(text: str) -> str:
-    encoding = sys.stdout.encoding or "utf-8"
-    return text.encode(encoding, "replace").decode(encoding)

@@ -5,7 +5,7 @@ into those that live on; the beams of all prompts take their steps together. End
 until no living beam can still overtake them: a log-probability only falls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from mavis.decoding.decoder import Decoder, ending
@@ -86,22 +86,36 @@ def search(
     reference: ReferencePolicy,
     guides: Sequence[Guide],
     rule: MixingRule,
+    rows: int,
     asked: Sequence[tuple[PromptRequest, Encoded]],
     width: int,
-) -> list[list[Completion]]:
-    """The most likely replies to prompts that were checked.
+) -> Iterator[list[Completion]]:
+    """The most likely replies to prompts that were checked, one prompt after the other.
 
     Args:
         reference: π_ref.
         guides: what bends it.
         rule: how.
+        rows: how many beams take their steps together, of one prompt at least.
         asked: the prompts with their settings.
         width: W, how many beams a prompt has.
 
-    Returns:
+    Yields:
         for each prompt up to W replies, most likely first.
     """
-    decoder = Decoder(reference, guides, rule, rows=max(1, width * len(asked)))
+    together = max(1, rows // width)
+    for begin in range(0, len(asked), together):
+        yield from _together(reference, guides, rule, asked[begin : begin + together], width)
+
+
+def _together(
+    reference: ReferencePolicy,
+    guides: Sequence[Guide],
+    rule: MixingRule,
+    asked: Sequence[tuple[PromptRequest, Encoded]],
+    width: int,
+) -> list[list[Completion]]:
+    decoder = Decoder(reference, guides, rule, rows=width * len(asked))
     searches = [_Search(width) for _ in asked]
     home: dict[int, int] = {}  # of a request's number, whose beam it is
     for at, (one, start) in enumerate(asked):

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from mavis.decoding.arguments import Numbers, Stop, Weights, Whole, vectors, whole_number
 from mavis.decoding.beam import search
 from mavis.decoding.guidance import MixingRule
@@ -16,6 +14,7 @@ from mavis.decoding.prompt_requests import (
     check,
     requests,
     started,
+    try_rule,
 )
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.replies import OnToken, replies
@@ -207,11 +206,24 @@ class GuidedPolicy:
         beta = self.beta if beta is None else beta
         settings = (beta, temperature, top_k, top_p, max_tokens, 0, stop)
         asked = requests(prompts, self.objectives, weights, *settings)
+        return list(self.search(asked, beams))
+
+    def search(
+        self,
+        asked: Sequence[PromptRequest],
+        beams: int = 4,
+        rows: int = 64,
+        refuse: Refuse | None = None,
+    ) -> Iterator[list[Completion]]:
+        """As `beam_search`, with everything spelled out per prompt, and each as it is found.
+
+        Everything is checked first; `refuse` is as in `stream`.
+        """
         if (beams := whole_number("beams", beams)) < 1:
             raise ValueError(f"beams must be at least 1, got {beams}.")
         self._check(asked)
-        ready = started(asked, self.reference)
-        return search(self.reference, self.guides, self.rule, ready, beams)
+        ready = started(asked, self.reference, refuse)
+        return search(self.reference, self.guides, self.rule, rows, ready, beams)
 
     def score(
         self,
@@ -279,12 +291,4 @@ class GuidedPolicy:
 
     def _check(self, asked: Sequence[PromptRequest]) -> None:
         check(asked, self.objectives, self.reference)
-        self._try_rule([request.sampling for request in asked])
-
-    def _try_rule(self, samplings: Sequence[SamplingParams]) -> None:
-        """Show a rule all settings, on states of one candidate: what it refuses, it refuses now."""
-        if samplings:
-            weights = torch.tensor([sampling.weights for sampling in samplings])  # [n, M]
-            nothing = torch.zeros(len(samplings), 1)
-            beta = torch.tensor([sampling.beta for sampling in samplings])
-            self.rule(nothing, torch.zeros_like(weights)[:, None], weights, beta)
+        try_rule(self.rule, [request.sampling for request in asked])

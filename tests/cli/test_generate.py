@@ -302,13 +302,13 @@ def test_what_the_terminal_cannot_show(monkeypatch, value):
 
 
 def test_json_holds_no_number_that_is_none(capsys):
-    from mavis.cli.generate import Shown, _show_json
+    from mavis.cli.show import Shown, show_json
     from mavis.decoding.prompt_requests import Completion
 
     answer = Completion("hats", "a", [3], float("nan"), 0.0, 0.0, -1.0, "end")
     with pytest.raises(ValueError, match="the answer to 'hats' has a number that is not finite"):
-        _show_json(Shown(answer, {}, None, {}))
-    _show_json(Shown(replace(answer, kl=0.0), {"trial": float("nan")}, None, {}))
+        show_json(Shown(answer, {}, None, {}))
+    show_json(Shown(replace(answer, kl=0.0), {"trial": float("nan")}, None, {}))
     assert json.loads(capsys.readouterr().out)["rewards"] == {"trial": None}
 
 
@@ -331,9 +331,7 @@ def test_answers_are_printed_as_they_are_finished(ask, monkeypatch):
         return write(*words)
 
     monkeypatch.setattr(replies, "completion", written)
-    monkeypatch.setattr(
-        "mavis.cli.generate.print", lambda *_, **how: events.append(how), raising=False
-    )
+    monkeypatch.setattr("mavis.cli.show.print", lambda *_, **how: events.append(how), raising=False)
     ask()
     assert events == ["written", {"flush": True}] * 2
     events.clear()
@@ -396,3 +394,29 @@ def test_a_reward_that_fails_while_scoring(value, capsys, monkeypatch):
     monkeypatch.setattr(mavis_trial, "behave", lambda *_: [])
     mine = ["--weights.trial", "1", "--values.trial", str(value), "--top_k", "12", "--score"]
     assert "must return one number per reply" in refused(capsys, "hats", *mine)
+
+
+def test_beams_find_the_most_likely_answers(ask, value):
+    policy = load({"trial": value})
+    want = policy.beam_search(list(PROMPTS), {"trial": 1.0}, beams=3, max_tokens=8, top_k=12)
+    lines = [json.loads(line) for line in ask("--beams", "3", "--n", "2", "--json")]
+    assert [line["tokens"] for line in lines] == [a.tokens for found in want for a in found[:2]]
+    assert [line for line in ask("--beams", "3", "--compare") if line.startswith("reference")]
+
+
+def test_more_answers_than_beams_are_refused(value, capsys):
+    words = ["--weights.trial", "1", "--values.trial", str(value), "--beams", "2"]
+    assert main(["generate", *PROMPTS, *words, "--n", "3"]) == 2
+    assert "n must be at most the number of beams (2), got 3." in capsys.readouterr().err
+    assert main(["generate", *PROMPTS, *words, "--n", "2", "--top_k", "1"]) == 2
+    assert "beam search found 1 answers to 'an ant is': lower --n (2)." in capsys.readouterr().err
+
+
+def test_every_token_is_told_as_it_comes(value):
+    policy, heard = load({"trial": value}), {}
+    answers = policy.generate(
+        list(PROMPTS), max_tokens=6, n=2, on_token=lambda at, event: heard.setdefault(
+            at, []
+        ).append(event.token)
+    )  # fmt: skip
+    assert [heard[at] for at in range(4)] == [answer.tokens for answer in answers]

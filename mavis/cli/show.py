@@ -1,0 +1,100 @@
+"""Answers as `mavis generate` shows them: text, or a JSON object per line."""
+
+import json as jsonlib
+import sys
+from collections.abc import Iterator, Mapping
+from math import isnan
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mavis.prompts import Prompt, plain
+
+if TYPE_CHECKING:
+    from mavis.decoding.prompt_requests import Completion
+
+
+class Shown(NamedTuple):
+    """An answer with all that is shown beside it."""
+
+    answer: "Completion"
+    rewards: Mapping[str, float]  # by objective, in standard units; NaN where one abstained
+    other: "Completion | None"  # the reference policy's
+    theirs: Mapping[str, float]  # its rewards
+
+
+class Refused(NamedTuple):
+    """A prompt that cannot be answered, and why."""
+
+    prompt: Prompt
+    error: str
+
+
+def show_json(one: Shown | Refused) -> None:
+    """Print an answer, or why there is none, as a line of JSON."""
+
+    def known(scores: Mapping[str, float]) -> dict[str, float | None]:
+        return {name: None if isnan(value) else value for name, value in scores.items()}
+
+    if isinstance(one, Refused):
+        _say_json({"prompt": one.prompt, "error": one.error})
+        return
+    answer, other = one.answer, one.other
+    line: dict[str, Any] = {
+        "prompt": answer.prompt,
+        "text": answer.text,
+        "tokens": answer.tokens,
+        "rewards": known(one.rewards),  # null where the reward abstained
+        "kl": answer.kl,
+        "kl_sampled": answer.kl_sampled,
+        "kl_truncation": answer.kl_truncation,
+        "reason": answer.reason,
+    }
+    if other is not None:
+        rewards = known(one.theirs)
+        line["reference"] = {"text": other.text, "tokens": other.tokens, "rewards": rewards}
+    _say_json(line)
+
+
+def _say_json(line: dict[str, Any]) -> None:
+    """Print a line of JSON; what the terminal cannot show of it is escaped."""
+    try:
+        text = jsonlib.dumps(line, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        short = repr(plain(line["prompt"]))[:60]
+        raise ValueError(
+            f"the answer to {short} has a number that is not finite, which JSON cannot hold: "
+            f"{ {n: v for n, v in line.items() if isinstance(v, float)} }."
+        ) from error
+    if _printable(text) != text:
+        text = jsonlib.dumps(line)
+    print(text, flush=True)
+
+
+def show_text(one: Shown | Refused) -> None:
+    """Print an answer as text."""
+    if isinstance(one, Refused):
+        return
+    answer, other = one.answer, one.other
+    said, notes = answer.text.strip(), _notes(one.rewards)
+    if other is None:
+        _say(said, *notes, sep="   ")
+        return
+    _say("prompt    ", plain(answer.prompt).strip())
+    _say("reference ", other.text.strip(), *_notes(one.theirs))
+    _say("guided    ", said, *notes, f"[KL {answer.kl:.1f} nats]")
+    _say()
+
+
+def _notes(rewards: Mapping[str, float]) -> Iterator[str]:
+    if rewards:
+        said = {n: "abstains" if isnan(value) else f"{value:+.2f}" for n, value in rewards.items()}
+        yield "[" + ", ".join(f"{name} {value}" for name, value in said.items()) + "]"
+
+
+def _say(*words: str, sep: str = " ") -> None:
+    """Print at once; letters that the terminal cannot show are replaced."""
+    print(_printable(sep.join(words)), flush=True)
+
+
+def _printable(text: str) -> str:
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
