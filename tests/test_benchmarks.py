@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-PolicyTrainer = Callable[..., dict[str, Any]]
+Bench = Callable[..., dict[str, Any]]
 
 TINY = ("--size=tiny", "--repetitions=1", "--tokens=6")
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> PolicyTrainer:
+def bench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Bench:
     """`bench(name, *args)`: what a benchmark prints on its last line."""
 
     def run(name: str, *args: str) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
     return run
 
 
-def test_decode(bench: PolicyTrainer) -> None:
+def test_decode(bench: Bench) -> None:
     found = bench("decode", *TINY, "--rows=3", "--shortest=2", "--longest=9", "--candidates=5")
     assert set(found["ratios"]) == {
         "action / plain",
@@ -47,20 +47,20 @@ def test_decode(bench: PolicyTrainer) -> None:
     assert max(found["value_error"].values()) < found["value_tolerance"]
 
 
-def test_decode_measures_what_is_asked_for(bench: PolicyTrainer) -> None:
+def test_decode_measures_what_is_asked_for(bench: Bench) -> None:
     found = bench("decode", *TINY, "--rows=2", '--runs=["unguided"]')
     assert set(found["per_cpu_second"]) == {"unguided"}
     assert found["ratios"] == {}
 
 
-def test_rollout(bench: PolicyTrainer) -> None:
+def test_rollout(bench: Bench) -> None:
     shape = ("--branching=[2,2]", "--guided_branching=[2,2]", "--prompt=5", "--candidates=5")
     found = bench("rollout", *TINY, *shape, "--trees=2", "--guided_trees=1")
     assert set(found["ratios"]) == {"unguided / plain", "state / plain", "action / plain"}
     assert min(found["per_cpu_second"].values()) > 0
 
 
-def test_train(bench: PolicyTrainer) -> None:
+def test_train(bench: Bench) -> None:
     found = bench(
         "train", *TINY, "--trees=1", "--branching=[2,2]", "--prompt=5", "--cap=12", "--batch=2"
     )
@@ -69,7 +69,7 @@ def test_train(bench: PolicyTrainer) -> None:
     assert found["gradient_error"] < 1e-5
 
 
-def test_fit(bench: PolicyTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def run(words: list[str], **_: object) -> None:
@@ -86,7 +86,7 @@ def test_fit(bench: PolicyTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_fit_in_earnest(bench: PolicyTrainer, tmp_path: Path) -> None:
+def test_fit_in_earnest(bench: Bench, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(f"How do I cook {n} eggs?" for n in range(60)))
     small = {
@@ -105,3 +105,9 @@ def test_fit_in_earnest(bench: PolicyTrainer, tmp_path: Path) -> None:
     assert [entry["round"] for entry in found["rounds"]] == [0]
     assert found["cpu_seconds"] > 0
     assert found["peak_gib"] > 0.1
+
+
+def test_ragged(bench: Bench) -> None:
+    found = bench("ragged", *TINY, "--source=action", "--short=3", "--longer=9")
+    assert found["ratios"]["beside : alone (time)"]["ratio"] > 0
+    assert found["rows"] == [3, 1]
