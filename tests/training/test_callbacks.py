@@ -235,8 +235,9 @@ def maybe_import(name):
 
 KILLER = """
 import os, signal, sys
-from mavis.evaluation import collect
-collect.PER_SHARD = 1
+from mavis.evaluation import collect as tables
+from mavis.training import collect
+tables.PER_SHARD = 1
 inner, left = collect.tree_row, [3]
 def killer(*args):
     left[0] -= 1
