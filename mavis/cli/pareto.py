@@ -18,8 +18,8 @@ from mavis.prompts import plain
 from mavis.reward import described
 
 if TYPE_CHECKING:
-    from mavis.comparison.samples import ScoredSamples
     from mavis.comparison.sweep import Sweep
+    from mavis.evaluation.samples import ScoredSamples
 
 RESULTS = "results.json"
 BASELINES = ("reference", "best_of")  # what π_ref can do alone: nothing trained, no strength

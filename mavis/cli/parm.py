@@ -141,10 +141,12 @@ def _train(
     from mavis.baselines.parm import new_arm, save_parm
     from mavis.baselines.parm_card import ParmCard
     from mavis.baselines.pblora import adapters
-    from mavis.baselines.train.data import measure_units
     from mavis.baselines.train.parm import train_arm
     from mavis.baselines.train.preferences import collect
+    from mavis.decoding.policy import GuidedPolicy
+    from mavis.decoding.request import SamplingParams
     from mavis.evaluation.collect import collected
+    from mavis.evaluation.evaluate import evaluate
     from mavis.prompts import digest
     from mavis.storage import write_json
     from mavis.tracking.mlflow_logger import Tracking
@@ -154,7 +156,8 @@ def _train(
     held_out = _prompts(policy, settings, "validation")[: settings["held_out"]]
     write_json(folder / SETTINGS, settings)
     third = held_out[: -(-len(held_out) // 3)]
-    units, _ = measure_units(policy, objectives, third, settings["best_of"], length, seed, rows)
+    drawn = {"max_tokens": length, "n": settings["best_of"], "seed": seed, "rows": rows}
+    units = evaluate(GuidedPolicy(policy), third, objectives, SamplingParams(), **drawn).units
     log = Tracking(str(folder), uri=uri)
     log.log_hyperparams(settings)
     wall, answers = time.perf_counter(), folder / "answers"
@@ -221,29 +224,23 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """Rewards and KL at every corner of the simplex and in its middle, one answer a prompt."""
     from mavis.baselines.parm import guided_by
-    from mavis.prompts import plain
-    from mavis.reward import score
+    from mavis.decoding.request import SamplingParams
+    from mavis.evaluation.evaluate import evaluate
 
     policy, size = guided_by(reference, arm), len(objectives)
     points = [tuple(float(at == other) for other in range(size)) for at in range(size)]
     points += [(1 / size,) * size] if size > 1 else []
     found = []
     for point in points:
-        answers = policy.generate(
+        samples = evaluate(
+            policy,
             prompts,
-            dict(zip(arm.objectives, point, strict=True)),
-            beta=MEASURED_AT,
+            objectives,
+            SamplingParams(point, MEASURED_AT),
             max_tokens=max_tokens,
             seed=seed + 1,  # not the draws that the units were measured on
             rows=rows,
         )
-        asked, said = [plain(a.prompt) for a in answers], [a.text for a in answers]
-        rewards = {
-            o.name: u.standard(score(o.name, o.reward, asked, said, o.scores_thoughts))
-            .nanmean()
-            .item()
-            for o, u in zip(objectives, units, strict=True)
-        }
-        kl = sum(a.kl for a in answers) / len(answers)
+        rewards, kl = samples.mean_rewards(units), samples.summary["kl"]
         found.append({"preference": point, "beta": MEASURED_AT, "reward": rewards, "kl": kl})
     return found

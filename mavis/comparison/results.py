@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from mavis.comparison.analysis import Analysis, mean
+from mavis.comparison.analysis import Analysis, replicates
 from mavis.comparison.contamination import Checks
 from mavis.comparison.indicators import INDICATORS, AtEqualKL
-from mavis.comparison.kl_matching import RewardsAtKL
 from mavis.comparison.provenance import Cost
-from mavis.comparison.replicates import replicates
-from mavis.comparison.samples import ScoredSamples
 from mavis.evaluation.bootstrap import Interval, interval
+from mavis.evaluation.kl_matching import RewardsAtKL
+from mavis.evaluation.samples import ScoredSamples
 
 AHEAD = "mavis"  # whose lead over every other method is worked out
 SHOWN = 4  # prompts whose answers are shown
@@ -50,7 +49,7 @@ def results(
         "reference_point": corner,
         "hypervolume_undefined": _undefined(standing, findings.objectives),
         "reference": _point(findings, findings.reference)
-        | {"rewards": mean(findings.stand(findings.plain).rewards).tolist()},
+        | {"rewards": findings.stand(findings.plain).mean_rewards.tolist()},
         "methods": {
             m: _method(findings, standing, m, near[m], costs.get(m), speeds.get(m))
             for m in standing.readings
@@ -138,7 +137,7 @@ def _rewards(reading: RewardsAtKL | None) -> list[dict[str, float]] | None:
 
 
 def _point(findings: Analysis, point: ScoredSamples) -> dict[str, Any]:
-    rewards = mean(findings.stand(point).rewards)
+    rewards = findings.stand(point).mean_rewards
     return {"strength": point.strength, "rewards": rewards.tolist(), **point.summary}
 
 
@@ -156,8 +155,8 @@ def _best_curves(findings: Analysis) -> list[list[dict[str, Any]]]:
             [
                 {
                     "strength": n,
-                    "kl": float(curve[n - 1].kl.mean()),
-                    "rewards": mean(curve[n - 1].rewards).tolist(),
+                    "kl": curve[n - 1].mean_kl,
+                    "rewards": curve[n - 1].mean_rewards.tolist(),
                 }
                 for n in powers
             ]
