@@ -6,7 +6,7 @@ nothing of training.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -59,11 +59,12 @@ class Collector:
         folder: Path,
         policy: GuidedPolicy,
         prompts: Sequence[Prompt],
+        objectives: Sequence[Objective],
         shape: Shape,
         sampling: SamplingParams,
         seed: tuple[int, int],
     ) -> list[Tree]:
-        """A scored tree for every prompt; see `rollout.grow`."""
+        """A tree for every prompt, its leaves scored by each objective; see `rollout.grow`."""
 
         def make(missing: Sequence[int]) -> Iterator[Row]:
             wanted = [prompts[index] for index in missing]
@@ -71,8 +72,8 @@ class Collector:
                 yield tree_row(missing[at], tree)
 
         rows = self._make(folder, make, prompts, "rollouts", "trees")
-        rewards = self._score(folder, rows)
-        return [read_tree(row, rewards[row["index"]]) for row in rows]
+        scores = [replace(self, objective=one)._score(folder, rows) for one in objectives]
+        return [read_tree(row, np.stack([by[row["index"]] for by in scores], 1)) for row in rows]
 
     def samples(
         self,

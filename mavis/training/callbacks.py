@@ -269,8 +269,7 @@ def _plots(
         plots.reward_kl(data.folder / "reward_kl.png", entries, curve, name),
         plots.reward_histograms(data.folder / "rewards.png", before, after, name),
     ]
-    if module.calibration is not None:
-        depth, predicted, target = module.calibration
+    for depth, predicted, target in module.calibration:
         file = data.folder / "calibration.png"
         pictures.append(plots.calibration(file, depth, predicted, target, name))
     return pictures
@@ -278,7 +277,7 @@ def _plots(
 
 def _card(data: RolloutDataModule, module: ValueModule, entry: dict[str, Any]) -> str:
     """The value model's card, for people."""
-    units, name = data.units, data.objective.name
+    (units,), name = data.units, data.objective.name
     return f"""# Value model: {name}
 
 Tilts `{data.reference.name}` towards {name}, with `mavis generate "…" --weights.{name} 1`.

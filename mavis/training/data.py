@@ -1,6 +1,7 @@
 """`RolloutDataModule`: a data set that the current guided policy writes, anew every round."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from mavis.decoding.request import SamplingParams
 from mavis.decoding.value_model import ValueModel, decoding
 from mavis.evaluation.collect import Collector, World, standard_samples
 from mavis.evaluation.metrics import Point, Sample, best_of_n
-from mavis.objective import find
+from mavis.objective import Objective, common_source, find
 from mavis.prompts import BadRow, Prompt
 from mavis.reward import Units
 from mavis.storage import Row, write_json
@@ -36,9 +37,9 @@ class RolloutDataModule(LightningDataModule):
     is then, or finds them on disk; under several processes each grows its share.
 
     Args:
-        objective: name of an installed objective.
+        objectives: names of the M installed objectives that values are learned for.
         prompts: where prompts come from, as `mavis.prompts.read_prompts` reads them; None takes the
-            objective's own.
+            objectives' own.
         column: which column of the data set holds them; None finds it by itself.
         on_bad_row: what to do with a row that holds no prompt, or one that is not understood: stop,
             or skip it and say how many there were.
@@ -66,7 +67,7 @@ class RolloutDataModule(LightningDataModule):
 
     def __init__(
         self,
-        objective: str,
+        objectives: tuple[str, ...],
         prompts: str | None = None,
         column: str | None = None,
         on_bad_row: Literal["stop", "skip"] = "stop",
@@ -99,9 +100,9 @@ class RolloutDataModule(LightningDataModule):
             raise ValueError(f"eta must be a positive number, got {eta}.")
         if not temperature > 0:  # a tree of likeliest tokens has no two branches
             raise ValueError(f"temperature must be above 0, got {temperature}.")
-        self.objective = find(objective)
+        self.objectives = tuple(find(name) for name in objectives)
         self.shapes = (Shape(first_branching, max_tokens), Shape(branching, max_tokens))
-        self.source = prompts or self.objective.prompts
+        self.source = common_source("data.prompts", prompts, self.objectives)
         self.column, self.on_bad_row, self.reference_name = column, on_bad_row, reference
         self.template, self.template_args = template, template_args
         self.rounds, self.epochs, self.trees = rounds, epochs, trees
@@ -113,7 +114,8 @@ class RolloutDataModule(LightningDataModule):
         self.round = 0  # the round that is under way; finished ones are in the checkpoint
         self.facts: dict[str, float] = {}  # of the round's trees
         self._loaders: dict[int, DataLoader[Batch]] = {}
-        self._answered: dict[str, list[list[Row]]] = {}  # of the reference policy, by split
+        # What the reference policy answers, by split, scored by each objective.
+        self._answered: dict[str, list[list[list[Row]]]] = {}
 
     @property
     def folder(self) -> Path:
@@ -145,7 +147,8 @@ class RolloutDataModule(LightningDataModule):
         assert self.trainer is not None
         meet = self.trainer.strategy.barrier
         crew = World(self.trainer.global_rank, self.trainer.world_size, meet)
-        return Collector(self.objective, crew, self.rows, (self.folder / "metrics.json").is_file())
+        learned = (self.folder / "metrics.json").is_file()
+        return Collector(self.objective, crew, self.rows, learned)
 
     def setup(self, stage: str) -> None:
         """Read and check every prompt, and have the reference policy answer the held-out ones."""
@@ -154,37 +157,41 @@ class RolloutDataModule(LightningDataModule):
         self.prompts = {split: self._read(split) for split in splits}
         for split in splits[1:]:
             check_enough(self.prompts[split], self.source, split)
-        self.sampling((1.0,)).check((self.objective.name,))
-        self.baseline("validation")
+        self.sampling(len(self.objectives)).check([one.name for one in self.objectives])
+        _ = self.units  # before anything is learned: a constant reward teaches nothing
 
-    def sampling(self, weights: tuple[float, ...]) -> SamplingParams:
-        """How rollouts are sampled, at some weights [M]."""
+    def sampling(self, outputs: int) -> SamplingParams:
+        """How a policy with so many outputs samples: weighed alike, with the sum of 1."""
+        weights = tuple(1.0 / outputs for _ in range(outputs))
         return SamplingParams(weights, self.beta, self.temperature, self.top_k, self.top_p)
 
+    @property
+    def objective(self) -> Objective:
+        """The first objective, which the story of a fit is told of."""
+        return self.objectives[0]
+
     @cached_property
-    def units(self) -> Units:
-        """The reward's mean and standard deviation over the reference policy's answers."""
-        answers = self._answers("validation")
-        return Units.measure([r["reward"] for rows in answers for r in rows], self.objective.name)
+    def units(self) -> tuple[Units, ...]:
+        """Each reward's mean and standard deviation over the reference policy's answers."""
+        return tuple(
+            Units.measure([row["reward"] for rows in answers for row in rows], one.name)
+            for one, answers in zip(self.objectives, self._answers("validation"), strict=True)
+        )
 
     def baseline(self, split: str) -> tuple[list[Sample], list[Point]]:
         """The reference policy's answers to held-out prompts, and its best-of-N curve."""
-        samples = standard_samples(self._answers(split), self.units)
-        pairs = np.array([(sample.reward, sample.kl_truncation) for sample in samples])
+        (answers,), (units,) = self._answers(split), self.units
+        samples = standard_samples(answers, units)
+        pairs = np.array([(one.reward, one.kl_truncation) for one in samples])
         return samples, best_of_n(*pairs.T.reshape(2, -1, self.best_of))
 
     def evaluate(self, network: ValueModel, split: str, folder: Path) -> list[Sample]:
         """The guided policy's answers to held-out prompts, one each; kept in `folder`."""
-        with decoding(network):
-            rows = self.collector.samples(
-                folder,
-                GuidedPolicy(self.reference, (network,)),
-                self.prompts[split][: self.held_out],
-                self.sampling((1.0,)),
-                self.max_tokens,
-                self.seed + 1,  # not the draws that the units were measured on
-            )
-        return standard_samples(rows, self.units)
+        policy, (units,) = GuidedPolicy(self.reference, (network,)), self.units
+        how = (self.sampling(len(policy.objectives)), self.max_tokens, self.seed + 1)
+        prompts = self.prompts[split][: self.held_out]
+        with decoding(network):  # other draws than those that the units were measured on
+            return standard_samples(self.collector.samples(folder, policy, prompts, *how), units)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The round's packs, in batches; a process gets as many as every other one."""
@@ -232,22 +239,17 @@ class RolloutDataModule(LightningDataModule):
             said = f"{error} Leave such rows out by --data.on_bad_row skip."
             raise BadRow(said) from error
 
-    def _answers(self, split: str) -> list[list[Row]]:
+    def _answers(self, split: str) -> list[list[list[Row]]]:
         """The reference policy's answers, collected by all processes the first time."""
         if split not in self._answered:
-            self._answered[split] = self._answer(split)
+            folder, policy = self.folder / "reference" / split, GuidedPolicy(self.reference)
+            prompts = self.prompts[split][: -(-self.held_out // 3)]
+            how = (self.sampling(0), self.max_tokens, self.seed, self.best_of)
+            self._answered[split] = [
+                replace(self.collector, objective=one).samples(folder, policy, prompts, *how)
+                for one in self.objectives
+            ]
         return self._answered[split]
-
-    def _answer(self, split: str) -> list[list[Row]]:
-        return self.collector.samples(
-            self.folder / "reference" / split,
-            GuidedPolicy(self.reference),
-            self.prompts[split][: -(-self.held_out // 3)],
-            self.sampling(()),
-            self.max_tokens,
-            self.seed,
-            self.best_of,
-        )
 
     def _grow(self, split: str, round_: int) -> list[Tree]:
         """A round's trees on a split, from disk as far as they are there."""
@@ -261,8 +263,9 @@ class RolloutDataModule(LightningDataModule):
                 folder,
                 policy,
                 self._chosen(split, round_),
+                self.objectives,
                 self.shapes[min(round_, 1)],
-                self.sampling((1.0,) * len(policy.objectives)),
+                self.sampling(len(policy.objectives)),
                 (self.seed, round_),
             )
         facts = {

@@ -35,7 +35,7 @@ def collector(reward=letters, crew=None):
 
 
 def trees(folder, policy, who):
-    return who.trees(folder, policy, PROMPTS, SHAPE, SAMPLING, (0, 0))
+    return who.trees(folder, policy, PROMPTS, [who.objective], SHAPE, SAMPLING, (0, 0))
 
 
 def same(left, right):
@@ -50,7 +50,7 @@ def test_trees_are_scored_and_in_the_order_of_their_prompts(policy, tmp_path):
     found = trees(tmp_path, policy, collector())
     assert [tree.prompt for tree in found] == PROMPTS
     for tree in found:
-        assert tree.rewards.tolist() == letters(None, tree.responses)
+        assert tree.rewards[:, 0].tolist() == letters(None, tree.responses)
 
 
 def test_nothing_is_made_or_scored_twice(policy, tmp_path):
@@ -109,7 +109,7 @@ def test_what_another_reward_scored_is_scored_again_or_refused(policy, tmp_path)
 def test_what_other_prompts_led_to_is_not_taken_for_these(policy, tmp_path):
     trees(tmp_path, policy, collector())
     with pytest.raises(ValueError, match=r"other prompts: one was .* Give another --out"):
-        collector().trees(tmp_path, policy, PROMPTS[::-1], SHAPE, SAMPLING, (0, 0))
+        collector().trees(tmp_path, policy, PROMPTS[::-1], [], SHAPE, SAMPLING, (0, 0))
 
 
 def test_a_prompt_whose_replies_all_abstain_is_kept(policy, tmp_path):
