@@ -68,6 +68,15 @@ def test_the_public_names_are_there():
         _ = mavis.nonsense
 
 
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))], ids=str)
+def test_what_people_read_imports_nothing_deeper_than_the_package(path):
+    for block in re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL):
+        assert not re.search(r"^\s*(from|import)\s+mavis\.", block, re.MULTILINE), block
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module == "mavis":
+                assert {alias.name for alias in node.names} <= set(mavis.__all__)
+
+
 def test_the_package_knows_no_plugin():
     """The only road to the shipped objectives is their entry points."""
     for path in MODULES:
