@@ -18,6 +18,31 @@ MODULES = sorted(
     path for path in PACKAGE.rglob("*.py") if "templates" not in path.relative_to(PACKAGE).parts
 )
 SOURCES = [*MODULES, *sorted((ROOT / "objectives").rglob("*.py"))]
+TESTS = ROOT / "tests"
+# A module a.b is tested by tests/a/test_b.py, or else by what this says.
+NEIGHBOURS = {
+    "__main__": "cli/test_main.py",
+    "baselines.parm_card": "baselines/test_parm.py",
+    "baselines.train.callback": "cli/test_tune.py",
+    "baselines.train.config": "cli/test_tune.py",
+    "baselines.train.measure": "cli/test_tune.py",
+    "baselines.train.run": "cli/test_tune.py",
+    "baselines.train.trl_trainers": "cli/test_tune.py",
+    "baselines.train.tune": "cli/test_tune.py",
+    "cli.fit": "training/test_callbacks.py",
+    "cli.options": "cli/test_tune.py",
+    "cli.parsing": "cli/test_main.py",
+    "comparison.results": "report/test_html.py",
+    "decoding.backbone": "decoding/test_value_model.py",
+    "decoding.guidance": "decoding/test_decoder.py",
+    "decoding.prompt_format": "decoding/test_reference.py",
+    "decoding.prompt_requests": "decoding/test_policy.py",
+    "report.cells": "report/test_html.py",
+    "report.console": "report/test_undefined.py",
+    "sandbox.forms": "sandbox/test_grammar.py",
+    "sandbox.lexicon": "sandbox/test_grammar.py",
+    "sandbox.make": "sandbox/test_assets.py",
+}
 
 
 def name_of(path):
@@ -59,6 +84,20 @@ def test_a_module_imports_what_stands_before_it(path):
     mine = mavis.STORY.index(name_of(path))
     for other in imports(path) & set(mavis.STORY):
         assert mavis.STORY.index(other) < mine, f"{name_of(path)} imports {other}"
+
+
+@pytest.mark.parametrize("name", mavis.STORY)
+def test_a_module_has_tests_of_its_own_or_a_neighbour_s(name):
+    *folders, module = name.split(".")
+    own = TESTS.joinpath(*folders, f"test_{module}.py")
+    if name in NEIGHBOURS:
+        assert not own.is_file(), f"{name} has tests of its own: leave it out of the table"
+        own = TESTS / NEIGHBOURS[name]
+    assert own.is_file(), f"{name} has no tests: write {own.relative_to(ROOT)}"
+
+
+def test_the_table_of_neighbours_knows_no_other_module():
+    assert NEIGHBOURS.keys() <= set(mavis.STORY)
 
 
 def test_the_public_names_are_there():
