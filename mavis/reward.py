@@ -206,3 +206,11 @@ class Units:
     def standard(self, scores: Scores) -> Scores:
         """Rewards in standard units, of any shape, in the precision of the scores."""
         return (scores - self.mean) / self.std
+
+
+def standardised(rewards: "npt.NDArray[Any]", units: Sequence[Units]) -> "npt.NDArray[Any]":
+    """Rewards [..., M] in the standard units of each objective, in the precision of the rewards."""
+    import numpy as np
+
+    columns = [one.standard(rewards[..., at]) for at, one in enumerate(units)]
+    return np.stack(columns, axis=-1)

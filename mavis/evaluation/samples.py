@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from mavis.evaluation.kl_matching import PerPrompt, best_of_n
 from mavis.evaluation.metrics import distinct, mean_reward, repetition
-from mavis.reward import Units
+from mavis.reward import Units, standardised
 from mavis.storage import write_whole
 
 T = TypeVar("T")
@@ -92,10 +92,8 @@ class ScoredSamples:
         Args:
             units: one per objective.
         """
-        columns = np.moveaxis(self.rewards, -1, 0)
-        pairs = zip(units, columns, strict=True)
-        found = np.array([one.standard(column) for one, column in pairs], dtype=np.float64)
-        return np.moveaxis(found.reshape(columns.shape), 0, -1)
+        found: Array = standardised(self.rewards, units)
+        return found
 
     def mean_rewards(self, units: Sequence[Units]) -> dict[str, float]:
         """Each objective's mean reward in standard units, by its name; abstentions left out."""

@@ -20,7 +20,7 @@ def collect_trees(
     folder: Path,
     policy: GuidedPolicy,
     prompts: Sequence[Prompt],
-    objective: Objective,
+    objectives: Sequence[Objective],
     shape: Shape,
     sampling: SamplingParams,
     seed: tuple[int, int],
@@ -34,8 +34,7 @@ def collect_trees(
             yield tree_row(missing[at], tree)
 
     made = collector.make(folder, make, prompts, "rollouts", "trees")
-    rewards = collector.score(folder, made, [objective])
+    rewards = collector.score(folder, made, objectives)
     return [
-        read_tree(row, scores[:, 0].astype(np.float32))
-        for row, scores in zip(made, rewards, strict=True)
+        read_tree(row, scores.astype(np.float32)) for row, scores in zip(made, rewards, strict=True)
     ]
