@@ -12,8 +12,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
 from mavis.decoding.backbone import embeddings
+from mavis.decoding.model_card import ModelCard, Source
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.value_model import ModelCard, Source, ValueModel
+from mavis.decoding.value_model import ValueModel
 from mavis.reward import Units
 
 CONTEXT = 1024

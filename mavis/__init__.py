@@ -26,6 +26,7 @@ STORY = (
     "progress",
     "checksums",
     "storage",
+    "decoding.model_card",
     "decoding.tilt",
     "decoding.kv_cache",
     "decoding.architectures",

@@ -38,9 +38,10 @@ from transformers import (
 )
 
 from mavis.cli.main import main
+from mavis.decoding.model_card import ModelCard, Source
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import Request, SamplingParams, stream
-from mavis.decoding.value_model import ModelCard, Source, ValueModel, build_network
+from mavis.decoding.value_model import ValueModel, build_network
 from mavis.reward import Units
 
 FAMILIES = ("llama", "gpt2", "qwen2", "qwen3", "gemma", "gpt_neox")

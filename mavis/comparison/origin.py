@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import yaml
 
 from mavis.comparison.provenance import read, template_args
-from mavis.decoding.value_model import ModelCard
+from mavis.decoding.model_card import ModelCard
 from mavis.hub import is_local, lasting
 from mavis.objective import Objective, common_source
 

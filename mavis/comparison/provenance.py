@@ -13,9 +13,9 @@ from mavis.baselines.parm_card import CARD as PARM
 from mavis.baselines.parm_card import ParmCard, read_parm
 from mavis.baselines.policy_card import CARD as TUNED
 from mavis.baselines.policy_card import TunedCard, read_tuned
+from mavis.decoding.model_card import ModelCard, read_card
 from mavis.decoding.model_folders import loading
 from mavis.decoding.tokenizers import fingerprint
-from mavis.decoding.value_model import ModelCard, read_card
 from mavis.storage import read_json
 from mavis.training.callbacks import SEEN
 

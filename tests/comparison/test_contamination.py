@@ -11,7 +11,7 @@ from mavis.baselines.policy_card import read_tuned
 from mavis.comparison.checkpoints import Models
 from mavis.comparison.contamination import check
 from mavis.comparison.provenance import cost
-from mavis.decoding.value_model import read_card
+from mavis.decoding.model_card import read_card
 from mavis.reward import identity
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from mavis.baselines.policy_card import read_tuned
 from mavis.comparison.origin import EMBEDDED, Origin, origin
-from mavis.decoding.value_model import read_card
+from mavis.decoding.model_card import read_card
 from mavis.storage import read_json, write_json
 
 NOTHING = dict.fromkeys(("reference", "template", "template_args", "prompts", "column"))

@@ -9,9 +9,10 @@ import torch
 
 from mavis.decoding.guides import ActionValues, SharedValues, StateValues, open_source
 from mavis.decoding.kv_cache import CachedRows
+from mavis.decoding.model_card import Source
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.tilt import RowSettings
-from mavis.decoding.value_model import Source, ValueModel
+from mavis.decoding.value_model import ValueModel
 
 SOURCES = get_args(Source)
 Make = Callable[..., ValueModel]

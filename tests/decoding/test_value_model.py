@@ -8,11 +8,10 @@ import pytest
 import torch
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
+from mavis.decoding.model_card import ModelCard, Source
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.value_model import (
     ActionHead,
-    ModelCard,
-    Source,
     StateHead,
     ValueModel,
     build_network,

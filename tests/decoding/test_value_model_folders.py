@@ -9,8 +9,9 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from mavis.decoding.model_card import ModelCard, Source, read_card
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.value_model import ModelCard, Source, ValueModel, build_network, read_card
+from mavis.decoding.value_model import ValueModel, build_network
 from mavis.reward import Units
 
 Build = Callable[..., ReferencePolicy]

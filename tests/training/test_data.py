@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mavis.cli.main import main
-from mavis.decoding.value_model import ModelCard, build_network
+from mavis.decoding.model_card import ModelCard
+from mavis.decoding.value_model import build_network
 from mavis.storage import Shards
 from mavis.training.data import RolloutDataModule
 

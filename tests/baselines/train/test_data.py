@@ -23,10 +23,10 @@ from mavis.baselines.train.data import (
 )
 from mavis.baselines.train.measure import response_kl
 from mavis.baselines.train.trl_trainers import end_at_strings, grpo_beta
+from mavis.decoding.model_card import read_card
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.prompt_filter import fitting_prompts
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.value_model import read_card
 from mavis.objective import Objective, find
 from mavis.prompts import plain
 from mavis.reward import Units, score
