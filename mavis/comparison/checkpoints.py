@@ -14,11 +14,11 @@ import torch
 from mavis.baselines.mod_divergences import mixture
 from mavis.baselines.parm import preferences
 from mavis.baselines.policy_card import DEFAULT_METHOD, label, tuned_folder
+from mavis.comparison.config import ParetoConfig
 from mavis.comparison.preferences import Weighting, told
 from mavis.comparison.provenance import divergence, lack, purpose
 
 TUNED_UNDER = ("reverse_kl", "forward_kl", "jsd", "alpha")  # what `mavis tune` can
-METHODS = ("reference", "best_of", "mavis", "mod", "soup", "morlhf", "parm")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,20 @@ class Models:
     policies: Mapping[str, str] = field(default_factory=dict)
     given: Mapping[str, str] = field(default_factory=dict)
     base: str | None = None
+
+    @classmethod
+    def of(cls, config: ParetoConfig) -> "Models":
+        """The models that a comparison is asked for."""
+        return cls(
+            config.runs,
+            config.tuned,
+            config.divergence,
+            config.alpha,
+            config.lora,
+            config.values,
+            config.policies,
+            base=config.base,
+        )
 
     def folders(
         self, method: str, objectives: Sequence[str], weightings: Sequence[Weighting], seed: int

@@ -11,6 +11,7 @@ import torch
 from mavis.baselines.policy_card import read_tuned
 from mavis.baselines.policy_guides import mod
 from mavis.baselines.train import tune as bench_module
+from mavis.baselines.train.config import TuneConfig
 from mavis.baselines.train.run import last_checkpoint
 from mavis.cli.tune import tune
 from mavis.decoding.policy import GuidedPolicy
@@ -48,7 +49,7 @@ def tiny_tune(tiny_folder: Path, plugin: Path, tmp_path: Path, store: str) -> Tu
             "lr": 1e-2,
             "tracking": store,
         }
-        tune(method, **(settings | more))
+        tune(TuneConfig(method=method, **(settings | more)))
         out = Path(str((settings | more)["out"]))
         return max(out.glob(f"{method}*"), key=lambda folder: folder.stat().st_mtime)
 
@@ -328,8 +329,11 @@ def test_a_grid_trains_a_policy_for_each_vector(tiny_tune, tmp_path, capsys):
         ({"method": "ppo"}, "method must be one of rloo, grpo, dpo, sft, got 'ppo'"),
         ({"method": "sft"}, "objectives must be left out for sft"),
         ({"divergence": "jsd"}, "divergence can be chosen for dpo alone: rloo has reverse_kl"),
-        ({"method": "dpo", "divergence": "alpha"}, "alpha is of the alpha divergence: alpha needs"),
-        ({"alpha": 0.5}, "alpha is of the alpha divergence: reverse_kl has none, got 0.5"),
+        ({"method": "dpo", "divergence": "alpha"}, "the alpha divergence needs an alpha in"),
+        (
+            {"alpha": 0.5},
+            r"only used with the alpha divergence \(got divergence=reverse_kl, alpha=0.5\)",
+        ),
         ({"method": "dpo", "divergence": "alpha", "alpha": 2.0}, r"alpha must be in \[0, 1\]"),
         ({"eta": 0.0}, "eta must be a positive number, got 0.0"),
         ({"lr": -1.0}, "lr must be a positive number, got -1.0"),

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mavis.baselines.policy_card import read_tuned, tuned_folder
-from mavis.comparison.checkpoints import METHODS, Models
+from mavis.comparison.checkpoints import Models
+from mavis.comparison.config import METHODS
 
 NAMES, HALF = ("trial", "rival"), [(0.5, 0.5)]
 

@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from mavis.baselines.policy_card import read_tuned
-from mavis.comparison.origin import EMBEDDED, Origin, origin
+from mavis.comparison.config import ParetoConfig
+from mavis.comparison.origin import Origin, origin
 from mavis.decoding.model_card import read_card
+from mavis.options import EMBEDDED
 from mavis.storage import read_json, write_json
-
-NOTHING = dict.fromkeys(("reference", "template", "template_args", "prompts", "column"))
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def runs(tiny_runs, tmp_path):
 @pytest.fixture
 def look(two_objectives):
     def ask(*places, **asked):
-        return origin(NOTHING | asked, [Path(place) for place in places], two_objectives)
+        return origin(ParetoConfig(**asked), [Path(place) for place in places], two_objectives)
 
     return ask
 
@@ -97,7 +97,7 @@ def test_prompts_are_those_of_the_data_that_the_models_were_trained_on(runs, loo
         found, prompts="b", column="c"
     )
     assert look(runs / "tuned/rloo-rival").prompts == "a/set"
-    with pytest.raises(ValueError, match=r"source must be given, by --source, .* ask, .* a/set"):
+    with pytest.raises(ValueError, match=r"prompts must be given, by --prompts, .* ask, .* a/set"):
         look(runs / "trial/value", runs / "tuned/rloo-rival")
     config.write_text(yaml.safe_dump({"data": {"prompts": None, "column": None}}))
     assert look(runs / "trial/value").prompts == "sandbox/prompts"  # the objective's own

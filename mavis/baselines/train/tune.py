@@ -1,6 +1,6 @@
 """Where policies are tuned one after another: what they share is loaded and measured once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,14 +11,21 @@ from torch import Tensor
 
 from mavis.baselines.policy_card import CARD, TunedCard, read_tuned, readme, tuned_folder
 from mavis.baselines.train.callback import RUN, TrainingWatch, read_run
-from mavis.baselines.train.config import TrainingData, TuneConfig, default_lr
-from mavis.baselines.train.data import WeightedReward, end_token, measure_units, read_dialogues
+from mavis.baselines.train.config import TuneConfig
+from mavis.baselines.train.data import (
+    TrainingData,
+    WeightedReward,
+    end_token,
+    measure_units,
+    read_dialogues,
+)
 from mavis.baselines.train.measure import examine
 from mavis.baselines.train.run import forget_checkpoints, merged, save_policy, train
 from mavis.baselines.train.trl_trainers import import_trainer
 from mavis.checksums import check
 from mavis.decoding.prompt_filter import fitting_prompts
 from mavis.decoding.reference import SMALL, ReferencePolicy, spare_threads
+from mavis.hub import lasting
 from mavis.objective import Objective
 from mavis.prompts import Prompt, digest
 from mavis.reward import Units, identity
@@ -32,17 +39,13 @@ class PolicyTrainer:
 
     Args:
         objectives: what is rewarded; none for sft.
-        settings: the options of `mavis tune` that decide what comes out.
-        rows: answers that are made, or trained on, side by side.
+        config: the options of `mavis tune`.
         uri: of the tracking store.
-        device: where to run; None is an accelerator if there is one.
     """
 
     objectives: tuple[Objective, ...]
-    settings: Mapping[str, Any]
-    rows: int
+    config: TuneConfig
     uri: str
-    device: str | None = None
 
     def tune(self, out: Path, weights: tuple[float, ...]) -> None:
         """Train the policy for a weight vector, unless it is there already.
@@ -53,9 +56,10 @@ class PolicyTrainer:
         """
         kept = [(o, w) for o, w in zip(self.objectives, weights, strict=True) if w]
         names, lambdas = tuple(o.name for o, _ in kept), tuple(w for _, w in kept)
-        given, lora = self.settings, self.settings["lora_rank"] is not None
-        folder = tuned_folder(out, names, lambdas, given["method"], given["divergence"], lora)
-        settings = dict(self.settings) | {
+        kind = (self.config.method, self.config.divergence, self.config.lora)
+        folder = tuned_folder(out, names, lambdas, *kind)
+        settings = self.config.settings() | {
+            "prompts": self.source,
             "objectives": list(names),
             "weights": list(lambdas),
             "rewards": [identity(o) for o, _ in kept],
@@ -77,15 +81,22 @@ class PolicyTrainer:
     @cached_property
     def reference(self) -> ReferencePolicy:
         """π_ref."""
-        named = (self.settings["reference"], self.settings["template"])
-        policy = ReferencePolicy.load(*named, self.device, self.settings["template_args"])
+        given = self.config
+        policy = ReferencePolicy.load(
+            lasting(given.reference), given.template, given.device, given.template_args
+        )
         spare_threads(policy.model)
         return policy
 
     @cached_property
+    def source(self) -> str:
+        """The data set of the prompts."""
+        return self.config.source(self.objectives)
+
+    @cached_property
     def held_out(self) -> list[Prompt]:
         """The validation prompts that policies are measured on."""
-        return self._prompts("validation")[: self.settings["held_out"]]
+        return self._prompts("validation")[: self.config.held_out]
 
     @cached_property
     def units(self) -> dict[str, Units]:
@@ -102,46 +113,45 @@ class PolicyTrainer:
         _, rewards = self._measured  # [B, M]
         weights = {scale.objective.name: scale.weight for scale in scales}
         weighted = rewards @ torch.tensor([weights.get(o.name, 0.0) for o in self.objectives])
-        return float(weighted[~weighted.isnan()].std())
+        spread = float(weighted[~weighted.isnan()].std())
+        if not spread > 0:
+            said = ", ".join(f"{w:g} × {n}" for n, w in weights.items())
+            raise ValueError(f"{said} is the same for all answers: there is nothing to learn.")
+        return spread
 
     @cached_property
     def _measured(self) -> tuple[list[Units], Tensor]:
-        given = self.settings
+        given = self.config
         return measure_units(
             self.reference,
             self.objectives,
-            self.held_out[: -(-given["held_out"] // 3)],
-            given["best_of"],
-            given["max_tokens"],
-            given["seed"],
-            self.rows,
+            self.held_out[: -(-given.held_out // 3)],
+            given.best_of,
+            given.max_tokens,
+            given.seed,
+            given.rows,
         )
-
-    @cached_property
-    def plan(self) -> TuneConfig:
-        """How policies are trained."""
-        given = {name: self.settings[name] for name in TuneConfig.__dataclass_fields__}
-        if given["lr"] is None:
-            large = self.reference.model.num_parameters() >= SMALL
-            given["lr"] = default_lr(given["method"], large, given["lora_rank"] is not None)
-        return TuneConfig(**given)
 
     @cached_property
     def study(self) -> TrainingData:
         """What policies are trained on, but for the rewards."""
-        source, column = self.settings["prompts"], self.settings["column"]
-        if self.plan.method == "sft":
-            dialogues = read_dialogues(source, column)[: self.plan.prompts]
-            return TrainingData(self.reference, (), (), tuple(dialogues), self.rows)
-        prompts = self._prompts("train")[: self.plan.prompts]
-        return TrainingData(self.reference, (), tuple(prompts), (), self.rows)
+        many, rows = self.config.num_prompts, self.config.rows
+        if self.config.method == "sft":
+            dialogues = read_dialogues(self.source, self.config.column)[:many]
+            return TrainingData(self.reference, (), (), tuple(dialogues), rows)
+        return TrainingData(self.reference, (), tuple(self._prompts("train")[:many]), (), rows)
 
     def _prompts(self, split: str) -> list[Prompt]:
-        given = self.settings
-        source, column = given["prompts"], given["column"]
-        return fitting_prompts(
-            self.reference, source, split, column, given["max_tokens"], given["seed"]
-        )
+        given = self.config
+        room = (given.column, given.max_tokens, given.seed)
+        return fitting_prompts(self.reference, self.source, split, *room)
+
+    def _plan(self, scales: Sequence[WeightedReward]) -> TuneConfig:
+        """The config with the price in deviations of this reward, and with a learning rate."""
+        large = self.reference.model.num_parameters() >= SMALL
+        lr = self.config.default_lr(large) if self.config.lr is None else self.config.lr
+        eta = self.config.eta * (self.spread(scales) if scales else 1.0)
+        return replace(self.config, eta=eta, lr=lr)
 
     def _train(
         self, folder: Path, scales: tuple[WeightedReward, ...], settings: dict[str, Any]
@@ -150,12 +160,11 @@ class PolicyTrainer:
         study = replace(self.study, scales=scales)
         tracking = Tracking(str(folder), uri=self.uri)
         tracking.log_hyperparams({"tune": settings})
-        import_trainer(self.plan.method)
+        import_trainer(self.config.method)
         watch = TrainingWatch(folder, settings, tracking)  # from here on, time is counted
         status = "failed"
         try:
-            plan = replace(self.plan, eta=self.plan.eta * (self.spread(scales) if scales else 1.0))
-            model = train(plan, study, folder, [watch])
+            model = train(self._plan(scales), study, folder, [watch])
             seconds = watch.seconds
             parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
             save_policy(model, self.reference, folder)
@@ -164,11 +173,13 @@ class PolicyTrainer:
                 merged(model),
                 scales,
                 self.held_out,
-                self.plan.max_tokens,
-                self.plan.seed + 1,  # not the draws that the units were measured on
-                self.rows,
+                self.config.max_tokens,
+                self.config.seed + 1,  # not the draws that the units were measured on
+                self.config.rows,
             )
-            tracking.log_metrics({f"held_out/{k}": v for k, v in measured.items()}, self.plan.steps)
+            tracking.log_metrics(
+                {f"held_out/{k}": v for k, v in measured.items()}, self.config.steps
+            )
             status = "success"
         finally:
             watch.close()
@@ -190,20 +201,20 @@ class PolicyTrainer:
     ) -> TunedCard:
         seen = study.prompts or [told.prompt for told in study.dialogues]
         return TunedCard(
-            method=self.plan.method,
+            method=self.config.method,
             objectives=tuple(scale.objective.name for scale in study.scales),
             weights=tuple(scale.weight for scale in study.scales),
             units=tuple(scale.units for scale in study.scales),
             reference=self.reference.name,
             fingerprint=self.reference.fingerprint,
             template=self.reference.template,
-            divergence=self.plan.divergence,
-            eta=self.plan.eta,
-            seed=self.plan.seed,
+            divergence=self.config.divergence,
+            eta=self.config.eta,
+            seed=self.config.seed,
             train_seconds=round(seconds[0], 1),
             cpu_seconds=round(seconds[1], 1),
             parameters=parameters,
-            lora=self.plan.lora_rank is not None,
+            lora=self.config.lora,
             prompts=tuple(sorted({digest(prompt) for prompt in seen})),
             settings=settings,
             measured=measured,
