@@ -27,6 +27,7 @@ STORY = (
     "progress",
     "checksums",
     "storage",
+    "cards",
     "decoding.model_card",
     "decoding.tilt",
     "decoding.kv_cache",

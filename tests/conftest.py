@@ -176,7 +176,13 @@ def tiny_network() -> Callable[..., ValueModel]:
         lora: dict[str, Any] | None = None,
     ) -> ValueModel:
         units = tuple(Units(0.5, 2.0) for _ in objectives)
-        card = ModelCard(source, tuple(objectives), units, reference.name, reference.fingerprint)
+        card = ModelCard(
+            source=source,
+            objectives=tuple(objectives),
+            units=units,
+            reference=reference.name,
+            fingerprint=reference.fingerprint,
+        )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = build_network(card, reference, trunk, lora).eval()

@@ -31,7 +31,7 @@ def parm(config: ParmConfig) -> None:
     found = [find(name) for name in config.names]
     locate(config.reference, "reference")
     check_device(config.device)
-    from mavis.baselines.parm_card import CARD, read_parm
+    from mavis.baselines.parm_card import CARD, ParmCard
     from mavis.decoding.reference import ReferencePolicy, spare_threads
     from mavis.storage import alone_in, check_same, read_json
 
@@ -46,7 +46,7 @@ def parm(config: ParmConfig) -> None:
     with alone_in(folder):
         if (folder / SETTINGS).is_file():
             check_same(folder, "run", config.renew(read_json(folder / SETTINGS)), settings)
-        if (folder / CARD).is_file() and read_parm(folder).measured:
+        if (folder / CARD).is_file() and ParmCard.read(folder).measured:
             print(f"reward model  {folder} (is there already)")
             return
         spare_threads(policy.model)
@@ -107,6 +107,9 @@ def _train(
         reference=policy.name,
         fingerprint=policy.fingerprint,
         template=policy.template,
+        template_args=config.template_args,
+        reference_weights=policy.weights_digest,
+        rewards=tuple(settings["rewards"]),
         ranks=ranks,
         beta_r=config.beta_r,
         seed=seed,
@@ -132,14 +135,14 @@ def _measured(
 ) -> "ParmCard":
     """Measure a model that is saved, and write down what comes out."""
     from mavis.baselines.parm import load_parm
-    from mavis.baselines.parm_card import read_parm, write_card
+    from mavis.baselines.parm_card import ParmCard
 
-    arm, card = load_parm(policy, folder), read_parm(folder)
+    arm, card = load_parm(policy, folder), ParmCard.read(folder)
     held_out = _prompts(policy, card.settings, "validation")[: card.settings["held_out"]]
     length, seed = card.settings["max_tokens"], card.settings["seed"]
     found = _measure(policy, arm, objectives, card.units, held_out, length, seed, rows)
     card = replace(card, measured=found)
-    write_card(card, folder)
+    card.save(folder)
     return card
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import yaml
 
 from mavis.comparison.config import ParetoConfig
-from mavis.comparison.provenance import read, template_args
+from mavis.comparison.provenance import read
 from mavis.decoding.model_card import ModelCard
 from mavis.hub import is_local, lasting
 from mavis.objective import Objective, common_source
@@ -76,12 +76,14 @@ def origin(asked: ParetoConfig, places: Sequence[Path], objectives: Sequence[Obj
         template = _agreed("template", {place: card.template for place, card in known.items()})
     arguments: Mapping[str, Any] | None = asked.template_args
     if arguments is None:
-        arguments = _agreed("template_args", {place: template_args(place) for place in known})
+        arguments = _agreed(
+            "template_args", {place: card.template_args for place, card in known.items()}
+        )
     column = asked.column
     if (source := asked.prompts) is None:
         homes = {place: _prompts(place, objectives) for place in known}
-        told = {place: home for place, home in homes.items() if home is not None}
-        source, trained = _agreed("prompts", told) or (None, None)
+        sure = {place: home for place, home in homes.items() if home is not None}
+        source, trained = _agreed("prompts", sure) or (None, None)
         column = column or trained
     source = source or common_source("prompts", None, objectives)
     return Origin(reference, template, arguments, source, column)

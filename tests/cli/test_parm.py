@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mavis.baselines.parm import guided_by, load_parm
-from mavis.baselines.parm_card import read_parm
+from mavis.baselines.parm_card import ParmCard
 from mavis.baselines.train.config import ParmConfig
 from mavis.cli import parm as command
 from mavis.cli.parm import parm
@@ -40,7 +40,7 @@ def run(tmp_path_factory, small):
 
 
 def test_what_a_run_leaves_behind(run, small):
-    card = read_parm(run)
+    card = ParmCard.read(run)
     assert card.objectives == ("trial", "rival")
     assert card.reference == small["reference"]
     asked = read_prompts(small["prompts"], "train")
@@ -86,7 +86,7 @@ def test_a_model_that_is_not_measured_yet_is_not_trained_again(small, tmp_path, 
     monkeypatch.undo()
     monkeypatch.setattr(command, "_train", stopped)
     parm(ParmConfig(**small, out=str(tmp_path / "parm")))
-    card = read_parm(tmp_path / "parm")
+    card = ParmCard.read(tmp_path / "parm")
     assert (tmp_path / "parm" / "pblora.safetensors").read_bytes() == kept
     assert card.cpu_seconds > 1000  # what the answers took, and the steps
     assert len(card.measured) == 3

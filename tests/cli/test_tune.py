@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mavis.baselines.policy_card import read_tuned
+from mavis.baselines.policy_card import TunedCard
 from mavis.baselines.policy_guides import mod
 from mavis.baselines.train import tune as bench_module
 from mavis.baselines.train.config import TuneConfig
@@ -65,7 +65,7 @@ def test_each_method_makes_a_policy_that_loads(method, tiny_tune, tiny_folder, c
     before = ReferencePolicy.load(str(tiny_folder / "reference")).model.state_dict()
     after = policy.model.state_dict()
     assert any(not before[name].equal(after[name]) for name in before)
-    card = read_tuned(folder)
+    card = TunedCard.read(folder)
     assert (card.method, card.objectives, card.weights, card.lora) == (
         method,
         ("trial",),
@@ -87,7 +87,7 @@ def test_sft_learns_the_replies_it_is_given(tiny_tune, tmp_path):
     folder = tiny_tune("sft", objectives="", prompts=str(file), steps=30, batch=8, lr=3e-2)
     answers = GuidedPolicy(ReferencePolicy.load(str(folder))).generate(["a tumum"], n=8)
     assert sum(answer.text == "is mine" for answer in answers) >= 6
-    assert read_tuned(folder).objectives == ()
+    assert TunedCard.read(folder).objectives == ()
 
 
 # peft reads an attribute that newer transformers have under another name.
@@ -105,13 +105,13 @@ def test_an_adapter_is_saved_as_one(tiny_tune, tiny_folder):
     model = PeftModel.from_pretrained(base, folder)
     assert model.peft_config["default"].r == 16
     assert AutoTokenizer.from_pretrained(folder).eos_token == "<end>"
-    card = read_tuned(folder)
+    card = TunedCard.read(folder)
     assert card.lora
     assert 0 < card.parameters < count
 
 
 def test_prompts_are_those_of_the_training_split(tiny_tune):
-    card = read_tuned(tiny_tune("grpo", steps=4))
+    card = TunedCard.read(tiny_tune("grpo", steps=4))
     known = {digest(f"a n{'um' * at} is") for at in range(10)}
     assert len(card.prompts) == 8  # 4 steps · 4 answers / 2 per prompt
     assert set(card.prompts) <= known
@@ -148,7 +148,7 @@ def test_a_flipped_bit_in_a_policy_is_named_wherever_it_is_used(lora, tiny_tune,
     for file in (folder / "SHA256SUMS", folder / ".tuned.json.sha256"):  # as they were once
         file.unlink()
     mod(reference, {"trial": folder})
-    assert read_tuned(folder).lora is lora
+    assert TunedCard.read(folder).lora is lora
 
 
 def test_other_settings_are_refused(tiny_tune):
@@ -191,7 +191,7 @@ def test_a_killed_training_goes_on_and_comes_to_the_same(method, tiny_tune, tmp_
         tiny_tune(method, steps=8, out=str(tmp_path / "b" / "t"))
     folder = tmp_path / "b" / "t" / f"{method}-trial"
     with pytest.raises(FileNotFoundError):
-        read_tuned(folder)
+        TunedCard.read(folder)
     with pytest.raises(ValueError, match=r"holds a policy with lr = 0.01, not 0.02"):
         tiny_tune(method, steps=8, lr=0.02, out=str(tmp_path / "b" / "t"))
     tiny_tune(method, steps=8, out=str(tmp_path / "b" / "t"))
@@ -270,7 +270,7 @@ def test_killed_while_it_is_measured_it_does_not_train_again(tiny_tune, monkeypa
         with pytest.raises(Killed):
             tiny_tune("grpo", steps=3)
     monkeypatch.setattr("mavis.baselines.train.callback.TrainingWatch.on_step_end", dies)
-    card = read_tuned(tiny_tune("grpo", steps=3))
+    card = TunedCard.read(tiny_tune("grpo", steps=3))
     assert card.measured["kl"] > 0
 
 
@@ -309,7 +309,7 @@ def test_a_grid_trains_a_policy_for_each_vector(tiny_tune, tmp_path, capsys):
     folders = sorted(folder.name for folder in (tmp_path / "runs" / "tuned").iterdir())
     assert folders == ["dpo-rival", "dpo-trial", "dpo-trial0.5_rival0.5"]
     assert "trial " in capsys.readouterr().out
-    assert read_tuned(tmp_path / "runs" / "tuned" / "dpo-rival").objectives == ("rival",)
+    assert TunedCard.read(tmp_path / "runs" / "tuned" / "dpo-rival").objectives == ("rival",)
 
 
 @pytest.mark.parametrize(

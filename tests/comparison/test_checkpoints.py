@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mavis.baselines.policy_card import read_tuned, tuned_folder
+from mavis.baselines.policy_card import TunedCard, tuned_folder
 from mavis.comparison.checkpoints import Models
 from mavis.comparison.config import METHODS
 
@@ -145,7 +145,7 @@ def test_one_alpha_is_not_another(tiny_runs, tmp_path):
     for name in NAMES:
         place = tuned_folder(tmp_path / "tuned", [name], (1.0,), "dpo", "alpha")
         shutil.copytree(tiny_runs / "tuned" / f"rloo-{name}", place)
-        card = read_tuned(place)
+        card = TunedCard.read(place)
         replace(card, divergence="alpha", settings=card.settings | {"alpha": 0.3}).save(place)
     with pytest.raises(ValueError, match=r"under alpha with alpha 0\.3, not under .* 0\.7"):
         models.folders("mod", NAMES, HALF, 0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mavis.baselines.policy_card import read_tuned
+from mavis.baselines.policy_card import TunedCard
 from mavis.comparison.config import ParetoConfig
 from mavis.comparison.origin import Origin, origin
 from mavis.decoding.model_card import read_card
@@ -33,7 +33,7 @@ def say(place, **changes):
     if (place / "value.json").is_file():
         write_json(place / "value.json", read_json(place / "value.json") | changes)
     else:
-        replace(read_tuned(place), **changes).save(place)
+        replace(TunedCard.read(place), **changes).save(place)
 
 
 @pytest.mark.parametrize("kind", ["trial/value", "tuned/rloo-trial", "tuned/parm-trial+rival"])
@@ -48,7 +48,7 @@ def test_arguments_of_the_template_are_those_of_the_cards(runs, look):
     assert look(runs / "trial/value").template_args == loud
     assert look(runs / "trial/value", template_args={}).template_args == {}
     tuned = runs / "tuned" / "rloo-trial"
-    say(tuned, settings=read_tuned(tuned).settings | {"template_args": loud})
+    say(tuned, template_args=loud)
     assert look(runs / "trial/value", tuned).template_args == loud
     with pytest.raises(ValueError, match=r"template_args must be given, by --template_args"):
         look(runs / "trial/value", runs / "tuned/rloo-rival")

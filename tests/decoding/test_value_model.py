@@ -31,7 +31,13 @@ PROMPT, SOME = [5, 3, 9, 20, 11, 4], [7, 30, 3]
 def card(reference: ReferencePolicy, source: Source = "action", *objectives: str) -> ModelCard:
     names = objectives or ("humor",)
     units = tuple(Units(0.0, 1.0) for _ in names)
-    return ModelCard(source, names, units, reference.name, reference.fingerprint)
+    return ModelCard(
+        source=source,
+        objectives=names,
+        units=units,
+        reference=reference.name,
+        fingerprint=reference.fingerprint,
+    )
 
 
 def numbers(naive: Any, reference: ReferencePolicy, network: ValueModel) -> torch.Tensor:

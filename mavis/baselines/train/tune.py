@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mavis.baselines.policy_card import CARD, TunedCard, read_tuned, readme, tuned_folder
+from mavis.baselines.policy_card import CARD, TunedCard, tuned_folder
 from mavis.baselines.train.callback import RUN, TrainingWatch, read_run
 from mavis.baselines.train.config import TuneConfig
 from mavis.baselines.train.data import (
@@ -67,7 +67,7 @@ class PolicyTrainer:
         }
         with alone_in(folder):
             if (folder / CARD).is_file():
-                card = read_tuned(folder)
+                card = TunedCard.read(folder)
                 check_same(folder, "policy", card.settings, settings)
                 check(folder, f"remove {folder / CARD}, and `mavis tune` trains it again.")
                 print(f"{folder} is finished: {_result(card)}")
@@ -185,7 +185,6 @@ class PolicyTrainer:
             watch.close()
             tracking.finalize(status)
         card = self._card(study, settings, seconds, parameters, measured)
-        (folder / "README.md").write_text(readme(card), encoding="utf-8")
         card.save(folder)
         forget_checkpoints(folder)
         (folder / RUN).unlink(missing_ok=True)
@@ -208,6 +207,9 @@ class PolicyTrainer:
             reference=self.reference.name,
             fingerprint=self.reference.fingerprint,
             template=self.reference.template,
+            template_args=self.config.template_args,
+            reference_weights=settings["reference_weights"],
+            rewards=tuple(settings["rewards"]),
             divergence=self.config.divergence,
             eta=self.config.eta,
             seed=self.config.seed,
