@@ -102,6 +102,7 @@ STORY = (
     "comparison.analysis",
     "comparison.answers",
     "comparison.replicates",
+    "comparison.result_format",
     "comparison.results",
     "report.style",
     "report.plots",

@@ -15,6 +15,7 @@ from mavis.prompts import plain
 from mavis.reward import described
 
 if TYPE_CHECKING:
+    from mavis.comparison.result_format import Results
     from mavis.comparison.samples import ScoredSamples
     from mavis.comparison.sweep import Sweep
 
@@ -88,7 +89,7 @@ def _sweep(
     return Sweep(Path(config.out), setting, models, tuple(weightings))
 
 
-def _run(sweep: "Sweep", config: ParetoConfig) -> dict[str, Any]:
+def _run(sweep: "Sweep", config: ParetoConfig) -> "Results":
     """Make the points that are missing, and work out what they come to."""
     from mavis.comparison.analysis import Analysis
     from mavis.comparison.answers import write_answers
@@ -119,7 +120,7 @@ def _run(sweep: "Sweep", config: ParetoConfig) -> dict[str, Any]:
     return results(findings, costs, speeds, settings, checks)
 
 
-def _keep(out: Path, found: dict[str, Any], tracking: str | None) -> None:
+def _keep(out: Path, found: "Results", tracking: str | None) -> None:
     """Write the results down: as JSON, as a report with pictures, and in MLflow."""
     from mavis.report.html import write_report
     from mavis.storage import write_json
