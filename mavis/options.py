@@ -25,8 +25,9 @@ class Options:
         reference: reference policy: sandbox/reference, a folder or a name on the hub
         template: dotted name of a function prompt -> text, used in place of the chat template
         template_args: arguments of the chat template, such as '{enable_thinking: false}'
-        prompts: data set of the prompts: a file, a folder, MODULE:FUNCTION or a name on the hub
-            (default: that of the objectives, or of the models that are compared)
+        prompts: data set of the prompts: a file, a folder, MODULE:FUNCTION or a name on the hub;
+            what --data.prompts is to fit, and --file to generate (default: that of the objectives,
+            or of the models that are compared)
         column: column of the data set that holds the prompts
         best_of: answers of the reference policy to a prompt, for standard units and best-of-N
         max_tokens: longest answer
