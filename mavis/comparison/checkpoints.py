@@ -5,7 +5,7 @@ Nothing is loaded here but cards, so that a sweep can be refused before minutes 
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from shlex import quote
 
@@ -50,16 +50,8 @@ class Models:
     @classmethod
     def of(cls, config: ParetoConfig) -> "Models":
         """The models that a comparison is asked for."""
-        return cls(
-            config.runs,
-            config.tuned,
-            config.divergence,
-            config.alpha,
-            config.lora,
-            config.values,
-            config.policies,
-            base=config.base,
-        )
+        names = {field.name for field in fields(cls)} & {field.name for field in fields(config)}
+        return cls(**{name: getattr(config, name) for name in names})
 
     def folders(
         self, method: str, objectives: Sequence[str], weightings: Sequence[Weighting], seed: int

@@ -160,16 +160,16 @@ def _best_curves(findings: Analysis) -> list[list[Point]]:
     """Best-of-N at N = 1, 2, 4 … for each weighting."""
     curves: list[list[Point]] = []
     for weights in findings.weightings:
-        curve = enumerate(findings.best_curve(weights), 1)
+        curve = findings.best_curve(weights)
+        powers = [n for n in range(1, len(curve) + 1) if n & (n - 1) == 0]
         curves.append(
             [
                 {
                     "strength": n,
-                    "kl": float(one.kl.mean()),
-                    "rewards": mean(one.rewards).tolist(),
+                    "kl": float(curve[n - 1].kl.mean()),
+                    "rewards": mean(curve[n - 1].rewards).tolist(),
                 }
-                for n, one in curve
-                if n & (n - 1) == 0
+                for n in powers
             ]
         )
     return curves

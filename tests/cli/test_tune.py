@@ -289,6 +289,11 @@ def test_the_price_of_kl_is_in_deviations_of_the_weighted_reward(tiny_tune, monk
     assert asked[(2.0,)] == pytest.approx(2 * 0.5, rel=1e-5)
 
 
+def test_weights_that_cancel_each_other_are_refused(tiny_tune):
+    with pytest.raises(ValueError, match="weighted reward of trial and rival is constant: nothing"):
+        tiny_tune("rloo", objectives="trial,rival", weights="trial=1,rival=-1")
+
+
 def test_a_policy_is_measured_on_other_draws_than_its_units(tiny_tune, monkeypatch):
     seeds = {}
     for name, at in (("measure_units", 5), ("examine", 5)):

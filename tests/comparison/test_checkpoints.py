@@ -8,7 +8,7 @@ import pytest
 
 from mavis.baselines.policy_card import TunedCard, tuned_folder
 from mavis.comparison.checkpoints import Models
-from mavis.comparison.config import METHODS
+from mavis.comparison.config import METHODS, ParetoConfig
 
 NAMES, HALF = ("trial", "rival"), [(0.5, 0.5)]
 
@@ -180,3 +180,9 @@ def test_no_other_braces_than_those_of_the_seed():
     Models("runs/{seed}").check(NAMES)
     with pytest.raises(ValueError, match=r"folders may have \{seed\} in them, got \{sed\} in"):
         Models("runs/{sed}").check(NAMES)
+
+
+def test_models_are_those_of_the_options():
+    options = {"tuned": "dpo", "divergence": "alpha", "alpha": 0.5, "lora": True, "base": "b"}
+    options |= {"values": {"a": "v"}, "policies": {"a": "p"}, "runs": "r"}
+    assert Models.of(ParetoConfig(objectives="a", **options)) == Models(**options)

@@ -113,11 +113,7 @@ class PolicyTrainer:
         _, rewards = self._measured  # [B, M]
         weights = {scale.objective.name: scale.weight for scale in scales}
         weighted = rewards @ torch.tensor([weights.get(o.name, 0.0) for o in self.objectives])
-        spread = float(weighted[~weighted.isnan()].std())
-        if not spread > 0:
-            said = ", ".join(f"{w:g} × {n}" for n, w in weights.items())
-            raise ValueError(f"{said} is the same for all answers: there is nothing to learn.")
-        return spread
+        return float(weighted[~weighted.isnan()].std())
 
     @cached_property
     def _measured(self) -> tuple[list[Units], Tensor]:
@@ -150,8 +146,11 @@ class PolicyTrainer:
         """The config with the price in deviations of this reward, and with a learning rate."""
         large = self.reference.model.num_parameters() >= SMALL
         lr = self.config.default_lr(large) if self.config.lr is None else self.config.lr
-        eta = self.config.eta * (self.spread(scales) if scales else 1.0)
-        return replace(self.config, eta=eta, lr=lr)
+        spread = self.spread(scales) if scales else 1.0
+        if not spread > 0:
+            names = " and ".join(scale.objective.name for scale in scales)
+            raise ValueError(f"the weighted reward of {names} is constant: nothing to learn.")
+        return replace(self.config, eta=self.config.eta * spread, lr=lr)
 
     def _train(
         self, folder: Path, scales: tuple[WeightedReward, ...], settings: dict[str, Any]
