@@ -400,7 +400,7 @@ def test_a_trial_run_is_not_gone_on_from(tiny_fit, fit_words, tmp_path, capsys, 
 
 def test_packs_of_a_round_fit_the_module(tiny_fit, tiny_folder):
     """The trees on disk are what the module is trained on: values of a pack are finite."""
-    from mavis.storage import read_tree
+    from mavis.training.tree import read_tree
 
     policy = load({"trial": tiny_fit / "value"})
     row = rows(tiny_fit / "rollouts" / "round-1" / "train" / "made")[0]

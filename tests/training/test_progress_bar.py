@@ -21,10 +21,11 @@ class Says(Callback):
         del pl_module
         bar = trainer.progress_bar_callback
         assert isinstance(bar, Bar)
-        bar.refresh(hard=True)  # a frame now, whatever the time
+        assert bar.progress is not None
+        bar.progress.refresh()  # a frame now, whatever the time
         with aside(trainer):
             print("a result")
-        bar.refresh(hard=True)
+        bar.progress.refresh()
 
 
 @pytest.fixture
