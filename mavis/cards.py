@@ -76,15 +76,6 @@ class Card:
         except (OSError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{file} is no card of a {cls.KIND}: {error}") from error
 
-    def save(self, folder: Path) -> None:
-        """Write the card into a folder that is otherwise whole; people get it as README.md."""
-        (folder / "README.md").write_text(self.for_people(), encoding="utf-8")
-        write_json(folder / self.FILE, asdict(self))
-
-    def for_people(self) -> str:
-        """The card as text."""
-        raise NotImplementedError
-
     @classmethod
     def _entries(cls, content: Mapping[str, Any]) -> dict[str, Any]:
         """What a card's file holds, as the values of the fields."""
@@ -121,13 +112,22 @@ class TrainedCard(Card):
     settings: dict[str, Any] = field(default_factory=dict)
     measured: Any
 
+    def save(self, folder: Path) -> None:
+        """Write the card into a folder that is otherwise whole; people get it as README.md."""
+        (folder / "README.md").write_text(self.for_people(), encoding="utf-8")
+        write_json(folder / self.FILE, asdict(self))
+
+    def for_people(self) -> str:
+        """The card as text."""
+        raise NotImplementedError
+
     @classmethod
     def _entries(cls, content: Mapping[str, Any]) -> dict[str, Any]:
         """The same; cards of earlier versions have some entries among their settings only."""
         settings = content.get("settings") or {}
         shared = {n: settings[n] for n in SHARED if n in settings and not content.get(n)}
-        entries = super()._entries({**content, **shared})
-        return entries | {"measured": _numbers(entries.get("measured"))}
+        measured = {n: _numbers(content[n]) for n in ("measured",) if n in content}
+        return super()._entries({**content, **shared}) | measured
 
 
 SHARED = ("template_args", "reference_weights", "rewards")

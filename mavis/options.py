@@ -54,9 +54,10 @@ class Options:
         """Check the values as far as they can be without loading anything."""
         _ = self.names
         if self.prompts and self.prompts.isdecimal() and not existing(self.prompts):
+            counted = any(option.name == "num_prompts" for option in fields(self))
+            how = f"is given by --num_prompts {self.prompts}" if counted else "is no option here"
             raise ValueError(
-                f"prompts must be a data set, got {self.prompts}: a number of prompts is given by "
-                f"--num_prompts {self.prompts}, where a command takes one."
+                f"prompts must be a data set, got {self.prompts}: the number of prompts {how}."
             )
         at_least(1, max_tokens=self.max_tokens, rows=self.rows)
 

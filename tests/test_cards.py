@@ -63,6 +63,11 @@ def test_what_is_written_comes_back(kind, write, tmp_path):
     assert "humor" in (tmp_path / "README.md").read_text()
 
 
+def test_a_model_that_is_not_measured_yet(write):
+    content = {name: value for name, value in KINDS[ParmCard].items() if name != "measured"}
+    assert ParmCard.read(write(ParmCard, content)).measured == []
+
+
 def test_a_number_that_json_has_not_is_nan_again(write):
     assert math.isnan(TunedCard.read(write(TunedCard, KINDS[TunedCard])).measured["se"])
     assert math.isnan(ParmCard.read(write(ParmCard, KINDS[ParmCard])).measured[0]["kl"])

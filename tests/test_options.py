@@ -54,11 +54,14 @@ def test_settings_are_the_options_that_change_a_result(config):
             ["pareto", "--source=x"],
             "there is no option --source any more: it is called --prompts",
         ),
-        (["pareto", "--prompts", "200"], "got 200: a number of prompts is given by --num_prompts"),
+        (
+            ["pareto", "--prompts", "200"],
+            "the number of prompts is given by --num_prompts 200.",
+        ),
         (["tune", "--steps", "x"], "--steps: expected a whole number Given value: x"),
         (
             ["tune", "--objectives", "humor", "--prompts", "20"],
-            "must be a data set, got 20",
+            "the number of prompts is no option here.",
         ),
     ],
 )

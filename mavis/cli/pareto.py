@@ -1,4 +1,4 @@
-"""`mavis pareto`: sweep weightings and strengths over MAVIS and its rivals, and compare."""
+"""`mavis pareto`: sweep weightings and strengths over MAVIS and the baselines, and compare."""
 
 import json as jsonlib
 from dataclasses import asdict, replace
@@ -23,7 +23,7 @@ RESULTS = "results.json"
 
 
 def pareto(config: ParetoConfig) -> None:
-    """Sweep weightings over MAVIS and its rivals, and compare them at equal KL.
+    """Sweep weightings over MAVIS and the baselines, and compare them at equal KL.
 
     Without --reference, --template, --template_args and --prompts, the reference policy, its
     template and the prompts are those that the models were trained under, as their cards say. Of

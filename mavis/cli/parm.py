@@ -24,9 +24,9 @@ MEASURED_AT = 0.5  # 1/β_arm
 
 
 def parm(config: ParmConfig) -> None:
-    """Train one reward model that speaks for any preference among objectives: the rival PARM.
+    """Train one reward model that speaks for any preference among objectives: the baseline PARM.
 
-    Of one objective alone, it is GenARM.
+    For one objective alone, it is GenARM.
     """
     found = [find(name) for name in config.names]
     locate(config.reference, "reference")

@@ -4,7 +4,7 @@ import re
 from argparse import SUPPRESS
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from inspect import signature
+from inspect import Parameter, signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -61,9 +61,9 @@ def manner(words: Sequence[str]) -> tuple[list[str], Loudness, bool]:
 
 def call(function: Command, name: str, words: Sequence[str]) -> None:
     """Parse words by what a command takes, and call it."""
-    found, config = parser(function, name).parse_args(list(words)).as_dict(), config_of(function)
-    given = {key: found[key] for key in signature(config or function).parameters}
-    if config is None:
+    found = parser(function, name).parse_args(list(words)).as_dict()
+    given = {key: found[key] for key in parameters(function)}
+    if (config := config_of(function)) is None:
         function(**given)
     else:
         function(config(**given))
@@ -76,6 +76,11 @@ def config_of(function: Command) -> type[Options] | None:
     return kinds[0] if is_config else None
 
 
+def parameters(function: Command) -> Mapping[str, Parameter]:
+    """The options of a command, by their names."""
+    return signature(config_of(function) or function).parameters
+
+
 def parser(function: Command, name: str) -> "ArgumentParser":
     """The parser of a plain command; what it refuses, it raises as a ValueError.
 
@@ -86,8 +91,7 @@ def parser(function: Command, name: str) -> "ArgumentParser":
     from docstring_parser import parse
     from jsonargparse import ArgumentParser
 
-    config = config_of(function)
-    taken = signature(config or function).parameters
+    config, taken = config_of(function), parameters(function)
     renamed = config.RENAMED if config else {}
 
     class BriefParser(ArgumentParser):

@@ -12,7 +12,7 @@ from mavis.objective import find
 
 
 def tune(config: TuneConfig) -> None:
-    """Train policies for weighted objectives: the rivals of guided decoding."""
+    """Train policies for weighted objectives, as baselines for guided decoding."""
     objectives = tuple(find(name) for name in config.names)
     vectors = _vectors(config)
     config.source(objectives)
