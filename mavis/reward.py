@@ -10,7 +10,7 @@ import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mavis.classifier import ClassifierReward
 from mavis.objective import Objective, Reward, unfit
@@ -18,9 +18,12 @@ from mavis.returned import about, finished, numbers
 from mavis.thoughts import without_thought
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from torch import Tensor
 
 __all__ = ["ClassifierReward", "Reward", "Units", "described", "identity", "score", "with_thoughts"]
+
+Scores = TypeVar("Scores", "Tensor", "npt.NDArray[Any]")
 
 _RAISED = 300  # characters of what a reward raised
 _NOISE = 1e-6  # a standard deviation this small beside the mean is rounding
@@ -200,6 +203,6 @@ class Units:
             )
         return cls(mean, std)
 
-    def standard(self, scores: "Tensor") -> "Tensor":
-        """Rewards in standard units, float32, of any shape."""
-        return (scores.double() - self.mean).div(self.std).float()
+    def standard(self, scores: Scores) -> Scores:
+        """Rewards in standard units, of any shape, in the precision of the scores."""
+        return (scores - self.mean) / self.std

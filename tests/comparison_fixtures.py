@@ -16,10 +16,10 @@ from mavis.baselines.pblora import adapters
 from mavis.baselines.policy_card import TunedCard, tuned_folder
 from mavis.comparison.analysis import Analysis
 from mavis.comparison.checkpoints import Models
-from mavis.comparison.samples import NUMBERS, ScoredSamples
 from mavis.comparison.setting import Setting
 from mavis.comparison.sweep import Sweep
 from mavis.decoding.reference import ReferencePolicy
+from mavis.evaluation.samples import NUMBERS, ScoredSamples
 from mavis.objective import Objective
 from mavis.prompts import digest, read_prompts
 from mavis.reward import Units
@@ -36,6 +36,7 @@ def point(method, weights, strength, kl, gain, prompts, best_of=1):
     ease = np.random.default_rng(0).normal(0, 0.3, (prompts, 1, len(gain)))  # the prompts' own
     words = [[[1, 2, 3, 4 + p % 7, 5 + s] for s in range(best_of)] for p in range(prompts)]
     return ScoredSamples(
+        objectives=("humor", "helpfulness", "harmlessness")[: len(gain)],
         method=method,
         weights=tuple(weights),
         strength=strength,

@@ -16,8 +16,8 @@ from mavis.reward import described
 
 if TYPE_CHECKING:
     from mavis.comparison.result_format import Results
-    from mavis.comparison.samples import ScoredSamples
     from mavis.comparison.sweep import Sweep
+    from mavis.evaluation.samples import ScoredSamples
 
 RESULTS = "results.json"
 

@@ -75,7 +75,6 @@ def _train(
     from mavis.baselines.parm import new_arm, save_parm
     from mavis.baselines.parm_card import ParmCard
     from mavis.baselines.pblora import adapters
-    from mavis.baselines.train.data import measure_units
     from mavis.baselines.train.parm import train_arm
     from mavis.baselines.train.preferences import collect
     from mavis.evaluation.collect import collected
@@ -87,8 +86,7 @@ def _train(
     asked = _prompts(policy, settings, "train")[: config.num_prompts]
     held_out = _prompts(policy, settings, "validation")[: config.held_out]
     write_json(folder / SETTINGS, settings)
-    third = held_out[: -(-len(held_out) // 3)]
-    units, _ = measure_units(policy, objectives, third, config.best_of, length, seed, rows)
+    units = _units(policy, objectives, held_out, config)
     log = Tracking(str(folder), uri=config.tracking)
     log.log_hyperparams(settings)
     wall, answers = time.perf_counter(), folder / "answers"
@@ -121,6 +119,29 @@ def _train(
         settings=settings,
     )
     save_parm(arm, card, folder)
+
+
+def _units(
+    policy: "ReferencePolicy",
+    objectives: Sequence[Objective],
+    held_out: "Sequence[Prompt]",
+    config: ParmConfig,
+) -> "Sequence[Units]":
+    """Standard units of the objectives, by the reference's answers to a third of the prompts."""
+    from mavis.decoding.policy import GuidedPolicy
+    from mavis.decoding.request import SamplingParams
+    from mavis.evaluation.evaluate import evaluate
+
+    return evaluate(
+        GuidedPolicy(policy),
+        held_out[: -(-len(held_out) // 3)],
+        objectives,
+        SamplingParams(),
+        max_tokens=config.max_tokens,
+        n=config.best_of,
+        seed=config.seed,
+        rows=config.rows,
+    ).units
 
 
 def _prompts(policy: "ReferencePolicy", settings: dict[str, Any], split: str) -> "list[Prompt]":
@@ -158,29 +179,23 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """Rewards and KL at every corner of the simplex and in its middle, one answer a prompt."""
     from mavis.baselines.parm import guided_by
-    from mavis.prompts import plain
-    from mavis.reward import score
+    from mavis.decoding.request import SamplingParams
+    from mavis.evaluation.evaluate import evaluate
 
     policy, size = guided_by(reference, arm), len(objectives)
     points = [tuple(float(at == other) for other in range(size)) for at in range(size)]
     points += [(1 / size,) * size] if size > 1 else []
     found = []
     for point in points:
-        answers = policy.generate(
+        samples = evaluate(
+            policy,
             prompts,
-            dict(zip(arm.objectives, point, strict=True)),
-            beta=MEASURED_AT,
+            objectives,
+            SamplingParams(point, MEASURED_AT),
             max_tokens=max_tokens,
             seed=seed + 1,  # not the draws that the units were measured on
             rows=rows,
         )
-        asked, said = [plain(a.prompt) for a in answers], [a.text for a in answers]
-        rewards = {
-            o.name: u.standard(score(o.name, o.reward, asked, said, o.scores_thoughts))
-            .nanmean()
-            .item()
-            for o, u in zip(objectives, units, strict=True)
-        }
-        kl = sum(a.kl for a in answers) / len(answers)
+        rewards, kl = samples.mean_rewards(units), samples.summary["kl"]
         found.append({"preference": point, "beta": MEASURED_AT, "reward": rewards, "kl": kl})
     return found

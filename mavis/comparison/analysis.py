@@ -1,4 +1,9 @@
-"""The points of a sweep, in standard units, and what they say at one KL."""
+"""The points of a sweep, in standard units, and what they say at one KL.
+
+An interval over prompts says nothing of the luck of a training: with models from another seed,
+everything may come out a little differently. So a sweep over several seeds is also read once for
+each, at equal KL, in the same units and above the same reference point.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,14 +12,22 @@ from functools import cached_property
 import numpy as np
 
 from mavis.comparison.indicators import AtEqualKL
-from mavis.comparison.kl_matching import PerPrompt, RewardsAtKL, at_kl, best_of_n, stand
 from mavis.comparison.preferences import Weighting
-from mavis.comparison.samples import Array, ScoredSamples
 from mavis.evaluation.bootstrap import means, resamples
-from mavis.evaluation.metrics import analytic_kl
+from mavis.evaluation.kl_matching import (
+    PerPrompt,
+    RewardsAtKL,
+    analytic_kl,
+    at_kl,
+    stand,
+)
+from mavis.evaluation.samples import Array, ScoredSamples
 from mavis.reward import Units
 
 RESAMPLES = 1000
+BY_SEED = ("hypervolume", "weighted_gain")  # the indicators that are shown seed by seed
+
+Replicate = dict[str, dict[str, float]]  # method -> indicator -> value
 
 
 @dataclass(frozen=True)
@@ -51,18 +64,11 @@ class Analysis:
     @cached_property
     def units(self) -> list[Units]:
         """Mean and standard deviation of π_ref's rewards on these prompts, by objective."""
-        rewards = self.plain.rewards
-        return list(self.given) or [
-            Units.measure(rewards[..., m].ravel().tolist(), name)
-            for m, name in enumerate(self.objectives)
-        ]
+        return list(self.given) or self.plain.units
 
     def standard(self, point: ScoredSamples) -> Array:
         """A point's rewards in standard units [P, S, M]."""
-        mean = np.array([units.mean for units in self.units])
-        std = np.array([units.std for units in self.units])
-        found: Array = (point.rewards - mean) / std
-        return found
+        return point.standard(self.units)
 
     def stand(self, point: ScoredSamples) -> PerPrompt:
         """A point, prompt by prompt."""
@@ -80,14 +86,13 @@ class Analysis:
             readings["best_of"] = [
                 at_kl(self.best_curve(weights), self.kl, counts) for weights in self.weightings
             ]
-        baseline = RewardsAtKL(mean(start.rewards), means(start.rewards, counts))
+        baseline = RewardsAtKL(start.mean_rewards, means(start.rewards, counts))
         return AtEqualKL(self.kl, self.weightings, baseline, readings, self.corner)
 
     def best_curve(self, weights: Weighting) -> list[PerPrompt]:
-        """Best-of-N for N = 1, 2, 3 …; N = 1 is where all curves start."""
+        """Best-of-N for N = 1, 2, 3 …; N = 1 is where all curves start, if no reward abstains."""
         assert self.best_of is not None
-        cost = self.best_of.numbers["kl_truncation"]
-        return best_of_n(self.standard(self.best_of), cost, weights)
+        return self.best_of.best_of_n(self.units, weights)
 
     def nearest(self, method: str) -> list[ScoredSamples]:
         """For each weighting, the point of a method whose KL is nearest to the one compared at."""
@@ -102,13 +107,13 @@ class Analysis:
 
         One for each seed, of N answers that begin at another place: the sets may overlap.
         """
-        away = [abs(s.kl.mean() - self.kl) for s in self.best_curve(weights)]
+        away = [abs(point.mean_kl - self.kl) for point in self.best_curve(weights)]
         n, size = int(np.argmin(away)) + 1, many.rewards.shape[1]
-        weighted = (self.standard(many) * np.asarray(weights)).sum(-1)  # [P, size]
-        weighted = np.where(np.isfinite(weighted), weighted, -np.inf)
+        scores = self.standard(many) @ np.asarray(weights)  # [P, size]
+        scores = np.where(np.isfinite(scores), scores, -np.inf)  # who abstained is chosen last
         seeds = self.reference.rewards.shape[1]
         sets = [(np.arange(n) + seed * size // seeds) % size for seed in range(seeds)]
-        best = np.stack([one[weighted[:, one].argmax(1)] for one in sets], axis=1)  # [P, S]
+        best = np.stack([one[scores[:, one].argmax(1)] for one in sets], axis=1)  # [P, S]
         numbers = {k: np.take_along_axis(v, best, axis=1) for k, v in many.numbers.items()}
         kl = analytic_kl(n) + numbers["kl_truncation"]
         return replace(
@@ -122,8 +127,33 @@ class Analysis:
         )
 
 
-def mean(values: Array) -> Array:
-    """Mean over prompts [M]."""
-    (found,) = means(values, np.ones((1, len(values)), dtype=np.int64))
-    average: Array = found
-    return average
+def replicates(findings: Analysis, corner: Sequence[float] | None) -> list[Replicate]:
+    """The indicators of every seed by itself.
+
+    Args:
+        findings: of all seeds.
+        corner: the reference point of the hypervolume [M]; None: it is undefined.
+
+    Returns:
+        for each seed, the methods that get to the KL at every weighting; empty for one seed, which
+        has nothing beside it.
+    """
+    seeds = findings.reference.rewards.shape[1]
+    return [_of(findings, seed, corner) for seed in range(seeds)] if seeds > 1 else []
+
+
+def _of(findings: Analysis, seed: int, corner: Sequence[float] | None) -> Replicate:
+    one = replace(
+        findings,
+        reference=findings.best_of or findings.reference.only(seed),  # the same start for all
+        best_of=None,  # it has no seed's models
+        curves={
+            method: [[point.only(seed) for point in curve] for curve in curves]
+            for method, curves in findings.curves.items()
+        },
+        corner=corner,
+        given=findings.units,
+    )
+    standing = one.standing(resampled=1)
+    shown = BY_SEED if corner is not None else BY_SEED[1:]
+    return {m: {n: standing.value(m, n) for n in shown} for m in standing.methods}

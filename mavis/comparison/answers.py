@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mavis.comparison.analysis import Analysis
 from mavis.comparison.preferences import label
-from mavis.comparison.samples import ScoredSamples
+from mavis.evaluation.samples import ScoredSamples
 from mavis.storage import legal, write_whole
 
 ANSWERS = "answers"  # the folder of all

@@ -11,9 +11,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from mavis.comparison.kl_matching import RewardsAtKL
 from mavis.evaluation import pareto
 from mavis.evaluation.bootstrap import Interval, difference, interval, ratio
+from mavis.evaluation.kl_matching import RewardsAtKL
 
 Array = npt.NDArray[np.float64]
 # rewards [W, M], the reference policy's [M], the front of all methods [F, M] -> a number

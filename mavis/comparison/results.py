@@ -9,12 +9,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from mavis.comparison.analysis import Analysis, mean
+from mavis.comparison.analysis import Analysis, replicates
 from mavis.comparison.contamination import Checks
 from mavis.comparison.indicators import INDICATORS, AtEqualKL
-from mavis.comparison.kl_matching import RewardsAtKL
 from mavis.comparison.provenance import Cost
-from mavis.comparison.replicates import replicates
 from mavis.comparison.result_format import (
     Estimate,
     Lead,
@@ -24,8 +22,9 @@ from mavis.comparison.result_format import (
     Results,
     Sample,
 )
-from mavis.comparison.samples import ScoredSamples
 from mavis.evaluation.bootstrap import Interval, interval
+from mavis.evaluation.kl_matching import RewardsAtKL
+from mavis.evaluation.samples import ScoredSamples
 
 AHEAD = "mavis"  # whose lead over every other method is worked out
 SHOWN = 4  # prompts whose answers are shown
@@ -60,7 +59,7 @@ def results(
         "hypervolume_undefined": _undefined(standing, findings.objectives),
         "reference": {
             **_point(findings, findings.reference),
-            "rewards": mean(findings.stand(findings.plain).rewards).tolist(),
+            "rewards": findings.stand(findings.plain).mean_rewards.tolist(),
         },
         "methods": {
             m: _method(findings, standing, m, near[m], costs.get(m), speeds.get(m))
@@ -147,7 +146,7 @@ def _rewards(reading: RewardsAtKL | None) -> list[Estimate] | None:
 
 
 def _point(findings: Analysis, point: ScoredSamples) -> Point:
-    rewards = mean(findings.stand(point).rewards).tolist()
+    rewards = findings.stand(point).mean_rewards.tolist()
     found = {"strength": point.strength, "rewards": rewards, **point.summary}
     return cast(Point, found)
 
@@ -166,8 +165,8 @@ def _best_curves(findings: Analysis) -> list[list[Point]]:
             [
                 {
                     "strength": n,
-                    "kl": float(curve[n - 1].kl.mean()),
-                    "rewards": mean(curve[n - 1].rewards).tolist(),
+                    "kl": curve[n - 1].mean_kl,
+                    "rewards": curve[n - 1].mean_rewards.tolist(),
                 }
                 for n in powers
             ]

@@ -1,27 +1,25 @@
-"""The ground that methods are compared on: prompts, draws, candidates, rewards, the same for all.
+"""The setting that methods are compared in: prompts, draws, candidates, rewards, equal for all.
 
-There is one function that answers and one that scores, so no method can be scored on other text.
+All of them answer and are scored by `evaluate`, so no method can be scored on other text.
 """
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from mavis.comparison.methods import Chosen
 from mavis.comparison.preferences import Weighting
-from mavis.comparison.samples import NUMBERS, Array, ScoredSamples
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import SamplingParams
-from mavis.evaluation.collect import PER_SCORING
+from mavis.evaluation.collect import Collector
+from mavis.evaluation.evaluate import evaluate
+from mavis.evaluation.samples import ScoredSamples, side_by_side
 from mavis.objective import Objective
-from mavis.prompts import Prompt, digest, plain
-from mavis.reward import identity, score
-from mavis.storage import chunks
+from mavis.prompts import Prompt, digest
+from mavis.reward import identity
 
 TIMED = 64  # prompts whose answers are timed
 
@@ -95,34 +93,23 @@ class Setting:
             choose: the policy of each seed.
             n: answers to a prompt from one seed; more than 1 makes the S axis of one seed's.
         """
-        started = time.perf_counter()
-        many = len(self.prompts)
-        columns = []
+        parts = []
         for seed in range(self.seeds if n == 1 else 1):
             policy, vector = choose(seed)
             sampling = SamplingParams(vector, strength, self.temperature, self.top_k)
-            limits, draws = [self.max_tokens] * many, [seed] * many
-            answers = policy.sample(self.prompts, [sampling] * many, limits, draws, n, self.rows)
-            columns.append(answers)
-        seconds = time.perf_counter() - started
-        if n == 1:
-            grid = [list(answers) for answers in zip(*columns, strict=True)]  # [P][S]
-        else:
-            grid = [list(part) for part in chunks(columns[0], n)]
-        texts = [[answer.text for answer in answers] for answers in grid]
-        return ScoredSamples(
-            method=method,
-            weights=weights,
-            strength=strength,
-            responses=texts,
-            tokens=[[answer.tokens for answer in answers] for answers in grid],
-            rewards=self._rewards(texts),
-            numbers={
-                name: np.array([[getattr(a, name) for a in answers] for answers in grid])
-                for name in NUMBERS
-            },
-            seconds=seconds,
-        )
+            samples = evaluate(
+                policy,
+                self.prompts,
+                self.objectives,
+                sampling,
+                max_tokens=self.max_tokens,
+                n=n,
+                seed=seed,
+                rows=self.rows,
+                collector=Collector(bars=False),  # a sweep has one already
+            )
+            parts.append(samples)
+        return replace(side_by_side(parts), method=method, weights=weights, strength=strength)
 
     def speed(self, chosen: Chosen, strength: float) -> float:
         """Tokens per CPU second of a policy, answering the first prompts."""
@@ -135,22 +122,3 @@ class Setting:
             some, [sampling] * count, [self.max_tokens] * count, [0] * count, rows=self.rows
         )
         return sum(len(a.tokens) for a in answers) / max(time.process_time() - began, 1e-9)
-
-    def _rewards(self, texts: Sequence[Sequence[str]]) -> Array:
-        """Every objective's reward of every answer [P, S, M]: the one place where any is scored."""
-        prompts = [
-            plain(p) for p, answers in zip(self.prompts, texts, strict=True) for _ in answers
-        ]
-        replies = [text for answers in texts for text in answers]
-        rows = list(zip(prompts, replies, strict=True))
-        columns = []
-        for objective in self.objectives:
-            scores: list[float] = []
-            for some in chunks(rows, PER_SCORING):
-                asked, said = ([row[side] for row in some] for side in (0, 1))
-                scores += score(
-                    objective.name, objective.reward, asked, said, objective.scores_thoughts
-                ).tolist()
-            columns.append(scores)
-        rewards: Array = np.array(columns, dtype=np.float64).T
-        return rewards.reshape(len(texts), -1, len(self.objectives))

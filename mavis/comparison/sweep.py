@@ -16,17 +16,18 @@ from mavis.baselines.policy_guides import check_policy
 from mavis.classifier import ClassifierReward
 from mavis.comparison.checkpoints import Models
 from mavis.comparison.methods import Chosen, MethodModels, served
-from mavis.comparison.preferences import Weighting
+from mavis.comparison.preferences import Weighting, label
 from mavis.comparison.provenance import identity, tokenizer
-from mavis.comparison.samples import POINTS, ScoredSamples, place
 from mavis.comparison.setting import Setting
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import SamplingParams
+from mavis.evaluation.samples import ScoredSamples
 from mavis.hub import lasting, locate
 from mavis.storage import check_same, read_json, write_json
 
 SETTINGS, SPEED = "sweep.json", "speed.json"
+POINTS = "points"  # the folder of all
 RULE = "--divergence"  # beside the models of mod; no objective has such a name
 BASE = "--base"  # beside the models of those that may be adapters
 POLICIES = {"mod", "soup", "morlhf"}
@@ -151,7 +152,7 @@ class Sweep:
         file = place(self.folder, method, weights, strength, names)
         if _damaged(file, ScoredSamples.load):
             point = self.ground.point(method, weights, strength, choose, n)
-            point.save(file, self.ground.names)
+            point.save(file)
         return ScoredSamples.load(file)
 
 
@@ -172,6 +173,11 @@ def reach(make: Callable[[float], ScoredSamples], start: float, kl: float) -> li
             last = make(start * RUNG ** (way * rung))
             points.append(last)
     return sorted(points, key=lambda point: point.strength)
+
+
+def place(folder: Path, method: str, weights: Weighting, strength: float, names: list[str]) -> Path:
+    """The file of a point."""
+    return folder / POINTS / method / f"{label(weights, names)}@{strength:.4g}.parquet"
 
 
 def _damaged(file: Path, read: Callable[[Path], object]) -> bool:

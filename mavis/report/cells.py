@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
+from mavis.comparison.analysis import BY_SEED
 from mavis.comparison.indicators import INDICATORS
-from mavis.comparison.replicates import SHOWN as SEEDED
 from mavis.comparison.result_format import Estimate, MethodResults, Results
 from mavis.comparison.results import AHEAD
 from mavis.report import text
@@ -125,7 +125,7 @@ def paired(found: Results) -> Table:
 def by_seed(found: Results) -> Table:
     """The indicators of every seed by itself, and MAVIS's in those of each rival."""
     seeds, methods = found["by_seed"], ordered(found)
-    names = SEEDED[1:] if found.get("hypervolume_undefined") else SEEDED
+    names = BY_SEED[1:] if found.get("hypervolume_undefined") else BY_SEED
     columns = [(name, at) for name in names for at in range(len(seeds))]
 
     def value(method: str, name: str, at: int) -> float:

@@ -15,9 +15,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from mavis.checksums import check
 from mavis.decoding.model_card import read_card
 from mavis.evaluation.collect import collected
-from mavis.evaluation.metrics import Sample, at_kl, summary
+from mavis.evaluation.kl_matching import at_kl
+from mavis.evaluation.metrics import distinct, mean_reward
+from mavis.evaluation.samples import ScoredSamples
 from mavis.loudness import quiet, verbose
-from mavis.prompts import digest
+from mavis.prompts import digest, plain
 from mavis.reward import described
 from mavis.storage import read_json, write_json, write_whole
 from mavis.tracking.mlflow_logger import Tracking
@@ -29,6 +31,7 @@ from mavis.training.progress_bar import aside
 from mavis.training.run_settings import LAST, METRICS
 
 VALUE = "value"
+SUMMARY = ("kl", "kl_sampled", "kl_truncation", "length", "distinct_3", "repetition")
 SEEN = "prompts.json"  # digests of the prompts that a value model was trained on
 
 
@@ -138,7 +141,7 @@ class Rounds(Callback):
         data: RolloutDataModule,
         module: ValueModule,
         entry: dict[str, Any],
-        guided: list[Sample],
+        guided: ScoredSamples,
         trainer: Trainer,
     ) -> None:
         """Write metrics, value model and plots; track them; say a line."""
@@ -200,30 +203,33 @@ def _save(data: RolloutDataModule, module: ValueModule, entry: dict[str, Any]) -
 
 def _measure(
     trainer: Trainer, module: ValueModule, split: str, folder: Path
-) -> tuple[dict[str, Any], list[Sample]]:
+) -> tuple[dict[str, Any], ScoredSamples]:
     """What the policy comes to on the prompts of a split, and its answers to them."""
     with aside(trainer):
         guided = module.data.evaluate(module.network, split, folder)
-        baseline, curve = module.data.baseline(split)
+        baseline = module.data.baseline(split)
     entry = _entry(module.data, guided, baseline, trainer)
-    return entry | {"best_of_n_at_kl": at_kl(curve, entry["kl"])}, guided
+    best = at_kl(baseline.best_of_n([module.data.units], [1.0]), entry["kl"])
+    return entry | {"best_of_n_at_kl": None if best is None else float(best.rewards[0])}, guided
 
 
 def _entry(
-    data: RolloutDataModule, guided: list[Sample], baseline: list[Sample], trainer: Trainer
+    data: RolloutDataModule, guided: ScoredSamples, baseline: ScoredSamples, trainer: Trainer
 ) -> dict[str, Any]:
     """What `metrics.json` says of a round."""
-    reference = summary(baseline[:: max(1, len(baseline) // len(guided))][: len(guided)])
-    everything = summary(baseline)
+    reference = mean_reward(baseline.standard([data.units]))
+    tokens = [answer for answers in baseline.tokens for answer in answers]
+    as_many = tokens[:: max(1, len(tokens) // len(guided.tokens))][: len(guided.tokens)]
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return {
         "round": data.round,
-        **summary(guided),
-        "reward_reference": everything["reward"],
-        "reward_reference_se": everything["reward_se"],
-        "length_reference": everything["length"],
-        "distinct_3_reference": reference["distinct_3"],
-        "repetition_reference": everything["repetition"],
+        **mean_reward(guided.standard([data.units])),
+        **{name: guided.summary[name] for name in SUMMARY},
+        "reward_reference": reference["reward"],
+        "reward_reference_se": reference["reward_se"],
+        "length_reference": baseline.summary["length"],
+        "distinct_3_reference": distinct(as_many, 3),
+        "repetition_reference": baseline.summary["repetition"],
         **data.facts,
         "r2": logged.get("r2", math.nan),
         "val_loss": logged.get("val_loss", math.nan),
@@ -241,30 +247,27 @@ def _line(entry: dict[str, Any]) -> str:
     )
 
 
-def _table(data: RolloutDataModule, guided: list[Sample], count: int = 50) -> list[dict[str, Any]]:
+def _table(data: RolloutDataModule, guided: ScoredSamples, count: int = 50) -> list[dict[str, Any]]:
     """Prompts with the reference's answer and the guided one."""
-    baseline, _ = data.baseline("validation")
-    return [
-        {
-            "prompt": new.prompt,
-            "reference": old.response,
-            "guided": new.response,
-            "reward_reference": old.reward,
-            "reward_guided": new.reward,
-        }
-        for old, new in zip(baseline[:: data.best_of], guided, strict=False)
-    ][:count]
+    columns = [[plain(prompt) for prompt in data.prompts["validation"][:count]]]
+    both = (data.baseline("validation"), guided)
+    columns += [[texts[0] for texts in one.responses] for one in both]
+    columns += [one.standard([data.units])[:, 0, 0].tolist() for one in both]
+    names = ("prompt", "reference", "guided", "reward_reference", "reward_guided")
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=False)]
 
 
 def _plots(
     data: RolloutDataModule,
     module: ValueModule,
     entries: list[dict[str, Any]],
-    guided: list[Sample],
+    guided: ScoredSamples,
 ) -> list[Path]:
     name = data.objective.name
-    baseline, curve = data.baseline("validation")
-    before, after = [s.reward for s in baseline], [s.reward for s in guided]
+    samples = (data.baseline("validation"), guided)
+    before, after = (one.standard([data.units]).ravel().tolist() for one in samples)
+    points = enumerate(samples[0].best_of_n([data.units], [1.0]), 1)
+    curve = [(n, point.mean_kl, float(point.mean_rewards[0])) for n, point in points]
     pictures = [
         plots.reward_kl(data.folder / "reward_kl.png", entries, curve, name),
         plots.reward_histograms(data.folder / "rewards.png", before, after, name),

@@ -14,12 +14,14 @@ from mavis.decoding.prompt_filter import check_enough, fitting_prompts
 from mavis.decoding.reference import ReferencePolicy, spare_threads
 from mavis.decoding.request import SamplingParams
 from mavis.decoding.value_model import ValueModel, decoding
-from mavis.evaluation.collect import Collector, World, standard_samples
-from mavis.evaluation.metrics import Point, Sample, best_of_n
+from mavis.evaluation.collect import Collector, World
+from mavis.evaluation.evaluate import evaluate
+from mavis.evaluation.samples import ScoredSamples
 from mavis.objective import find
 from mavis.prompts import BadRow, Prompt
 from mavis.reward import Units
-from mavis.storage import Row, write_json
+from mavis.storage import write_json
+from mavis.training.collect import collect_trees
 from mavis.training.packing import Batch, Pack, batches, loader, round_packs
 from mavis.training.progress_bar import aside
 from mavis.training.rollout import Shape
@@ -113,7 +115,7 @@ class RolloutDataModule(LightningDataModule):
         self.round = 0  # the round that is under way; finished ones are in the checkpoint
         self.facts: dict[str, float] = {}  # of the round's trees
         self._loaders: dict[int, DataLoader[Batch]] = {}
-        self._answered: dict[str, list[list[Row]]] = {}  # of the reference policy, by split
+        self._baselines: dict[str, ScoredSamples] = {}  # by split
 
     @property
     def folder(self) -> Path:
@@ -144,12 +146,12 @@ class RolloutDataModule(LightningDataModule):
         """Collects this process's share."""
         assert self.trainer is not None
         meet = self.trainer.strategy.barrier
-        crew = World(self.trainer.global_rank, self.trainer.world_size, meet)
-        return Collector(self.objective, crew, self.rows, (self.folder / "metrics.json").is_file())
+        world = World(self.trainer.global_rank, self.trainer.world_size, meet)
+        return Collector(world, (self.folder / "metrics.json").is_file())
 
     def setup(self, stage: str) -> None:
         """Read and check every prompt, and have the reference policy answer the held-out ones."""
-        check_reference(self.folder, self.reference, self.collector.crew.rank == 0)
+        check_reference(self.folder, self.reference, self.collector.world.rank == 0)
         splits = ("train", "validation", "test") if stage == "test" else ("train", "validation")
         self.prompts = {split: self._read(split) for split in splits}
         for split in splits[1:]:
@@ -164,27 +166,40 @@ class RolloutDataModule(LightningDataModule):
     @cached_property
     def units(self) -> Units:
         """The reward's mean and standard deviation over the reference policy's answers."""
-        answers = self._answers("validation")
-        return Units.measure([r["reward"] for rows in answers for r in rows], self.objective.name)
+        (units,) = self.baseline("validation").units
+        return units
 
-    def baseline(self, split: str) -> tuple[list[Sample], list[Point]]:
-        """The reference policy's answers to held-out prompts, and its best-of-N curve."""
-        samples = standard_samples(self._answers(split), self.units)
-        pairs = np.array([(sample.reward, sample.kl_truncation) for sample in samples])
-        return samples, best_of_n(*pairs.T.reshape(2, -1, self.best_of))
+    def baseline(self, split: str) -> ScoredSamples:
+        """The reference policy's answers to the first third of the held-out prompts."""
+        if split not in self._baselines:
+            prompts = self.prompts[split][: -(-self.held_out // 3)]
+            folder, policy = self.folder / "reference" / split, GuidedPolicy(self.reference)
+            samples = self._evaluate(policy, prompts, folder, self.seed, self.best_of)
+            self._baselines[split] = samples
+        return self._baselines[split]
 
-    def evaluate(self, network: ValueModel, split: str, folder: Path) -> list[Sample]:
+    def evaluate(self, network: ValueModel, split: str, folder: Path) -> ScoredSamples:
         """The guided policy's answers to held-out prompts, one each; kept in `folder`."""
-        with decoding(network):
-            rows = self.collector.samples(
-                folder,
-                GuidedPolicy(self.reference, (network,)),
-                self.prompts[split][: self.held_out],
-                self.sampling((1.0,)),
-                self.max_tokens,
-                self.seed + 1,  # not the draws that the units were measured on
-            )
-        return standard_samples(rows, self.units)
+        policy = GuidedPolicy(self.reference, (network,))
+        prompts = self.prompts[split][: self.held_out]
+        with decoding(network):  # not the draws that the units were measured on
+            return self._evaluate(policy, prompts, folder, self.seed + 1)
+
+    def _evaluate(
+        self, policy: GuidedPolicy, prompts: Sequence[Prompt], folder: Path, seed: int, n: int = 1
+    ) -> ScoredSamples:
+        return evaluate(
+            policy,
+            prompts,
+            [self.objective],
+            self.sampling((1.0,) * len(policy.objectives)),
+            max_tokens=self.max_tokens,
+            n=n,
+            seed=seed,
+            rows=self.rows,
+            folder=folder,
+            collector=self.collector,
+        )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The round's packs, in batches; a process gets as many as every other one."""
@@ -192,12 +207,12 @@ class RolloutDataModule(LightningDataModule):
         if round_ not in self._loaders:
             trees = self._grow("train", round_)
             groups = batches(self._packs(trees), self.batch_tokens, (self.seed, round_))
-            crew = self.collector.crew
-            even = len(groups) // crew.size * crew.size  # every rank gets as many
+            world = self.collector.world
+            even = len(groups) // world.size * world.size  # every rank gets as many
             self._grow("validation", round_)  # while the policy is the round's
             if even == 0:
-                raise ValueError(f"data.trees is too small for {crew.size} processes.")
-            mine = groups[crew.rank : even : crew.size]
+                raise ValueError(f"data.trees is too small for {world.size} processes.")
+            mine = groups[world.rank : even : world.size]
             self._loaders = {round_: loader(mine, (self.seed, round_))}
         return self._loaders[round_]
 
@@ -223,7 +238,7 @@ class RolloutDataModule(LightningDataModule):
         """As many prompts of a split as the run needs, in the seed's order."""
         held_out = max(self.held_out, VALIDATION_TREES)
         wanted = self.rounds * self.trees if split == "train" else held_out
-        quiet = self.collector.crew.rank > 0
+        quiet = self.collector.world.rank > 0
         room = (self.source, split, self.column, self.max_tokens, self.seed, wanted)
         rows = self.on_bad_row
         try:
@@ -231,23 +246,6 @@ class RolloutDataModule(LightningDataModule):
         except BadRow as error:
             said = f"{error} Leave such rows out by --data.on_bad_row skip."
             raise BadRow(said) from error
-
-    def _answers(self, split: str) -> list[list[Row]]:
-        """The reference policy's answers, collected by all processes the first time."""
-        if split not in self._answered:
-            self._answered[split] = self._answer(split)
-        return self._answered[split]
-
-    def _answer(self, split: str) -> list[list[Row]]:
-        return self.collector.samples(
-            self.folder / "reference" / split,
-            GuidedPolicy(self.reference),
-            self.prompts[split][: -(-self.held_out // 3)],
-            self.sampling(()),
-            self.max_tokens,
-            self.seed,
-            self.best_of,
-        )
 
     def _grow(self, split: str, round_: int) -> list[Tree]:
         """A round's trees on a split, from disk as far as they are there."""
@@ -257,13 +255,16 @@ class RolloutDataModule(LightningDataModule):
         folder = self.folder / "rollouts" / f"round-{round_}" / split
         policy = GuidedPolicy(self.reference, (network,) if round_ else ())
         with aside(self.trainer), decoding(network):
-            trees = self.collector.trees(
+            trees = collect_trees(
+                self.collector,
                 folder,
                 policy,
                 self._chosen(split, round_),
+                self.objective,
                 self.shapes[min(round_, 1)],
                 self.sampling((1.0,) * len(policy.objectives)),
                 (self.seed, round_),
+                self.rows,
             )
         facts = {
             "trees": len(trees),

@@ -60,7 +60,7 @@ def round_packs(trees: Sequence[Tree], units: Units, eta: float, cap: int) -> li
     packs: list[Pack] = []
     families = 0
     for tree in trees:
-        rewards = ((tree.rewards - units.mean) / units.std).astype(np.float32)
+        rewards = units.standard(tree.rewards).astype(np.float32)
         packs += pack_tree(tree, soft_targets(tree, rewards, eta), cap, families)
         families += len(tree.parent)
     return packs

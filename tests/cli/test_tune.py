@@ -14,8 +14,15 @@ from mavis.baselines.train import tune as bench_module
 from mavis.baselines.train.config import TuneConfig
 from mavis.baselines.train.run import last_checkpoint
 from mavis.cli.tune import tune
+from mavis.comparison.checkpoints import Models
+from mavis.comparison.methods import open_method
+from mavis.comparison.preferences import told
+from mavis.comparison.setting import Setting
 from mavis.decoding.policy import GuidedPolicy
+from mavis.decoding.prompt_filter import fitting_prompts
 from mavis.decoding.reference import ReferencePolicy
+from mavis.evaluation.evaluate import evaluate
+from mavis.objective import find
 from mavis.prompts import digest
 
 pytest.importorskip("trl")
@@ -256,7 +263,7 @@ def test_a_model_that_never_ends_is_refused_at_once(tiny_tune, tiny_folder, tmp_
         config.eos_token_id = None
     reference.model.save_pretrained(tmp_path / "base")
     reference.tokenizer.save_pretrained(tmp_path / "base")
-    monkeypatch.setattr(bench_module, "measure_units", None)
+    monkeypatch.setattr(bench_module, "evaluate", None)
     with pytest.raises(ValueError, match=f"{tmp_path / 'base'} has no end-of-text token"):
         tiny_tune("rloo", reference=str(tmp_path / "base"))
 
@@ -266,7 +273,7 @@ def test_killed_while_it_is_measured_it_does_not_train_again(tiny_tune, monkeypa
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("mavis.baselines.train.tune.examine", dies)
+        patch.setattr("mavis.baselines.train.tune.PolicyTrainer._measure", dies)
         with pytest.raises(Killed):
             tiny_tune("grpo", steps=3)
     monkeypatch.setattr("mavis.baselines.train.callback.TrainingWatch.on_step_end", dies)
@@ -295,18 +302,35 @@ def test_weights_that_cancel_each_other_are_refused(tiny_tune):
 
 
 def test_a_policy_is_measured_on_other_draws_than_its_units(tiny_tune, monkeypatch):
-    seeds = {}
-    for name, at in (("measure_units", 5), ("examine", 5)):
-        real = getattr(bench_module, name)
+    seeds = []
 
-        def spy(*given, name=name, at=at, real=real):
-            seeds[name] = given[at]
-            return real(*given)
+    def spy(*given, seed, **more):
+        seeds.append(seed)
+        return evaluate(*given, seed=seed, **more)
 
-        monkeypatch.setattr(bench_module, name, spy)
+    monkeypatch.setattr(bench_module, "evaluate", spy)
     tiny_tune("rloo", seed=3)
-    assert seeds["measure_units"] == 3
-    assert seeds["examine"] != 3
+    assert seeds == [3, 4]
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_tuned_policy_has_one_kl_whoever_reports_it(lora, tiny_tune, tiny_folder):
+    """That of `mavis tune` is the one of MORLHF in `mavis pareto`, and so are the rewards."""
+    folder = tiny_tune("rloo", lora=lora, steps=4)
+    card = TunedCard.read(folder)
+    reference = ReferencePolicy.load(str(tiny_folder / "reference"))
+    prompts = fitting_prompts(reference, str(tiny_folder / "prompts"), "validation", None, 6, 0)
+    ground = Setting(reference, (find("trial"),), prompts[:4], 2, 4, 6, 1.0, 40, 8)
+    names, weights = ("trial",), (1.0,)
+    places = {told(weights, names): folder}
+    method = open_method("morlhf", reference, names, Models(""), places)
+    assert method.strength == 1.0
+    point = ground.point("morlhf", weights, 1.0, lambda _: method.open(weights))
+    same = point.only(1)  # what is tuned under seed 0 is measured under seed 1
+    assert card.measured["kl"] == pytest.approx(same.kl.mean(), abs=1e-5)
+    assert card.measured["trial"] == pytest.approx(same.mean_rewards(card.units)["trial"], abs=1e-5)
+    assert card.measured["length"] == same.summary["length"]
+    assert card.measured["kl"] > 1e-4
 
 
 def test_a_grid_trains_a_policy_for_each_vector(tiny_tune, tmp_path, capsys):

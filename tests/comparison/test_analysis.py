@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from mavis.comparison.analysis import replicates
 from mavis.comparison.contamination import Checks
-from mavis.comparison.replicates import replicates
 from mavis.comparison.results import results
-from mavis.evaluation.metrics import analytic_kl
+from mavis.evaluation.kl_matching import analytic_kl
 from mavis.reward import Units
 
 LUCK = np.array([0.7, -0.3])

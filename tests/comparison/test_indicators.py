@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mavis.comparison.indicators import INDICATORS, AtEqualKL
-from mavis.comparison.kl_matching import RewardsAtKL
 from mavis.evaluation import pareto
+from mavis.evaluation.kl_matching import RewardsAtKL
 
 WEIGHTS = [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)]
 GOOD = np.array([[2.0, -1.0], [1.2, 1.2], [-1.0, 2.0]])

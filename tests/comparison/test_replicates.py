@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mavis.comparison.replicates import replicates
+from mavis.comparison.analysis import replicates
 
 
 def with_seeds(point, shifts):

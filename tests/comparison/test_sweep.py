@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from mavis.comparison import sweep as sweep_module
 from mavis.comparison.checkpoints import Models
-from mavis.comparison.samples import ScoredSamples
 from mavis.comparison.setting import Setting
 from mavis.comparison.sweep import reach
+from mavis.evaluation.samples import ScoredSamples
 from mavis.objective import Objective
 from mavis.storage import read_json
 
@@ -72,7 +72,7 @@ def test_strength_is_swept_past_the_kl(sweep, method):
 def test_reach_goes_on_until_every_seed_has_passed():
     def point(strength):
         kl = np.array([[0.5, 1.0, 4.0]] * 2) * strength**2  # [P, S]
-        return ScoredSamples("m", (1.0,), strength, [], [], np.zeros((2, 3, 1)), {"kl": kl}, 0.0)
+        return ScoredSamples(("m",), [], [], np.zeros((2, 3, 1)), {"kl": kl}, strength=strength)
 
     kls = np.array([p.kl.mean(0) for p in reach(point, 1.0, 2.0)])
     assert (kls.min(0) <= 2).all()
@@ -82,7 +82,7 @@ def test_reach_goes_on_until_every_seed_has_passed():
 def test_reach_goes_down_as_well_as_up():
     def point(strength):
         kl = np.full((2, 1), strength**2)
-        return ScoredSamples("m", (1.0,), strength, [], [], np.zeros((2, 1, 1)), {"kl": kl}, 0.0)
+        return ScoredSamples(("m",), [], [], np.zeros((2, 1, 1)), {"kl": kl}, strength=strength)
 
     up = [p.strength for p in reach(point, 1.0, 3.0)]
     np.testing.assert_allclose(up, [1, 2**0.5, 2])

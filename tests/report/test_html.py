@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from mavis.comparison.contamination import Checks
-from mavis.comparison.kl_matching import best_of_n
 from mavis.comparison.provenance import Cost
 from mavis.comparison.results import results
+from mavis.evaluation.kl_matching import best_of_n
 from mavis.report.console import table
 from mavis.report.html import page, write_report
 from mavis.report.text import headline, leads

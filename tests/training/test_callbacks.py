@@ -19,7 +19,7 @@ from mavis import load
 from mavis.cli.main import main
 from mavis.decoding.reference import ReferencePolicy
 from mavis.evaluation.collect import collected
-from mavis.evaluation.metrics import best_of_n
+from mavis.evaluation.kl_matching import best_of_n
 from mavis.loudness import loudness
 from mavis.prompts import digest
 from mavis.reward import Units
@@ -112,10 +112,10 @@ def test_guided_reward_is_that_of_the_samples_on_disk(tiny_fit):
         assert entry["reward"] == pytest.approx(guided.mean(), abs=1e-4)
         kl = np.mean([row["kl"][0] for row in rows(folder / "made")])
         assert entry["kl"] == pytest.approx(kl, abs=1e-5)
-        curve = best_of_n((baseline - units.mean) / units.std, cut)
+        curve = best_of_n((baseline - units.mean)[..., None] / units.std, cut, [1.0])
         if entry["best_of_n_at_kl"] is not None:
-            points = np.array(curve)
-            expected = np.interp(kl, points[:, 1], points[:, 2])
+            root_kl = np.sqrt([point.mean_kl for point in curve])
+            expected = np.interp(kl**0.5, root_kl, [point.mean_rewards[0] for point in curve])
             assert entry["best_of_n_at_kl"] == pytest.approx(expected, abs=1e-4)
 
 
@@ -160,8 +160,8 @@ PHASES = {
     "scores of the reference": ("mavis_trial.behave", 1),
     "scores of the trees": ("mavis_trial.behave", 3),
     "reference answers": ("mavis.storage.Shards.append", 1),
-    "rollouts": ("mavis.evaluation.collect.tree_row", 3),
-    "second rollouts": ("mavis.evaluation.collect.tree_row", 12),
+    "rollouts": ("mavis.training.collect.tree_row", 3),
+    "second rollouts": ("mavis.training.collect.tree_row", 12),
     "marker": ("mavis.training.data.write_json", 1),
     "first step": ("mavis.training.module.ValueModule.training_step", 1),
     "second round's training": ("mavis.training.module.ValueModule.training_step", -3),
@@ -235,8 +235,9 @@ def maybe_import(name):
 
 KILLER = """
 import os, signal, sys
-from mavis.evaluation import collect
-collect.PER_SHARD = 1
+from mavis.evaluation import collect as tables
+from mavis.training import collect
+tables.PER_SHARD = 1
 inner, left = collect.tree_row, [3]
 def killer(*args):
     left[0] -= 1
@@ -266,9 +267,9 @@ def test_killed_it_goes_on(tiny_fit, fit_words, plugin, tmp_path, capsys, monkey
     assert len(kept) == 2
     assert not (folder / "complete.json").exists()
     remade = []
-    inner = resolve("mavis.evaluation.collect").tree_row
+    inner = resolve("mavis.training.collect").tree_row
     monkeypatch.setattr(
-        "mavis.evaluation.collect.tree_row",
+        "mavis.training.collect.tree_row",
         lambda index, tree: remade.append(index) or inner(index, tree),
     )
     assert main(fit_words(run)) == 0
@@ -281,7 +282,7 @@ def test_killed_it_goes_on(tiny_fit, fit_words, plugin, tmp_path, capsys, monkey
 
 
 TERMINATED = {
-    "rollouts": ("mavis.evaluation.collect.tree_row", 3),
+    "rollouts": ("mavis.training.collect.tree_row", 3),
     "second round's training": ("mavis.training.module.ValueModule.training_step", 7),
     "last evaluation": ("mavis.training.data.RolloutDataModule.evaluate", 2),
 }
@@ -375,7 +376,7 @@ def test_again_nothing_is_made_again(
     run = tmp_path / "trial"
     shutil.copytree(tiny_fit, run)
     files = {path: path.stat().st_mtime_ns for path in run.rglob("*.arrow")}
-    for place in ("mavis.evaluation.collect.grow", "mavis_trial.behave"):
+    for place in ("mavis.training.collect.grow", "mavis_trial.behave"):
         owner = resolve(place.rpartition(".")[0])
         monkeypatch.setattr(owner, place.rpartition(".")[2], stopper(None, 1, AssertionError()))
     assert main(fit_words(run)) == 0

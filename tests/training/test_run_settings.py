@@ -52,7 +52,7 @@ def test_new_weights_in_the_folder_stop_the_run(
     with monkeypatch.context() as patch:
         if moment == "before the first round":
             stop = stopper(None, 1, ValueError("stopped"))
-            patch.setattr("mavis.evaluation.collect.tree_row", stop)
+            patch.setattr("mavis.training.collect.tree_row", stop)
         main(words(fit_words, run, model))
     tiny_lm(seed=7).save_pretrained(model)
     monkeypatch.setattr(

@@ -11,19 +11,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from mavis.baselines.train.preferences import Group, collect
 from mavis.data_files import splits
-from mavis.decoding.policy import Completion, GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
 from mavis.objective import Objective
-from mavis.progress import track
 from mavis.prompts import COLUMNS, Prompt, exchange, plain, read_prompts
 from mavis.reward import Units, score
-from mavis.storage import chunks
 
 REPLIES = ("response", "completion", "answer", "output", "reply")  # columns beside a prompt's
 # Of preferences. A label of nearly even odds says little, one without doubt nothing of the scale.
@@ -43,7 +39,7 @@ class WeightedReward:
         """Rewards of B replies [B], unweighted; NaN where the reward abstained."""
         one = self.objective
         scores = score(one.name, one.reward, prompts, responses, one.scores_thoughts)
-        return self.units.standard(scores)
+        return self.units.standard(scores.double()).float()
 
 
 class TokenTable(PreTrainedTokenizerBase):
@@ -101,33 +97,6 @@ def token_table(reference: ReferencePolicy, table: dict[str, list[int]]) -> PreT
     return cast(PreTrainedTokenizerBase, known)
 
 
-def measure_units(
-    reference: ReferencePolicy,
-    objectives: Sequence[Objective],
-    prompts: Sequence[Prompt],
-    n: int,
-    max_tokens: int,
-    seed: int,
-    rows: int,
-    top_k: int = 40,
-) -> tuple[list[Units], Tensor]:
-    """Standard units of objectives over n answers to each prompt: the numbers of `fit`.
-
-    Returns:
-        the units, and the answers' rewards in them [B, M].
-    """
-    answers: list[Completion] = []
-    parts = list(chunks(prompts, max(1, 2 * rows // n)))
-    for part in track(parts, "standard units", "batches", len(parts)):
-        answers += GuidedPolicy(reference).generate(
-            part, max_tokens=max_tokens, top_k=top_k, n=n, seed=seed, rows=rows
-        )
-    asked, said = [plain(a.prompt) for a in answers], [a.text for a in answers]
-    scores = [score(o.name, o.reward, asked, said, o.scores_thoughts) for o in objectives]
-    units = [Units.measure(s, one.name) for s, one in zip(scores, objectives, strict=True)]
-    return units, torch.stack([u.standard(s) for u, s in zip(units, scores, strict=True)], -1)
-
-
 def reward_function(
     scale: WeightedReward, reference: ReferencePolicy
 ) -> Callable[..., list[float | None]]:
@@ -181,7 +150,7 @@ def _pairs(
     group: Group, scales: Sequence[WeightedReward], draws: np.random.Generator
 ) -> Iterator[Pair]:
     parts = zip(scales, group.rewards.T, strict=True)
-    rewards = sum(scale.weight * scale.units.standard(raw).double() for scale, raw in parts)
+    rewards = sum(scale.weight * scale.units.standard(raw.double()) for scale, raw in parts)
     assert isinstance(rewards, Tensor)  # [n]
     for at in range(0, len(rewards) - 1, 2):
         first, second = group.answers[at : at + 2]

@@ -9,7 +9,7 @@ and the prompt is read once.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import SamplingParams, stream
-from mavis.evaluation.collect import Collector, World
+from mavis.evaluation.evaluate import evaluate
 from mavis.objective import Objective
 from mavis.prompts import Prompt
 
@@ -65,23 +65,20 @@ def collect(
     Returns:
         a group for every prompt.
     """
-    sampling = SamplingParams(
-        (), top_k=0
-    )  # the whole vocabulary: nothing else is the reference policy
-    policy = GuidedPolicy(reference)
-    found: list[list[list[dict[str, Any]]]] = [
-        Collector(one, World(), rows).samples(
-            folder, policy, prompts, sampling, max_tokens, seed, answers
-        )
-        for one in objectives
-    ]
+    samples = evaluate(
+        GuidedPolicy(reference),
+        prompts,
+        objectives,
+        SamplingParams(top_k=0),  # the whole vocabulary: nothing else is the reference policy
+        max_tokens=max_tokens,
+        n=answers,
+        seed=seed,
+        rows=rows,
+        folder=folder,
+    )
+    rewards = torch.from_numpy(samples.rewards).float()  # [P, n, M]
     return [
-        Group(
-            index,
-            reference.encode(prompt).tokens,
-            [row["tokens"] for row in found[0][index]],
-            torch.tensor([[row["reward"] for row in by[index]] for by in found]).T,
-        )
+        Group(index, reference.encode(prompt).tokens, samples.tokens[index], rewards[index])
         for index, prompt in enumerate(prompts)
     ]
 

@@ -7,24 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from transformers import PreTrainedModel
 
 from mavis.baselines.policy_card import CARD, TunedCard, tuned_folder
+from mavis.baselines.policy_guides import guide
 from mavis.baselines.train.callback import RUN, TrainingWatch, read_run
 from mavis.baselines.train.config import TuneConfig
-from mavis.baselines.train.data import (
-    TrainingData,
-    WeightedReward,
-    end_token,
-    measure_units,
-    read_dialogues,
-)
-from mavis.baselines.train.measure import examine
+from mavis.baselines.train.data import TrainingData, WeightedReward, end_token, read_dialogues
 from mavis.baselines.train.run import forget_checkpoints, merged, save_policy, train
 from mavis.baselines.train.trl_trainers import import_trainer
 from mavis.checksums import check
+from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.prompt_filter import fitting_prompts
 from mavis.decoding.reference import SMALL, ReferencePolicy, spare_threads
+from mavis.decoding.request import SamplingParams
+from mavis.evaluation.evaluate import evaluate
+from mavis.evaluation.metrics import mean_reward
+from mavis.evaluation.samples import ScoredSamples
 from mavis.hub import lasting
 from mavis.objective import Objective
 from mavis.prompts import Prompt, digest
@@ -101,8 +100,7 @@ class PolicyTrainer:
     @cached_property
     def units(self) -> dict[str, Units]:
         """Standard units of the objectives, by name: those that `mavis fit` measures."""
-        units, _ = self._measured
-        return {one.name: unit for one, unit in zip(self.objectives, units, strict=True)}
+        return dict(zip(self._baseline.objectives, self._baseline.units, strict=True))
 
     def spread(self, scales: Sequence[WeightedReward]) -> float:
         """The standard deviation of the weighted reward over the reference's answers.
@@ -110,22 +108,25 @@ class PolicyTrainer:
         1 for one objective; less for several that conflict, whose weighted reward would otherwise
         buy less KL, and stay nearer to the reference, than any of them alone.
         """
-        _, rewards = self._measured  # [B, M]
-        weights = {scale.objective.name: scale.weight for scale in scales}
-        weighted = rewards @ torch.tensor([weights.get(o.name, 0.0) for o in self.objectives])
-        return float(weighted[~weighted.isnan()].std())
+        rewards = torch.from_numpy(self._baseline.standard(self._baseline.units)).float()
+        by_name = {scale.objective.name: scale.weight for scale in scales}
+        weights = torch.tensor([by_name.get(one.name, 0.0) for one in self.objectives])
+        total = rewards.flatten(0, 1) @ weights
+        return float(total[~total.isnan()].std())
 
     @cached_property
-    def _measured(self) -> tuple[list[Units], Tensor]:
+    def _baseline(self) -> ScoredSamples:
+        """The reference policy's answers to a third of the held-out prompts."""
         given = self.config
-        return measure_units(
-            self.reference,
-            self.objectives,
+        return evaluate(
+            GuidedPolicy(self.reference),
             self.held_out[: -(-given.held_out // 3)],
-            given.best_of,
-            given.max_tokens,
-            given.seed,
-            given.rows,
+            self.objectives,
+            SamplingParams(),
+            max_tokens=given.max_tokens,
+            n=given.best_of,
+            seed=given.seed,
+            rows=given.rows,
         )
 
     @cached_property
@@ -167,18 +168,9 @@ class PolicyTrainer:
             seconds = watch.seconds
             parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
             save_policy(model, self.reference, folder)
-            measured = examine(
-                self.reference,
-                merged(model),
-                scales,
-                self.held_out,
-                self.config.max_tokens,
-                self.config.seed + 1,  # not the draws that the units were measured on
-                self.config.rows,
-            )
-            tracking.log_metrics(
-                {f"held_out/{k}": v for k, v in measured.items()}, self.config.steps
-            )
+            measured = self._measure(merged(model), scales)
+            found = {f"held_out/{name}": value for name, value in measured.items()}
+            tracking.log_metrics(found, self.config.steps)
             status = "success"
         finally:
             watch.close()
@@ -188,6 +180,33 @@ class PolicyTrainer:
         forget_checkpoints(folder)
         (folder / RUN).unlink(missing_ok=True)
         return card
+
+    def _measure(
+        self, model: PreTrainedModel, scales: Sequence[WeightedReward]
+    ) -> dict[str, float]:
+        """How a policy answers each held-out prompt once.
+
+        It is decoded as `mavis pareto` decodes it: as a guide of the reference policy, which at
+        strength 1 is the policy itself on the reference's candidates, with its exact KL.
+
+        Returns:
+            reward (weighted sum, standard units; 0 is the reference's), reward_se, kl (nats per
+            response), length (tokens), and the mean reward of each objective by its name.
+        """
+        samples = evaluate(
+            GuidedPolicy(self.reference, (guide(self.reference, "tuned", model),)),
+            self.held_out,
+            [scale.objective for scale in scales],
+            SamplingParams((1.0,), beta=1.0),
+            max_tokens=self.config.max_tokens,
+            seed=self.config.seed + 1,  # not the draws that the units were measured on
+            rows=self.config.rows,
+        )
+        units = [scale.units for scale in scales]
+        measured = samples.mean_rewards(units)
+        if scales:
+            measured |= mean_reward(samples.standard(units) @ [scale.weight for scale in scales])
+        return measured | {name: samples.summary[name] for name in ("kl", "length")}
 
     def _card(
         self,

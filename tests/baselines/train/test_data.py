@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mavis.baselines.policy_guides import guide
 from mavis.baselines.train.data import (
     SHARPNESS,
     Demonstration,
     WeightedReward,
     end_token,
-    measure_units,
     preference_pairs,
     read_dialogues,
     ready_tokenizer,
@@ -21,13 +21,14 @@ from mavis.baselines.train.data import (
     token_table,
     told_tokens,
 )
-from mavis.baselines.train.measure import response_kl
 from mavis.baselines.train.trl_trainers import end_at_strings, grpo_beta
 from mavis.decoding.model_card import read_card
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.prompt_filter import fitting_prompts
 from mavis.decoding.reference import ReferencePolicy
-from mavis.objective import Objective, find
+from mavis.decoding.request import SamplingParams
+from mavis.evaluation.evaluate import evaluate
+from mavis.objective import Objective
 from mavis.prompts import plain
 from mavis.reward import Units, score
 
@@ -84,11 +85,14 @@ def test_units_are_those_of_a_fit(tiny_fit, tiny_folder):
     card = read_card(tiny_fit / "value")
     reference = ReferencePolicy.load(str(tiny_folder / "reference"))
     prompts = fitting_prompts(reference, str(tiny_folder / "prompts"), "validation", None, 8, 0)
-    units, rewards = measure_units(reference, [find("trial")], prompts[:2], 4, 8, 0, 16, top_k=12)
-    assert card.units == tuple(units)
-    assert rewards.shape == (8, 1)
-    assert rewards.mean().item() == pytest.approx(0, abs=1e-6)
-    assert rewards.std().item() == pytest.approx(1, abs=1e-6)
+    sampling = SamplingParams(top_k=12)
+    policy = GuidedPolicy(reference)
+    samples = evaluate(policy, prompts[:2], ["trial"], sampling, max_tokens=8, n=4, rows=16)
+    assert card.units == tuple(samples.units)
+    standard = samples.standard(samples.units)
+    assert standard.shape == (2, 4, 1)
+    assert standard.mean() == pytest.approx(0, abs=1e-6)
+    assert standard.std(ddof=1) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("pad", ["<pad>", "<end>", None])
@@ -170,19 +174,21 @@ def test_grpo_charges_what_a_nat_of_kl_costs():
     assert torch.allclose(given, -(1 - 1 / 2) * wanted)
 
 
-def test_kl_along_answers_is_the_naive_sum(build_reference):
+def test_kl_of_a_tuned_policy_is_the_naive_sum_along_its_answers(build_reference):
     reference, other = build_reference(), build_reference(seed=3)
-    answers = GuidedPolicy(other).generate(["a tum", "is"], n=3, max_tokens=6)
-    found = response_kl(reference, other.model, answers)
-    for answer, kl in zip(answers, found.tolist(), strict=True):
-        tokens, total = reference.encode(answer.prompt).tokens, 0.0
-        for token in answer.tokens:
-            ids = torch.tensor([tokens])
-            log_pi = other.model(input_ids=ids).logits[0, -1].log_softmax(-1)
-            log_ref = reference.model(input_ids=ids).logits[0, -1].log_softmax(-1)
-            total += (log_pi.exp() * (log_pi - log_ref)).sum().item()  # V is no more than top-k
-            tokens = [*tokens, token]
-        assert kl == pytest.approx(total, abs=1e-4)
+    policy = GuidedPolicy(reference, (guide(reference, "other", other.model),))
+    prompts, sampling = ["a tum", "is"], SamplingParams((1.0,), beta=1.0)
+    samples = evaluate(policy, prompts, (), sampling, max_tokens=6, n=3)
+    for prompt, several, kls in zip(prompts, samples.tokens, samples.kl, strict=True):
+        for answer, kl in zip(several, kls, strict=True):
+            tokens, total = reference.encode(prompt).tokens, 0.0
+            for token in answer:
+                ids = torch.tensor([tokens])
+                log_pi = other.model(input_ids=ids).logits[0, -1].log_softmax(-1)
+                log_ref = reference.model(input_ids=ids).logits[0, -1].log_softmax(-1)
+                total += (log_pi.exp() * (log_pi - log_ref)).sum().item()  # V is within top-k
+                tokens = [*tokens, token]
+            assert kl == pytest.approx(total, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from mavis.comparison.kl_matching import PerPrompt, at_kl, best_of_n, stand
 from mavis.evaluation.bootstrap import resamples
+from mavis.evaluation.kl_matching import PerPrompt, at_kl, best_of_n, stand
 
 COUNTS = resamples(4, 50)
 
@@ -75,8 +75,59 @@ def test_best_of_n_is_the_mean_over_all_draws():
         np.testing.assert_allclose(point.kl, [analytic + pick[1] for pick in picks])
 
 
-def test_what_abstained_is_chosen_last():
-    rewards = np.array([[[np.nan, 9.0], [1.0, 1.0], [2.0, 0.0]]])
-    curve = best_of_n(rewards, np.zeros((1, 3)), (1.0, 0.1))
-    np.testing.assert_allclose(curve[2].rewards, [[2.0, 0.0]])
-    np.testing.assert_allclose(curve[0].rewards, [[1.5, 10 / 3]])
+def test_without_resamples_every_prompt_counts_once():
+    curve = [level([0], 0), level([2], 4)]
+    reading = at_kl(curve, 1.0)
+    assert reading.rewards.tolist() == [1.0]
+    assert reading.samples.tolist() == [[1.0]]
+
+
+GOLDEN = np.array(  # [P, n, M]: the first objective abstains now and then, the second once
+    [
+        [[4.0, 0.0], [np.nan, 8.0], [1.0, 2.0]],
+        [[-2.0, 1.0], [0.0, np.nan], [1.0, 4.0]],
+        [[np.nan, 5.0], [np.nan, 6.0], [np.nan, 7.0]],
+    ]
+)
+CUT = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6], [7.0, 8.0, 9.0]])
+
+
+def test_best_of_n_where_answers_abstain_by_hand_for_one_objective():
+    """Rewards 4 ? 1 and −2 0 1 and ? ? ?: the second answer counts 1, the third prompt nothing.
+
+    N = 1: (4 + 1 + 1) / 3 = 2 and (−2 + 0 + 1) / 3 = −1/3. N = 2: of the pairs 4, 4 and 1 are the
+    best, mean 3; and 0, 1 and 1, mean 2/3. N = 3: 4 and 1.
+    """
+    curve = best_of_n(GOLDEN[..., :1], CUT, [1.0])
+    by_prompt = [[2.0, -1 / 3, np.nan], [3.0, 2 / 3, np.nan], [4.0, 1.0, np.nan]]
+    for point, want in zip(curve, by_prompt, strict=True):
+        np.testing.assert_allclose(point.rewards[:, 0], want)
+    np.testing.assert_allclose([p.mean_rewards[0] for p in curve], [5 / 6, 11 / 6, 2.5])
+    # Truncation of the chosen: all, (0.2, 0.5); the best, 0.1 and 0.6. The third prompt's has none.
+    assert curve[0].mean_kl == pytest.approx(0.35)
+    assert curve[2].mean_kl == pytest.approx(math.log(3) - 2 / 3 + 0.35)
+
+
+def test_best_of_n_where_answers_abstain_by_hand_for_two_objectives():
+    """Half and half: sums 4 ? 3 and −1 ? 5, and all of the third prompt's are unknown.
+
+    The second answer counts as (1, 2), the worst to the first prompt, and as (−2, 1).
+    """
+    curve = best_of_n(GOLDEN, CUT, [0.5, 0.5])
+    np.testing.assert_allclose(curve[0].rewards, [[2, 4 / 3], [-1, 2], [np.nan, np.nan]])
+    np.testing.assert_allclose(curve[1].rewards[:2], [[3, 2 / 3], [0, 3]])
+    np.testing.assert_allclose(curve[2].rewards[:2], [[4, 0], [1, 4]])
+    np.testing.assert_allclose(curve[0].mean_rewards, [0.5, 5 / 3])
+    assert curve[0].mean_kl == pytest.approx(0.35)
+
+
+def test_an_answer_abstains_by_any_of_its_rewards():
+    """Even by one without a weight: the answers that can win are the same for all weights."""
+    curve = best_of_n(GOLDEN, CUT, [0.0, 1.0])
+    np.testing.assert_allclose(curve[2].rewards, [[1, 2], [1, 4], [np.nan, np.nan]])
+
+
+def test_the_worst_answer_under_a_negative_weight_has_the_highest_reward():
+    rewards = np.array([[[1.0], [np.nan], [3.0]]])
+    curve = best_of_n(rewards, np.zeros((1, 3)), [-1.0])
+    np.testing.assert_allclose([p.rewards[0, 0] for p in curve], [7 / 3, 5 / 3, 1])

@@ -1,9 +1,11 @@
-"""Points on disk."""
+"""Scored samples, in memory and on disk."""
 
 import numpy as np
 import pytest
 
-from mavis.comparison.samples import NUMBERS, ScoredSamples, place
+from mavis.comparison.sweep import place
+from mavis.evaluation.samples import NUMBERS, ScoredSamples, side_by_side
+from mavis.reward import Units
 
 
 def made(prompts=3, seeds=2):
@@ -12,6 +14,7 @@ def made(prompts=3, seeds=2):
     rewards = rng.normal(size=(prompts, seeds, 2))
     rewards[0, 0, 1] = np.nan
     return ScoredSamples(
+        objectives=("humor", "helpfulness"),
         method="mavis",
         weights=(0.25, 0.75),
         strength=2.0,
@@ -25,9 +28,9 @@ def made(prompts=3, seeds=2):
 
 def test_a_point_comes_back_as_it_was(tmp_path):
     point = made()
-    point.save(tmp_path / "deep" / "point.parquet", ["humor", "helpfulness"])
+    point.save(tmp_path / "deep" / "point.parquet")
     again = ScoredSamples.load(tmp_path / "deep" / "point.parquet")
-    for name in ("method", "weights", "strength", "responses", "tokens", "seconds"):
+    for name in ("objectives", "method", "weights", "strength", "responses", "tokens", "seconds"):
         assert getattr(again, name) == getattr(point, name)
     np.testing.assert_array_equal(again.rewards, point.rewards)
     for name in NUMBERS:
@@ -54,3 +57,29 @@ def test_a_file_is_named_by_what_it_is_of(tmp_path):
     found = place(tmp_path, "mod", (0.25, 0.75), 2**0.5, names)
     assert found == tmp_path / "points" / "mod" / "humor0.25_helpfulness0.75@1.414.parquet"
     assert place(tmp_path, "reference", (), 0.0, []).name == "@0.parquet"
+
+
+def test_standard_units_are_those_of_each_objective():
+    samples = made(prompts=4)
+    units = samples.units
+    for m, one in enumerate(units):
+        raw = samples.rewards[..., m]
+        assert one.mean == pytest.approx(np.nanmean(raw))
+        assert one.std == pytest.approx(np.nanstd(raw, ddof=1))
+        np.testing.assert_allclose(
+            samples.standard(units)[..., m], (raw - one.mean) / one.std, atol=1e-12
+        )
+    means = samples.mean_rewards([Units(1.0, 2.0), Units(0.0, 1.0)])
+    assert means["humor"] == pytest.approx((samples.rewards[..., 0].mean() - 1) / 2)
+    assert means["helpfulness"] == pytest.approx(np.nanmean(samples.rewards[..., 1]))
+
+
+def test_parts_side_by_side_are_the_whole():
+    whole = made()
+    again = side_by_side([whole.only(0), whole.only(1)])
+    assert again.responses == whole.responses
+    assert again.tokens == whole.tokens
+    np.testing.assert_array_equal(again.rewards, whole.rewards)
+    for name in NUMBERS:
+        np.testing.assert_array_equal(again.numbers[name], whole.numbers[name])
+    assert again.seconds == 2 * whole.seconds
