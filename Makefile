@@ -10,7 +10,7 @@ LOCK := requirements.lock
 # The environment variables hold what builds our package to the lock, too.
 PIP := PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK) $(BIN)/python -m pip install -q
 
-.PHONY: fit test check install install-dev lock test-lowest test-newest
+.PHONY: fit test check docs install install-dev lock test-lowest test-newest
 
 fit: install
 	$(BIN)/mavis fit --objective humor
@@ -22,6 +22,9 @@ check: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/python docs/make_cli.py
 
 install: $(VENV)/.mavis
 install-dev: $(VENV)/.mavis-dev

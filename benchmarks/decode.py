@@ -14,10 +14,11 @@ from models import SIZES, network_of, prompts_of, reference_of, sizes_of, text_o
 from plain import guided, sampled
 
 from mavis.decoding.kv_cache import CachedRows
+from mavis.decoding.model_card import Source
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.tilt import RowSettings
-from mavis.decoding.value_model import Source, ValueModel
+from mavis.decoding.value_model import ValueModel
 
 FEW = 15  # candidates: the published setting
 BETA = 1.0

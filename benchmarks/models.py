@@ -12,8 +12,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
 from mavis.decoding.backbone import embeddings
+from mavis.decoding.model_card import ModelCard, Source
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.value_model import ModelCard, Source, ValueModel
+from mavis.decoding.value_model import ValueModel
 from mavis.reward import Units
 
 CONTEXT = 1024
@@ -86,7 +87,13 @@ def reference_of(size: Size) -> ReferencePolicy:
 
 def network_of(size: Size, reference: ReferencePolicy, source: Source, name: str) -> ValueModel:
     """A random value network of one objective; its values are of the order of 1."""
-    card = ModelCard(source, (name,), (Units(0.0, 1.0),), "reference", reference.fingerprint)
+    card = ModelCard(
+        source=source,
+        objectives=(name,),
+        units=(Units(0.0, 1.0),),
+        reference="reference",
+        fingerprint=reference.fingerprint,
+    )
     trunk = None if source == "shared" else LlamaModel(_config(size, size.value).config)
     table = embeddings(reference.model)
     network = ValueModel(card, trunk, table, reference.vocabulary).eval().requires_grad_(False)

@@ -12,9 +12,10 @@ from models import SIZES, network_of, prompts_of, reference_of, sizes_of, text_o
 from plain import Writer, guided, sampled
 from plain import grow as plain_grow
 
+from mavis.decoding.model_card import Source
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.request import SamplingParams
-from mavis.decoding.value_model import Source, ValueModel
+from mavis.decoding.value_model import ValueModel
 from mavis.training.rollout import Shape, grow
 
 BETA = 1.0

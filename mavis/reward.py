@@ -212,5 +212,7 @@ def standardised(rewards: "npt.NDArray[Any]", units: Sequence[Units]) -> "npt.ND
     """Rewards [..., M] in the standard units of each objective, in the precision of the rewards."""
     import numpy as np
 
-    columns = [one.standard(rewards[..., at]) for at, one in enumerate(units)]
-    return np.stack(columns, axis=-1)
+    found = np.empty_like(rewards)
+    for at, one in enumerate(units):
+        found[..., at] = one.standard(rewards[..., at])
+    return found

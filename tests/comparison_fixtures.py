@@ -135,17 +135,34 @@ def tiny_runs(tmp_path_factory, tiny_folder, disk_reference, tiny_network, tiny_
         disk_reference.tokenizer.save_pretrained(place)
         units = tuple(Units(0.0, 1.0) for _ in names)
         TunedCard(
-            "rloo", names, weights, units, disk_reference.name, disk_reference.fingerprint,
-            None, "reverse_kl", 0.5, 0, 60.0, 50.0, 1000, False, trained_on,
-        ).save(place)  # fmt: skip
+            method="rloo",
+            objectives=names,
+            weights=weights,
+            units=units,
+            reference=disk_reference.name,
+            fingerprint=disk_reference.fingerprint,
+            divergence="reverse_kl",
+            eta=0.5,
+            train_seconds=60.0,
+            cpu_seconds=50.0,
+            parameters=1000,
+            lora=False,
+            prompts=trained_on,
+        ).save(place)
     arm = new_arm(disk_reference, disk_reference.name, ("trial", "rival"), (2, 2))
     noise = torch.Generator().manual_seed(9)
     for _, part in adapters(arm.model):
         torch.nn.init.normal_(part, std=0.2, generator=noise)
     card = ParmCard(
-        arm.objectives, (Units(0.0, 1.0),) * 2, disk_reference.name, disk_reference.fingerprint,
-        None, (2, 2), 0.1, train_seconds=30.0, prompts=trained_on,
-    )  # fmt: skip
+        objectives=arm.objectives,
+        units=(Units(0.0, 1.0),) * 2,
+        reference=disk_reference.name,
+        fingerprint=disk_reference.fingerprint,
+        ranks=(2, 2),
+        beta_r=0.1,
+        train_seconds=30.0,
+        prompts=trained_on,
+    )
     save_parm(arm, card, folder / "tuned" / "parm-trial+rival")
     return folder
 

@@ -38,9 +38,10 @@ from transformers import (
 )
 
 from mavis.cli.main import main
+from mavis.decoding.model_card import ModelCard, Source
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import Request, SamplingParams, stream
-from mavis.decoding.value_model import ModelCard, Source, ValueModel, build_network
+from mavis.decoding.value_model import ValueModel, build_network
 from mavis.reward import Units
 
 FAMILIES = ("llama", "gpt2", "qwen2", "qwen3", "gemma", "gpt_neox")
@@ -175,7 +176,13 @@ def tiny_network() -> Callable[..., ValueModel]:
         lora: dict[str, Any] | None = None,
     ) -> ValueModel:
         units = tuple(Units(0.5, 2.0) for _ in objectives)
-        card = ModelCard(source, tuple(objectives), units, reference.name, reference.fingerprint)
+        card = ModelCard(
+            source=source,
+            objectives=tuple(objectives),
+            units=units,
+            reference=reference.name,
+            fingerprint=reference.fingerprint,
+        )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = build_network(card, reference, trunk, lora).eval()

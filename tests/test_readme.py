@@ -21,7 +21,7 @@ TUNE = shlex.split(
     "--steps 1 --batch 4 --generations 2 --held_out 4 --best_of 2 --max_tokens 8 --rows 8"
 )
 PARETO = shlex.split(
-    "--prompts 3 --best_of 2 --max_tokens 6 --weights humor=0.5,helpfulness=0.5 --kl 0.1"
+    "--num_prompts 3 --best_of 2 --max_tokens 6 --weights humor=0.5,helpfulness=0.5 --kl 0.1"
 )
 METADATA = "Metadata-Version: 2.1\nName: mavis-brevity\nVersion: 1.0\n"
 

@@ -35,6 +35,7 @@ NEIGHBOURS = {
     "comparison.results": "report/test_html.py",
     "decoding.backbone": "decoding/test_value_model.py",
     "decoding.decode": "decoding/test_decoder.py",
+    "decoding.guides": "decoding/test_guidance.py",
     "decoding.policy_rows": "decoding/test_finite.py",
     "decoding.prompt_format": "decoding/test_reference.py",
     "decoding.prompt_requests": "decoding/test_policy.py",

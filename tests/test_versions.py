@@ -18,8 +18,9 @@ import mavis
 from mavis.cli.fit_help import options
 from mavis.cli.main import main
 from mavis.decoding.value_model import read_card
-from mavis.evaluation.collect import Collector, World
+from mavis.evaluation.collect import Collector
 from mavis.objective import Objective
+from mavis.training.collect import collect_trees
 from mavis.training.module import ValueModule
 from mavis.training.rollout import Shape
 from mavis.versions import FORMAT, MOVED, same_class
@@ -58,9 +59,9 @@ def test_an_old_value_model_answers_as_it_did(reference):
 
 def test_old_trees_are_read_and_not_scored_again(tmp_path):
     shutil.copytree(OLD / "rollouts", tmp_path / "rollouts")
-    who = Collector(Objective("vowels", Vowels()), World(), 8)
-    how = (Shape((2, 2), 8), mavis.SamplingParams((1.0,)), (0, 0))
-    trees = who.trees(tmp_path / "rollouts", None, PROMPTS, [who.objective], *how)
+    objective, how = Objective("vowels", Vowels()), (Shape((2, 2), 8), mavis.SamplingParams((1.0,)))
+    folder = tmp_path / "rollouts"
+    trees = collect_trees(Collector(), folder, None, PROMPTS, [objective], *how, (0, 0), 8)
     expected = json.loads((OLD / "trees.json").read_text())
     for tree, before in zip(trees, expected, strict=True):
         assert tree.tokens.tolist() == before["tokens"]

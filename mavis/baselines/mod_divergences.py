@@ -25,6 +25,7 @@ from torch import Tensor
 
 from mavis.decoding.guidance import MixingRule
 from mavis.decoding.tilt import tilt
+from mavis.options import check_alpha
 
 DIVERGENCES = ("reverse_kl", "forward_kl", "jsd", "alpha", "jeffrey")
 _STEPS, _CLOSE = 200, 1e-12  # of Newton's method, and where log Σ π counts as 0
@@ -164,11 +165,7 @@ def mixture(divergence: str = "reverse_kl", alpha: float | None = None) -> Mixin
     """
     if divergence not in DIVERGENCES:
         raise ValueError(f"divergence must be one of {', '.join(DIVERGENCES)}, got {divergence!r}.")
-    if (alpha is not None) != (divergence == "alpha"):
-        said = "needs one in [0, 1]" if alpha is None else f"has none, got {alpha:g}"
-        raise ValueError(f"alpha is of the alpha divergence: {divergence} {said}.")
-    if alpha is not None and not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be in [0, 1] (0 is reverse KL, 1 forward KL), got {alpha:g}.")
+    check_alpha(divergence, alpha)
     if divergence == "reverse_kl" or alpha == 0:
         return tilt
     if divergence == "jsd":

@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mavis.baselines.adapter_bases import base_of, find_base
-from mavis.baselines.parm_card import CARD, WEIGHTS, ParmCard, read_parm, write_card
+from mavis.baselines.parm_card import CARD, WEIGHTS, ParmCard
 from mavis.baselines.pblora import SCALE, Preference, adapt, adapters, set_adapters
 from mavis.checksums import DRAFT, install
 from mavis.decoding.guides import GuideState
@@ -181,7 +181,7 @@ def save_parm(arm: AutoregressiveRewardModel, card: ParmCard, folder: Path) -> N
     draft = folder / (WEIGHTS + DRAFT)
     save_file(tensors, draft)
     install(draft, folder / WEIGHTS)
-    write_card(card, folder)
+    card.save(folder)
 
 
 def load_parm(
@@ -198,7 +198,7 @@ def load_parm(
         ValueError: it has another tokenizer, or one of its files is broken.
     """
     place = Path(locate(str(folder), "reward model"))
-    card = read_parm(place)
+    card = ParmCard.read(place)
     if not reference.knows(card.fingerprint):
         raise ValueError(
             f"reward model {place} and reference {reference.name} have different tokenizers: it "

@@ -49,7 +49,7 @@ def generate(
     as one that the chat template refuses.
 
     Args:
-        prompts: what to answer; none here and no --file reads one prompt per line from stdin
+        prompts: what to answer, as texts; for a data set, --file; without both, lines of stdin
         weights: how much an objective counts, as --weights.NAME X; any number, negative too
         values: folder of an objective's value model, by --values.NAME PATH (RUNS/NAME/value)
         runs: folder in which `mavis fit` keeps its runs

@@ -15,10 +15,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
-from mavis.cli.options import at_least
 from mavis.judge.client import KEY, Endpoint
 from mavis.judge.pairs import Comparison, Pair, count, mean_kl, read_pairs
 from mavis.judge.verdicts import REMINDER, Question, Verdicts, read_verdict
+from mavis.options import at_least
 from mavis.progress import track
 
 TRIAL = 10  # questions that a judge may answer without a verdict before it has given any

@@ -2,14 +2,17 @@
 
 import re
 from argparse import SUPPRESS
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from inspect import signature
+from inspect import Parameter, signature
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from mavis.loudness import Loudness
+from mavis.options import Options
 
 if TYPE_CHECKING:
+    from docstring_parser import Docstring
     from jsonargparse import ArgumentParser
 
 Command = Callable[..., None]
@@ -57,9 +60,25 @@ def manner(words: Sequence[str]) -> tuple[list[str], Loudness, bool]:
 
 
 def call(function: Command, name: str, words: Sequence[str]) -> None:
-    """Parse words by a function's signature, and call it."""
+    """Parse words by what a command takes, and call it."""
     found = parser(function, name).parse_args(list(words)).as_dict()
-    function(**{key: found[key] for key in signature(function).parameters})
+    given = {key: found[key] for key in parameters(function)}
+    if (config := config_of(function)) is None:
+        function(**given)
+    else:
+        function(config(**given))
+
+
+def config_of(function: Command) -> type[Options] | None:
+    """The dataclass whose fields are a command's options; None: its own parameters are."""
+    kinds = [parameter.annotation for parameter in signature(function).parameters.values()]
+    is_config = len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], Options)
+    return kinds[0] if is_config else None
+
+
+def parameters(function: Command) -> Mapping[str, Parameter]:
+    """The options of a command, by their names."""
+    return signature(config_of(function) or function).parameters
 
 
 def parser(function: Command, name: str) -> "ArgumentParser":
@@ -72,17 +91,20 @@ def parser(function: Command, name: str) -> "ArgumentParser":
     from docstring_parser import parse
     from jsonargparse import ArgumentParser
 
-    options = [f"--{key}" for key in signature(function).parameters]
+    config, taken = config_of(function), parameters(function)
+    renamed = config.RENAMED if config else {}
 
     class BriefParser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-            raise ValueError(_with_nearest(_in_words(message), options)) from ex
+            said = _with_nearest(_in_words(message), [f"--{key}" for key in taken], renamed)
+            raise ValueError(said) from ex
 
-    text = parse(function.__doc__ or "")
-    built = BriefParser(prog=f"mavis {name}", description=text.short_description)
-    help_of = {parameter.arg_name: parameter.description for parameter in text.params}
+    told = parse(function.__doc__ or "")
+    built = BriefParser(prog=f"mavis {name}", description=_about(told))
+    texts = [parse(one.__doc__ or "") for one in reversed(config.__mro__)] if config else [told]
+    help_of = {each.arg_name: each.description for text in texts for each in text.params}
     by_hand: set[str | int] = set()
-    for key, parameter in signature(function).parameters.items():
+    for key, parameter in taken.items():
         if parameter.default is False:  # a flag is given, or not; it takes no value
             built.add_argument(f"--{key}", action="store_true", help=help_of.get(key))
             by_hand.add(key)
@@ -94,11 +116,20 @@ def parser(function: Command, name: str) -> "ArgumentParser":
                 f"--{key}", action="append", default=[], metavar="TEXT", help=help_of.get(key)
             )
             by_hand.add(key)
-    built.add_function_arguments(function, skip=by_hand, as_positional=True)
+    if config is None:
+        built.add_function_arguments(function, as_group=False, skip=by_hand, as_positional=True)
+    else:
+        built.add_class_arguments(config, as_group=False, skip=by_hand)
     everywhere = built.add_argument_group("with every command")
     for flags, said in EVERYWHERE:
         everywhere.add_argument(*flags, action="store_true", default=SUPPRESS, help=said)
     return built
+
+
+def _about(text: "Docstring") -> str:
+    """What a command does, in a line, and what else is said of it."""
+    more = " ".join((text.long_description or "").split())
+    return " ".join(filter(None, (text.short_description, more)))
 
 
 def _in_words(message: str) -> str:
@@ -110,6 +141,7 @@ def _in_words(message: str) -> str:
     "expected one of ['a', 'b']. Got value: c"
     """
     said = re.sub(r'Parser key "([^"]+)":', r"--\1:", message)
+    said = re.sub(r" *-? *Expected an? <class 'NoneType'>\.?\n?", "", said)  # it may be left out
     said = re.sub(r"Expected an? typing\.Literal", "expected one of ", said)
     return re.sub(r"Expected an? <class '(\w+)'>", _kind, said)
 
@@ -118,9 +150,13 @@ def _kind(found: re.Match[str]) -> str:
     return f"expected {KINDS.get(found[1], f'a {found[1]}')}"
 
 
-def _with_nearest(message: str, options: Sequence[str]) -> str:
-    """Offer the option that an unknown one is nearest to.
+def _with_nearest(
+    message: str, options: Sequence[str], renamed: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """Offer the option that an unknown one is nearest to, or is called today.
 
+    >>> _with_nearest("unrecognized arguments: --limit=1", [], {"limit": "num_prompts"})
+    'there is no option --limit any more: it is called --num_prompts now.'
     >>> _with_nearest("unrecognized arguments: --weight.humor 1", ["--weights"])
     'there is no option --weight.humor (did you mean --weights.humor?).'
     >>> _with_nearest("ambiguous option: --objective could match --objectives, --objectives+", [])
@@ -132,6 +168,8 @@ def _with_nearest(message: str, options: Sequence[str]) -> str:
         return message
     asked = words[0].split("=")[0]
     stem, dot, leaf = asked.partition(".")
+    if (today := renamed.get(stem.removeprefix("--"))) is not None:
+        return f"there is no option {asked} any more: it is called --{today} now."
     near = get_close_matches(stem, options, n=1)
     if kind == "ambiguous option":  # NAME+ is how the parser adds to a list
         near = [word.rstrip(",") for word in words[3:] if not word.rstrip(",").endswith("+")]

@@ -5,7 +5,7 @@ Nothing is loaded here but cards, so that a sweep can be refused before minutes 
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from shlex import quote
 
@@ -14,11 +14,11 @@ import torch
 from mavis.baselines.mod_divergences import mixture
 from mavis.baselines.parm import preferences
 from mavis.baselines.policy_card import DEFAULT_METHOD, label, tuned_folder
+from mavis.comparison.config import ParetoConfig
 from mavis.comparison.preferences import Weighting, told
 from mavis.comparison.provenance import divergence, lack, purpose
 
 TUNED_UNDER = ("reverse_kl", "forward_kl", "jsd", "alpha")  # what `mavis tune` can
-METHODS = ("reference", "best_of", "mavis", "mod", "soup", "morlhf", "parm")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,12 @@ class Models:
     policies: Mapping[str, str] = field(default_factory=dict)
     given: Mapping[str, str] = field(default_factory=dict)
     base: str | None = None
+
+    @classmethod
+    def of(cls, config: ParetoConfig) -> "Models":
+        """The models that a comparison is asked for."""
+        names = {field.name for field in fields(cls)} & {field.name for field in fields(config)}
+        return cls(**{name: getattr(config, name) for name in names})
 
     def folders(
         self, method: str, objectives: Sequence[str], weightings: Sequence[Weighting], seed: int

@@ -4,13 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mavis.comparison.provenance import (
-    Cost,
-    judged,
-    reference_weights,
-    template_args,
-    trained_under,
-)
+from mavis.comparison.provenance import Cost, read
 from mavis.comparison.sweep import Sweep
 from mavis.decoding.reference import ReferencePolicy
 from mavis.hub import lasting
@@ -64,13 +58,14 @@ def _places(seeds: Sequence[Mapping[str, Path]]) -> list[Path]:
 
 def _others(places: Sequence[Path], rewards: Mapping[str, str]) -> list[str] | None:
     """The objectives whose reward is not the one that models learned from."""
-    known = [judged(place) for place in places]
-    said = [one for one in known if one is not None]
-    if len(said) < len(known):
-        return None
-    return [
-        name for name, mark in rewards.items() if any(one.get(name, mark) != mark for one in said)
-    ]
+    others = set()
+    for place in places:
+        card = read(place)
+        if card is None or not card.rewards:
+            return None
+        known = zip(card.objectives, card.rewards, strict=True)
+        others |= {name for name, mark in known if rewards.get(name, mark) != mark}
+    return [name for name in rewards if name in others]
 
 
 def _seen(overlap: Mapping[str, int | None], prompts: int) -> list[str]:
@@ -97,18 +92,19 @@ def _judged(judges: Mapping[str, list[str] | None]) -> list[str]:
 def _strangers(method: str, places: Sequence[Path], policy: ReferencePolicy) -> Iterator[str]:
     """Models that were trained under another reference policy, or its prompts written otherwise."""
     for place in places:
-        known = trained_under(place)
-        if known is None:
+        card = read(place)
+        if card is None:
             continue
-        name, template = known
         trained = f"{method}: {place} was trained under the"
-        if lasting(name) != lasting(policy.name):
-            yield f"{trained} reference policy {name}, not under {policy.name}."
-        elif (weights := reference_weights(place)) and weights != policy.weights_digest:
-            yield f"{trained} reference policy {name} when that had other weights than now."
-        if template != policy.template:
-            theirs, ours = (one or "chat template" for one in (template, policy.template))
+        if lasting(card.reference) != lasting(policy.name):
+            yield f"{trained} reference policy {card.reference}, not under {policy.name}."
+        elif (weights := card.reference_weights) and weights != policy.weights_digest:
+            yield (
+                f"{trained} reference policy {card.reference} when that had other weights than now."
+            )
+        if card.template != policy.template:
+            theirs, ours = (one or "chat template" for one in (card.template, policy.template))
             yield f"{trained} template {theirs}, not under {ours}."
-        told, asked = template_args(place) or {}, policy.template_args or {}
+        told, asked = card.template_args or {}, policy.template_args or {}
         if told != asked:
             yield f"{trained} template arguments {told}, not under {asked}."

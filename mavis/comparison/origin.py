@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 
 import yaml
 
-from mavis.comparison.provenance import read, template_args
-from mavis.decoding.value_model import ModelCard
+from mavis.comparison.config import ParetoConfig
+from mavis.comparison.provenance import read
+from mavis.decoding.model_card import ModelCard
 from mavis.hub import is_local, lasting
 from mavis.objective import Objective, common_source
+from mavis.options import EMBEDDED
 
-EMBEDDED = "sandbox/reference"
 CONFIG = "config.yaml"  # of a fit, beside its value model
 
 T = TypeVar("T")
@@ -48,13 +49,11 @@ class Origin:
         return {n: v if isinstance(v, str) else json.dumps(v) for n, v in told.items()}
 
 
-def origin(
-    asked: Mapping[str, Any], places: Sequence[Path], objectives: Sequence[Objective]
-) -> Origin:
+def origin(asked: ParetoConfig, places: Sequence[Path], objectives: Sequence[Objective]) -> Origin:
     """What was asked for, and else what the models were trained under, or else what is embedded.
 
     Args:
-        asked: the fields of `Origin`, by name, as far as the user has given them.
+        asked: the options of the sweep.
         places: folders of the models, be they there or not.
         objectives: of the sweep.
 
@@ -65,26 +64,28 @@ def origin(
     """
     known = {place: card for place in places if place.is_dir() and (card := read(place))}
     names = {place: lasting(card.reference) for place, card in known.items()}
-    reference = asked["reference"] or _agreed("reference", names) or EMBEDDED
-    if not asked["reference"] and is_local(reference) and not Path(reference).exists():
+    reference = asked.reference or _agreed("reference", names) or EMBEDDED
+    if not asked.reference and is_local(reference) and not Path(reference).exists():
         first = next(place for place, name in names.items() if name == reference)
         raise FileNotFoundError(
             f"the model at {first} was trained under the reference policy {reference}, which is "
             "not there any more: say where it is by --reference."
         )
-    template = asked["template"]
+    template = asked.template
     if template is None:
         template = _agreed("template", {place: card.template for place, card in known.items()})
-    arguments = asked["template_args"]
+    arguments: Mapping[str, Any] | None = asked.template_args
     if arguments is None:
-        arguments = _agreed("template_args", {place: template_args(place) for place in known})
-    column = asked["column"]
-    if (source := asked["prompts"]) is None:
+        arguments = _agreed(
+            "template_args", {place: card.template_args for place, card in known.items()}
+        )
+    column = asked.column
+    if (source := asked.prompts) is None:
         homes = {place: _prompts(place, objectives) for place in known}
-        told = {place: home for place, home in homes.items() if home is not None}
-        source, trained = _agreed("source", told) or (None, None)
+        sure = {place: home for place, home in homes.items() if home is not None}
+        source, trained = _agreed("prompts", sure) or (None, None)
         column = column or trained
-    source = source or common_source("source", None, objectives)
+    source = source or common_source("prompts", None, objectives)
     return Origin(reference, template, arguments, source, column)
 
 
@@ -142,5 +143,5 @@ def _settings(file: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeError, TypeError, KeyError, ValueError) as error:
         raise ValueError(
             f"{file} is no configuration of a fit, so it is broken: say where the prompts of the "
-            "sweep are by --source."
+            "sweep are by --prompts."
         ) from error

@@ -4,22 +4,19 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
-from mavis.baselines.parm_card import CARD as PARM
-from mavis.baselines.parm_card import ParmCard, read_parm
-from mavis.baselines.policy_card import CARD as TUNED
-from mavis.baselines.policy_card import TunedCard, read_tuned
+from mavis.baselines.parm_card import ParmCard
+from mavis.baselines.policy_card import TunedCard
+from mavis.cards import TrainedCard
+from mavis.decoding.model_card import ModelCard
 from mavis.decoding.model_folders import loading
 from mavis.decoding.tokenizers import fingerprint
-from mavis.decoding.value_model import ModelCard, read_card
 from mavis.storage import read_json
 from mavis.training.callbacks import SEEN
 
-VALUE = "value.json"
 ADAPTER = "adapter_config.json"  # of PEFT
 
 
@@ -54,7 +51,7 @@ def _cost(place: Path) -> Cost:
     card = read(place)
     seconds: float | None = None
     seen: frozenset[str] | None = None
-    if isinstance(card, TunedCard | ParmCard):
+    if isinstance(card, TrainedCard):
         seconds, seen = card.cpu_seconds, frozenset(card.prompts)
     elif (place / SEEN).is_file():
         seen = frozenset(read_json(place / SEEN))
@@ -68,11 +65,8 @@ def _cost(place: Path) -> Cost:
 
 def read(place: Path) -> TunedCard | ParmCard | ModelCard | None:
     """The card of a model that `mavis` made; None: it is somebody else's."""
-    if (place / TUNED).is_file():
-        return read_tuned(place)
-    if (place / PARM).is_file():
-        return read_parm(place)
-    return read_card(place) if (place / VALUE).is_file() else None
+    kinds = (TunedCard, ParmCard, ModelCard)
+    return next((kind.read(place) for kind in kinds if (place / kind.FILE).is_file()), None)
 
 
 def tokenizer(place: Path) -> str | None:
@@ -99,40 +93,11 @@ def divergence(place: Path) -> tuple[str, float | None] | None:
     return (card.divergence, card.settings.get("alpha")) if isinstance(card, TunedCard) else None
 
 
-def judged(place: Path) -> dict[str, str] | None:
-    """Digests of the rewards that a model learned from, by objective; None: not known."""
-    card = read(place)
-    if card is None:
-        return None
-    rewards = card.rewards if isinstance(card, ModelCard) else card.settings.get("rewards")
-    return dict(zip(card.objectives, rewards, strict=True)) if rewards else None
-
-
-def trained_under(place: Path) -> tuple[str, str | None] | None:
-    """The policy that a model was trained under, and the template; None: not known."""
-    card = read(place)
-    return None if card is None else (card.reference, card.template)
-
-
-def template_args(place: Path) -> Mapping[str, Any] | None:
-    """The arguments of the chat template that a model was trained under; None: without any."""
-    card = read(place)
-    if isinstance(card, ModelCard):
-        return card.template_args
-    return card.settings.get("template_args") if card else None
-
-
-def reference_weights(place: Path) -> str | None:
-    """A digest of the weights of the policy that a model was trained under; None: not known."""
-    card = read(place)
-    if isinstance(card, ModelCard):
-        return card.reference_weights
-    return card.settings.get("reference_weights") if card else None
-
-
 def lack(method: str, place: Path) -> str | None:
     """What keeps a folder from being the model that a method needs; None: nothing does."""
-    needed = {"mavis": (VALUE,), "parm": (PARM,)}.get(method, ("config.json", ADAPTER))
+    needed = {"mavis": (ModelCard.FILE,), "parm": (ParmCard.FILE,)}.get(
+        method, ("config.json", ADAPTER)
+    )
     if not place.is_dir():
         return "there is no such folder"
     missing = not any((place / name).is_file() for name in needed)

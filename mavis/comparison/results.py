@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,6 +13,15 @@ from mavis.comparison.analysis import Analysis, replicates
 from mavis.comparison.contamination import Checks
 from mavis.comparison.indicators import INDICATORS, AtEqualKL
 from mavis.comparison.provenance import Cost
+from mavis.comparison.result_format import (
+    Estimate,
+    Lead,
+    MethodResults,
+    Pair,
+    Point,
+    Results,
+    Sample,
+)
 from mavis.evaluation.bootstrap import Interval, interval
 from mavis.evaluation.kl_matching import RewardsAtKL
 from mavis.evaluation.samples import ScoredSamples
@@ -27,7 +36,7 @@ def results(
     speeds: Mapping[str, float],
     settings: Mapping[str, Any],
     checks: Checks,
-) -> dict[str, Any]:
+) -> Results:
     """Everything that is known of a sweep, fit for JSON.
 
     Args:
@@ -48,8 +57,10 @@ def results(
         "weightings": [list(weights) for weights in findings.weightings],
         "reference_point": corner,
         "hypervolume_undefined": _undefined(standing, findings.objectives),
-        "reference": _point(findings, findings.reference)
-        | {"rewards": findings.stand(findings.plain).mean_rewards.tolist()},
+        "reference": {
+            **_point(findings, findings.reference),
+            "rewards": findings.stand(findings.plain).mean_rewards.tolist(),
+        },
         "methods": {
             m: _method(findings, standing, m, near[m], costs.get(m), speeds.get(m))
             for m in standing.readings
@@ -72,7 +83,7 @@ def _method(
     near: Sequence[ScoredSamples],
     cost: Cost | None,
     speed: float | None,
-) -> dict[str, Any]:
+) -> MethodResults:
     reached = method in standing.methods
     said = [point.summary for point in near]
     about = ("kl", "length", "distinct_3", "repetition", "perplexity", "kl_truncation")
@@ -100,9 +111,7 @@ def three(count: int) -> list[int]:
     return sorted({0, count // 2, count - 1})
 
 
-def _samples(
-    findings: Analysis, near: Mapping[str, Sequence[ScoredSamples]]
-) -> list[dict[str, Any]]:
+def _samples(findings: Analysis, near: Mapping[str, Sequence[ScoredSamples]]) -> list[Sample]:
     """First answers to prompts that are evenly spaced in their list, whatever was answered."""
     count = len(findings.prompts)
     shown = range(0, count, -(-count // SHOWN)) if count else ()
@@ -126,28 +135,29 @@ def _samples(
     ]
 
 
-def _rewards(reading: RewardsAtKL | None) -> list[dict[str, float]] | None:
+def _rewards(reading: RewardsAtKL | None) -> list[Estimate] | None:
     """The mean reward of each objective with its interval."""
     if reading is None:
         return None
     return [
-        vars(interval(float(value), samples))
+        _estimate(interval(float(value), samples))
         for value, samples in zip(reading.rewards, reading.samples.T, strict=True)
     ]
 
 
-def _point(findings: Analysis, point: ScoredSamples) -> dict[str, Any]:
-    rewards = findings.stand(point).mean_rewards
-    return {"strength": point.strength, "rewards": rewards.tolist(), **point.summary}
+def _point(findings: Analysis, point: ScoredSamples) -> Point:
+    rewards = findings.stand(point).mean_rewards.tolist()
+    found = {"strength": point.strength, "rewards": rewards, **point.summary}
+    return cast(Point, found)
 
 
-def _curves(findings: Analysis, method: str) -> list[list[dict[str, Any]]]:
+def _curves(findings: Analysis, method: str) -> list[list[Point]]:
     return [[_point(findings, point) for point in curve] for curve in findings.curves[method]]
 
 
-def _best_curves(findings: Analysis) -> list[list[dict[str, Any]]]:
+def _best_curves(findings: Analysis) -> list[list[Point]]:
     """Best-of-N at N = 1, 2, 4 … for each weighting."""
-    curves = []
+    curves: list[list[Point]] = []
     for weights in findings.weightings:
         curve = findings.best_curve(weights)
         powers = [n for n in range(1, len(curve) + 1) if n & (n - 1) == 0]
@@ -164,10 +174,14 @@ def _best_curves(findings: Analysis) -> list[list[dict[str, Any]]]:
     return curves
 
 
-def _cell(standing: AtEqualKL, name: str, found: Interval) -> dict[str, float] | None:
+def _estimate(found: Interval) -> Estimate:
+    return {"value": found.value, "low": found.low, "high": found.high}
+
+
+def _cell(standing: AtEqualKL, name: str, found: Interval) -> Estimate | None:
     """An interval, as it is written; None for one of volumes where they are undefined."""
     undefined = name.startswith("hypervolume") and not standing.has_volume
-    return None if undefined else vars(found)
+    return None if undefined else _estimate(found)
 
 
 def _undefined(standing: AtEqualKL, objectives: Sequence[str]) -> str | None:
@@ -183,27 +197,29 @@ def _undefined(standing: AtEqualKL, objectives: Sequence[str]) -> str | None:
     )
 
 
-def _ahead(standing: AtEqualKL) -> dict[str, dict[str, dict[str, float] | None]]:
+def _ahead(standing: AtEqualKL) -> dict[str, Lead]:
     """How far MAVIS is ahead of every other method: ratios, and differences of the gain."""
     if AHEAD not in standing.methods:
         return {}
 
-    def lead(rival: str) -> dict[str, Interval]:
+    def lead(rival: str) -> Lead:
         # A ratio to what may be no gain says nothing, and neither does one of a loss.
         theirs = standing.indicator(rival, "weighted_gain").low
         gains = theirs > 0 and standing.value(AHEAD, "weighted_gain") >= 0
         unknown = Interval(np.nan, np.nan, np.nan)
+        volume = standing.against(AHEAD, rival, "hypervolume")
+        ratio = standing.against(AHEAD, rival, "weighted_gain") if gains else unknown
+        more = standing.against(AHEAD, rival, "weighted_gain", by="difference")
         return {
-            "hypervolume_ratio": standing.against(AHEAD, rival, "hypervolume"),
-            "gain_ratio": standing.against(AHEAD, rival, "weighted_gain") if gains else unknown,
-            "gain_difference": standing.against(AHEAD, rival, "weighted_gain", by="difference"),
+            "hypervolume_ratio": _cell(standing, "hypervolume", volume),
+            "gain_ratio": _estimate(ratio),
+            "gain_difference": _estimate(more),
         }
 
-    others = [method for method in standing.methods if method != AHEAD]
-    return {r: {k: _cell(standing, k, v) for k, v in lead(r).items()} for r in others}
+    return {method: lead(method) for method in standing.methods if method != AHEAD}
 
 
-def _paired(standing: AtEqualKL) -> list[dict[str, Any]]:
+def _paired(standing: AtEqualKL) -> list[Pair]:
     """How far each method is from each other by every indicator, on the same resamples."""
     return [
         {

@@ -5,9 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mavis.decoding.model_card import ModelCard, read_card
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy, spare_threads
-from mavis.decoding.value_model import ModelCard, ValueModel, read_card
+from mavis.decoding.value_model import ValueModel
 from mavis.devices import check_device
 from mavis.hub import MavisWarning, is_local
 

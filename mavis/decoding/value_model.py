@@ -13,9 +13,8 @@ Values are in standard units of the objective's reward. A network is saved as a 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -26,32 +25,12 @@ from mavis.checksums import check, seal
 from mavis.decoding.architectures import check_reach
 from mavis.decoding.backbone import embeddings, first_layers, load_trunk, merged, sibling, with_lora
 from mavis.decoding.guides import GuideState
+from mavis.decoding.model_card import REMEDY, ModelCard, read_card
 from mavis.decoding.model_folders import loading
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.value_states import ActionValues, SharedValues, StateValues
 from mavis.progress import without_bars
 from mavis.reward import Units
-from mavis.versions import FORMAT, check_format
-
-Source = Literal["action", "state", "shared"]
-REMEDY = "restore it from a copy, or let the `mavis fit` that made it write it again."
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What a value network is of: stored beside the weights, and shown to people."""
-
-    source: Source
-    objectives: tuple[str, ...]  # the M outputs, in order
-    units: tuple[Units, ...]  # per objective: the reward's mean and standard deviation
-    reference: str  # the reference policy it was trained under
-    fingerprint: str  # of the tokenizer
-    template: str | None = None
-    eta: float | None = None  # the KL price of its training targets
-    rounds: int = 0
-    rewards: tuple[str, ...] = ()  # per objective: a digest of the reward it learned from
-    template_args: dict[str, Any] | None = None  # of the reference's chat template
-    reference_weights: str | None = None  # a digest of the weights it was trained under
 
 
 class ActionHead(nn.Module):
@@ -191,9 +170,7 @@ class ValueModel(nn.Module):
             with without_bars():
                 merged(self.trunk).save_pretrained(folder / "trunk")
         # Behind the weights: its presence says that they are whole.
-        (folder / "value.json").write_text(
-            json.dumps({"format": FORMAT, **asdict(self.card)}, indent=2) + "\n"
-        )
+        (folder / "value.json").write_text(json.dumps(self.card.content(), indent=2) + "\n")
         seal(folder)
         (folder / "README.md").write_text(text, encoding="utf-8")
 
@@ -230,32 +207,6 @@ class ValueModel(nn.Module):
                 f"value model {folder} does not fit the reference {reference.name}: {reason}"
             ) from error
         return network.to(reference.model.device).eval()
-
-
-def read_card(folder: Path) -> ModelCard:
-    """Read what the value model in a folder is of.
-
-    Raises:
-        FileNotFoundError: there is no value model.
-        ValueError: the file is broken.
-        RuntimeError: a newer version of mavis wrote it.
-    """
-    file = folder / "value.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"{folder} holds no value model: {file.name} is missing.")
-    check(file, REMEDY)
-    try:
-        fields = json.loads(file.read_text())
-        check_format(file, fields)
-        fields.pop("format", None)
-        units = tuple(Units(**unit) for unit in fields.pop("units"))
-        names, rewards = tuple(fields.pop("objectives")), tuple(fields.pop("rewards", ()))
-        card = ModelCard(objectives=names, units=units, rewards=rewards, **fields)
-    except KeyError as error:
-        raise ValueError(f"{file} is no card of a value model: it lacks {error}.") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is no card of a value model: {error}") from error
-    return card
 
 
 def build_network(

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 from mavis.comparison.analysis import BY_SEED
 from mavis.comparison.indicators import INDICATORS
+from mavis.comparison.result_format import Estimate, MethodResults, Results
 from mavis.comparison.results import AHEAD
 from mavis.report import text
 from mavis.report.style import (
-    Found,
     is_compared,
     look,
     number,
@@ -30,7 +30,9 @@ ANSWERS = {  # what is said of answers: its name for people, and its decimals
     "repetition": ("repetition", 3),
     "perplexity": ("perplexity under the reference", 2),
 }
-COSTS = {
+CostName = Literal["training_cpu_seconds", "parameters", "tokens_per_cpu_second"]
+LeadName = Literal["hypervolume_ratio", "gain_ratio", "gain_difference"]
+COSTS: dict[CostName, str] = {
     "training_cpu_seconds": "training, CPU seconds",
     "parameters": "parameters added",
     "tokens_per_cpu_second": "tokens per CPU second",
@@ -51,7 +53,7 @@ class Table(NamedTuple):
     rows: list[tuple[str, list[Cell]]]
 
 
-def told(found: Found) -> list[str]:
+def told(found: Results) -> list[str]:
     """The indicators that say something: of one objective, all are its reward in other words."""
     return list(INDICATORS) if len(found["objectives"]) > 1 else ["weighted_gain"]
 
@@ -61,12 +63,12 @@ def head(name: str) -> str:
     return HEADS.get(name, name.replace("_", " "))
 
 
-def indicators(found: Found) -> Table:
+def indicators(found: Results) -> Table:
     """The indicators of every method."""
     names = told(found)
     heads = [f"{head(name)}\N{NO-BREAK SPACE}{'↓' if name in LESS else '↑'}" for name in names]
 
-    def cell(method: Mapping[str, Any], name: str) -> Cell:
+    def cell(method: MethodResults, name: str) -> Cell:
         if name == "hypervolume" and found.get("hypervolume_undefined") and is_compared(method):
             return Cell("undefined")
         return _cell(method["indicators"][name])
@@ -74,26 +76,26 @@ def indicators(found: Found) -> Table:
     return Table(heads, _rows(found, lambda m: [cell(m, name) for name in names]))
 
 
-def answers(found: Found) -> Table:
+def answers(found: Results) -> Table:
     """What the answers of every method are like."""
     start = [("reference", _said(found["reference"]))]
     rows = _rows(found, lambda method: _said(method["answers"]))
     return Table([head for head, _ in ANSWERS.values()], start + rows)
 
 
-def _said(numbers: Mapping[str, Any]) -> list[Cell]:
+def _said(numbers: Mapping[str, object]) -> list[Cell]:
     return [Cell(decimal(numbers.get(name), digits)) for name, (_, digits) in ANSWERS.items()]
 
 
-def costs(found: Found) -> Table:
+def costs(found: Results) -> Table:
     """What it takes to have every method, and to run it."""
     rows = _rows(found, lambda method: [Cell(decimal(method[name], 0)) for name in COSTS])
     return Table(list(COSTS.values()), rows)
 
 
-def ahead(found: Found) -> Table:
+def ahead(found: Results) -> Table:
     """MAVIS against each rival."""
-    kinds = {
+    kinds: dict[LeadName, str] = {
         "hypervolume_ratio": "hypervolume, ratio",
         "gain_ratio": "weighted gain, ratio",
         "gain_difference": "weighted gain, difference",
@@ -106,7 +108,7 @@ def ahead(found: Found) -> Table:
     return Table(list(kinds.values()), rows)
 
 
-def paired(found: Found) -> Table:
+def paired(found: Results) -> Table:
     """Every method less every other."""
     undefined = {"hypervolume"} if found.get("hypervolume_undefined") else set()
     names = [name for name in told(found) if name in PAIRED and name not in undefined]
@@ -120,7 +122,7 @@ def paired(found: Found) -> Table:
     return Table(list(map(head, names)), rows)
 
 
-def by_seed(found: Found) -> Table:
+def by_seed(found: Results) -> Table:
     """The indicators of every seed by itself, and MAVIS's in those of each rival."""
     seeds, methods = found["by_seed"], ordered(found)
     names = BY_SEED[1:] if found.get("hypervolume_undefined") else BY_SEED
@@ -137,26 +139,26 @@ def by_seed(found: Found) -> Table:
     return Table([f"{head(name)}, seed {at}" for name, at in columns], known if seeds else [])
 
 
-def rewards(found: Found) -> list[tuple[str, Table]]:
+def rewards(found: Results) -> list[tuple[str, Table]]:
     """Rewards at equal KL, by objective: a row for each weighting."""
     methods = ordered(found)
 
     def rows(m: int) -> Iterator[tuple[str, list[Cell]]]:
         for at, weights in enumerate(found["weightings"]):
             cells = [found["methods"][method]["rewards"][at] for method in methods]
-            yield shares(weights), [_cell(cell and cell[m]) for cell in cells]
+            yield shares(weights), [_cell(cell[m] if cell else None) for cell in cells]
 
     heads = [look(method).name for method in methods]
     return [(name, Table(heads, list(rows(m)))) for m, name in enumerate(found["objectives"])]
 
 
 def _rows(
-    found: Found, cells: Callable[[Mapping[str, Any]], list[Cell]]
+    found: Results, cells: Callable[[MethodResults], list[Cell]]
 ) -> list[tuple[str, list[Cell]]]:
     return [(look(m).name, cells(found["methods"][m])) for m in ordered(found)]
 
 
-def _cell(numbers: Mapping[str, Any] | None) -> Cell:
+def _cell(numbers: Estimate | None) -> Cell:
     if numbers is None or math.isnan(number(numbers["value"])):
         return Cell(decimal(None))
     return Cell(decimal(numbers["value"]), text.between(numbers))

@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
+from mavis.comparison.result_format import Estimate, Lead, Results
 from mavis.comparison.results import AHEAD
 from mavis.report.style import (
-    Found,
     fixed,
     is_compared,
     is_single,
@@ -19,8 +18,10 @@ from mavis.report.style import (
 NAMES, INTERVALS, NUMBERS = 10, 23, 18  # widths of columns
 UNKNOWN = "-"
 
+Seed = Mapping[str, Mapping[str, float]]  # method -> indicator -> value
 
-def table(found: Found) -> Iterator[str]:
+
+def table(found: Results) -> Iterator[str]:
     """The results in lines.
 
     Args:
@@ -31,7 +32,8 @@ def table(found: Found) -> Iterator[str]:
     yield f"at {found['kl']:g} nats, {what}"
     known = zip(names, found["units"], strict=True)
     rewards = ", ".join(f"{n} {u['mean']:.3g} ± {u['std']:.3g}" for n, u in known)
-    yield f"reference: {rewards}; KL {fixed(start['kl'])} nats, {start['length']:.1f} tokens"
+    kl = fixed(number(start["kl"]))
+    yield f"reference: {rewards}; KL {kl} nats, {start['length']:.1f} tokens"
     if not found["methods"]:
         return
     yield from _volume(found)
@@ -42,7 +44,7 @@ def table(found: Found) -> Iterator[str]:
         yield f"warning: {warning}"
 
 
-def _volume(found: Found) -> Iterator[str]:
+def _volume(found: Results) -> Iterator[str]:
     """What the numbers are in, and above what volumes are measured, or why they are not."""
     if found["reference_point"] is not None:
         corner = ", ".join(map(fixed, found["reference_point"]))
@@ -53,7 +55,7 @@ def _volume(found: Found) -> Iterator[str]:
     yield "in standard units (0 is the reference's mean); intervals are 95 % over prompts"
 
 
-def _methods(found: Found) -> Iterator[str]:
+def _methods(found: Results) -> Iterator[str]:
     """A row for each method."""
     heads = {"hypervolume": INTERVALS} if len(found["objectives"]) > 1 else {}
     heads |= {"reward": INTERVALS} if is_single(found) else {"weighted gain": INTERVALS}
@@ -65,7 +67,7 @@ def _methods(found: Found) -> Iterator[str]:
         cells = {
             "hypervolume": _cell(method["indicators"]["hypervolume"]),
             "weighted gain": _cell(method["indicators"]["weighted_gain"]),
-            "reward": _cell(rewards and rewards[0]),
+            "reward": _cell(rewards[0] if rewards else None),
             "training CPU s": "?" if seconds is None else f"{seconds:.0f}",
             "tokens / CPU s": "" if speed is None else f"{speed:.0f}",
         }
@@ -74,7 +76,7 @@ def _methods(found: Found) -> Iterator[str]:
         yield f"{name:<{NAMES}}" + "".join(f"{cells[h]:>{width}}" for h, width in heads.items())
 
 
-def _leads(found: Found) -> Iterator[str]:
+def _leads(found: Results) -> Iterator[str]:
     """MAVIS against each other method."""
     kinds = {"hypervolume": "hypervolume"} if yardstick(found).name == "hypervolume" else {}
     kinds["weighted_gain"] = yardstick(found).name if is_single(found) else "weighted gain"
@@ -87,15 +89,18 @@ def _leads(found: Found) -> Iterator[str]:
             yield f"    seed by seed: {'; '.join(each)}"
 
 
-def _lead(lead: Mapping[str, Any], indicator: str) -> str:
+def _lead(lead: Lead, indicator: str) -> str:
     """The ratio of two indicators; where that says nothing, the difference of the gains."""
-    told = _cell(lead[f"{indicator.removeprefix('weighted_')}_ratio"])
+    volume = indicator == "hypervolume"
+    told = _cell(lead["hypervolume_ratio"] if volume else lead["gain_ratio"])
     if told == UNKNOWN and indicator == "weighted_gain":
         return f"has no ratio, difference {_cell(lead['gain_difference'])}"
     return told
 
 
-def _ratios(seeds: Sequence[Mapping[str, Any]], rival: str, indicator: str) -> Iterator[str]:
+def _ratios(
+    seeds: Sequence[Mapping[str, Mapping[str, float]]], rival: str, indicator: str
+) -> Iterator[str]:
     """MAVIS's indicator in that of a rival, for each seed."""
     for seed in seeds:
         mine, theirs = (number(seed[method].get(indicator)) for method in (AHEAD, rival))
@@ -103,11 +108,11 @@ def _ratios(seeds: Sequence[Mapping[str, Any]], rival: str, indicator: str) -> I
         yield UNKNOWN if math.isnan(found) else fixed(found)
 
 
-def _cell(numbers: Mapping[str, Any] | None) -> str:
+def _cell(numbers: Estimate | None) -> str:
     """A number and its interval; what is not known is a dash."""
     if numbers is None or math.isnan(number(numbers["value"])):
         return UNKNOWN
-    value, low, high = (number(numbers[name]) for name in ("value", "low", "high"))
+    value, low, high = map(number, (numbers["value"], numbers["low"], numbers["high"]))
     if math.isnan(low) or math.isnan(high):
         return fixed(value)
     return f"{fixed(value)} [{fixed(low)}, {fixed(high)}]"

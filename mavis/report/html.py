@@ -14,12 +14,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from mavis.comparison.indicators import INDICATORS
+from mavis.comparison.result_format import Results, Sample
 from mavis.comparison.results import three
 from mavis.report import cells
 from mavis.report import text as sentences
 from mavis.report.plots import bar, bar_kinds, pictures
 from mavis.report.style import (
-    Found,
     is_compared,
     look,
     ordered,
@@ -32,7 +32,7 @@ from mavis.tracking.mlflow_run import without_secrets
 REPORT, TEMPLATE = "report.html", "report.html.jinja"
 
 
-def write_report(folder: Path, found: Found) -> list[Path]:
+def write_report(folder: Path, found: Results) -> list[Path]:
     """Draw the pictures of a sweep and write its report.
 
     Args:
@@ -49,7 +49,7 @@ def write_report(folder: Path, found: Found) -> list[Path]:
     return [file, *drawn.values()]
 
 
-def page(found: Found, images: Mapping[str, bytes]) -> str:
+def page(found: Results, images: Mapping[str, bytes]) -> str:
     """The report.
 
     Args:
@@ -91,7 +91,7 @@ def page(found: Found, images: Mapping[str, bytes]) -> str:
     return text
 
 
-def _figures(found: Found, images: Mapping[str, bytes]) -> dict[str, Any]:
+def _figures(found: Results, images: Mapping[str, bytes]) -> dict[str, Any]:
     """The pictures, each with what it shows in words."""
 
     def figure(name: str, alt: str, caption: str) -> dict[str, str]:
@@ -129,11 +129,11 @@ CURVES = (
 )
 
 
-def _bars(found: Found) -> str:
+def _bars(found: Results) -> str:
     return f"By {yardstick(found).name}; bars are values, whiskers 95 % intervals."
 
 
-def _corner(found: Found) -> str:
+def _corner(found: Results) -> str:
     if reason := found.get("hypervolume_undefined"):
         return f"Hypervolume is undefined: {reason}." if len(found["objectives"]) > 1 else ""
     if found["reference_point"] is None:
@@ -142,21 +142,21 @@ def _corner(found: Found) -> str:
     return f"The hypervolume is that above ({point}): it means nothing without this point."
 
 
-def _draws(found: Found) -> str:
+def _draws(found: Results) -> str:
     """What best-of-N costs where it is compared: answers that are thrown away."""
-    counts = found["methods"].get("best_of", {}).get("strengths", ())
-    if not counts:
+    best_of = found["methods"].get("best_of")
+    if best_of is None or not (counts := best_of["strengths"]):
         return ""
     least, most = min(counts), max(counts)
     many = f"{least:g}" if least == most else f"{least:g} to {most:g}"
     return f"Best of N trains nothing and writes {many} answers for each one that it keeps."
 
 
-def _samples(found: Found) -> list[dict[str, Any]]:
+def _samples(found: Results) -> list[dict[str, Any]]:
     """The samples, by weighting."""
     names = ["reference", *ordered(found)]
 
-    def shown(sample: Mapping[str, Any]) -> dict[str, Any]:
+    def shown(sample: Sample) -> dict[str, Any]:
         answers = [(m, sample["answers"][m]) for m in names if m in sample["answers"]]
         return {
             "number": sample["number"],
@@ -171,7 +171,7 @@ def _samples(found: Found) -> list[dict[str, Any]]:
             ],
         }
 
-    def title(sample: Mapping[str, Any]) -> str:
+    def title(sample: Sample) -> str:
         both: Iterable[tuple[str, float]] = zip(found["objectives"], sample["weights"], strict=True)
         return ", ".join(f"{name} {weight:.3g}" for name, weight in both)
 

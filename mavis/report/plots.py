@@ -6,11 +6,10 @@ an error.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
 from textwrap import fill
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +17,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from mavis.comparison.result_format import Estimate, Results
 from mavis.comparison.results import AHEAD, three
 from mavis.evaluation.pareto import nondominated
 from mavis.plot_style import BLACK, GREY, UNITS, WIDTH, name_axes, save
 from mavis.report.style import (
-    Found,
     Look,
     fixed,
     is_compared,
@@ -41,12 +40,12 @@ STEPS = 24  # of a curve between two points: it is linear in √KL
 Array = npt.NDArray[np.float64]
 
 
-def front(path: Path, found: Found, x: int, y: int) -> Path:
+def front(path: Path, found: Results, x: int, y: int) -> Path:
     """Save `front_figure` as a PNG; returns its path."""
     return save(path, front_figure(found, x, y))
 
 
-def front_figure(found: Found, x: int, y: int) -> Figure:
+def front_figure(found: Results, x: int, y: int) -> Figure:
     """Mean rewards of two objectives at equal KL, a point for each weighting of each method.
 
     Crosses are 95 % intervals; a line joins the points that no other point of the method beats in
@@ -88,12 +87,12 @@ def front_figure(found: Found, x: int, y: int) -> Figure:
     return figure
 
 
-def curves(path: Path, found: Found) -> Path:
+def curves(path: Path, found: Results) -> Path:
     """Save `curves_figure` as a PNG; returns its path."""
     return save(path, curves_figure(found))
 
 
-def curves_figure(found: Found) -> Figure:
+def curves_figure(found: Results) -> Figure:
     """Weighted reward against KL, a panel for each of three weightings.
 
     Every curve starts at the reference and is linear in √KL between its points, as it is read.
@@ -128,26 +127,24 @@ def curves_figure(found: Found) -> Figure:
     return figure
 
 
-def bars(path: Path, found: Found) -> Path:
+def bars(path: Path, found: Results) -> Path:
     """Save `bars_figure` as a PNG; returns its path."""
     return save(path, bars_figure(found))
 
 
-def bar_kinds(found: Found) -> list[str]:
+def bar_kinds(found: Results) -> list[str]:
     """What is drawn as bars: the yardstick, and the gain beside a hypervolume."""
     name = yardstick(found).name
     return [name, "weighted gain"] if name == "hypervolume" else [name]
 
 
-def bar(found: Found, method: str, kind: str) -> Mapping[str, Any]:
-    """One bar of a method that can be compared, as a cell of the results."""
-    if kind == yardstick(found).name:
-        return measured(found, method)
-    cell: Mapping[str, Any] = found["methods"][method]["indicators"]["weighted_gain"]
-    return cell
+def bar(found: Results, method: str, kind: str) -> Estimate:
+    """One bar of a method that can be compared."""
+    gain = found["methods"][method]["indicators"]["weighted_gain"]
+    return measured(found, method) if gain is None or kind == yardstick(found).name else gain
 
 
-def bars_figure(found: Found) -> Figure:
+def bars_figure(found: Results) -> Figure:
     """Hypervolume and weighted gain of the methods that can be compared, with 95 % intervals.
 
     Of one objective, its reward: the number, and the interval, that the other texts have.
@@ -185,7 +182,7 @@ def bars_figure(found: Found) -> Figure:
     return figure
 
 
-def pictures(folder: Path, found: Found) -> dict[str, Path]:
+def pictures(folder: Path, found: Results) -> dict[str, Path]:
     """Save all pictures of a sweep, a front for each pair of objectives first.
 
     Returns:
@@ -232,11 +229,11 @@ def _draw_curve(axes: Axes, style: Look, points: Array) -> None:
               label=_text(style.name))  # fmt: skip
 
 
-def _legend_of_weights(found: Found) -> str:
+def _legend_of_weights(found: Results) -> str:
     return fill(f"λ = {' : '.join(map(_text, found['objectives']))}", 90)
 
 
-def _label_ends(axes: Axes, found: Found, x: int, y: int) -> None:
+def _label_ends(axes: Axes, found: Results, x: int, y: int) -> None:
     """Write λ beside one method's points that weigh the one objective most, and the other."""
     methods = sorted(ordered(found), key=lambda m: m != AHEAD)
     method = next((m for m in methods if all(found["methods"][m]["rewards"])), None)
@@ -247,7 +244,7 @@ def _label_ends(axes: Axes, found: Found, x: int, y: int) -> None:
     ends = ((x, y, (0, -24), "center"), (y, x, (-9, 9), "right"))
     for m, n, away, side in ends[: len(weights)]:
         at = int((weights[:, m] - weights[:, n]).argmax())
-        cell = found["methods"][method]["rewards"][at]
+        cell = found["methods"][method]["rewards"][at] or []
         place = (number(cell[x]["value"]), number(cell[y]["value"]))
         if np.isfinite(place).all():
             axes.annotate(f"λ = {shares(found['weightings'][at])}", place, away,
@@ -255,16 +252,16 @@ def _label_ends(axes: Axes, found: Found, x: int, y: int) -> None:
                           color=look(method).colour, path_effects=halo)  # fmt: skip
 
 
-def _cross(cell: Sequence[Mapping[str, Any]] | None, x: int, y: int) -> Array:
+def _cross(cell: Sequence[Estimate] | None, x: int, y: int) -> Array:
     """Two objectives' rewards with their ends [2, 3]; NaN where the KL was not reached."""
     if cell is None:
         return np.full((2, 3), np.nan)
     return np.array([_interval(cell[m]) for m in (x, y)])
 
 
-def _interval(cell: Mapping[str, Any] | None) -> list[float]:
+def _interval(cell: Estimate) -> list[float]:
     """Value, low, high."""
-    return [number(None if cell is None else cell[end]) for end in ("value", "low", "high")]
+    return list(map(number, (cell["value"], cell["low"], cell["high"])))
 
 
 def _arms(values: Array) -> Array:
@@ -275,7 +272,7 @@ def _arms(values: Array) -> Array:
     return np.where(np.isfinite(found), np.maximum(found, 0.0), 0.0)
 
 
-def _numbers(values: Sequence[Any]) -> Array:
+def _numbers(values: Sequence[float | None]) -> Array:
     return np.array([number(value) for value in values])
 
 

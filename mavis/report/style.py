@@ -3,12 +3,12 @@
 Every method has a colour, a marker and a line of its own.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
+from mavis.comparison.result_format import Estimate, MethodResults, Results
 from mavis.plot_style import BLACK, BLUE, GREY, ORANGE
 
-Found = Mapping[str, Any]  # what `results.results` gives, or `results.json` holds
 Line = str | tuple[int, tuple[int, ...]]  # as matplotlib has them
 
 
@@ -37,13 +37,13 @@ def look(method: str) -> Look:
     return LOOKS.get(method, Look(method, GREY, "*", (0, (1, 2))))
 
 
-def ordered(found: Found) -> list[str]:
+def ordered(found: Results) -> list[str]:
     """The methods of a sweep, in one order for all pictures and tables."""
     known = [method for method in LOOKS if method in found["methods"]]
     return known + [method for method in found["methods"] if method not in LOOKS]
 
 
-def weightings(found: Found) -> str:
+def weightings(found: Results) -> str:
     """How many weightings there are.
 
     >>> weightings({"weightings": [[1.0, 0.0]]})
@@ -60,29 +60,30 @@ class Yardstick(NamedTuple):
     name: str  # for people
 
 
-def yardstick(found: Found) -> Yardstick:
+def yardstick(found: Results) -> Yardstick:
     """Hypervolume; where that is undefined, the weighted gain: of one objective, its reward."""
     if found.get("hypervolume_undefined") is None:
         return Yardstick("hypervolume", "hypervolume")
     return Yardstick("weighted_gain", "reward" if is_single(found) else "weighted gain")
 
 
-def is_single(found: Found) -> bool:
+def is_single(found: Results) -> bool:
     """Whether it is about one objective as it is: then there is nothing to weigh."""
     return [list(weights) for weights in found["weightings"]] == [[1.0]]
 
 
-def is_compared(method: Mapping[str, Any]) -> bool:
+def is_compared(method: MethodResults) -> bool:
     """Whether a method gets to the KL at every weighting."""
     return method["indicators"]["weighted_gain"] is not None
 
 
-def measured(found: Found, method: str) -> Mapping[str, Any]:
-    """What a method that can be compared comes to by the yardstick, as a cell of the results."""
-    if yardstick(found).name == "reward":
-        cell: Mapping[str, Any] = found["methods"][method]["rewards"][0][0]
-    else:
-        cell = found["methods"][method]["indicators"][yardstick(found).indicator]
+def measured(found: Results, method: str) -> Estimate:
+    """What a method that can be compared comes to by the yardstick."""
+    this = found["methods"][method]
+    rewards, cell = this["rewards"][0], this["indicators"][yardstick(found).indicator]
+    if yardstick(found).name == "reward" and rewards:
+        cell = rewards[0]
+    assert cell is not None  # as it can be compared
     return cell
 
 
@@ -113,6 +114,6 @@ def ratio(mine: float, theirs: float) -> float:
     return mine / theirs if mine >= 0 < theirs else float("nan")
 
 
-def number(value: Any) -> float:
+def number(value: float | None) -> float:
     """A number of the results; what is null in `results.json` is NaN again."""
     return float("nan") if value is None else float(value)

@@ -1,13 +1,13 @@
 """What a sweep comes to, in sentences: who is ahead, what was checked, what pictures show."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from mavis.comparison.result_format import Estimate, Lead, Results
 from mavis.comparison.results import AHEAD
 from mavis.report.style import (
-    Found,
     is_compared,
     is_single,
     look,
@@ -18,8 +18,6 @@ from mavis.report.style import (
     weightings,
     yardstick,
 )
-
-Cell = Mapping[str, Any]
 
 SAID = ("ahead of", "behind", "no different, as far as can be seen, from", "not comparable with")
 
@@ -37,7 +35,7 @@ def decimal(value: Any, digits: int = 2, *, sign: bool = False) -> str:
     return f"{rounded:{'+' if sign else ''},.{digits}f}".replace("-", "−").replace("inf", "∞")
 
 
-def between(cell: Cell, digits: int = 2) -> str:
+def between(cell: Estimate, digits: int = 2) -> str:
     """An interval's ends.
 
     >>> between({"value": 1.0, "low": 0.5, "high": 2.0})
@@ -55,7 +53,7 @@ def together(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def headline(found: Found) -> str:
+def headline(found: Results) -> str:
     """Who is ahead of whom, by the yardstick; a sentence."""
     compared = [m for m in ordered(found) if is_compared(found["methods"][m])]
     if not compared:
@@ -76,7 +74,7 @@ def headline(found: Found) -> str:
     return f"The largest {measure} is that of {look(best).name}, {value}."
 
 
-def leads(found: Found) -> Iterator[str]:
+def leads(found: Results) -> Iterator[str]:
     """How far MAVIS is ahead of each rival, or behind: a line each."""
     gain = yardstick(found).name if is_single(found) else "weighted gain"
     for rival in _rivals(found):
@@ -91,7 +89,7 @@ def leads(found: Found) -> Iterator[str]:
         )
 
 
-def title(found: Found) -> str:
+def title(found: Results) -> str:
     """What the report is about."""
     at = f"{found['kl']:g}\N{NO-BREAK SPACE}nats"
     if len(found["objectives"]) == 1:
@@ -99,7 +97,7 @@ def title(found: Found) -> str:
     return f"Trade-offs of {together(found['objectives'])} at {at}"
 
 
-def about(found: Found) -> str:
+def about(found: Results) -> str:
     """What was compared, on how much."""
     settings = found["settings"]
     count, seeds = settings.get("prompts", "?"), settings.get("seeds", 1)
@@ -115,7 +113,7 @@ def about(found: Found) -> str:
     )
 
 
-def seeds(found: Found) -> str:
+def seeds(found: Results) -> str:
     """What the columns of several seeds differ by."""
     if "{seed}" in str(found["settings"].get("models", {}).get("runs", "")):
         return (
@@ -125,7 +123,7 @@ def seeds(found: Found) -> str:
     return "They are draws from the same models, and say nothing of the luck of a training."
 
 
-def describe_front(found: Found, x: int, y: int) -> str:
+def describe_front(found: Results, x: int, y: int) -> str:
     """What a picture of a front shows, for those who do not see it."""
     names, parts = found["objectives"], []
     weights = np.array(found["weightings"])
@@ -142,7 +140,7 @@ def describe_front(found: Found, x: int, y: int) -> str:
     )
 
 
-def describe_curves(found: Found, panels: Sequence[int]) -> str:
+def describe_curves(found: Results, panels: Sequence[int]) -> str:
     """What the picture of reward against KL shows."""
     parts = []
     for at in panels:
@@ -158,7 +156,7 @@ def describe_curves(found: Found, panels: Sequence[int]) -> str:
     return f"{what} at {found['kl']:g} nats. {'; '.join(parts)}."
 
 
-def checks(found: Found) -> Iterator[str]:
+def checks(found: Results) -> Iterator[str]:
     """What was seen to, so that nothing but the methods differs."""
     settings = found["settings"]
     for method, both in found.get("overlap", {}).items():
@@ -192,16 +190,16 @@ def checks(found: Found) -> Iterator[str]:
     )
 
 
-def _rivals(found: Found) -> list[str]:
+def _rivals(found: Results) -> list[str]:
     return [method for method in ordered(found) if method in found["ahead"]]
 
 
-def _verdict(lead: Mapping[str, Cell | None]) -> str:
+def _verdict(lead: Lead) -> str:
     """Ahead, behind or neither: by volumes, or by gains where there are none."""
     cell, even = lead["hypervolume_ratio"], 1
     if cell is None:
         cell, even = lead["gain_difference"], 0
-    low, high = (number(cell[end]) if cell else np.nan for end in ("low", "high"))
+    low, high = number(cell["low"]), number(cell["high"])
     if np.isnan([low, high]).any():
         return SAID[3]
     return SAID[0] if low > even else SAID[1] if high < even else SAID[2]

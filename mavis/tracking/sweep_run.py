@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mavis.report.style import Found
+from mavis.comparison.result_format import Results
 from mavis.storage import legal
 from mavis.tracking.mlflow_logger import LONG, PARAM_LENGTH, SHORT, careful, flat, numbers
 from mavis.tracking.mlflow_run import FitRun, without_secrets
@@ -25,7 +25,7 @@ METHOD, CONTENT = "mavis.method", "mavis.content"  # tags: whose child run it is
 Point = dict[str, Any]
 
 
-def log_sweep(folder: Path, found: Found, files: Sequence[Path], uri: str | None = None) -> None:
+def log_sweep(folder: Path, found: Results, files: Sequence[Path], uri: str | None = None) -> None:
     """Write a sweep to MLflow, or say in a line that it cannot be.
 
     Args:
@@ -82,19 +82,25 @@ def _params(settings: Mapping[str, Any]) -> dict[str, str]:
     return {name: without_secrets(str(value))[:PARAM_LENGTH] for name, value in flat(settings, ".")}
 
 
-def _standing(found: Found) -> dict[str, float]:
+def _standing(found: Results) -> dict[str, float]:
     """On the sweep's own run: all indicators of all methods, to be compared between sweeps."""
     table = {m: method["indicators"] for m, method in found["methods"].items()}
     return _finite({f"{m}/{n}": cell for m, each in table.items() for n, cell in each.items()})
 
 
-def _points(found: Found, method: str) -> list[tuple[int, dict[str, float]]]:
+def _points(found: Results, method: str) -> list[tuple[int, dict[str, float]]]:
     """On a method's run: at step 0 what it comes to, at step w its rewards at weighting w."""
     this = found["methods"][method]
-    lead = {f"behind_mavis/{n}": cell for n, cell in found["ahead"].get(method, {}).items()}
-    costs = ("training_cpu_seconds", "parameters", "tokens_per_cpu_second")
-    once = this["indicators"] | lead | {name: this[name] for name in costs}
-    once |= {f"answers/{name}": value for name, value in this["answers"].items()}
+    leads = dict(found["ahead"].get(method) or {})
+    lead = {f"behind_mavis/{n}": cell for n, cell in leads.items()}
+    once: dict[str, Any] = {
+        **this["indicators"],
+        **lead,
+        "training_cpu_seconds": this["training_cpu_seconds"],
+        "parameters": this["parameters"],
+        "tokens_per_cpu_second": this["tokens_per_cpu_second"],
+        **{f"answers/{name}": value for name, value in this["answers"].items()},
+    }
     steps = [
         {
             **{f"weight/{n}": w for n, w in zip(found["objectives"], weights, strict=True)},

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mavis.checksums import check
-from mavis.decoding.value_model import read_card
+from mavis.decoding.model_card import read_card
 from mavis.evaluation.collect import collected
 from mavis.evaluation.kl_matching import at_kl
 from mavis.evaluation.metrics import distinct, mean_reward

@@ -18,6 +18,7 @@ from mavis.evaluation.collect import Collector, World
 from mavis.evaluation.evaluate import evaluate
 from mavis.evaluation.samples import ScoredSamples
 from mavis.objective import Objective, common_source, find
+from mavis.options import at_least, positive
 from mavis.prompts import BadRow, Prompt
 from mavis.reward import Units
 from mavis.storage import write_json
@@ -93,12 +94,9 @@ class RolloutDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check_positive(
-            rounds=rounds, epochs=epochs, trees=trees, rows=rows, batch_tokens=batch_tokens
-        )
-        _check_positive(held_out=held_out - 1, best_of=best_of - 1)  # spreads need two
-        if not 0 < eta < np.inf:
-            raise ValueError(f"eta must be a positive number, got {eta}.")
+        at_least(1, rounds=rounds, epochs=epochs, trees=trees, rows=rows, batch_tokens=batch_tokens)
+        at_least(2, held_out=held_out, best_of=best_of)  # spreads need two
+        positive(eta=eta)
         if not temperature > 0:  # a tree of likeliest tokens has no two branches
             raise ValueError(f"temperature must be above 0, got {temperature}.")
         self.objectives = tuple(find(name) for name in objectives)
@@ -295,10 +293,3 @@ class RolloutDataModule(LightningDataModule):
 
     def _packs(self, trees: Sequence[Tree]) -> list[Pack]:
         return round_packs(trees, self.units, self.eta, self.batch_tokens)
-
-
-def _check_positive(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            least = 2 if name in {"held_out", "best_of"} else 1
-            raise ValueError(f"{name} must be at least {least}, got {number + least - 1}.")

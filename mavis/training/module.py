@@ -11,8 +11,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics.functional import r2_score
 
+from mavis.decoding.model_card import ModelCard, Source
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.value_model import ModelCard, Source, ValueModel, build_network
+from mavis.decoding.value_model import ValueModel, build_network
 from mavis.evaluation.metrics import sibling_rank_correlation
 from mavis.reward import identity
 from mavis.training.data import RolloutDataModule

@@ -196,9 +196,11 @@ def test_bad_input_is_said_in_a_line():
     for alpha in (-0.1, 1.5, math.nan):
         with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\]"):
             mixture("alpha", alpha)
-    with pytest.raises(ValueError, match=r"alpha needs one in \[0, 1\]\."):
+    with pytest.raises(
+        ValueError, match=r"the alpha divergence needs an alpha in \[0, 1\], got none"
+    ):
         mixture("alpha")
-    with pytest.raises(ValueError, match=r"jsd has none, got 0\.5"):
+    with pytest.raises(ValueError, match=r"alpha is only used with .*divergence=jsd, alpha=0\.5"):
         mixture("jsd", 0.5)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mavis.baselines.parm import guided_by, load_parm, new_arm, preferences, save_parm
-from mavis.baselines.parm_card import CARD, WEIGHTS, ParmCard, read_parm
+from mavis.baselines.parm_card import CARD, WEIGHTS, ParmCard
 from mavis.baselines.pblora import adapters
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
@@ -198,7 +198,7 @@ def test_a_saved_model_decodes_alike(reference, tmp_path):
     measured = {"preference": [1, 0], "beta": 0.5, "reward": {"humor": 1, "kind": 0}, "kl": 2}
     card = replace(card, prompts=("ab",), settings={"lr": 1.0}, measured=[measured])
     save_parm(arm, card, tmp_path / "parm")
-    assert read_parm(tmp_path / "parm") == card
+    assert ParmCard.read(tmp_path / "parm") == card
     said = (tmp_path / "parm" / "README.md").read_text()
     assert "| 1, 0 | 0.5 | +1.00 | +0.00 | 2.00 |" in said
     files = {file.name for file in (tmp_path / "parm").iterdir()}

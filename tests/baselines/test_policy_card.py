@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from mavis.baselines.policy_card import TunedCard, label, read_tuned, readme, tuned_folder
+from mavis.baselines.policy_card import TunedCard, label, tuned_folder
 from mavis.reward import Units
 
 CARD = TunedCard(
@@ -31,13 +31,15 @@ CARD = TunedCard(
 
 def test_a_card_comes_back_as_it_was_written(tmp_path):
     CARD.save(tmp_path)
-    assert read_tuned(tmp_path) == CARD
-    assert read_tuned(str(tmp_path)).label == "humor0.25_helpfulness0.75"
+    assert TunedCard.read(tmp_path) == CARD
+    assert TunedCard.read(str(tmp_path)).label == "humor0.25_helpfulness0.75"
 
 
 def test_a_folder_without_a_card_is_no_policy(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no tuned policy \(tuned.json is missing\)"):
-        read_tuned(tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=r"no tuned policy: tuned.json is mi.* `mavis tune`"
+    ):
+        TunedCard.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,7 @@ def test_a_folder_without_a_card_is_no_policy(tmp_path):
     [
         ("{", "is no card of a tuned policy: Expecting"),
         ("[1]", "is no card of a tuned policy: "),
-        ("{}", "is no card of a tuned policy: it lacks 'method'"),
+        ("{}", "is no card of a tuned policy: it lacks 'objectives'"),
         (json.dumps(dataclasses.asdict(CARD) | {"units": [{"mean": 0, "std": -1}]}), "std above 0"),
         (json.dumps(dataclasses.asdict(CARD) | {"weights": [1]}), "equally many, got 2, 1 and 2"),
     ],
@@ -53,7 +55,7 @@ def test_a_folder_without_a_card_is_no_policy(tmp_path):
 def test_a_broken_card_is_a_line(content, message, tmp_path):
     (tmp_path / "tuned.json").write_text(content)
     with pytest.raises(ValueError, match=message) as caught:
-        read_tuned(tmp_path)
+        TunedCard.read(tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -84,8 +86,8 @@ def test_no_two_policies_share_a_folder():
 
 
 def test_the_card_for_people_says_what_it_is():
-    text = readme(CARD)
+    text = CARD.for_people()
     assert text.startswith("---\nlibrary_name: transformers\n")
     assert "humor × 0.25, helpfulness × 0.75" in text
     assert "| kl | 2.000 |" in text
-    assert "An adapter for" in readme(dataclasses.replace(CARD, lora=True))
+    assert "An adapter for" in dataclasses.replace(CARD, lora=True).for_people()

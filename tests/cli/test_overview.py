@@ -1,12 +1,12 @@
 """What people see who do not know the commands yet."""
 
 import shlex
-from inspect import signature
 
 import pytest
 
 from mavis.cli.main import TRAINING, commands, main
 from mavis.cli.overview import PARTS
+from mavis.cli.parsing import parameters
 
 
 def lines(capsys, *words):
@@ -34,7 +34,7 @@ def test_every_command_has_an_example_that_can_be_typed():
         first, *words = shlex.split(example)
         assert first == "mavis"
         assert tuple(words[: len(name)]) == name
-        known = signature(commands()[name]).parameters if name in commands() else ["objective"]
+        known = parameters(commands()[name]) if name in commands() else ["objective"]
         options = [word[2:].split(".")[0] for word in words if word.startswith("--")]
         assert set(options) <= set(known)
 

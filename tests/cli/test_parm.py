@@ -5,7 +5,8 @@ import json
 import pytest
 
 from mavis.baselines.parm import guided_by, load_parm
-from mavis.baselines.parm_card import read_parm
+from mavis.baselines.parm_card import ParmCard
+from mavis.baselines.train.config import ParmConfig
 from mavis.cli import parm as command
 from mavis.cli.parm import parm
 from mavis.decoding.reference import ReferencePolicy
@@ -34,12 +35,12 @@ def small(tiny_folder, plugin):  # noqa: ARG001
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, small):
     folder = tmp_path_factory.mktemp("tuned") / "parm"
-    parm(**small, out=str(folder))
+    parm(ParmConfig(**small, out=str(folder)))
     return folder
 
 
 def test_what_a_run_leaves_behind(run, small):
-    card = read_parm(run)
+    card = ParmCard.read(run)
     assert card.objectives == ("trial", "rival")
     assert card.reference == small["reference"]
     asked = read_prompts(small["prompts"], "train")
@@ -64,11 +65,11 @@ def test_what_a_run_leaves_behind(run, small):
 
 def test_a_run_goes_on_and_is_done_once(run, small, capsys, monkeypatch):
     before = (run / "pblora.safetensors").read_bytes()
-    parm(**small, out=str(run))
+    parm(ParmConfig(**small, out=str(run)))
     assert "is there already" in capsys.readouterr().out
     (run / "parm.json").unlink()  # as if it had been killed while it trained
     monkeypatch.setattr("mavis.storage.Shards.append", None)  # nothing is made anew
-    parm(**small, out=str(run))
+    parm(ParmConfig(**small, out=str(run)))
     assert "preference 0.5, 0.5: trial" in capsys.readouterr().out
     assert (run / "pblora.safetensors").read_bytes() == before
 
@@ -80,12 +81,12 @@ def test_a_model_that_is_not_measured_yet_is_not_trained_again(small, tmp_path, 
     monkeypatch.setattr(command, "_measure", stopped)
     monkeypatch.setattr("mavis.evaluation.collect.collected", lambda _: 1000.0)
     with pytest.raises(KeyboardInterrupt):
-        parm(**small, out=str(tmp_path / "parm"))
+        parm(ParmConfig(**small, out=str(tmp_path / "parm")))
     kept = (tmp_path / "parm" / "pblora.safetensors").read_bytes()
     monkeypatch.undo()
     monkeypatch.setattr(command, "_train", stopped)
-    parm(**small, out=str(tmp_path / "parm"))
-    card = read_parm(tmp_path / "parm")
+    parm(ParmConfig(**small, out=str(tmp_path / "parm")))
+    card = ParmCard.read(tmp_path / "parm")
     assert (tmp_path / "parm" / "pblora.safetensors").read_bytes() == kept
     assert card.cpu_seconds > 1000  # what the answers took, and the steps
     assert len(card.measured) == 3
@@ -94,24 +95,24 @@ def test_a_model_that_is_not_measured_yet_is_not_trained_again(small, tmp_path, 
 def test_a_model_of_an_edited_reward_is_another_one(run, small, monkeypatch):
     monkeypatch.setattr("mavis.cli.parm.identity", lambda _: "edited")
     with pytest.raises(ValueError, match="holds a run with other rewards: give another --out"):
-        parm(**small, out=str(run))
+        parm(ParmConfig(**small, out=str(run)))
 
 
 def test_a_reference_with_other_weights_is_another_one(run, small, monkeypatch):
     monkeypatch.setattr(ReferencePolicy, "weights_digest", "others")
     with pytest.raises(ValueError, match="holds a run with other reference weights: give another"):
-        parm(**small, out=str(run))
+        parm(ParmConfig(**small, out=str(run)))
 
 
 def test_one_process_at_a_time(small, tmp_path):
     folder = tmp_path / "parm"
     with alone_in(folder), pytest.raises(RuntimeError, match="another run is at work in"):
-        parm(**small, out=str(folder))
+        parm(ParmConfig(**small, out=str(folder)))
 
 
 def test_another_run_does_not_get_in_between(run, small):
     with pytest.raises(ValueError, match=r"holds a run with lr = 0\.\d+, not 0\.5: give another"):
-        parm(**small, out=str(run), lr=0.5)
+        parm(ParmConfig(**small, out=str(run), lr=0.5))
     assert json.loads((run / "settings.json").read_text())["answers"] == 4
 
 
@@ -126,12 +127,12 @@ def test_another_run_does_not_get_in_between(run, small):
         ({"beta_r": -1.0}, "beta_r must be a positive number"),
         ({"rank": 0}, "rank must be at least 1"),
         ({"device": "abacus"}, "device 'abacus' is not available here; there are: cpu"),
-        ({"limit": 0}, "limit must be at least 1"),
+        ({"num_prompts": 0}, "num_prompts must be at least 1"),
         ({"reference": "./nowhere"}, "missing folder"),
         ({"objectives": "trial,hh-humor", "prompts": None}, "prompts must be given"),
     ],
 )
 def test_bad_input_is_said_at_once(small, tmp_path, wrong, said):
     with pytest.raises((ValueError, LookupError, FileNotFoundError), match=said):
-        parm(**(small | wrong), out=str(tmp_path / "out"))
+        parm(ParmConfig(**(small | wrong), out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()

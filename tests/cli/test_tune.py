@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from mavis.baselines.policy_card import read_tuned
+from mavis.baselines.policy_card import TunedCard
 from mavis.baselines.policy_guides import mod
 from mavis.baselines.train import tune as bench_module
+from mavis.baselines.train.config import TuneConfig
 from mavis.baselines.train.run import last_checkpoint
 from mavis.cli.tune import tune
 from mavis.comparison.checkpoints import Models
@@ -55,7 +56,7 @@ def tiny_tune(tiny_folder: Path, plugin: Path, tmp_path: Path, store: str) -> Tu
             "lr": 1e-2,
             "tracking": store,
         }
-        tune(method, **(settings | more))
+        tune(TuneConfig(method=method, **(settings | more)))
         out = Path(str((settings | more)["out"]))
         return max(out.glob(f"{method}*"), key=lambda folder: folder.stat().st_mtime)
 
@@ -71,7 +72,7 @@ def test_each_method_makes_a_policy_that_loads(method, tiny_tune, tiny_folder, c
     before = ReferencePolicy.load(str(tiny_folder / "reference")).model.state_dict()
     after = policy.model.state_dict()
     assert any(not before[name].equal(after[name]) for name in before)
-    card = read_tuned(folder)
+    card = TunedCard.read(folder)
     assert (card.method, card.objectives, card.weights, card.lora) == (
         method,
         ("trial",),
@@ -93,7 +94,7 @@ def test_sft_learns_the_replies_it_is_given(tiny_tune, tmp_path):
     folder = tiny_tune("sft", objectives="", prompts=str(file), steps=30, batch=8, lr=3e-2)
     answers = GuidedPolicy(ReferencePolicy.load(str(folder))).generate(["a tumum"], n=8)
     assert sum(answer.text == "is mine" for answer in answers) >= 6
-    assert read_tuned(folder).objectives == ()
+    assert TunedCard.read(folder).objectives == ()
 
 
 # peft reads an attribute that newer transformers have under another name.
@@ -111,13 +112,13 @@ def test_an_adapter_is_saved_as_one(tiny_tune, tiny_folder):
     model = PeftModel.from_pretrained(base, folder)
     assert model.peft_config["default"].r == 16
     assert AutoTokenizer.from_pretrained(folder).eos_token == "<end>"
-    card = read_tuned(folder)
+    card = TunedCard.read(folder)
     assert card.lora
     assert 0 < card.parameters < count
 
 
 def test_prompts_are_those_of_the_training_split(tiny_tune):
-    card = read_tuned(tiny_tune("grpo", steps=4))
+    card = TunedCard.read(tiny_tune("grpo", steps=4))
     known = {digest(f"a n{'um' * at} is") for at in range(10)}
     assert len(card.prompts) == 8  # 4 steps · 4 answers / 2 per prompt
     assert set(card.prompts) <= known
@@ -154,7 +155,7 @@ def test_a_flipped_bit_in_a_policy_is_named_wherever_it_is_used(lora, tiny_tune,
     for file in (folder / "SHA256SUMS", folder / ".tuned.json.sha256"):  # as they were once
         file.unlink()
     mod(reference, {"trial": folder})
-    assert read_tuned(folder).lora is lora
+    assert TunedCard.read(folder).lora is lora
 
 
 def test_other_settings_are_refused(tiny_tune):
@@ -197,7 +198,7 @@ def test_a_killed_training_goes_on_and_comes_to_the_same(method, tiny_tune, tmp_
         tiny_tune(method, steps=8, out=str(tmp_path / "b" / "t"))
     folder = tmp_path / "b" / "t" / f"{method}-trial"
     with pytest.raises(FileNotFoundError):
-        read_tuned(folder)
+        TunedCard.read(folder)
     with pytest.raises(ValueError, match=r"holds a policy with lr = 0.01, not 0.02"):
         tiny_tune(method, steps=8, lr=0.02, out=str(tmp_path / "b" / "t"))
     tiny_tune(method, steps=8, out=str(tmp_path / "b" / "t"))
@@ -276,7 +277,7 @@ def test_killed_while_it_is_measured_it_does_not_train_again(tiny_tune, monkeypa
         with pytest.raises(Killed):
             tiny_tune("grpo", steps=3)
     monkeypatch.setattr("mavis.baselines.train.callback.TrainingWatch.on_step_end", dies)
-    card = read_tuned(tiny_tune("grpo", steps=3))
+    card = TunedCard.read(tiny_tune("grpo", steps=3))
     assert card.measured["kl"] > 0
 
 
@@ -295,6 +296,11 @@ def test_the_price_of_kl_is_in_deviations_of_the_weighted_reward(tiny_tune, monk
     assert asked[(2.0,)] == pytest.approx(2 * 0.5, rel=1e-5)
 
 
+def test_weights_that_cancel_each_other_are_refused(tiny_tune):
+    with pytest.raises(ValueError, match="weighted reward of trial and rival is constant: nothing"):
+        tiny_tune("rloo", objectives="trial,rival", weights="trial=1,rival=-1")
+
+
 def test_a_policy_is_measured_on_other_draws_than_its_units(tiny_tune, monkeypatch):
     seeds = []
 
@@ -311,7 +317,7 @@ def test_a_policy_is_measured_on_other_draws_than_its_units(tiny_tune, monkeypat
 def test_a_tuned_policy_has_one_kl_whoever_reports_it(lora, tiny_tune, tiny_folder):
     """That of `mavis tune` is the one of MORLHF in `mavis pareto`, and so are the rewards."""
     folder = tiny_tune("rloo", lora=lora, steps=4)
-    card = read_tuned(folder)
+    card = TunedCard.read(folder)
     reference = ReferencePolicy.load(str(tiny_folder / "reference"))
     prompts = fitting_prompts(reference, str(tiny_folder / "prompts"), "validation", None, 6, 0)
     ground = Setting(reference, (find("trial"),), prompts[:4], 2, 4, 6, 1.0, 40, 8)
@@ -332,7 +338,7 @@ def test_a_grid_trains_a_policy_for_each_vector(tiny_tune, tmp_path, capsys):
     folders = sorted(folder.name for folder in (tmp_path / "runs" / "tuned").iterdir())
     assert folders == ["dpo-rival", "dpo-trial", "dpo-trial0.5_rival0.5"]
     assert "trial " in capsys.readouterr().out
-    assert read_tuned(tmp_path / "runs" / "tuned" / "dpo-rival").objectives == ("rival",)
+    assert TunedCard.read(tmp_path / "runs" / "tuned" / "dpo-rival").objectives == ("rival",)
 
 
 @pytest.mark.parametrize(
@@ -352,8 +358,11 @@ def test_a_grid_trains_a_policy_for_each_vector(tiny_tune, tmp_path, capsys):
         ({"method": "ppo"}, "method must be one of rloo, grpo, dpo, sft, got 'ppo'"),
         ({"method": "sft"}, "objectives must be left out for sft"),
         ({"divergence": "jsd"}, "divergence can be chosen for dpo alone: rloo has reverse_kl"),
-        ({"method": "dpo", "divergence": "alpha"}, "alpha is of the alpha divergence: alpha needs"),
-        ({"alpha": 0.5}, "alpha is of the alpha divergence: reverse_kl has none, got 0.5"),
+        ({"method": "dpo", "divergence": "alpha"}, "the alpha divergence needs an alpha in"),
+        (
+            {"alpha": 0.5},
+            r"only used with the alpha divergence \(got divergence=reverse_kl, alpha=0.5\)",
+        ),
         ({"method": "dpo", "divergence": "alpha", "alpha": 2.0}, r"alpha must be in \[0, 1\]"),
         ({"eta": 0.0}, "eta must be a positive number, got 0.0"),
         ({"lr": -1.0}, "lr must be a positive number, got -1.0"),

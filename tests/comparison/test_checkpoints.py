@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mavis.baselines.policy_card import read_tuned, tuned_folder
-from mavis.comparison.checkpoints import METHODS, Models
+from mavis.baselines.policy_card import TunedCard, tuned_folder
+from mavis.comparison.checkpoints import Models
+from mavis.comparison.config import METHODS, ParetoConfig
 
 NAMES, HALF = ("trial", "rival"), [(0.5, 0.5)]
 
@@ -144,7 +145,7 @@ def test_one_alpha_is_not_another(tiny_runs, tmp_path):
     for name in NAMES:
         place = tuned_folder(tmp_path / "tuned", [name], (1.0,), "dpo", "alpha")
         shutil.copytree(tiny_runs / "tuned" / f"rloo-{name}", place)
-        card = read_tuned(place)
+        card = TunedCard.read(place)
         replace(card, divergence="alpha", settings=card.settings | {"alpha": 0.3}).save(place)
     with pytest.raises(ValueError, match=r"under alpha with alpha 0\.3, not under .* 0\.7"):
         models.folders("mod", NAMES, HALF, 0)
@@ -179,3 +180,9 @@ def test_no_other_braces_than_those_of_the_seed():
     Models("runs/{seed}").check(NAMES)
     with pytest.raises(ValueError, match=r"folders may have \{seed\} in them, got \{sed\} in"):
         Models("runs/{sed}").check(NAMES)
+
+
+def test_models_are_those_of_the_options():
+    options = {"tuned": "dpo", "divergence": "alpha", "alpha": 0.5, "lora": True, "base": "b"}
+    options |= {"values": {"a": "v"}, "policies": {"a": "p"}, "runs": "r"}
+    assert Models.of(ParetoConfig(objectives="a", **options)) == Models(**options)

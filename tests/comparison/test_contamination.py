@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from mavis.baselines.parm_card import read_parm, write_card
-from mavis.baselines.policy_card import read_tuned
+from mavis.baselines.parm_card import ParmCard
+from mavis.baselines.policy_card import TunedCard
 from mavis.comparison.checkpoints import Models
 from mavis.comparison.contamination import check
 from mavis.comparison.provenance import cost
-from mavis.decoding.value_model import read_card
+from mavis.decoding.model_card import read_card
 from mavis.reward import identity
 
 
@@ -41,15 +41,15 @@ def test_the_reward_that_judged_in_training_is_compared(checked, sweep):
     marks = {one.name: identity(one.reward) for one in sweep.ground.objectives}
     for name, mark in marks.items():
         place = checked.runs / "tuned" / f"rloo-{name}"
-        card = read_tuned(place)
+        card = TunedCard.read(place)
         replace(card, settings={"rewards": [mark]}).save(place)
         one = name == "trial"  # the other does not say yet
         assert checked("mod").judged == {"mod": None if one else []}
     assert not checked("mod").warnings
     place = checked.runs / "tuned" / "rloo-rival"
-    replace(read_tuned(place), settings={"rewards": ["another"]}).save(place)
+    replace(TunedCard.read(place), rewards=("another",)).save(place)
     place = checked.runs / "tuned" / "parm-trial+rival"
-    write_card(replace(read_parm(place), settings={"rewards": ["another", marks["rival"]]}), place)
+    replace(ParmCard.read(place), rewards=("another", marks["rival"])).save(place)
     found = checked("mod", "parm")
     assert found.judged == {"mod": ["rival"], "parm": ["trial"]}
     assert [line.split(" than ")[0] for line in found.warnings] == [
@@ -60,11 +60,11 @@ def test_the_reward_that_judged_in_training_is_compared(checked, sweep):
 
 def test_another_reference_policy_is_told(checked, sweep):
     place = checked.runs / "tuned" / "rloo-trial"
-    replace(read_tuned(place), reference="an/other").save(place)
+    replace(TunedCard.read(place), reference="an/other").save(place)
     (said,) = checked("mod").warnings
     name = sweep.ground.reference.name
     assert said.endswith(f"was trained under the reference policy an/other, not under {name}.")
-    replace(read_tuned(place), template="json.dumps", reference=name).save(place)
+    replace(TunedCard.read(place), template="json.dumps", reference=name).save(place)
     (said,) = checked("mod").warnings
     assert said.endswith("was trained under the template json.dumps, not under chat template.")
 
@@ -77,8 +77,8 @@ def test_other_weights_of_the_reference_policy_are_told(checked, sweep):
         card = json.loads((value / "value.json").read_text())
         forget(value)
         (value / "value.json").write_text(json.dumps(card | {"reference_weights": mark}))
-        replace(read_tuned(policy), settings={"reference_weights": mark}).save(policy)
-        write_card(replace(read_parm(parm), settings={"reference_weights": mark}), parm)
+        replace(TunedCard.read(policy), reference_weights=mark).save(policy)
+        replace(ParmCard.read(parm), reference_weights=mark).save(parm)
         said = [w for w in checked("mavis", "mod", "parm").warnings if "weights" in w]
         assert len(said) == warned
     for line, place in zip(said, (value, policy, parm), strict=True):

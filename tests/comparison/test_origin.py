@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mavis.baselines.policy_card import read_tuned
-from mavis.comparison.origin import EMBEDDED, Origin, origin
-from mavis.decoding.value_model import read_card
+from mavis.baselines.policy_card import TunedCard
+from mavis.comparison.config import ParetoConfig
+from mavis.comparison.origin import Origin, origin
+from mavis.decoding.model_card import read_card
+from mavis.options import EMBEDDED
 from mavis.storage import read_json, write_json
-
-NOTHING = dict.fromkeys(("reference", "template", "template_args", "prompts", "column"))
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def runs(tiny_runs, tmp_path):
 @pytest.fixture
 def look(two_objectives):
     def ask(*places, **asked):
-        return origin(NOTHING | asked, [Path(place) for place in places], two_objectives)
+        return origin(ParetoConfig(**asked), [Path(place) for place in places], two_objectives)
 
     return ask
 
@@ -33,7 +33,7 @@ def say(place, **changes):
     if (place / "value.json").is_file():
         write_json(place / "value.json", read_json(place / "value.json") | changes)
     else:
-        replace(read_tuned(place), **changes).save(place)
+        replace(TunedCard.read(place), **changes).save(place)
 
 
 @pytest.mark.parametrize("kind", ["trial/value", "tuned/rloo-trial", "tuned/parm-trial+rival"])
@@ -48,7 +48,7 @@ def test_arguments_of_the_template_are_those_of_the_cards(runs, look):
     assert look(runs / "trial/value").template_args == loud
     assert look(runs / "trial/value", template_args={}).template_args == {}
     tuned = runs / "tuned" / "rloo-trial"
-    say(tuned, settings=read_tuned(tuned).settings | {"template_args": loud})
+    say(tuned, template_args=loud)
     assert look(runs / "trial/value", tuned).template_args == loud
     with pytest.raises(ValueError, match=r"template_args must be given, by --template_args"):
         look(runs / "trial/value", runs / "tuned/rloo-rival")
@@ -97,7 +97,7 @@ def test_prompts_are_those_of_the_data_that_the_models_were_trained_on(runs, loo
         found, prompts="b", column="c"
     )
     assert look(runs / "tuned/rloo-rival").prompts == "a/set"
-    with pytest.raises(ValueError, match=r"source must be given, by --source, .* ask, .* a/set"):
+    with pytest.raises(ValueError, match=r"prompts must be given, by --prompts, .* ask, .* a/set"):
         look(runs / "trial/value", runs / "tuned/rloo-rival")
     config.write_text(yaml.safe_dump({"data": {"prompts": None, "column": None}}))
     assert look(runs / "trial/value").prompts == "sandbox/prompts"  # the objective's own

@@ -8,10 +8,11 @@ import torch
 
 from mavis.baselines.policy_guides import guide
 from mavis.decoding.decode import decode
+from mavis.decoding.model_card import Source
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import Request, SamplingParams
-from mavis.decoding.value_model import Source, ValueModel
+from mavis.decoding.value_model import ValueModel
 from mavis.training.rollout import Shape, grow
 
 SOURCES: tuple[Source, ...] = ("action", "state", "shared")

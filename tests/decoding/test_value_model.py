@@ -9,11 +9,10 @@ import torch
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from mavis.decoding.guides import objectives_of
+from mavis.decoding.model_card import ModelCard, Source
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.value_model import (
     ActionHead,
-    ModelCard,
-    Source,
     StateHead,
     ValueModel,
     build_network,
@@ -32,7 +31,13 @@ PROMPT, SOME = [5, 3, 9, 20, 11, 4], [7, 30, 3]
 def card(reference: ReferencePolicy, source: Source = "action", *objectives: str) -> ModelCard:
     names = objectives or ("humor",)
     units = tuple(Units(0.0, 1.0) for _ in names)
-    return ModelCard(source, names, units, reference.name, reference.fingerprint)
+    return ModelCard(
+        source=source,
+        objectives=names,
+        units=units,
+        reference=reference.name,
+        fingerprint=reference.fingerprint,
+    )
 
 
 def numbers(naive: Any, reference: ReferencePolicy, network: ValueModel) -> torch.Tensor:

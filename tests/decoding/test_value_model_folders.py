@@ -9,8 +9,9 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from mavis.decoding.model_card import ModelCard, Source, read_card
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.value_model import ModelCard, Source, ValueModel, build_network, read_card
+from mavis.decoding.value_model import ValueModel, build_network
 from mavis.reward import Units
 
 Build = Callable[..., ReferencePolicy]
@@ -41,7 +42,16 @@ def test_what_is_saved_comes_back_exactly(
 
 def test_a_card_with_everything_comes_back(tiny_reference: ReferencePolicy, tmp_path: Path) -> None:
     units = (Units(0.1, 2.5), Units(-3.0, 0.125))
-    full = ModelCard("shared", ("b", "a"), units, "some/model", "0" * 16, "m.f", 0.5, 3)
+    full = ModelCard(
+        source="shared",
+        objectives=("b", "a"),
+        units=units,
+        reference="some/model",
+        fingerprint="0" * 16,
+        template="m.f",
+        eta=0.5,
+        rounds=3,
+    )
     build_network(full, tiny_reference).save_pretrained(tmp_path)
     assert read_card(tmp_path) == full
 
@@ -79,7 +89,7 @@ def test_no_value_model_there(saved: Path, folder: str, tiny_reference: Referenc
         ("", "Expecting"),
         ("{", "Expecting"),
         ("[]", ""),
-        ("{}", "it lacks 'units'"),
+        ("{}", "it lacks 'objectives'"),
         ('{"units": [], "objectives": [], "x": 1}', "unexpected"),
     ],
 )

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from mavis.decoding.kv_cache import CachedRows
+from mavis.decoding.model_card import Source
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.tilt import RowSettings
-from mavis.decoding.value_model import Source, ValueModel
+from mavis.decoding.value_model import ValueModel
 from mavis.decoding.value_states import ActionValues, SharedValues, StateValues
 
 SOURCES = get_args(Source)

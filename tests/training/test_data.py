@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mavis.cli.main import main
-from mavis.decoding.value_model import ModelCard, build_network
+from mavis.decoding.model_card import ModelCard
+from mavis.decoding.value_model import build_network
 from mavis.storage import Shards
 from mavis.training.data import RolloutDataModule
 
@@ -33,8 +34,8 @@ def make(tiny_folder, plugin, tmp_path):  # noqa: ARG001
             progress_bar_callback=None,
         )
         data.setup("fit")
-        names = (data.reference.name, data.reference.fingerprint)
-        card = ModelCard("action", ("trial",), data.units, *names)
+        names = {"reference": data.reference.name, "fingerprint": data.reference.fingerprint}
+        card = ModelCard(source="action", objectives=("trial",), units=data.units, **names)
         network = build_network(card, data.reference)
         torch.nn.init.normal_(network.head.mix.weight, std=0.5)
         data.trainer.lightning_module = SimpleNamespace(network=network)

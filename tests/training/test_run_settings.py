@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from mavis.cli.main import main
+from mavis.decoding.model_card import read_card
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.value_model import read_card
 
 TEMPLATE = (
     "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if tired %} um{% else %} is{% endif %}"

@@ -1,49 +1,146 @@
-"""What a policy is to be tuned by, and on what."""
+"""What a method is trained by: the options of `mavis tune` and of `mavis parm`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
-from mavis.baselines.train.data import Demonstration, WeightedReward
-from mavis.decoding.reference import ReferencePolicy
-from mavis.prompts import Prompt
+from mavis.options import (
+    PolicyOptions,
+    PromptCount,
+    TrainingOptions,
+    at_least,
+    check_alpha,
+    positive,
+)
+
+SIZES = {  # of each method: optimizer steps, and answers per step
+    "rloo": (48, 128),
+    "grpo": (48, 128),
+    "dpo": (176, 64),
+    "sft": (100, 32),
+}
+BY_METHOD: Any = None  # stands for what `SIZES` says, until the method is known
 
 
 @dataclass(frozen=True)
-class TuneConfig:
-    """How a policy is trained; everything that decides what comes out, but for the data."""
+class TuneConfig(PolicyOptions, TrainingOptions):
+    """How policies are tuned, each for its own weights of the objectives.
 
-    method: str
-    steps: int
-    lr: float
-    batch: int  # answers per step
-    generations: int  # answers per prompt
-    eta: float
-    divergence: str
-    alpha: float | None
-    max_tokens: int
-    lora_rank: int | None  # None trains all parameters
-    seed: int
+    Args:
+        out: folder to keep policies in, each in OUT/METHOD-WEIGHTS
+        method: policy gradient (rloo, grpo), preference pairs (dpo), or imitation of replies (sft),
+            for which --prompts are dialogues
+        eta: price of a nat of KL per response, in standard deviations of the weighted reward
+        steps: optimizer steps (default: by method)
+        lr: learning rate (default: by method and size of the model)
+        batch: answers per optimizer step (default: by method)
+        generations: answers per prompt
+        lora_rank: rank of the adapters of --lora
+    """
+
+    out: str = "runs/tuned"
+    method: Literal["rloo", "grpo", "dpo", "sft"] = "rloo"
+    divergence: Literal["reverse_kl", "forward_kl", "jsd", "alpha"] = "reverse_kl"
+    eta: float = 0.5
+    steps: int = BY_METHOD
+    lr: float | None = None
+    batch: int = BY_METHOD
+    generations: int = 8
+    lora_rank: int = 16
+
+    def __post_init__(self) -> None:
+        """Fill in what depends on the method, and check the values."""
+        super().__post_init__()
+        if self.method not in SIZES:  # the parser has seen to it, but not for calls from Python
+            raise ValueError(f"method must be one of {', '.join(SIZES)}, got {self.method!r}.")
+        for name, size in zip(("steps", "batch"), SIZES[self.method], strict=True):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, size)
+        if self.method == "sft":
+            object.__setattr__(self, "generations", 1)
+        self._check_objectives()
+        if self.divergence != "reverse_kl" and self.method != "dpo":
+            raise ValueError(
+                f"divergence can be chosen for dpo alone: {self.method} has reverse_kl."
+            )
+        check_alpha(self.divergence, self.alpha)
+        at_least(1, steps=self.steps, batch=self.batch, lora_rank=self.lora_rank)
+        positive(eta=self.eta, lr=self.lr)
+        if self.method != "sft":
+            self._check_groups()
 
     @property
-    def prompts(self) -> int:
+    def num_prompts(self) -> int:
         """How many prompts the steps have need of."""
         return max(1, self.steps * self.batch // self.generations)
 
+    def settings(self) -> dict[str, Any]:
+        """The options that decide what comes out; a policy without adapters has no rank."""
+        kept = super().settings()
+        return kept | {"lora_rank": self.lora_rank if kept.pop("lora") else None}
+
+    def default_lr(self, large: bool) -> float:
+        """A rate that was tried (small models), or the one of TRL, ten times it for LoRA."""
+        small = {"rloo": 1e-3, "grpo": 7e-4, "dpo": 5e-4, "sft": 5e-4}[self.method]
+        usual = 2e-5 if self.method == "sft" else 1e-6
+        if large:
+            return 10 * usual if self.lora else usual
+        return 4 * small if self.lora else small
+
+    def _check_objectives(self) -> None:
+        if self.method == "sft" and self.names:
+            raise ValueError("objectives must be left out for sft: it learns from replies.")
+        if self.method == "sft" and self.weights is not None:
+            raise ValueError("weights need objectives.")
+        if self.method != "sft" and not self.names:
+            raise ValueError("objectives must be named: add --objectives NAME[,NAME …].")
+
+    def _check_groups(self) -> None:
+        """Refuse answers that make no whole groups, or no pairs."""
+        method, batch, generations = self.method, self.batch, self.generations
+        if generations < 2 or (method == "dpo" and generations % 2):
+            rule = "an even number" if method == "dpo" else "at least 2"
+            raise ValueError(f"generations must be {rule} for {method}, got {generations}.")
+        if batch % (2 if method == "dpo" else generations):
+            rule = "even" if method == "dpo" else f"a multiple of generations ({generations})"
+            raise ValueError(f"batch must be {rule} for {method}, got {batch}.")
+
 
 @dataclass(frozen=True)
-class TrainingData:
-    """What a policy is trained on."""
+class ParmConfig(PromptCount, TrainingOptions):
+    """How an autoregressive reward model is trained.
 
-    reference: ReferencePolicy
-    scales: tuple[WeightedReward, ...]
-    prompts: tuple[Prompt, ...]
-    dialogues: tuple[Demonstration, ...]  # of sft
-    rows: int  # answers that are made, or trained on, side by side
+    Args:
+        out: folder to keep the model in (default: runs/tuned/parm-OBJECTIVES)
+        answers: answers to each prompt, of which any two make a pair
+        epochs: passes over the prompts
+        batch: prompts per optimizer step
+        lr: learning rate
+        beta_r: reward of a nat in the training loss
+        rank: LoRA rank, used for both the shared and the preference-conditioned adapter
+    """
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"limit": "num_prompts"}
 
-def default_lr(method: str, large: bool, lora: bool) -> float:
-    """A learning rate that was tried (small models), or the one of TRL, ten times it for LoRA."""
-    small = {"rloo": 1e-3, "grpo": 7e-4, "dpo": 5e-4, "sft": 5e-4}[method]
-    usual = 2e-5 if method == "sft" else 1e-6
-    if large:
-        return 10 * usual if lora else usual
-    return 4 * small if lora else small
+    out: str | None = None
+    answers: int = 8
+    epochs: int = 6
+    batch: int = 8
+    lr: float = 5e-3
+    beta_r: float = 0.05
+    rank: int = 16
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        if not self.names:
+            raise ValueError("objectives must be named: add --objectives NAME[,NAME …].")
+        positive(lr=self.lr, beta_r=self.beta_r)
+        at_least(2, answers=self.answers)
+        at_least(1, rank=self.rank, epochs=self.epochs, batch=self.batch)
+        at_least(1, num_prompts=1 if self.num_prompts is None else self.num_prompts)
+
+    @property
+    def folder(self) -> str:
+        """Where the model is kept."""
+        return self.out or f"runs/tuned/parm-{'+'.join(self.names)}"

@@ -215,3 +215,14 @@ def told_tokens(reference: ReferencePolicy, told: Demonstration) -> tuple[list[i
     text = f" {told.reply}" if start.stop else told.reply  # "Assistant:" wants a space
     reply = list(reference.tokenizer(text, add_special_tokens=False).input_ids)
     return start.tokens, [*reply, end_token(reference)]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a policy is trained on."""
+
+    reference: ReferencePolicy
+    scales: tuple[WeightedReward, ...]
+    prompts: tuple[Prompt, ...]
+    dialogues: tuple[Demonstration, ...]  # of sft
+    rows: int  # answers that are made, or trained on, side by side

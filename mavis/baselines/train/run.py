@@ -19,7 +19,8 @@ from datasets import disable_progress_bars
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, PreTrainedModel, PrinterCallback, TrainerCallback
 
-from mavis.baselines.train.config import TrainingData, TuneConfig
+from mavis.baselines.train.config import TuneConfig
+from mavis.baselines.train.data import TrainingData
 from mavis.baselines.train.trl_trainers import dpo_trainer, grpo_trainer, rloo_trainer, sft_trainer
 from mavis.checksums import DRAFT, install_all
 from mavis.decoding.model_folders import loading

@@ -21,9 +21,10 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mavis.baselines.train.config import TrainingData, TuneConfig
+from mavis.baselines.train.config import TuneConfig
 from mavis.baselines.train.data import (
     SHARPNESS,
+    TrainingData,
     preference_pairs,
     ready_tokenizer,
     reward_function,
@@ -84,7 +85,7 @@ def _common(plan: TuneConfig, study: TrainingData, output: Path, answers: int) -
 
 
 def _adapter(plan: TuneConfig) -> Any:
-    if plan.lora_rank is None:
+    if not plan.lora:
         return None
     from peft import LoraConfig
 

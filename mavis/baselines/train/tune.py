@@ -1,6 +1,6 @@
 """Where policies are tuned one after another: what they share is loaded and measured once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from mavis.baselines.policy_card import CARD, TunedCard, read_tuned, readme, tuned_folder
+from mavis.baselines.policy_card import CARD, TunedCard, tuned_folder
 from mavis.baselines.policy_guides import guide
 from mavis.baselines.train.callback import RUN, TrainingWatch, read_run
-from mavis.baselines.train.config import TrainingData, TuneConfig, default_lr
-from mavis.baselines.train.data import WeightedReward, end_token, read_dialogues
+from mavis.baselines.train.config import TuneConfig
+from mavis.baselines.train.data import TrainingData, WeightedReward, end_token, read_dialogues
 from mavis.baselines.train.run import forget_checkpoints, merged, save_policy, train
 from mavis.baselines.train.trl_trainers import import_trainer
 from mavis.checksums import check
@@ -24,6 +24,7 @@ from mavis.decoding.request import SamplingParams
 from mavis.evaluation.evaluate import evaluate
 from mavis.evaluation.metrics import mean_reward
 from mavis.evaluation.samples import ScoredSamples
+from mavis.hub import lasting
 from mavis.objective import Objective
 from mavis.prompts import Prompt, digest
 from mavis.reward import Units, identity
@@ -37,17 +38,13 @@ class PolicyTrainer:
 
     Args:
         objectives: what is rewarded; none for sft.
-        settings: the options of `mavis tune` that decide what comes out.
-        rows: answers that are made, or trained on, side by side.
+        config: the options of `mavis tune`.
         uri: of the tracking store.
-        device: where to run; None is an accelerator if there is one.
     """
 
     objectives: tuple[Objective, ...]
-    settings: Mapping[str, Any]
-    rows: int
+    config: TuneConfig
     uri: str
-    device: str | None = None
 
     def tune(self, out: Path, weights: tuple[float, ...]) -> None:
         """Train the policy for a weight vector, unless it is there already.
@@ -58,9 +55,10 @@ class PolicyTrainer:
         """
         kept = [(o, w) for o, w in zip(self.objectives, weights, strict=True) if w]
         names, lambdas = tuple(o.name for o, _ in kept), tuple(w for _, w in kept)
-        given, lora = self.settings, self.settings["lora_rank"] is not None
-        folder = tuned_folder(out, names, lambdas, given["method"], given["divergence"], lora)
-        settings = dict(self.settings) | {
+        kind = (self.config.method, self.config.divergence, self.config.lora)
+        folder = tuned_folder(out, names, lambdas, *kind)
+        settings = self.config.settings() | {
+            "prompts": self.source,
             "objectives": list(names),
             "weights": list(lambdas),
             "rewards": [identity(o) for o, _ in kept],
@@ -68,7 +66,7 @@ class PolicyTrainer:
         }
         with alone_in(folder):
             if (folder / CARD).is_file():
-                card = read_tuned(folder)
+                card = TunedCard.read(folder)
                 check_same(folder, "policy", card.settings, settings)
                 check(folder, f"remove {folder / CARD}, and `mavis tune` trains it again.")
                 print(f"{folder} is finished: {_result(card)}")
@@ -82,15 +80,22 @@ class PolicyTrainer:
     @cached_property
     def reference(self) -> ReferencePolicy:
         """π_ref."""
-        named = (self.settings["reference"], self.settings["template"])
-        policy = ReferencePolicy.load(*named, self.device, self.settings["template_args"])
+        given = self.config
+        policy = ReferencePolicy.load(
+            lasting(given.reference), given.template, given.device, given.template_args
+        )
         spare_threads(policy.model)
         return policy
 
     @cached_property
+    def source(self) -> str:
+        """The data set of the prompts."""
+        return self.config.source(self.objectives)
+
+    @cached_property
     def held_out(self) -> list[Prompt]:
         """The validation prompts that policies are measured on."""
-        return self._prompts("validation")[: self.settings["held_out"]]
+        return self._prompts("validation")[: self.config.held_out]
 
     @cached_property
     def units(self) -> dict[str, Units]:
@@ -112,43 +117,41 @@ class PolicyTrainer:
     @cached_property
     def _baseline(self) -> ScoredSamples:
         """The reference policy's answers to a third of the held-out prompts."""
-        given = self.settings
+        given = self.config
         return evaluate(
             GuidedPolicy(self.reference),
-            self.held_out[: -(-given["held_out"] // 3)],
+            self.held_out[: -(-given.held_out // 3)],
             self.objectives,
             SamplingParams(),
-            max_tokens=given["max_tokens"],
-            n=given["best_of"],
-            seed=given["seed"],
-            rows=self.rows,
+            max_tokens=given.max_tokens,
+            n=given.best_of,
+            seed=given.seed,
+            rows=given.rows,
         )
-
-    @cached_property
-    def plan(self) -> TuneConfig:
-        """How policies are trained."""
-        given = {name: self.settings[name] for name in TuneConfig.__dataclass_fields__}
-        if given["lr"] is None:
-            large = self.reference.model.num_parameters() >= SMALL
-            given["lr"] = default_lr(given["method"], large, given["lora_rank"] is not None)
-        return TuneConfig(**given)
 
     @cached_property
     def study(self) -> TrainingData:
         """What policies are trained on, but for the rewards."""
-        source, column = self.settings["prompts"], self.settings["column"]
-        if self.plan.method == "sft":
-            dialogues = read_dialogues(source, column)[: self.plan.prompts]
-            return TrainingData(self.reference, (), (), tuple(dialogues), self.rows)
-        prompts = self._prompts("train")[: self.plan.prompts]
-        return TrainingData(self.reference, (), tuple(prompts), (), self.rows)
+        many, rows = self.config.num_prompts, self.config.rows
+        if self.config.method == "sft":
+            dialogues = read_dialogues(self.source, self.config.column)[:many]
+            return TrainingData(self.reference, (), (), tuple(dialogues), rows)
+        return TrainingData(self.reference, (), tuple(self._prompts("train")[:many]), (), rows)
 
     def _prompts(self, split: str) -> list[Prompt]:
-        given = self.settings
-        source, column = given["prompts"], given["column"]
-        return fitting_prompts(
-            self.reference, source, split, column, given["max_tokens"], given["seed"]
-        )
+        given = self.config
+        room = (given.column, given.max_tokens, given.seed)
+        return fitting_prompts(self.reference, self.source, split, *room)
+
+    def _plan(self, scales: Sequence[WeightedReward]) -> TuneConfig:
+        """The config with the price in deviations of this reward, and with a learning rate."""
+        large = self.reference.model.num_parameters() >= SMALL
+        lr = self.config.default_lr(large) if self.config.lr is None else self.config.lr
+        spread = self.spread(scales) if scales else 1.0
+        if not spread > 0:
+            names = " and ".join(scale.objective.name for scale in scales)
+            raise ValueError(f"the weighted reward of {names} is constant: nothing to learn.")
+        return replace(self.config, eta=self.config.eta * spread, lr=lr)
 
     def _train(
         self, folder: Path, scales: tuple[WeightedReward, ...], settings: dict[str, Any]
@@ -157,23 +160,22 @@ class PolicyTrainer:
         study = replace(self.study, scales=scales)
         tracking = Tracking(str(folder), uri=self.uri)
         tracking.log_hyperparams({"tune": settings})
-        import_trainer(self.plan.method)
+        import_trainer(self.config.method)
         watch = TrainingWatch(folder, settings, tracking)  # from here on, time is counted
         status = "failed"
         try:
-            plan = replace(self.plan, eta=self.plan.eta * (self.spread(scales) if scales else 1.0))
-            model = train(plan, study, folder, [watch])
+            model = train(self._plan(scales), study, folder, [watch])
             seconds = watch.seconds
             parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
             save_policy(model, self.reference, folder)
             measured = self._measure(merged(model), scales)
-            tracking.log_metrics({f"held_out/{k}": v for k, v in measured.items()}, self.plan.steps)
+            found = {f"held_out/{name}": value for name, value in measured.items()}
+            tracking.log_metrics(found, self.config.steps)
             status = "success"
         finally:
             watch.close()
             tracking.finalize(status)
         card = self._card(study, settings, seconds, parameters, measured)
-        (folder / "README.md").write_text(readme(card), encoding="utf-8")
         card.save(folder)
         forget_checkpoints(folder)
         (folder / RUN).unlink(missing_ok=True)
@@ -196,9 +198,9 @@ class PolicyTrainer:
             self.held_out,
             [scale.objective for scale in scales],
             SamplingParams((1.0,), beta=1.0),
-            max_tokens=self.plan.max_tokens,
-            seed=self.plan.seed + 1,  # not the draws that the units were measured on
-            rows=self.rows,
+            max_tokens=self.config.max_tokens,
+            seed=self.config.seed + 1,  # not the draws that the units were measured on
+            rows=self.config.rows,
         )
         units = [scale.units for scale in scales]
         measured = samples.mean_rewards(units)
@@ -216,20 +218,23 @@ class PolicyTrainer:
     ) -> TunedCard:
         seen = study.prompts or [told.prompt for told in study.dialogues]
         return TunedCard(
-            method=self.plan.method,
+            method=self.config.method,
             objectives=tuple(scale.objective.name for scale in study.scales),
             weights=tuple(scale.weight for scale in study.scales),
             units=tuple(scale.units for scale in study.scales),
             reference=self.reference.name,
             fingerprint=self.reference.fingerprint,
             template=self.reference.template,
-            divergence=self.plan.divergence,
-            eta=self.plan.eta,
-            seed=self.plan.seed,
+            template_args=self.config.template_args,
+            reference_weights=settings["reference_weights"],
+            rewards=tuple(settings["rewards"]),
+            divergence=self.config.divergence,
+            eta=self.config.eta,
+            seed=self.config.seed,
             train_seconds=round(seconds[0], 1),
             cpu_seconds=round(seconds[1], 1),
             parameters=parameters,
-            lora=self.plan.lora_rank is not None,
+            lora=self.config.lora,
             prompts=tuple(sorted({digest(prompt) for prompt in seen})),
             settings=settings,
             measured=measured,

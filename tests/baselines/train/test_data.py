@@ -22,11 +22,11 @@ from mavis.baselines.train.data import (
     told_tokens,
 )
 from mavis.baselines.train.trl_trainers import end_at_strings, grpo_beta
+from mavis.decoding.model_card import read_card
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.prompt_filter import fitting_prompts
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import SamplingParams
-from mavis.decoding.value_model import read_card
 from mavis.evaluation.evaluate import evaluate
 from mavis.objective import Objective
 from mavis.prompts import plain

@@ -1,0 +1,121 @@
+"""What a comparison is made of: the options of `mavis pareto`."""
+
+import json as jsonlib
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from shlex import quote
+from typing import ClassVar, Literal
+
+from mavis.options import (
+    Options,
+    PolicyOptions,
+    PromptCount,
+    at_least,
+    check_alpha,
+    listed,
+    positive,
+)
+
+METHODS = ("reference", "best_of", "mavis", "mod", "soup", "morlhf", "parm")
+BASELINES = ("reference", "best_of")  # what π_ref can do alone: nothing trained, no strength
+ALONE = (*BASELINES, "mavis")  # by default, of one objective: there is nothing to mix
+TOGETHER = (*ALONE, "mod", "soup")
+UNTOLD = ("json", "tracking", "device")  # options that change no result
+
+
+@dataclass(frozen=True)
+class ParetoConfig(PolicyOptions, PromptCount, Options):
+    """Which methods are compared, on what, and at which KL.
+
+    Args:
+        out: folder to keep the sweep in
+        methods: any of reference, best_of, mavis, mod, soup, morlhf, parm (default: the first five;
+            for one objective, where there is nothing to mix, the first three)
+        kl: nats per answer at which methods are compared
+        split: part of the data set that prompts are taken from
+        seeds: answers to each prompt; with {seed} in --runs, each from models of its own
+        runs: folder in which `mavis fit` and `mavis tune` keep their runs
+        values: folder of an objective's value model, by --values.NAME PATH (RUNS/NAME/value)
+        policies: folder of an objective's tuned policy, by --policies.NAME PATH
+        tuned: how the policies of mod, soup and morlhf were tuned
+        base: model that adapters are put on, in place of the one that each of them names
+        temperature: temperature of the reference policy
+        top_k: candidates per token, of every method; 0 is the whole vocabulary
+        reference_point: reference point of the hypervolume, one reward in standard units for each
+            objective
+        json: write the results as one JSON object
+    """
+
+    RENAMED: ClassVar[Mapping[str, str]] = {"source": "prompts"}
+
+    out: str = "runs/pareto"
+    methods: str | list[str] | None = None
+    weights: str = "grid:0.2"
+    kl: float = 2.0
+    split: str = "test"
+    num_prompts: int = 200
+    seeds: int = 1
+    runs: str = "runs"
+    values: dict[str, str] = field(default_factory=dict)
+    policies: dict[str, str] = field(default_factory=dict)
+    tuned: Literal["rloo", "grpo", "dpo"] = "rloo"
+    divergence: Literal["reverse_kl", "forward_kl", "jsd", "alpha", "jeffrey"] = "reverse_kl"
+    base: str | None = None
+    temperature: float = 1.0
+    top_k: int = 40
+    reference_point: list[float] | None = None
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        _ = self.chosen
+        corner, names = self.reference_point, self.names
+        finite = corner is None or (len(corner) == len(names) and all(map(math.isfinite, corner)))
+        if names and not finite:
+            raise ValueError(
+                f"reference_point must be one finite number for each of {', '.join(names)}, "
+                f"got {corner}."
+            )
+        check_alpha(self.divergence, self.alpha)
+        positive(kl=self.kl, temperature=self.temperature)
+        at_least(2, num_prompts=self.num_prompts)  # spreads need two
+        at_least(1, seeds=self.seeds, best_of=self.best_of)
+
+    @property
+    def chosen(self) -> list[str]:
+        """The methods that are compared."""
+        if self.methods is None:
+            return list(ALONE if len(self.names) == 1 else TOGETHER)
+        chosen = listed("methods", self.methods)
+        for method in chosen:
+            if method not in METHODS:
+                raise ValueError(f"methods must be of {', '.join(METHODS)}, got {method!r}.")
+        if not chosen:
+            raise ValueError(f"methods must be some of {', '.join(METHODS)}, got none.")
+        return chosen
+
+    @property
+    def command(self) -> str:
+        """The command line that asks for the same, defaults left out.
+
+        >>> ParetoConfig(objectives=["humor", "kind"], values={"kind": "a b"}).command
+        "mavis pareto --objectives humor,kind --values.kind 'a b'"
+        """
+        words = ["mavis pareto"]
+        for option in fields(self):
+            name, value = option.name, getattr(self, option.name)
+            default = {} if option.default is MISSING else option.default
+            if value == default or name in UNTOLD:
+                continue
+            if isinstance(value, dict) and name != "template_args":
+                words += [f"--{name}.{key} {quote(str(place))}" for key, place in value.items()]
+            elif value is True:
+                words.append(f"--{name}")
+            elif name in ("reference_point", "template_args"):
+                words.append(f"--{name} {quote(jsonlib.dumps(value))}")
+            else:
+                told = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+                words.append(f"--{name} {quote(told)}")
+        return " ".join(words)
