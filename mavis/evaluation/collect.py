@@ -109,13 +109,15 @@ class Collector:
         started = time.perf_counter()
         table = self._table(folder, MADE)
         have = {row["index"] for row in table.rows()}
+        # Every size-th prompt: a data set sorted by length is shared out evenly.
         mine = range(self.world.rank, len(prompts), self.world.size)
         missing = [index for index in mine if index not in have]
         if missing:
             made = self._shown(make(missing), what, unit, len(mine), len(mine) - len(missing))
             self._gather(table, made, PER_SHARD)
-        self.world.meet()
+        self.world.meet()  # the shares of all others are on disk now
         self.seconds["made"] = time.perf_counter() - started
+        # A row may be there twice, made by runs that were killed at different moments.
         rows = {int(row["index"]): row for row in table.rows()}
         known = [rows[index] for index in range(len(prompts)) if index in rows]
         for row in known:
@@ -148,6 +150,7 @@ class Collector:
 
         there = table.rows()
         known = [row for row in there if giver(row) in marks]
+        # Before anything was learned from them, such scores do no harm: the new ones stand beside.
         if self.learned and len(known) < len(there):
             names = ", ".join(one.name for one in objectives)
             raise ValueError(
@@ -156,6 +159,7 @@ class Collector:
             )
         self._count_thoughts(rows, objectives)
         mine = [r for r in rows if r["index"] % self.world.size == self.world.rank]
+        # A mapping: objectives with the same reward share its scores.
         for mark, one in dict(zip(marks, objectives, strict=True)).items():
             have = {row["index"] for row in known if giver(row) == mark}
             if missing := [row for row in mine if row["index"] not in have]:
