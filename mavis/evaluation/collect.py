@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,20 +38,8 @@ class World:
     meet: Callable[[], object] = alone  # wait until all have come so far
 
 
-class Table(Protocol):
-    """Rows that grow; see `Shards`."""
-
-    def rows(self) -> list[Row]:
-        """All rows so far."""
-        ...
-
-    def gather(self, rows: Iterable[Row], size: int) -> None:
-        """Keep rows as they come."""
-        ...
-
-
 class Memory:
-    """A table that is gone with its process."""
+    """A table like `Shards` that is gone with its process."""
 
     def __init__(self) -> None:
         self._rows: list[Row] = []
@@ -203,10 +190,10 @@ class Collector:
                     yield {"index": done["index"], "rewards": mine, "reward": mark}
                 waiting = []
 
-    def _table(self, folder: Path | None, name: str) -> Table:
+    def _table(self, folder: Path | None, name: str) -> Shards | Memory:
         return Memory() if folder is None else Shards(folder / name, self.world.rank)
 
-    def _gather(self, table: Table, rows: Iterable[Row], size: int) -> None:
+    def _gather(self, table: Shards | Memory, rows: Iterable[Row], size: int) -> None:
         before = time.process_time()
         table.gather(rows, size)
         self.seconds["cpu"] += time.process_time() - before
