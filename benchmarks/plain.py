@@ -116,7 +116,7 @@ def paths(tree: Tree) -> list[list[int]]:
     return whole[1:]
 
 
-Lesson = tuple[Tree, Floats]  # a tree of T tokens and its targets [T]
+Lesson = tuple[Tree, Floats]  # a tree of T tokens and its targets [T, 1]
 
 
 def train(network: ValueModel, lessons: Sequence[Lesson], batch: int) -> float:
@@ -133,7 +133,7 @@ def train(network: ValueModel, lessons: Sequence[Lesson], batch: int) -> float:
         mask = pad_sequence([torch.ones_like(row) for row in some], batch_first=True)
         output = network.trunk(input_ids=tokens, attention_mask=mask, use_cache=False)
         value = network.state_values(output.last_hidden_state[torch.arange(len(some)), last])
-        loss = (value[:, 0] - ends[chunk]).square().sum() / len(rows)
+        loss = (value - ends[chunk]).square().sum() / len(rows)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total

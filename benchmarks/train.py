@@ -15,7 +15,7 @@ from plain import Lesson
 from plain import train as plain_train
 
 from mavis.decoding.value_model import ValueModel
-from mavis.training.module import ValueModule, value_loss
+from mavis.training.module import ValueModule, value_losses
 from mavis.training.packing import batches, collate, pack_tree
 from mavis.training.rollout import Shape
 from mavis.training.tree import Floats, Path, Segment, Tree, build_tree
@@ -99,7 +99,7 @@ def packed_loss(network: ValueModel, lessons: Sequence[Lesson], cap: int) -> flo
     for group in batches(packs, cap, (0,)):
         some = collate(group)
         share = float(some.targets.isfinite().sum()) / known
-        loss = value_loss(module(some), some.targets) * share
+        loss = value_losses(module(some), some.targets).mean() * share
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total
@@ -126,10 +126,10 @@ def random_tree(size: Size, shape: Shape, prompt: int, seed: int) -> Tree:
 
 
 def _random_targets(tree: Tree) -> Floats:
-    """Targets [T] at the node ends alone, which is what the plain loop learns from."""
+    """Targets [T, 1] at the node ends alone, which is what the plain loop learns from."""
     ends = tree.start[2:] - 1
-    targets = np.full(len(tree.tokens), np.nan, dtype=np.float32)
-    targets[ends] = np.random.default_rng(len(ends)).standard_normal(len(ends))
+    targets = np.full((len(tree.tokens), 1), np.nan, dtype=np.float32)
+    targets[ends, 0] = np.random.default_rng(len(ends)).standard_normal(len(ends))
     return targets
 
 

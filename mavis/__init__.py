@@ -6,7 +6,10 @@ The reading order of the package is `STORY`: a module imports only what stands b
 from importlib import import_module
 from typing import Any
 
+from mavis.versions import understand_old_names
+
 STORY = (
+    "versions",
     "hub",
     "signals",
     "tables",
@@ -137,10 +140,13 @@ STORY = (
 
 _HOME = {
     "ClassifierReward": "mavis.reward",
+    "Completion": "mavis.decoding.policy",
     "GuidedPolicy": "mavis.decoding.policy",
     "MavisWarning": "mavis.hub",
     "Objective": "mavis.objective",
     "ReferencePolicy": "mavis.decoding.reference",
+    "SamplingParams": "mavis.decoding.request",
+    "ValueModel": "mavis.decoding.value_model",
     "ValueModule": "mavis.training.module",
     "beam_search": "mavis.decoding.beam",
     "evaluate": "mavis.evaluation.evaluate",
@@ -149,6 +155,8 @@ _HOME = {
     "soup": "mavis.baselines.soup",
 }
 __all__ = [*_HOME, "__version__"]
+
+understand_old_names()
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,30 @@ MODULES = sorted(
     path for path in PACKAGE.rglob("*.py") if "templates" not in path.relative_to(PACKAGE).parts
 )
 SOURCES = [*MODULES, *sorted((ROOT / "objectives").rglob("*.py"))]
+TESTS = ROOT / "tests"
+# A module a.b is tested by tests/a/test_b.py, or else by what this says.
+NEIGHBOURS = {
+    "__main__": "cli/test_main.py",
+    "baselines.parm_card": "baselines/test_parm.py",
+    "baselines.train.callback": "cli/test_tune.py",
+    "baselines.train.config": "cli/test_tune.py",
+    "baselines.train.run": "cli/test_tune.py",
+    "baselines.train.trl_trainers": "cli/test_tune.py",
+    "baselines.train.tune": "cli/test_tune.py",
+    "cli.fit": "training/test_callbacks.py",
+    "cli.options": "cli/test_tune.py",
+    "cli.parsing": "cli/test_main.py",
+    "comparison.results": "report/test_html.py",
+    "decoding.backbone": "decoding/test_value_model.py",
+    "decoding.guidance": "decoding/test_decoder.py",
+    "decoding.prompt_format": "decoding/test_reference.py",
+    "decoding.prompt_requests": "decoding/test_policy.py",
+    "report.cells": "report/test_html.py",
+    "report.console": "report/test_undefined.py",
+    "sandbox.forms": "sandbox/test_grammar.py",
+    "sandbox.lexicon": "sandbox/test_grammar.py",
+    "sandbox.make": "sandbox/test_assets.py",
+}
 
 
 def name_of(path):
@@ -61,11 +85,34 @@ def test_a_module_imports_what_stands_before_it(path):
         assert mavis.STORY.index(other) < mine, f"{name_of(path)} imports {other}"
 
 
+@pytest.mark.parametrize("name", mavis.STORY)
+def test_a_module_has_tests_of_its_own_or_a_neighbour_s(name):
+    *folders, module = name.split(".")
+    own = TESTS.joinpath(*folders, f"test_{module}.py")
+    if name in NEIGHBOURS:
+        assert not own.is_file(), f"{name} has tests of its own: leave it out of the table"
+        own = TESTS / NEIGHBOURS[name]
+    assert own.is_file(), f"{name} has no tests: write {own.relative_to(ROOT)}"
+
+
+def test_the_table_of_neighbours_knows_no_other_module():
+    assert NEIGHBOURS.keys() <= set(mavis.STORY)
+
+
 def test_the_public_names_are_there():
     for name in mavis._HOME:
         assert getattr(mavis, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = mavis.nonsense
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))], ids=str)
+def test_what_people_read_imports_nothing_deeper_than_the_package(path):
+    for block in re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL):
+        assert not re.search(r"^\s*(from|import)\s+mavis\.", block, re.MULTILINE), block
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module == "mavis":
+                assert {alias.name for alias in node.names} <= set(mavis.__all__)
 
 
 def test_the_package_knows_no_plugin():

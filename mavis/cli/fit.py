@@ -100,7 +100,7 @@ class MavisCLI(LightningCLI):
             type=str | None,
             help="MLflow tracking URI (default: MLFLOW_TRACKING_URI, or mlflow.db beside --out)",
         )
-        parser.link_arguments("objective", "data.objective")
+        parser.link_arguments("objective", "data.objectives", compute_fn=_alone)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("out", "trainer.default_root_dir")
         parser.link_arguments("data.epochs", "trainer.check_val_every_n_epoch")
@@ -218,6 +218,10 @@ def train(args: list[str], objective: str | None) -> None:
             MavisCLI(args, objective, stack)
         except SIGTERMException as stop:  # carries no status: it would pass for success
             raise Terminated(signal.SIGTERM) from stop
+
+
+def _alone(objective: str) -> tuple[str, ...]:
+    return (objective,)
 
 
 def _product(rounds: int, epochs: int) -> int:

@@ -62,7 +62,7 @@ def page(words: Sequence[str], summary: str, name: str | None) -> str:
         name: the objective, if one was named.
     """
     module, given = _module(words, name)
-    data = [option for option in options(DATA) if option.name not in ("objective", "seed")]
+    data = [option for option in options(DATA) if option.name not in ("objectives", "seed")]
     model = [("--model CLASS", "dotted path of another LightningModule")]
     try:
         found = options(module)

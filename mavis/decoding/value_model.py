@@ -30,6 +30,7 @@ from mavis.decoding.model_folders import loading
 from mavis.decoding.reference import ReferencePolicy
 from mavis.progress import without_bars
 from mavis.reward import Units
+from mavis.versions import FORMAT, check_format
 
 Source = Literal["action", "state", "shared"]
 REMEDY = "restore it from a copy, or let the `mavis fit` that made it write it again."
@@ -161,7 +162,9 @@ class ValueModel(nn.Module):
             with without_bars():
                 merged(self.trunk).save_pretrained(folder / "trunk")
         # Behind the weights: its presence says that they are whole.
-        (folder / "value.json").write_text(json.dumps(asdict(self.card), indent=2) + "\n")
+        (folder / "value.json").write_text(
+            json.dumps({"format": FORMAT, **asdict(self.card)}, indent=2) + "\n"
+        )
         seal(folder)
         (folder / "README.md").write_text(text, encoding="utf-8")
 
@@ -206,6 +209,7 @@ def read_card(folder: Path) -> ModelCard:
     Raises:
         FileNotFoundError: there is no value model.
         ValueError: the file is broken.
+        RuntimeError: a newer version of mavis wrote it.
     """
     file = folder / "value.json"
     if not file.is_file():
@@ -213,6 +217,8 @@ def read_card(folder: Path) -> ModelCard:
     check(file, REMEDY)
     try:
         fields = json.loads(file.read_text())
+        check_format(file, fields)
+        fields.pop("format", None)
         units = tuple(Units(**unit) for unit in fields.pop("units"))
         names, rewards = tuple(fields.pop("objectives")), tuple(fields.pop("rewards", ()))
         card = ModelCard(objectives=names, units=units, rewards=rewards, **fields)

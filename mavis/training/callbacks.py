@@ -209,7 +209,7 @@ def _measure(
         guided = module.data.evaluate(module.network, split, folder)
         baseline = module.data.baseline(split)
     entry = _entry(module.data, guided, baseline, trainer)
-    best = at_kl(baseline.best_of_n([module.data.units], [1.0]), entry["kl"])
+    best = at_kl(baseline.best_of_n(module.data.units, [1.0]), entry["kl"])
     return entry | {"best_of_n_at_kl": None if best is None else float(best.rewards[0])}, guided
 
 
@@ -217,13 +217,13 @@ def _entry(
     data: RolloutDataModule, guided: ScoredSamples, baseline: ScoredSamples, trainer: Trainer
 ) -> dict[str, Any]:
     """What `metrics.json` says of a round."""
-    reference = mean_reward(baseline.standard([data.units]))
+    reference = mean_reward(baseline.standard(data.units))
     tokens = [answer for answers in baseline.tokens for answer in answers]
     as_many = tokens[:: max(1, len(tokens) // len(guided.tokens))][: len(guided.tokens)]
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return {
         "round": data.round,
-        **mean_reward(guided.standard([data.units])),
+        **mean_reward(guided.standard(data.units)),
         **{name: guided.summary[name] for name in SUMMARY},
         "reward_reference": reference["reward"],
         "reward_reference_se": reference["reward_se"],
@@ -252,7 +252,7 @@ def _table(data: RolloutDataModule, guided: ScoredSamples, count: int = 50) -> l
     columns = [[plain(prompt) for prompt in data.prompts["validation"][:count]]]
     both = (data.baseline("validation"), guided)
     columns += [[texts[0] for texts in one.responses] for one in both]
-    columns += [one.standard([data.units])[:, 0, 0].tolist() for one in both]
+    columns += [one.standard(data.units)[:, 0, 0].tolist() for one in both]
     names = ("prompt", "reference", "guided", "reward_reference", "reward_guided")
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=False)]
 
@@ -265,15 +265,14 @@ def _plots(
 ) -> list[Path]:
     name = data.objective.name
     samples = (data.baseline("validation"), guided)
-    before, after = (one.standard([data.units]).ravel().tolist() for one in samples)
-    points = enumerate(samples[0].best_of_n([data.units], [1.0]), 1)
+    before, after = (one.standard(data.units).ravel().tolist() for one in samples)
+    points = enumerate(samples[0].best_of_n(data.units, [1.0]), 1)
     curve = [(n, point.mean_kl, float(point.mean_rewards[0])) for n, point in points]
     pictures = [
         plots.reward_kl(data.folder / "reward_kl.png", entries, curve, name),
         plots.reward_histograms(data.folder / "rewards.png", before, after, name),
     ]
-    if module.calibration is not None:
-        depth, predicted, target = module.calibration
+    for depth, predicted, target in module.calibration:
         file = data.folder / "calibration.png"
         pictures.append(plots.calibration(file, depth, predicted, target, name))
     return pictures
@@ -281,7 +280,7 @@ def _plots(
 
 def _card(data: RolloutDataModule, module: ValueModule, entry: dict[str, Any]) -> str:
     """The value model's card, for people."""
-    units, name = data.units, data.objective.name
+    (units,), name = data.units, data.objective.name
     return f"""# Value model: {name}
 
 Tilts `{data.reference.name}` towards {name}, with `mavis generate "…" --weights.{name} 1`.

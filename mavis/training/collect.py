@@ -20,13 +20,13 @@ def collect_trees(
     folder: Path,
     policy: GuidedPolicy,
     prompts: Sequence[Prompt],
-    objective: Objective,
+    objectives: Sequence[Objective],
     shape: Shape,
     sampling: SamplingParams,
     seed: tuple[int, int],
     rows: int,
 ) -> list[Tree]:
-    """A scored tree for every prompt, kept in a folder; see `rollout.grow`."""
+    """A tree for every prompt, its leaves scored by each objective; see `rollout.grow`."""
 
     def make(missing: Sequence[int]) -> Iterator[Row]:
         wanted = [prompts[index] for index in missing]
@@ -34,8 +34,7 @@ def collect_trees(
             yield tree_row(missing[at], tree)
 
     made = collector.make(folder, make, prompts, "rollouts", "trees")
-    rewards = collector.score(folder, made, [objective])
+    rewards = collector.score(folder, made, objectives)
     return [
-        read_tree(row, scores[:, 0].astype(np.float32))
-        for row, scores in zip(made, rewards, strict=True)
+        read_tree(row, scores.astype(np.float32)) for row, scores in zip(made, rewards, strict=True)
     ]

@@ -17,7 +17,7 @@ from mavis.decoding.value_model import ValueModel, decoding
 from mavis.evaluation.collect import Collector, World
 from mavis.evaluation.evaluate import evaluate
 from mavis.evaluation.samples import ScoredSamples
-from mavis.objective import find
+from mavis.objective import Objective, common_source, find
 from mavis.prompts import BadRow, Prompt
 from mavis.reward import Units
 from mavis.storage import write_json
@@ -38,9 +38,9 @@ class RolloutDataModule(LightningDataModule):
     is then, or finds them on disk; under several processes each grows its share.
 
     Args:
-        objective: name of an installed objective.
+        objectives: names of the M installed objectives that values are learned for.
         prompts: where prompts come from, as `mavis.prompts.read_prompts` reads them; None takes the
-            objective's own.
+            objectives' own.
         column: which column of the data set holds them; None finds it by itself.
         on_bad_row: what to do with a row that holds no prompt, or one that is not understood: stop,
             or skip it and say how many there were.
@@ -68,7 +68,7 @@ class RolloutDataModule(LightningDataModule):
 
     def __init__(
         self,
-        objective: str,
+        objectives: tuple[str, ...],
         prompts: str | None = None,
         column: str | None = None,
         on_bad_row: Literal["stop", "skip"] = "stop",
@@ -101,9 +101,9 @@ class RolloutDataModule(LightningDataModule):
             raise ValueError(f"eta must be a positive number, got {eta}.")
         if not temperature > 0:  # a tree of likeliest tokens has no two branches
             raise ValueError(f"temperature must be above 0, got {temperature}.")
-        self.objective = find(objective)
+        self.objectives = tuple(find(name) for name in objectives)
         self.shapes = (Shape(first_branching, max_tokens), Shape(branching, max_tokens))
-        self.source = prompts or self.objective.prompts
+        self.source = common_source("data.prompts", prompts, self.objectives)
         self.column, self.on_bad_row, self.reference_name = column, on_bad_row, reference
         self.template, self.template_args = template, template_args
         self.rounds, self.epochs, self.trees = rounds, epochs, trees
@@ -115,7 +115,7 @@ class RolloutDataModule(LightningDataModule):
         self.round = 0  # the round that is under way; finished ones are in the checkpoint
         self.facts: dict[str, float] = {}  # of the round's trees
         self._loaders: dict[int, DataLoader[Batch]] = {}
-        self._baselines: dict[str, ScoredSamples] = {}  # by split
+        self._answered: dict[str, ScoredSamples] = {}  # by split
 
     @property
     def folder(self) -> Path:
@@ -145,8 +145,8 @@ class RolloutDataModule(LightningDataModule):
     def collector(self) -> Collector:
         """Collects this process's share."""
         assert self.trainer is not None
-        meet = self.trainer.strategy.barrier
-        world = World(self.trainer.global_rank, self.trainer.world_size, meet)
+        trainer = self.trainer
+        world = World(trainer.global_rank, trainer.world_size, trainer.strategy.barrier)
         return Collector(world, (self.folder / "metrics.json").is_file())
 
     def setup(self, stage: str) -> None:
@@ -156,34 +156,37 @@ class RolloutDataModule(LightningDataModule):
         self.prompts = {split: self._read(split) for split in splits}
         for split in splits[1:]:
             check_enough(self.prompts[split], self.source, split)
-        self.sampling((1.0,)).check((self.objective.name,))
-        self.baseline("validation")
+        self.sampling(len(self.objectives)).check([one.name for one in self.objectives])
+        _ = self.units  # before anything is learned: a constant reward teaches nothing
 
-    def sampling(self, weights: tuple[float, ...]) -> SamplingParams:
-        """How rollouts are sampled, at some weights [M]."""
+    def sampling(self, outputs: int) -> SamplingParams:
+        """How a policy with so many outputs samples: weighed alike, with the sum of 1."""
+        weights = tuple(1.0 / outputs for _ in range(outputs))
         return SamplingParams(weights, self.beta, self.temperature, self.top_k, self.top_p)
 
+    @property
+    def objective(self) -> Objective:
+        """The first objective, which the story of a fit is told of."""
+        return self.objectives[0]
+
     @cached_property
-    def units(self) -> Units:
-        """The reward's mean and standard deviation over the reference policy's answers."""
-        (units,) = self.baseline("validation").units
-        return units
+    def units(self) -> tuple[Units, ...]:
+        """Each reward's mean and standard deviation over the reference policy's answers."""
+        return tuple(self.baseline("validation").units)
 
     def baseline(self, split: str) -> ScoredSamples:
         """The reference policy's answers to the first third of the held-out prompts."""
-        if split not in self._baselines:
-            prompts = self.prompts[split][: -(-self.held_out // 3)]
+        if split not in self._answered:
+            prompts, seed = self.prompts[split][: -(-self.held_out // 3)], self.seed
             folder, policy = self.folder / "reference" / split, GuidedPolicy(self.reference)
-            samples = self._evaluate(policy, prompts, folder, self.seed, self.best_of)
-            self._baselines[split] = samples
-        return self._baselines[split]
+            self._answered[split] = self._evaluate(policy, prompts, folder, seed, self.best_of)
+        return self._answered[split]
 
     def evaluate(self, network: ValueModel, split: str, folder: Path) -> ScoredSamples:
         """The guided policy's answers to held-out prompts, one each; kept in `folder`."""
-        policy = GuidedPolicy(self.reference, (network,))
-        prompts = self.prompts[split][: self.held_out]
+        policy, count = GuidedPolicy(self.reference, (network,)), self.held_out
         with decoding(network):  # not the draws that the units were measured on
-            return self._evaluate(policy, prompts, folder, self.seed + 1)
+            return self._evaluate(policy, self.prompts[split][:count], folder, self.seed + 1)
 
     def _evaluate(
         self, policy: GuidedPolicy, prompts: Sequence[Prompt], folder: Path, seed: int, n: int = 1
@@ -191,8 +194,8 @@ class RolloutDataModule(LightningDataModule):
         return evaluate(
             policy,
             prompts,
-            [self.objective],
-            self.sampling((1.0,) * len(policy.objectives)),
+            self.objectives,
+            self.sampling(len(policy.objectives)),
             max_tokens=self.max_tokens,
             n=n,
             seed=seed,
@@ -240,9 +243,8 @@ class RolloutDataModule(LightningDataModule):
         wanted = self.rounds * self.trees if split == "train" else held_out
         quiet = self.collector.world.rank > 0
         room = (self.source, split, self.column, self.max_tokens, self.seed, wanted)
-        rows = self.on_bad_row
         try:
-            return fitting_prompts(self.reference, *room, on_bad_row=rows, quiet=quiet)
+            return fitting_prompts(self.reference, *room, on_bad_row=self.on_bad_row, quiet=quiet)
         except BadRow as error:
             said = f"{error} Leave such rows out by --data.on_bad_row skip."
             raise BadRow(said) from error
@@ -260,9 +262,9 @@ class RolloutDataModule(LightningDataModule):
                 folder,
                 policy,
                 self._chosen(split, round_),
-                self.objective,
+                self.objectives,
                 self.shapes[min(round_, 1)],
-                self.sampling((1.0,) * len(policy.objectives)),
+                self.sampling(len(policy.objectives)),
                 (self.seed, round_),
                 self.rows,
             )

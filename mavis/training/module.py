@@ -1,4 +1,4 @@
-"""`ValueModule`: the LightningModule that learns a value network from packed rollout trees."""
+"""`ValueModule`: the LightningModule that learns a value model from packed rollout trees."""
 
 from typing import Any
 
@@ -58,7 +58,8 @@ class ValueModule(LightningModule):
         self.lr, self.later_lr = lr, later_lr
         self.warmup, self.weight_decay = warmup, weight_decay
         self._seen: list[tuple[Scores, Scores, Scores, Scores]] = []
-        self.calibration: tuple[Scores, Scores, Scores] | None = None  # depth, predicted, target
+        # Depth, predicted value and target of the held-out tokens [P], for each objective.
+        self.calibration: list[tuple[Scores, Scores, Scores]] = []
 
     @property
     def data(self) -> RolloutDataModule:
@@ -73,20 +74,20 @@ class ValueModule(LightningModule):
         reference: ReferencePolicy = self.data.reference
         card = ModelCard(
             source=self.source,
-            objectives=(self.data.objective.name,),
-            units=(self.data.units,),
+            objectives=tuple(one.name for one in self.data.objectives),
+            units=self.data.units,
             reference=reference.name,
             fingerprint=reference.fingerprint,
             template=reference.template,
             template_args=dict(reference.template_args or {}) or None,
             reference_weights=reference.weights_digest,
             eta=self.data.eta,
-            rewards=(identity(self.data.objective),),
+            rewards=tuple(identity(one) for one in self.data.objectives),
         )
         self.network = build_network(card, reference, self.trunk, self.lora)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Predicted values [B, T] of the state after each token, in standard units, float32."""
+        """Predicted values [B, T, M] of the state after each token, in standard units, float32."""
         trunk, exact = self.network.trunk, torch.autocast(batch.tokens.device.type, enabled=False)
         if trunk is None:
             with torch.no_grad(), exact:  # as the policy reads them when it decodes
@@ -95,44 +96,42 @@ class ValueModule(LightningModule):
             hidden = _states(trunk, batch)  # under mixed precision, this part is autocast
         with exact:
             if self.source == "state":
-                return self.network.state_values(hidden)[..., 0]
+                return self.network.state_values(hidden)
             # Q(s, a): the state is read at the token before, the action is the token itself.
             width = hidden.shape[-1]
             before = hidden.gather(1, batch.previous[..., None].expand(-1, -1, width))
-            return self.network.action_values(before, batch.tokens[..., None])[..., 0, 0]
+            return self.network.action_values(before, batch.tokens[..., None])[..., 0, :]
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Mean squared error over the tokens that have a target."""
-        loss = value_loss(self(batch), batch.targets)
+        """Mean over the objectives of the squared error on tokens that have a target."""
+        loss = value_losses(self(batch), batch.targets).mean()
         self.log("train_loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Keep predictions and targets of held-out trees."""
-        known = batch.targets.isfinite()
+        known = batch.targets.isfinite().any(-1)
         columns = (batch.depth, self(batch), batch.targets, batch.siblings)
         depth, predicted, target, siblings = (c[known].double().cpu().numpy() for c in columns)
         self._seen.append((depth, predicted, target, siblings))
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss, R² and rank correlation among siblings on held-out trees."""
+        """Log loss, R² and rank correlation among siblings on held-out trees.
+
+        Each is the mean over the objectives of what it is on the tokens that have a target.
+        """
         columns = zip(*self._seen, strict=True)
         depth, predicted, target, siblings = (np.concatenate(column) for column in columns)
         self._seen.clear()
-        self.calibration = (depth, predicted, target)
-        node = siblings >= 0
-        family = siblings[node].astype(np.int64)
-        explained = r2_score(torch.from_numpy(predicted), torch.from_numpy(target))
-        self.log_dict(
-            {
-                "val_loss": float(np.square(predicted - target).mean()),
-                "r2": float(explained),
-                "sibling_rank_correlation": sibling_rank_correlation(
-                    predicted[node], target[node], family
-                ),
-            },
-            rank_zero_only=True,
-        )
+        self.calibration = []
+        figures: list[dict[str, float]] = []
+        for values, aims in zip(predicted.T, target.T, strict=True):
+            known = np.isfinite(aims)
+            self.calibration.append((depth[known], values[known], aims[known]))
+            figures.append(_figures(values[known], aims[known], siblings[known]))
+        names = figures[0].keys()
+        means = {name: float(np.mean([of_one[name] for of_one in figures])) for name in names}
+        self.log_dict(means, rank_zero_only=True)
 
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
@@ -157,11 +156,29 @@ class ValueModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def value_loss(predicted: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error [] of predictions [B, T] where targets [B, T] are not NaN."""
+def value_losses(predicted: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error [M] of predictions [B, T, M] where targets [B, T, M] are not NaN.
+
+    Their mean is what is trained on: an objective that abstains often weighs as much as another,
+    and the gradient of the shared layers does not grow with the number of objectives.
+    """
     known = targets.isfinite()
-    gap = torch.where(known, predicted - targets.nan_to_num(), 0.0)
-    return gap.square().sum() / known.sum().clamp(min=1)
+    squares = torch.where(known, predicted - targets.nan_to_num(), 0.0).square()
+    # One objective after the other, each summed in the order in which it would be alone.
+    sums = torch.stack([one.sum() for one in squares.movedim(-1, 0).contiguous()])
+    return sums / known.sum((0, 1)).clamp(min=1)
+
+
+def _figures(predicted: Scores, target: Scores, siblings: Scores) -> dict[str, float]:
+    """How well one objective's values [P] meet their targets [P], by name."""
+    node = siblings >= 0
+    family = siblings[node].astype(np.int64)
+    explained = r2_score(torch.from_numpy(predicted), torch.from_numpy(target))
+    return {
+        "val_loss": float(np.square(predicted - target).mean()),
+        "r2": float(explained),
+        "sibling_rank_correlation": sibling_rank_correlation(predicted[node], target[node], family),
+    }
 
 
 def _states(model: torch.nn.Module, batch: Batch) -> Tensor:

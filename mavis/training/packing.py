@@ -26,7 +26,7 @@ class Pack:
     tokens: Ints  # [T]
     previous: Ints  # [T] index in the pack of the token before; −1 at the prompt's first
     position: Ints  # [T] depth
-    targets: Floats  # [T] NaN = nothing to learn here
+    targets: Floats  # [T, M] NaN = nothing to learn here
     siblings: Ints  # [T] at a node's last token the number of its family, else −1
     prompt_length: int
 
@@ -38,29 +38,30 @@ class Batch(NamedTuple):
     previous: Tensor  # [B, T]; 0 where there is none
     position: Tensor  # [B, T]
     mask: Tensor  # [B, 1, T, T] bool: may attend
-    target_bits: Tensor  # [B, T] int32: of `targets`; Lightning rounds floats in half precision
+    target_bits: Tensor  # [B, T, M] int32: of `targets`; Lightning rounds floats in half precision
     siblings: Tensor  # [B, T]
     depth: Tensor  # [B, T] position in the response; the prompt's last token is at −1
 
     @property
     def targets(self) -> Tensor:
-        """[B, T] float32, NaN = nothing to learn here."""
+        """[B, T, M] float32, NaN = nothing to learn here."""
         return self.target_bits.view(torch.float32)
 
 
-def round_packs(trees: Sequence[Tree], units: Units, eta: float, cap: int) -> list[Pack]:
+def round_packs(trees: Sequence[Tree], units: Sequence[Units], eta: float, cap: int) -> list[Pack]:
     """The packs of scored trees, with soft targets in standard units.
 
     Args:
         trees: with the rewards of their leaves.
-        units: of the reward.
+        units: of the M rewards.
         eta: the KL price of the targets, per nat.
         cap: tokens per pack.
     """
     packs: list[Pack] = []
     families = 0
     for tree in trees:
-        rewards = units.standard(tree.rewards).astype(np.float32)
+        columns = [one.standard(by) for one, by in zip(units, tree.rewards.T, strict=True)]
+        rewards = np.stack(columns, -1).astype(np.float32)
         packs += pack_tree(tree, soft_targets(tree, rewards, eta), cap, families)
         families += len(tree.parent)
     return packs
@@ -74,7 +75,7 @@ def pack_tree(tree: Tree, targets: Floats, cap: int, family: int = 0) -> list[Pa
 
     Args:
         tree: T tokens.
-        targets: [T]; those of the prompt are not used (nothing was chosen there).
+        targets: [T, M]; those of the prompt are not used (nothing was chosen there).
         cap: tokens per pack.
         family: number of this tree's first family of siblings.
     """
@@ -135,7 +136,7 @@ def _pack(tree: Tree, targets: Floats, nodes: list[int], seen: np.ndarray, famil
         tokens=tree.tokens[index],
         previous=place[tree.previous()[index]],
         position=tree.depth()[index],
-        targets=np.where(fresh, targets[index], np.nan).astype(np.float32),
+        targets=np.where(fresh[:, None], targets[index], np.nan).astype(np.float32),
         siblings=siblings[index],
         prompt_length=int(tree.start[1]),
     )
@@ -155,7 +156,8 @@ def collate(packs: Sequence[Pack]) -> Batch:
     width = max(len(pack.tokens) for pack in packs)
 
     def padded(arrays: Sequence[np.ndarray], value: float) -> Tensor:
-        out = np.full((len(packs), width), value, dtype=arrays[0].dtype)
+        shape = (len(packs), width, *arrays[0].shape[1:])
+        out = np.full(shape, value, dtype=arrays[0].dtype)
         for row, array in zip(out, arrays, strict=True):
             row[: len(array)] = array
         return torch.from_numpy(out)

@@ -9,6 +9,7 @@ import yaml
 
 from mavis.decoding.reference import ReferencePolicy
 from mavis.storage import read_json, write_json, write_whole
+from mavis.versions import FORMAT, check_format, same_class
 
 CONFIG, METRICS = "config.yaml", "metrics.json"
 LAST = Path("checkpoints") / "last.ckpt"
@@ -49,6 +50,8 @@ def check_same_run(folder: Path, settings: Mapping[str, Any]) -> None:
         free = (*free, "data.reference")
     for name, value in now.items():
         bound = not name.startswith(free) or (late and name.startswith(BINDING))
+        if name == "model.class_path" and same_class(str(before.get(name)), str(value)):
+            continue
         if name in before and before[name] != value and bound:
             raise ValueError(
                 f"{folder} holds a run with {name} = {before[name]}, not {value}: go on with it by "
@@ -92,6 +95,7 @@ def check_reference(folder: Path, reference: ReferencePolicy, keep: bool = True)
 
     Raises:
         ValueError: it is another one now, by its weights, its tokens or its chat template.
+        RuntimeError: a newer version of mavis made the run.
     """
     now = {
         "weights": reference.weights_digest,
@@ -100,14 +104,15 @@ def check_reference(folder: Path, reference: ReferencePolicy, keep: bool = True)
     }
     file = folder / IDENTITY
     before = read_json(file) if file.is_file() else {}
+    check_format(file, before)
     for name, value in now.items():
         if before.get(name, value) != value:
             raise ValueError(
                 f"{folder} holds a run of another reference than {reference.name} is now (it has "
                 f"other {name}): put back what it was, or give another --out."
             )
-    if keep and before != now:
-        write_json(file, now)
+    if keep and before != now | {"format": FORMAT}:
+        write_json(file, now | {"format": FORMAT})
 
 
 def _digest(text: str) -> str:

@@ -1,11 +1,12 @@
 """A rollout tree: everything one prompt's rollouts said, as one struct of arrays.
 
-Node 0 is the root; its segment is the prompt. Every other node's segment is what was sampled behind
-its parent's. Nodes stand in depth-first order, so a parent comes before its children. Knows nothing
-of policies or rewards' meaning.
+Node 0 is the root; its segment is the prompt. Every other node's segment is what was sampled after
+its parent's. Nodes stand in depth-first order, so a parent comes before its children. One tree
+serves M objectives: each of them scores the same leaves. Knows nothing of policies or of what
+rewards mean.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +45,7 @@ class Tree:
     leaves: Ints  # [L] nodes
     responses: list[str]  # [L]
     reasons: list[str]  # [L] "end", "stop" or "length"
-    rewards: Floats  # [L] as the reward gave them; NaN = not scored, or abstained
+    rewards: Floats  # [L, M] as the rewards gave them, M = 0 before that; NaN = abstained
 
     def depth(self) -> Ints:
         """Each token's position in its sequence [T]; the prompt's first token is at 0."""
@@ -89,13 +90,8 @@ def build_tree(prompt: str, segments: Mapping[Path, Segment]) -> Tree:
         leaves=np.array([index[path] for path in leaves], dtype=np.int64),
         responses=[whole[path].text for path in leaves],
         reasons=[whole[path].reason for path in leaves],
-        rewards=np.full(len(leaves), np.nan, dtype=np.float32),
+        rewards=np.empty((len(leaves), 0), dtype=np.float32),
     )
-
-
-def rewards_of(trees: Sequence[Tree]) -> Floats:
-    """The rewards of all leaves of all trees, one after the other."""
-    return np.concatenate([tree.rewards for tree in trees])
 
 
 def tree_row(index: int, tree: Tree) -> Row:
@@ -105,17 +101,16 @@ def tree_row(index: int, tree: Tree) -> Row:
     return {"index": index, **row}
 
 
-def read_tree(row: Row, rewards: Floats | None) -> Tree:
-    """The tree of a table row, with its leaves' rewards if they are known."""
-    leaves = np.array(row["leaves"], dtype=np.int64)
+def read_tree(row: Row, rewards: Floats) -> Tree:
+    """The tree of a table row, with the rewards [L, M] of its leaves."""
     return Tree(
         prompt=row["prompt"],
         tokens=np.array(row["tokens"], dtype=np.int64),
         log_ratio=np.array(row["log_ratio"], dtype=np.float32),
         start=np.array(row["start"], dtype=np.int64),
         parent=np.array(row["parent"], dtype=np.int64),
-        leaves=leaves,
+        leaves=np.array(row["leaves"], dtype=np.int64),
         responses=row["responses"],
         reasons=row["reasons"],
-        rewards=np.full(len(leaves), np.nan, dtype=np.float32) if rewards is None else rewards,
+        rewards=rewards,
     )

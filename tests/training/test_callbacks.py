@@ -405,8 +405,8 @@ def test_packs_of_a_round_fit_the_module(tiny_fit, tiny_folder):
 
     policy = load({"trial": tiny_fit / "value"})
     row = rows(tiny_fit / "rollouts" / "round-1" / "train" / "made")[0]
-    tree = read_tree(row, None)
-    batch = collate(pack_tree(tree, np.zeros(len(tree.tokens), np.float32), 64))
+    tree = read_tree(row, np.zeros((len(row["leaves"]), 1), np.float32))
+    batch = collate(pack_tree(tree, np.zeros((len(tree.tokens), 1), np.float32), 64))
     assert int(batch.tokens.max()) < policy.reference.vocabulary
     assert ReferencePolicy.load(str(tiny_folder / "reference")).fingerprint
     assert Path(policy.reference.name).is_dir()

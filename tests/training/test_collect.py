@@ -31,8 +31,8 @@ def policy(tiny_reference):
 
 
 def trees(folder, policy, who=None, reward=letters, prompts=PROMPTS):
-    who, objective = who or Collector(), Objective("trial", reward)
-    return collect_trees(who, folder, policy, prompts, objective, SHAPE, SAMPLING, (0, 0), 8)
+    who, objectives = who or Collector(), [Objective("trial", reward)]
+    return collect_trees(who, folder, policy, prompts, objectives, SHAPE, SAMPLING, (0, 0), 8)
 
 
 def same(left, right):
@@ -47,7 +47,7 @@ def test_trees_are_scored_and_in_the_order_of_their_prompts(policy, tmp_path):
     found = trees(tmp_path, policy)
     assert [tree.prompt for tree in found] == PROMPTS
     for tree in found:
-        assert tree.rewards.tolist() == letters(None, tree.responses)
+        assert tree.rewards[:, 0].tolist() == letters(None, tree.responses)
 
 
 def test_nothing_is_made_or_scored_twice(policy, tmp_path):

@@ -23,7 +23,7 @@ def make(tiny_folder, plugin, tmp_path):  # noqa: ARG001
         settings = {"first_branching": (2, 2), "branching": (2, 2), "max_tokens": 8, "top_k": 12}
         settings |= {"trees": 4, "held_out": 4, "best_of": 4, "batch_tokens": 64}
         paths = {n: str(tiny_folder / n) for n in ("prompts", "reference")}
-        data = RolloutDataModule("trial", **(paths | settings | changes))
+        data = RolloutDataModule(("trial",), **(paths | settings | changes))
         data.trainer = SimpleNamespace(
             default_root_dir=str(tmp_path / folder),
             strategy=SimpleNamespace(root_device=torch.device("cpu"), barrier=lambda *_: None),
@@ -34,7 +34,7 @@ def make(tiny_folder, plugin, tmp_path):  # noqa: ARG001
         )
         data.setup("fit")
         names = (data.reference.name, data.reference.fingerprint)
-        card = ModelCard("action", ("trial",), (data.units,), *names)
+        card = ModelCard("action", ("trial",), data.units, *names)
         network = build_network(card, data.reference)
         torch.nn.init.normal_(network.head.mix.weight, std=0.5)
         data.trainer.lightning_module = SimpleNamespace(network=network)
@@ -93,8 +93,9 @@ def test_units_are_those_of_the_reference(make):
     rows = Shards(data.folder / "reference" / "validation" / "made").rows()
     raw = [text.count("a") - 0.1 * len(text) for row in rows for text in row["responses"]]
     assert len(raw) == 8  # four answers to the first third of the held-out prompts
-    assert data.units.mean == pytest.approx(np.mean(raw), abs=1e-6)
-    assert data.units.std == pytest.approx(np.std(raw, ddof=1), abs=1e-6)
+    (units,) = data.units
+    assert units.mean == pytest.approx(np.mean(raw), abs=1e-6)
+    assert units.std == pytest.approx(np.std(raw, ddof=1), abs=1e-6)
 
 
 def test_every_token_of_the_round_is_learned_once(make):
@@ -172,7 +173,7 @@ def test_two_ranks_take_as_many_batches_each(make):
     make_both = [make(rank, 2, folder="two") for rank in (1, 0)]
     for data in make_both:  # each makes its share; a barrier would wait here
         data._grow("train", 0)
-        data._baselines.clear()
+        data._answered.clear()
         del data.units  # measured before the other's share was there
     loaders = []
     for data in make_both:

@@ -58,8 +58,8 @@ class World:
             stem, end = (list(leaf[:1]), ratio[:1]), (list(leaf[1:]), ratio[1:])
             segments = {(): Segment([99], [0.0]), (0,): Segment(*stem)}
             tree = build_tree("", segments | {(0, 0): Segment(*end, "x", "end")})
-            rewards = np.array([self.reward[leaf]], np.float32)
-            targets = soft_targets(tree, rewards, self.eta)[1:]
+            rewards = np.array([[self.reward[leaf]]], np.float32)
+            targets = soft_targets(tree, rewards, self.eta)[1:, 0]
             for t in range(self.horizon):
                 paid = self.eta * sum(ratio[: t + 1]) if whole_path else 0.0
                 below = self.chance(policy, leaf, t + 1)
@@ -162,8 +162,8 @@ def test_trees_converge_to_the_exact_targets():
     seen = {(s, a): [] for s in world.states[:5] for a in range(4)}
     for _ in range(1000):
         tree, said = sample_tree(world, policy, random)
-        rewards = np.array([world.reward[leaf] for leaf in said], np.float32)
-        targets = soft_targets(tree, rewards, world.eta)
+        rewards = np.array([[world.reward[leaf]] for leaf in said], np.float32)
+        targets = soft_targets(tree, rewards, world.eta)[:, 0]
         previous = tree.previous()
         for place in range(1, len(tree.tokens)):
             state, up = [], previous[place]

@@ -9,7 +9,7 @@ import torch
 
 from mavis.evaluation.metrics import sibling_rank_correlation
 from mavis.reward import Units
-from mavis.training.module import ValueModule, value_loss
+from mavis.training.module import ValueModule, value_losses
 from mavis.training.packing import collate, pack_tree
 from mavis.training.tree import Segment, build_tree
 
@@ -31,7 +31,7 @@ def make_tree():
 
 
 def batch_of(tree, seed=0):
-    targets = np.random.default_rng(seed).normal(size=len(tree.tokens)).astype(np.float32)
+    targets = np.random.default_rng(seed).normal(size=(len(tree.tokens), 1)).astype(np.float32)
     return collate(pack_tree(tree, targets, 1000))
 
 
@@ -51,8 +51,8 @@ def trainer_of(data):
 def module_on(reference, round=0, batches=20, epochs=3, **arguments):  # noqa: A002
     data = Data(
         reference=reference,
-        objective=SimpleNamespace(name="trial", reward=len),
-        units=Units(1.0, 2.0),
+        objectives=(SimpleNamespace(name="trial", reward=len),),
+        units=(Units(1.0, 2.0),),
         eta=0.5,
         round=round,
         epochs=epochs,
@@ -85,10 +85,10 @@ def test_it_memorises_a_tree(reference, arguments):
     batch = batch_of(make_tree())
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-2)
     frozen = {n: p.clone() for n, p in module.named_parameters() if not p.requires_grad}
-    first = value_loss(module(batch), batch.targets).item()
+    first = value_losses(module(batch), batch.targets).item()
     for _ in range(150):
         optimizer.zero_grad()
-        loss = value_loss(module(batch), batch.targets)
+        loss = value_losses(module(batch), batch.targets).mean()
         loss.backward()
         optimizer.step()
     assert first > 0.3
@@ -207,9 +207,9 @@ def test_validation_metrics(reference):
         batch = batch._replace(siblings=batch.siblings + 100 * seed * (batch.siblings >= 0))
         with torch.no_grad():
             module.validation_step(batch, 0)
-            known = batch.targets.isfinite()
-            predicted += module(batch)[known].tolist()
-        targets += batch.targets[known].tolist()
+            known = batch.targets.isfinite()[..., 0]
+            predicted += module(batch)[known][:, 0].tolist()
+        targets += batch.targets[known][:, 0].tolist()
         node += batch.siblings[known].tolist()
     module.on_validation_epoch_end()
     predicted, targets, node = map(np.array, (predicted, targets, node))
@@ -221,7 +221,7 @@ def test_validation_metrics(reference):
     assert found["sibling_rank_correlation"] == pytest.approx(
         sibling_rank_correlation(predicted[ends], targets[ends], node[ends])
     )
-    depth, said, wanted = module.calibration
+    ((depth, said, wanted),) = module.calibration
     assert depth.min() == 0
     np.testing.assert_allclose(said, predicted, rtol=1e-6)
     np.testing.assert_allclose(wanted, targets, rtol=1e-6)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mavis.training.module import ValueModule, value_loss
+from mavis.training.module import ValueModule, value_losses
 from mavis.training.packing import Pack, batches, collate, pack_tree, tree_mask
 from mavis.training.tree import Segment, build_tree
 
@@ -30,7 +30,7 @@ def make_tree(seed=0, levels=3, prompt=PROMPT, longest=4):
 
 
 def targets_for(tree, seed=0):
-    targets = np.random.default_rng(seed).normal(size=len(tree.tokens)).astype(np.float32)
+    targets = np.random.default_rng(seed).normal(size=(len(tree.tokens), 1)).astype(np.float32)
     targets[-2] = np.nan  # as of a leaf that abstained
     return targets
 
@@ -83,16 +83,17 @@ def test_packed_is_path_by_path(build_reference, tiny_network, family, source):
     tree = make_tree()
     targets = targets_for(tree)
     plain = path_by_path(reference, network, tree)
-    known = [place for place in plain if np.isfinite(targets[place])]
-    naive = torch.stack([(plain[p] - float(targets[p])) ** 2 for p in known]).mean()
+    known = [place for place in plain if np.isfinite(targets[place, 0])]
+    naive = torch.stack([(plain[p] - float(targets[p, 0])) ** 2 for p in known]).mean()
     expected = gradients(network, naive)
 
     packs = pack_tree(tree, targets, cap=18)
     assert len(packs) > 1
     batch = collate(packs)
     predicted = module(batch)
-    assert value_loss(predicted, batch.targets).item() == pytest.approx(naive.item(), abs=1e-5)
-    found = gradients(network, value_loss(predicted, batch.targets))
+    (loss,) = value_losses(predicted, batch.targets)
+    assert loss.item() == pytest.approx(naive.item(), abs=1e-5)
+    found = gradients(network, loss)
 
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
@@ -112,9 +113,9 @@ def test_padding_is_no_matter(tiny_reference, tiny_network):
     wild = both._replace(tokens=both.tokens.clone())
     wild.tokens[0, size:] = 11
     torch.testing.assert_close(module(wild)[0, :size], module(both)[0, :size], atol=0, rtol=0)
-    loss = value_loss(module(both)[:1], both.targets[:1])
-    alike = gradients(network, loss)
-    for name, gradient in gradients(network, value_loss(module(alone), alone.targets)).items():
+    alike = gradients(network, value_losses(module(both)[:1], both.targets[:1]))
+    wanted = gradients(network, value_losses(module(alone), alone.targets))
+    for name, gradient in wanted.items():
         torch.testing.assert_close(alike[name], gradient, atol=1e-5, rtol=1e-4)
 
 
@@ -178,7 +179,7 @@ def test_depth_counts_the_response():
 
 def bare(size):
     zeros = np.zeros(size, dtype=np.int64)
-    return Pack(zeros, zeros - 1, zeros, zeros.astype(np.float32), zeros - 1, 1)
+    return Pack(zeros, zeros - 1, zeros, zeros[:, None].astype(np.float32), zeros - 1, 1)
 
 
 def test_batches_stay_within_the_budget():
@@ -199,8 +200,10 @@ def test_batches_stay_within_the_budget():
 
 
 def test_no_target_no_loss():
-    predicted = torch.ones(2, 3, requires_grad=True)
-    loss = value_loss(predicted, torch.full((2, 3), torch.nan))
-    loss.backward()
-    assert loss.item() == 0
-    assert predicted.grad.abs().sum() == 0
+    predicted = torch.ones(2, 3, 2, requires_grad=True)
+    targets = torch.full((2, 3, 2), torch.nan)
+    targets[0, 1, 1] = 3.0  # of one objective only
+    losses = value_losses(predicted, targets)
+    losses.sum().backward()
+    assert losses.tolist() == [0, 4]
+    assert predicted.grad.nonzero().tolist() == [[0, 1, 1]]

@@ -34,7 +34,7 @@ def tree():
 
 
 def targets_of(tree, rewards, eta):
-    return soft_targets(tree, np.array(rewards, np.float32), eta)
+    return soft_targets(tree, np.array(rewards, np.float32)[:, None], eta)[:, 0]
 
 
 def paths(tree):
@@ -130,3 +130,17 @@ def test_against_the_definition(seed):
     found = targets_of(tree, rewards, 0.7)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, by_definition(tree, rewards, 0.7), atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_objective_is_as_it_would_be_alone(seed):
+    """Also where others abstained; a mix of weights that sum to 1 is that of the mixed reward."""
+    tree, one = random_tree(seed)
+    other = np.random.default_rng(seed + 100).normal(size=len(one))
+    other[0] = np.nan
+    both = soft_targets(tree, np.stack([one, other], 1).astype(np.float32), 0.7)
+    np.testing.assert_array_equal(both[:, 0], targets_of(tree, one, 0.7))
+    np.testing.assert_array_equal(both[:, 1], targets_of(tree, other, 0.7))
+    known = np.nan_to_num(np.stack([one, other], 1)).astype(np.float32)
+    mixed = soft_targets(tree, known @ np.array([[1.5], [-0.5]], np.float32), 0.7)
+    np.testing.assert_allclose(soft_targets(tree, known, 0.7) @ [1.5, -0.5], mixed[:, 0], atol=1e-5)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mavis.training.tree import NO_PARENT, Segment, build_tree, read_tree, rewards_of, tree_row
+from mavis.training.tree import NO_PARENT, Segment, build_tree, read_tree, tree_row
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "tree.json").read_text())
 
@@ -32,7 +32,7 @@ def test_golden_arrays(tree, name):
 def test_golden_depth_and_previous(tree):
     assert tree.depth().tolist() == GOLDEN["tree"]["depth"]
     assert tree.previous().tolist() == GOLDEN["tree"]["previous"]
-    assert np.isnan(tree.rewards).all()
+    assert tree.rewards.shape == (3, 0)  # nobody has scored it
 
 
 def test_the_order_of_segments_is_no_matter(tree):
@@ -62,20 +62,16 @@ def test_a_response_that_ended_on_the_first_level_is_cut_in_two():
     assert tree.log_ratio.tolist() == pytest.approx([0.0, 0.1, 0.2, 0.3])
 
 
-def test_rewards_of_many_trees(tree):
-    assert len(rewards_of([tree, tree])) == 6
-
-
 def test_a_tree_survives_its_table_row(tree):
     row = json.loads(json.dumps(tree_row(3, tree)))
-    again = read_tree(row, np.array([1, 2, np.nan], np.float32))
+    rewards = np.array([[1, 5], [2, 6], [np.nan, 7]], np.float32)
+    again = read_tree(row, rewards)
     assert row["index"] == 3
     for name, value in vars(tree).items():
         if name == "rewards":
-            np.testing.assert_array_equal(again.rewards, np.array([1, 2, np.nan], np.float32))
+            np.testing.assert_array_equal(again.rewards, rewards)
         elif isinstance(value, np.ndarray):
             np.testing.assert_array_equal(getattr(again, name), value)
             assert getattr(again, name).dtype == value.dtype
         else:
             assert getattr(again, name) == value
-    assert np.isnan(read_tree(row, None).rewards).all()

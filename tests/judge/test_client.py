@@ -1,0 +1,97 @@
+"""An endpoint is asked with patience, in the manner that it wants, and keeps its secrets."""
+
+import json
+
+import pytest
+
+from mavis.judge.answer import Answer
+from mavis.judge.client import LONGEST, PAUSES, Endpoint
+
+GOOD = Answer(200, json.dumps({"choices": [{"message": {"content": "A"}}]}))
+SECRET = "http://ann:pass%21word@host:80/v1?token=t0ken"
+
+
+def endpoint(monkeypatch, *answers, url="http://host/v1", **more):
+    """An endpoint that gets these answers, one after the other; what it was sent, and waits."""
+    sent, waited, left = [], [], list(answers)
+
+    def send(self, messages, temperature, versioned):
+        del self, messages
+        sent.append((temperature, versioned))
+        return left.pop(0)
+
+    monkeypatch.setattr(Endpoint, "_send", send)
+    return Endpoint(url, "judge", wait=waited.append, **more), sent, waited
+
+
+@pytest.mark.parametrize(
+    "url", ["host/v1", "ftp://host", "http://", "http://host:port", "http://a b"]
+)
+def test_an_address_that_cannot_be(url):
+    with pytest.raises(ValueError, match=r"url must be http\(s\)://HOST") as raised:
+        Endpoint(url, "judge")
+    assert str(raised.value).endswith("such as http://localhost:8000/v1.")  # not a word of it
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": ""}, "model must be the name of a model"),
+        ({"key": "two\nlines"}, "OPENAI_API_KEY must be plain characters"),
+        ({"timeout": 0.0}, "timeout must be a number of seconds above 0, got 0.0"),
+    ],
+)
+def test_other_settings_that_cannot_be(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Endpoint(**{"url": "http://host", "model": "judge"} | settings)
+
+
+def test_secrets_are_not_shown():
+    one = Endpoint(SECRET, "judge", key="sk-1234567")
+    assert one.shown == "http://host:80/v1"
+    said = one.clean("ann: pass!word, pass%21word, sk-1234567, t0ken, YW5uOnBhc3Mhd29yZA==")
+    assert said == "ann: ***, ***, ***, ***, ***"
+    assert "sk-" not in repr(one)
+    assert "word" not in repr(one)
+
+
+def test_it_waits_longer_each_time_but_never_too_long(monkeypatch):
+    slow = Answer(503, "", after=1000.0)
+    one, sent, waited = endpoint(monkeypatch, Answer(None, "gone"), slow, Answer(429, ""), GOOD)
+    assert one.ask([]) == "A"
+    assert waited == [PAUSES[0], LONGEST, PAUSES[2]]
+    assert len(sent) == 4
+
+
+def test_it_gives_up(monkeypatch):
+    one, _, waited = endpoint(monkeypatch, *[Answer(500, "broken")] * 6)
+    with pytest.raises(ConnectionError, match=r"no answer from http://host/v1 \(HTTP 500: broken"):
+        one.ask([])
+    assert waited == list(PAUSES)
+
+
+def test_what_helped_is_remembered(monkeypatch):
+    no = Answer(400, "temperature is not supported")
+    one, sent, _ = endpoint(monkeypatch, Answer(404, ""), no, GOOD, GOOD, url="http://host")
+    assert [one.ask([]), one.ask([])] == ["A", "A"]
+    assert sent == [(True, False), (True, True), (False, True), (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        (Answer(401, "no"), PermissionError, "wants another API key in the environment variable"),
+        (Answer(404, "no"), LookupError, "is wrong or knows no model 'judge'"),
+        (Answer(200, "<html>"), ValueError, "does not answer as a chat endpoint"),
+    ],
+)
+def test_errors_say_what_to_do(monkeypatch, answer, error, message):
+    one, _, waited = endpoint(monkeypatch, answer)
+    with pytest.raises(error, match=message):
+        one.ask([])
+    assert waited == []
+
+
+def test_a_question_that_is_refused_is_answered_by_the_refusal(monkeypatch):
+    one, _, _ = endpoint(monkeypatch, Answer(413, "too\nlong"))
+    assert one.ask([]) == "(HTTP 413: too long)"
