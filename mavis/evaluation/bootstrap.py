@@ -68,6 +68,7 @@ def resamples(prompts: int, count: int = 1000, seed: int = 0) -> npt.NDArray[np.
     """
     if min(prompts, count) < 1:
         raise ValueError(f"prompts and count must be at least 1, got {prompts} and {count}.")
+    # A counter-based generator gives the same draws on every machine.
     random = np.random.Generator(np.random.Philox(seed))
     return random.multinomial(prompts, np.full(prompts, 1 / prompts), size=count)
 
@@ -96,6 +97,7 @@ def means(values: npt.ArrayLike, counts: npt.NDArray[np.int64]) -> Array:
     flat = found.reshape(len(found), -1)
     known = np.isfinite(flat)
     draws = counts.astype(np.float64)
+    # Over the draws that are known: one that is not takes no part in the sum nor in the count.
     weight = draws @ known
     total = draws @ np.where(known, flat, 0.0)
     mean = np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,20 +38,8 @@ class World:
     meet: Callable[[], object] = alone  # wait until all have come so far
 
 
-class Table(Protocol):
-    """Rows that grow; see `Shards`."""
-
-    def rows(self) -> list[Row]:
-        """All rows so far."""
-        ...
-
-    def gather(self, rows: Iterable[Row], size: int) -> None:
-        """Keep rows as they come."""
-        ...
-
-
 class Memory:
-    """A table that is gone with its process."""
+    """A table like `Shards` that is gone with its process."""
 
     def __init__(self) -> None:
         self._rows: list[Row] = []
@@ -109,13 +96,15 @@ class Collector:
         started = time.perf_counter()
         table = self._table(folder, MADE)
         have = {row["index"] for row in table.rows()}
+        # Every size-th prompt: a data set sorted by length is shared out evenly.
         mine = range(self.world.rank, len(prompts), self.world.size)
         missing = [index for index in mine if index not in have]
         if missing:
             made = self._shown(make(missing), what, unit, len(mine), len(mine) - len(missing))
             self._gather(table, made, PER_SHARD)
-        self.world.meet()
+        self.world.meet()  # the shares of all others are on disk now
         self.seconds["made"] = time.perf_counter() - started
+        # A row may be there twice, made by runs that were killed at different moments.
         rows = {int(row["index"]): row for row in table.rows()}
         known = [rows[index] for index in range(len(prompts)) if index in rows]
         for row in known:
@@ -148,6 +137,7 @@ class Collector:
 
         there = table.rows()
         known = [row for row in there if giver(row) in marks]
+        # Before anything was learned from them, such scores do no harm: the new ones stand beside.
         if self.learned and len(known) < len(there):
             names = ", ".join(one.name for one in objectives)
             raise ValueError(
@@ -156,6 +146,7 @@ class Collector:
             )
         self._count_thoughts(rows, objectives)
         mine = [r for r in rows if r["index"] % self.world.size == self.world.rank]
+        # A mapping: objectives with the same reward share its scores.
         for mark, one in dict(zip(marks, objectives, strict=True)).items():
             have = {row["index"] for row in known if giver(row) == mark}
             if missing := [row for row in mine if row["index"] not in have]:
@@ -199,10 +190,10 @@ class Collector:
                     yield {"index": done["index"], "rewards": mine, "reward": mark}
                 waiting = []
 
-    def _table(self, folder: Path | None, name: str) -> Table:
+    def _table(self, folder: Path | None, name: str) -> Shards | Memory:
         return Memory() if folder is None else Shards(folder / name, self.world.rank)
 
-    def _gather(self, table: Table, rows: Iterable[Row], size: int) -> None:
+    def _gather(self, table: Shards | Memory, rows: Iterable[Row], size: int) -> None:
         before = time.process_time()
         table.gather(rows, size)
         self.seconds["cpu"] += time.process_time() - before

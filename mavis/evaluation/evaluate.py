@@ -60,13 +60,15 @@ def evaluate(
         sampling = SamplingParams((1.0,) * len(policy.objectives), policy.beta)
     collector = collector or Collector()
 
+    # The answer to a prompt does not depend on what is asked beside it, so neither parts nor an
+    # interruption change it.
     def make(missing: Sequence[int]) -> Iterator[Row]:
         for part in chunks(missing, max(1, PARTS * rows // max(1, n))):
             some = [asked[index] for index in part]
             yield from _answer_rows(policy, some, part, sampling, max_tokens, n, seed, rows)
 
     made = collector.make(folder, make, asked, "answers", "prompts")
-    seconds = collector.seconds["made"]
+    seconds = collector.seconds["made"]  # rewards are no part of decoding
     rewards = collector.score(folder, made, judges)
     return ScoredSamples(
         objectives=tuple(judge.name for judge in judges),

@@ -87,6 +87,7 @@ def without_abstentions(rewards: Array, weights: Sequence[float]) -> Array:
     """
     scores = rewards @ np.asarray(weights, dtype=np.float64)  # NaN also where a weight is 0
     known = np.isfinite(scores)  # [P, n]
+    # The whole answer is replaced, so that its rewards stay those of one answer.
     worst = np.where(known, scores, np.inf).argmin(1)  # [P]
     filled = np.where(known[..., None], rewards, rewards[np.arange(len(worst)), worst][:, None])
     filled[~known.any(1)] = np.nan
@@ -111,6 +112,7 @@ def best_of_n(rewards: Array, truncation: Array, weights: Sequence[float]) -> li
     """
     counted = without_abstentions(rewards, weights)
     scores = counted @ np.asarray(weights, dtype=np.float64)  # [P, n]
+    # By rising score, an answer is the best of N whenever the N − 1 others stand before it.
     order = np.argsort(scores, axis=1)
     ranked = np.take_along_axis(counted, order[..., None], axis=1)
     # A prompt that is left out has no KL either: both are means over the same prompts.
@@ -138,6 +140,7 @@ def at_kl(
     Returns:
         None if the curve does not reach as far.
     """
+    # Points come by strength; noise, or a broken policy, may give the stronger one the lower KL.
     ordered = sorted(curve, key=lambda point: point.mean_kl)
     reach = [point.mean_kl for point in ordered]
     at = int(np.searchsorted(reach, kl))
@@ -155,6 +158,7 @@ def _between(low: PerPrompt, high: PerPrompt, kl: float, counts: npt.NDArray[np.
     near, far = means(low.rewards, counts), means(high.rewards, counts)
     start, end = (np.sqrt(np.maximum(means(p.kl, counts), 0.0)) for p in (low, high))
     gap = end - start
+    # In a resample the KL may lie outside of the two points; it is then read on the same line.
     share = np.divide(math.sqrt(kl) - start, gap, out=np.zeros_like(gap), where=gap > 0)
     found: Array = near + share[:, None] * (far - near)
     return found

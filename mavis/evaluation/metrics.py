@@ -16,6 +16,7 @@ def mean_reward(rewards: npt.ArrayLike) -> dict[str, float]:
     """
     found = np.asarray(rewards, dtype=np.float64)
     known = found[np.isfinite(found)]
+    # For one answer to a prompt; several share how easy it is, and the error is larger than this.
     error = known.std(ddof=1) / math.sqrt(len(known)) if len(known) > 1 else math.nan
     return {
         "reward": float(known.mean()) if len(known) else math.nan,
@@ -74,6 +75,7 @@ def sibling_rank_correlation(
         here = family == name
         gap = np.sign(predicted[here][:, None] - predicted[here][None, :])
         true = np.sign(target[here][:, None] - target[here][None, :])
+        # Each pair once; siblings with the same target say nothing of an order.
         upper = np.triu_indices(int(here.sum()), 1)
         pairs = (gap * true)[upper]
         signs.extend(pairs[true[upper] != 0].tolist())

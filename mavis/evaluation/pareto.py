@@ -136,6 +136,7 @@ def reference_point(sets: Sequence[npt.ArrayLike], margin: float = 0.1) -> Array
         raise ValueError(f"margin must be a share of the range, at least 0, got {margin}.")
     points = _union(sets)
     worst: Array = points.min(axis=0)
+    # A margin in shares of the range is the same for rewards of any scale.
     span: Array = points.max(axis=0) - worst
     return worst - margin * span
 
@@ -226,6 +227,7 @@ def maximin(points: npt.ArrayLike, front: npt.ArrayLike) -> float:
     """
     mine, best = _pair("points", points, "front", front)
     gaps = best[None, :, :] - mine[:, None, :]  # [P, F, M]
+    # A point is no rival of itself: where it is on the front, that column does not count.
     same = (gaps == 0).all(axis=2)
     fitness = np.where(same, -np.inf, gaps.min(axis=2)).max(axis=1)
     return float(fitness.mean()) if np.isfinite(fitness).all() else np.nan

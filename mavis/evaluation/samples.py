@@ -48,6 +48,7 @@ class ScoredSamples:
     tokens: list[list[list[int]]]
     rewards: Array
     numbers: dict[str, Array]
+    # What follows says where the samples are from; nothing is computed from it.
     seconds: float = 0.0
     weights: tuple[float, ...] = ()
     strength: float = 0.0
@@ -62,6 +63,7 @@ class ScoredSamples:
     def summary(self) -> dict[str, float]:
         """Means: KL and its kinds, length, distinct-3, repetition, perplexity under π_ref."""
         flat = [tokens for answers in self.tokens for tokens in answers]
+        # Of one answer to each prompt at a time: distinct-3 falls with the number of answers.
         each = [distinct(column, 3) for column in zip(*self.tokens, strict=True)]
         length = sum(map(len, flat))
         return {name: float(self.numbers[name].mean()) for name in NUMBERS[:3]} | {
@@ -147,6 +149,7 @@ class ScoredSamples:
 
     @classmethod
     def _read(cls, file: Path) -> "ScoredSamples":
+        # Arrow checks the pages, so a flipped bit is an error here and no wrong number later.
         table = parquet.read_table(file, page_checksum_verification=True)
         about = json.loads((table.schema.metadata or {})[b"mavis"])
         answers = about["seeds"]

@@ -26,7 +26,7 @@ def collect_trees(
     seed: tuple[int, int],
     rows: int,
 ) -> list[Tree]:
-    """A scored tree for every prompt, kept in a folder; see `rollout.grow`."""
+    """A tree for every prompt, its leaves scored by each objective; see `rollout.grow`."""
 
     def make(missing: Sequence[int]) -> Iterator[Row]:
         wanted = [prompts[index] for index in missing]

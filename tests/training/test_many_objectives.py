@@ -9,8 +9,8 @@ from lightning.pytorch import Callback, Trainer
 
 from mavis import Objective, ValueModule
 from mavis.decoding.value_model import ValueModel
-from mavis.evaluation import collect
 from mavis.reward import identity
+from mavis.training import collect
 from mavis.training.data import RolloutDataModule
 from mavis.training.module import value_losses
 
