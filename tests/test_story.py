@@ -28,7 +28,6 @@ NEIGHBOURS = {
     "baselines.train.trl_trainers": "cli/test_tune.py",
     "baselines.train.tune": "cli/test_tune.py",
     "cli.fit": "training/test_callbacks.py",
-    "cli.options": "cli/test_tune.py",
     "cli.parsing": "cli/test_main.py",
     "cli.show": "cli/test_generate.py",
     "decoding.backbone": "decoding/test_value_model.py",

@@ -174,7 +174,7 @@ def test_two_ranks_take_as_many_batches_each(make):
     make_both = [make(rank, 2, folder="two") for rank in (1, 0)]
     for data in make_both:  # each makes its share; a barrier would wait here
         data._grow("train", 0)
-        data._answered.clear()
+        data._baselines.clear()
         del data.units  # measured before the other's share was there
     loaders = []
     for data in make_both:
