@@ -63,6 +63,7 @@ class _Search:
             for likely in self.ranked[number].ranked
         ]
         options.sort(key=lambda option: -option[0])
+        # From the likeliest on, across all beams: each either ends, or lives on in one of W places.
         living: list[tuple[int, _Beam]] = []
         for _, number, likely in options:
             if len(living) == self.width:  # those that end take no living one's place
@@ -72,6 +73,7 @@ class _Search:
                 self.ended.append(beam)
             else:
                 living.append((number, beam))
+        # log π falls with every token, so a living beam can still be overtaken, never rise again.
         self.ended = sorted(self.ended, key=lambda beam: -beam.score)[: self.width]
         if len(self.ended) == self.width:  # a living beam that is behind all of them stays there
             living = [one for one in living if one[1].score > self.ended[-1].score]
@@ -115,6 +117,7 @@ def _together(
     asked: Sequence[tuple[PromptRequest, Encoded]],
     width: int,
 ) -> list[list[Completion]]:
+    # A row for every beam that may live: all of them must take a step before the best are known.
     decoder = Decoder(reference, guides, rule, rows=width * len(asked))
     searches = [_Search(width) for _ in asked]
     home: dict[int, int] = {}  # of a request's number, whose beam it is

@@ -38,10 +38,13 @@ def decode(
     decoder, waiting = Decoder(reference, guides, rule, rows), iter(requests)
     outputs: dict[int, Output] = {}
 
+    # Every row is held where something may follow, as only its output says whether it does.
     def held(request: Request) -> Request:
         return replace(request, hold=follow is not None)
 
     while True:
+        # New requests are taken when there is a row for them, not before: children come first, and
+        # an endless stream of requests must not fill the memory.
         while decoder.room > 0 and (request := next(waiting, None)) is not None:
             outputs[decoder.add(held(request))] = Output(request)
         if decoder.idle:

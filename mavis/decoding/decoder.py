@@ -113,6 +113,8 @@ class Decoder:
         else:
             self._table.arrange(ready)
             events = self._step(ready) if ready else []
+        # A request that has ended gives its row to the next one at once, unless its children are
+        # to go on from what the row has read.
         finished = {event.id for event in events if event.finished}
         for row in [row for row in self._table.rows if row.id in finished]:
             if row.request.hold:
@@ -143,9 +145,12 @@ class Decoder:
             return []
         for request in requests:
             self._check(request)
+        # The first child takes the row as it is. The others wait for rows of their own, and a copy
+        # that they will go on from is parked, so that all before them is read only once.
         (first, *others), numbers = requests, [next(self._numbers) for _ in requests]
         parked = self._table.park(row, len(others)) if others else None
         waiting = list(zip(numbers[1:], others, strict=True))
+        # Reversed, as the last one in is the first one out: siblings then run in their order.
         self._children += [(child, request, parked) for child, request in reversed(waiting)]
         self._table.replace(row, Row.start(numbers[0], first, read=True))
         return numbers
@@ -177,6 +182,8 @@ class Decoder:
         """Read prompts, but for their last tokens: all of them, or so much that no row waits."""
         unread = [row for row in self._table.rows if row.unread]
         running = any(not (row.unread or row.held) for row in self._table.rows)
+        # The last token is left for the row's first step, whose logits it gives. While others are
+        # running, a long prompt comes in parts, one with each of their tokens.
         left = self.prompt_tokens if running else sum(len(row.unread) for row in unread)
         parts: list[tuple[Row, list[int]]] = []
         for row in sorted(unread, key=lambda row: row.id):
@@ -184,6 +191,7 @@ class Decoder:
                 parts.append((row, row.unread[:left]))
                 row.unread = row.unread[left:]
                 left -= len(parts[-1][1])
+        # Texts of like length go through the models together, as in one call all are padded.
         for group in _read_together([len(tokens) for _, tokens in parts]):
             index = self._table.index([parts[at][0] for at in group])
             settings = self._table.settings(index)
@@ -195,6 +203,7 @@ class Decoder:
         last = [[row.last] for row in rows]
         options, log_pi = self._policy.step(index, last, self._table.settings(index))
         chosen = self._choose(rows, log_pi)
+        # What was ranked goes on with tokens that its owner picks, which no guide can know yet.
         drawn = np.array([not row.request.ranked for row in rows])
         if drawn.any():
             self._policy.commit(index[drawn], chosen[torch.from_numpy(drawn)])
@@ -205,6 +214,7 @@ class Decoder:
             exact_kl(log_pi, options.log_ref),
             truncation(options.log_ref),
         ]
+        # One transfer from the device for all numbers of the step.
         report = torch.stack(columns, dim=-1).tolist()  # [R][4]
         tokens = options.tokens.gather(1, pick)[:, 0].tolist()
         events = []

@@ -66,6 +66,7 @@ class Guidance:
         """
         options = candidates(logits, settings)
         self.values = [state.values(rows, options.tokens) for state in self.states]
+        # Values are asked for the candidates alone: K of them, not the whole vocabulary.
         none = options.log_ref.new_zeros((*options.log_ref.shape, 0))
         values = torch.cat([none, *self.values], dim=-1)
         return options, self.rule(options.log_ref, values, settings.weights, settings.beta)

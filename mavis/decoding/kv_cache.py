@@ -191,6 +191,8 @@ class CachedRows:
         Returns:
             hidden [R, K, H]: what the model says after row + candidate.
         """
+        # All K stand at the same position, the row's next one, in slots of their own behind it. The
+        # mask lets each see the row and itself; what they leave in the slots is invisible later.
         count = candidates.shape[1]
         start = self.lengths[rows]
         slots = start[:, None] + np.arange(count)  # [R, K]
@@ -204,6 +206,7 @@ class CachedRows:
 
     def commit(self, rows: Index, chosen: Tensor) -> None:
         """Keep candidate `chosen` [R] of the last `score` as each row's next token."""
+        # Keys and values carry their position, which is that of the slot they move to.
         end = self._tensor(self.lengths[rows])
         self.cache.shift(self._tensor(rows), end, end + chosen)
         self.lengths[rows] += 1
@@ -239,12 +242,15 @@ class CachedRows:
 
         `last` [R] picks one position a row, None keeps all.
         """
+        # Rows that lie side by side are read as a view of the buffers; others must be gathered.
         index, side_by_side = self._tensor(rows), slice(int(rows[0]), int(rows[0]) + len(rows))
         neighbours = np.array_equal(rows, np.arange(side_by_side.start, side_by_side.stop))
         seen = side_by_side if neighbours else index
         self.cache.aim(index, seen, self._tensor(slots), int(reach.max()))
         options: dict[str, Any] = {}
         if self._causal_lm:
+            # The head over the vocabulary is the dearest layer of a small model: only the positions
+            # that somebody asks for go through it.
             keep = np.unique(last) if last is not None else np.arange(slots.shape[1])
             keep = keep[:1] if silent else keep  # the least that can be asked for
             options = {"logits_to_keep": self._tensor(keep), "output_hidden_states": self._hidden}
@@ -280,5 +286,6 @@ class CachedRows:
         return torch.as_tensor(array, device=self._place)
 
     def _make_room(self, span: int) -> None:
+        # Doubled, so that a long row costs few copies; and one more, for the slot of no row.
         if span >= self.cache.slots:
             self.cache.grow(self.cache.rows, max(2 * self.cache.slots, span + 1))

@@ -78,6 +78,7 @@ class PolicyRows:
             options: the candidates of that step [R, K].
             before: the tokens that the row held.
         """
+        # From the reference outwards: what comes first makes everything behind it NaN, too.
         text = self.reference.spelling.text(before, last=24)
         where = f"for the token after {text!r}"
         advice = "its weights are broken, or too large for its number format."

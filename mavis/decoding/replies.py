@@ -61,6 +61,7 @@ def replies(
     first = [root(at) if n > 1 else reply(at, 0) for at in order]
     follow = forked if n > 1 else None
     outputs = decode(reference, guides, first, rule=rule, rows=rows, follow=follow, on_event=tell)
+    # Short replies end before long ones that were begun earlier; they wait here for their turn.
     written: dict[tuple[int, int], Completion] = {}
     turns = ((at, copy) for at in range(len(asked)) for copy in range(n))
     turn = next(turns, None)

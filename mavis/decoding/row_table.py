@@ -85,6 +85,8 @@ class RowTable:
 
     def release(self, row: Row) -> None:
         """Give a row back, and close the gap with the last one."""
+        # The last row moves into the gap, so that live rows lie side by side: reading them is then
+        # a view of the caches, and no copy.
         at, last = self.rows.index(row), self.rows.pop()
         if last is not row:
             self.policy.copy(np.array([at]), np.array([len(self.rows)]))
@@ -93,6 +95,8 @@ class RowTable:
 
     def park(self, row: Row, children: int) -> Parked | None:
         """Copy a row to where its children can wait; None if too many wait already."""
+        # Places for parked rows are made as they are needed: plain generation never forks, and has
+        # no more rows than requests.
         if not self._empty and self._places < 2 * self.size:
             more = min(max(4, self._places), 2 * self.size - self._places)
             self._empty += range(self.size + self._places, self.size + self._places + more)

@@ -91,6 +91,7 @@ def score(
     policy.clear(row)
     if len(start.tokens) > 1:
         policy.read(row, [start.tokens[:-1]], how.select(torch.tensor([0], device=place)))
+    # The state before each token of the reply: that after the prompt, and after each token but one.
     read = [start.tokens[-1], *tokens[:-1]]
     for begin in range(0, len(tokens), size):
         part, said = read[begin : begin + size], tokens[begin : begin + size]
@@ -115,6 +116,7 @@ def _report(
 ) -> Tensor:
     """Log π, log π_ref, KL, truncation and the parts of T tokens [T, 4 + M]."""
     full = torch.log_softmax(policy.logits / how.temperature[:, None], dim=-1)  # [T, V]
+    # The reference is not truncated, so that it has a probability of every token.
     log_ref = full.gather(1, said[:, None])[:, 0]
     taken = (options.tokens == said[:, None]) & (options.log_ref > -torch.inf)  # [T, K]
     inside, pick = taken.any(-1), taken.long().argmax(-1, keepdim=True)
@@ -125,6 +127,8 @@ def _report(
     for values in policy.guidance.values:  # [T, K, M]
         weights = how.weights[:, at : at + values.shape[-1]] * how.beta[:, None]  # [T, M]
         at += values.shape[-1]
+        # Values are known up to a number per state, which the tilt does not feel: without their
+        # mean, what is left is what the objective makes of this token, against the others.
         mean = torch.where(shares > 0, shares * values, 0.0).sum(1)
         chosen = values.gather(1, pick[..., None].expand(-1, -1, values.shape[-1]))[:, 0]
         parts = torch.where(weights == 0, 0.0, weights * (chosen - mean))

@@ -60,6 +60,8 @@ class ActionHead(nn.Module):
         Returns:
             float32 [..., K, M].
         """
+        # One direction in embedding space per state and objective; a token's value is how far it
+        # lies along it. So K candidates cost one product, and similar tokens get similar values.
         outputs, look_up = self.token.shape[1], nn.functional.embedding  # faster than indexing
         hidden = hidden.to(self.mix.weight.dtype)
         direction = self.mix(hidden).unflatten(-1, (outputs, -1)).float()  # [..., M, E]
@@ -169,7 +171,7 @@ class ValueModel(nn.Module):
         if self.trunk is not None:
             with without_bars():
                 merged(self.trunk).save_pretrained(folder / "trunk")
-        # Behind the weights: its presence says that they are whole.
+        # The card comes last, behind the weights: its presence says that they are whole.
         (folder / "value.json").write_text(json.dumps(self.card.content(), indent=2) + "\n")
         seal(folder)
         (folder / "README.md").write_text(text, encoding="utf-8")

@@ -80,6 +80,8 @@ class StateValues(GuideState):
         every: bool = False,
     ) -> None:
         """Read the tokens, but for those that are here already as the chosen candidate."""
+        # A drawn candidate was read when it was valued, and `commit` has kept its keys and values;
+        # a token that was no candidate, of a prompt or chosen from outside, is still to be read.
         behind = ~self._ahead[rows]
         self._ahead[rows] = False
         if behind.any():
@@ -88,6 +90,7 @@ class StateValues(GuideState):
 
     def values(self, rows: Index, candidates: Tensor) -> Tensor:
         """Read the candidates side by side."""
+        # Side by side behind the row: each candidate sees the row and itself, not the others.
         hidden = self.rows.score(rows, candidates).hidden
         assert hidden is not None
         return _finite(self.head(hidden))
