@@ -120,7 +120,7 @@ def test_another_run_does_not_get_in_between(run, small):
     ("wrong", "said"),
     [
         ({"objectives": ""}, "objectives must be named"),
-        ({"objectives": "trial,trial"}, "objectives must be different ones"),
+        ({"objectives": "trial,trial"}, "objectives must not contain duplicates"),
         ({"objectives": "trail"}, "no objective 'trail' .did you mean 'trial'"),
         ({"answers": 1}, "answers must be at least 2, got 1"),
         ({"lr": 0.0}, "lr must be a positive number"),
