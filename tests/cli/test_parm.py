@@ -66,7 +66,7 @@ def test_what_a_run_leaves_behind(run, small):
 def test_a_run_goes_on_and_is_done_once(run, small, capsys, monkeypatch):
     before = (run / "pblora.safetensors").read_bytes()
     parm(ParmConfig(**small, out=str(run)))
-    assert "is there already" in capsys.readouterr().out
+    assert "already trained" in capsys.readouterr().out
     (run / "parm.json").unlink()  # as if it had been killed while it trained
     monkeypatch.setattr("mavis.storage.Shards.append", None)  # nothing is made anew
     parm(ParmConfig(**small, out=str(run)))
