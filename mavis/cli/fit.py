@@ -126,9 +126,7 @@ class MavisCLI(LightningCLI):
         text = self.parser.dump(self.config, skip_unset=False)
         self.settings: dict[str, Any] = yaml.safe_load(text)[self.subcommand]
         self.folder = Path(self.settings["out"])
-        if self.settings["trainer"][
-            "fast_dev_run"
-        ]:  # kept separate, so that it cannot pass for a round
+        if self.settings["trainer"]["fast_dev_run"]:  # separate: it must not pass for a round
             self.folder /= "fast_dev_run"
             shutil.rmtree(self.folder, ignore_errors=True)
             self.config[self.subcommand]["trainer"]["default_root_dir"] = str(self.folder)
