@@ -1,8 +1,8 @@
-"""The options that several commands have in common, and the checks of their values.
+"""Options shared by several commands, and the checks of their values.
 
-An option is named in one place, as a field of a dataclass. The command line, the checks, the
-settings that are kept in a folder and the cards all come from there. What is defined here has one
-name, one meaning and one help text, whichever command takes it.
+Every option is defined once, as a field of a dataclass. The command line, the checks, the settings
+saved in an output folder and the model cards are all derived from it, so an option has the same
+name, meaning and help text in every command that takes it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,30 +13,31 @@ from mavis.hub import existing, lasting
 from mavis.objective import Objective, common_source
 
 EMBEDDED = "sandbox/reference"
-FREE = ("out", "rows", "device", "tracking", "json")  # options that change no result
+FREE = ("out", "rows", "device", "tracking", "json")  # options that do not affect results
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of every command that trains or compares methods.
+    """Options of every command that trains or compares methods.
 
     Args:
-        objectives: names of installed objectives, with commas between
-        reference: reference policy: sandbox/reference, a folder or a name on the hub
-        template: dotted name of a function prompt -> text, used in place of the chat template
-        template_args: arguments of the chat template, such as '{enable_thinking: false}'
-        prompts: data set of the prompts: a file, a folder, MODULE:FUNCTION or a name on the hub;
-            what --data.prompts is to fit, and --file to generate (default: that of the objectives,
-            or of the models that are compared)
-        column: column of the data set that holds the prompts
-        best_of: answers of the reference policy to a prompt, for standard units and best-of-N
-        max_tokens: longest answer
-        rows: answers that are decoded, or trained on, at a time
-        device: where to run, such as cpu or cuda:1 (default: an accelerator if there is one)
+        objectives: comma-separated names of installed objectives
+        reference: reference policy: sandbox/reference, a local folder or a model name on the hub
+        template: dotted name of a function prompt -> text that replaces the chat template
+        template_args: arguments passed to the chat template, such as '{enable_thinking: false}'
+        prompts: prompt data set: a file, a folder, MODULE:FUNCTION or a data set name on the hub;
+            mavis fit calls this --data.prompts, mavis generate --file (default: the data set of
+            the objectives, or of the compared models)
+        column: name of the column that holds the prompts
+        best_of: reference answers sampled per prompt, for standard units; also the largest N for
+            best-of-N
+        max_tokens: maximum answer length in tokens
+        rows: batch size: answers that are decoded, or trained on, at the same time
+        device: device to run on, such as cpu or cuda:1 (default: an accelerator if available)
         tracking: MLflow tracking URI (default: MLFLOW_TRACKING_URI, or mlflow.db beside OUT)
     """
 
-    RENAMED: ClassVar[Mapping[str, str]] = {}  # options as they were called once -> as they are
+    RENAMED: ClassVar[Mapping[str, str]] = {}  # former option name -> current name
 
     objectives: str | list[str] = ""
     reference: str | None = None
@@ -51,11 +52,11 @@ class Options:
     tracking: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the values as far as they can be without loading anything."""
+        """Check all values that can be checked without loading a model or a data set."""
         _ = self.names
         if self.prompts and self.prompts.isdecimal() and not existing(self.prompts):
             counted = any(option.name == "num_prompts" for option in fields(self))
-            how = f"is given by --num_prompts {self.prompts}" if counted else "is no option here"
+            how = f"is set by --num_prompts {self.prompts}" if counted else "is not an option here"
             raise ValueError(
                 f"prompts must be a data set, got {self.prompts}: the number of prompts {how}."
             )
@@ -67,27 +68,27 @@ class Options:
         return listed("objectives", self.objectives)
 
     def source(self, objectives: Sequence[Objective]) -> str:
-        """The data set of the prompts: the one that was asked for, or that objectives agree on."""
+        """Return the prompt data set: the one given, or the one that all objectives name."""
         return lasting(common_source("prompts", self.prompts, objectives))
 
     def settings(self) -> dict[str, Any]:
-        """The options that decide what comes out, as they are kept with it."""
+        """Return the options that affect results, as saved with the results."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in FREE}
 
     @classmethod
     def renew(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings that were kept under earlier names, under those of today."""
+        """Translate saved settings from former option names to the current ones."""
         return {cls.RENAMED.get(name, name): value for name, value in settings.items()}
 
 
 @dataclass(frozen=True)
 class TrainingOptions(Options):
-    """The options of the commands that train one method's models.
+    """Options of the commands that train the models of one method.
 
     Args:
-        held_out: validation prompts to measure on; best_of answers to a third of them make the
-            standard units
-        seed: seed of every random draw
+        held_out: number of validation prompts to evaluate on; best_of reference answers to each of
+            the first third of them define the standard units
+        seed: seed of all random draws
     """
 
     reference: str = EMBEDDED
@@ -97,25 +98,25 @@ class TrainingOptions(Options):
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
-        at_least(2, held_out=self.held_out, best_of=self.best_of)  # spreads need two
+        at_least(2, held_out=self.held_out, best_of=self.best_of)  # a standard deviation needs two
 
     def settings(self) -> dict[str, Any]:
-        """The options that decide what comes out; names mean the same in every folder."""
+        """Return the options that affect results, with the reference as an absolute name."""
         return super().settings() | {"reference": lasting(self.reference)}
 
 
 @dataclass(frozen=True)
 class PolicyOptions:
-    """The options that say which tuned policies are meant.
+    """Options that identify tuned policies.
 
     Args:
-        weights: weights of the objectives: grid:STEP, dirichlet:N, NAME=X,NAME=X, a file with a
-            column for each objective, or several of these with ; between (default of tune: equal
-            ones)
-        divergence: divergence that dpo keeps small between policy and reference, and that mod
-            mixes policies under
+        weights: weights of the objectives: grid:STEP, dirichlet:N, NAME=X,NAME=X, a file with one
+            column per objective, or several of these separated by ; (default of tune: equal
+            weights)
+        divergence: divergence between policy and reference: the penalty in dpo training, and
+            the one that mod assumes when it mixes policies
         alpha: order of the alpha divergence, from 0 (reverse KL) to 1 (forward KL)
-        lora: whether the policies are LoRA adapters, and not whole models
+        lora: train or use policies that are LoRA adapters instead of full models
     """
 
     weights: str | None = None
@@ -126,33 +127,33 @@ class PolicyOptions:
 
 @dataclass(frozen=True)
 class PromptCount:
-    """How much of a data set is used.
+    """Option that limits how much of a data set is used.
 
     Args:
-        num_prompts: how many prompts of the data set to use (null: all)
+        num_prompts: number of prompts of the data set to use (null: all)
     """
 
     num_prompts: int | None = None
 
 
-def listed(what: str, told: str | Sequence[str]) -> list[str]:
-    """A list, from YAML or from words with commas between them.
+def listed(what: str, given: str | Sequence[str]) -> list[str]:
+    """Return a list of names, from a YAML list or from a comma-separated string.
 
     >>> listed("objectives", "humor, kind"), listed("objectives", ["humor"])
     (['humor', 'kind'], ['humor'])
 
     Raises:
-        ValueError: an entry comes twice.
+        ValueError: an entry occurs twice.
     """
-    words = told.strip("[] ").split(",") if isinstance(told, str) else told
-    found = [str(word).strip() for word in words if str(word).strip()]
-    if len(set(found)) < len(found):
-        raise ValueError(f"{what} must be different ones, got {', '.join(found)}.")
-    return found
+    words = given.strip("[] ").split(",") if isinstance(given, str) else given
+    names = [str(word).strip() for word in words if str(word).strip()]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{what} must not contain duplicates, got {', '.join(names)}.")
+    return names
 
 
 def at_least(least: float, **numbers: float) -> None:
-    """Raise ValueError for an option below a number.
+    """Raise a ValueError if an option is below its lower bound.
 
     >>> at_least(1, rows=0)
     Traceback (most recent call last):
@@ -164,16 +165,16 @@ def at_least(least: float, **numbers: float) -> None:
 
 
 def positive(**numbers: float | None) -> None:
-    """Raise ValueError for an option that is given and no positive, finite number."""
+    """Raise a ValueError if an option is set, but not to a positive, finite number."""
     for name, number in numbers.items():
         if number is not None and not 0 < number < float("inf"):
             raise ValueError(f"{name} must be a positive number, got {number}.")
 
 
 def check_alpha(divergence: str, alpha: float | None) -> None:
-    """Raise ValueError for an alpha without its divergence, or the other way round."""
+    """Raise a ValueError unless alpha is set exactly when the alpha divergence is used."""
     if alpha is None and divergence == "alpha":
-        raise ValueError("the alpha divergence needs an alpha in [0, 1], got none.")
+        raise ValueError("the alpha divergence needs an alpha in [0, 1], got none: set alpha.")
     if alpha is not None and divergence != "alpha":
         raise ValueError(
             "alpha is only used with the alpha divergence "

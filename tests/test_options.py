@@ -56,12 +56,12 @@ def test_settings_are_the_options_that_change_a_result(config):
         ),
         (
             ["pareto", "--prompts", "200"],
-            "the number of prompts is given by --num_prompts 200.",
+            "the number of prompts is set by --num_prompts 200.",
         ),
         (["tune", "--steps", "x"], "--steps: expected a whole number Given value: x"),
         (
             ["tune", "--objectives", "humor", "--prompts", "20"],
-            "the number of prompts is no option here.",
+            "the number of prompts is not an option here.",
         ),
     ],
 )

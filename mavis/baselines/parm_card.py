@@ -19,10 +19,10 @@ class ParmCard(TrainedCard):
     The reference policy wrote its training answers, and is what it adapts.
 
     Args:
-        ranks: of its layers' adapters: the shared one, and the one steered by preferences.
+        ranks: LoRA ranks of the shared and of the preference-conditioned adapter.
         scale: of the adapters.
         targets: names of the adapted layers, without their numbers.
-        beta_r: the reward of a nat, in the training loss.
+        beta_r: factor β_r of the log-probabilities in the preference loss.
         measured: by preference.
     """
 

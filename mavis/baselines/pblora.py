@@ -37,9 +37,9 @@ class PBLoRA(nn.Module):
         base: the frozen layer.
         preference: where the rows' preferences are.
         objectives: M.
-        ranks: r₁ for all preferences, r₂ steered.
+        ranks: r₁ of the shared adapter, r₂ of the preference-conditioned adapter.
         scale: s.
-        seed: of the factors that do not begin at zero.
+        seed: generator that initialises the factors that do not start at zero.
     """
 
     def __init__(

@@ -1,16 +1,16 @@
-"""An error in one line for people, and the exit status that goes with it."""
+"""Format an error as one readable line, and choose its exit status."""
 
 import errno
 import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-LONGEST = 560  # letters
-NOISE = (  # what the parser says around the reason why a value fits none of an option's types
+LONGEST = 560  # maximum characters of an error line
+NOISE = (  # lines of a parser error that do not explain it
     *("Does not validate against", "Subtypes:", "Errors:", "Given value type:"),
     *("Expected a <class 'NoneType'>", "Given value: NestedArg"),
 )
-INPUT = (  # what the user gave is wrong
+INPUT = (  # errors caused by the user's input
     *(ValueError, LookupError, FileNotFoundError, FileExistsError),
     *(NotADirectoryError, IsADirectoryError, PermissionError),
 )
@@ -20,17 +20,17 @@ SENTENCES = (
     OSError,
     ImportError,
     RuntimeError,
-)  # ours
+)  # errors that mavis raises with whole sentences, which need no class name
 MEMORY = "lower --rows (--data.rows of a fit) or --max_tokens, so that less is held at a time"
 FULL = os.strerror(errno.ENOSPC)  # "No space left on device"
 FREE_SPACE = "Free some space and give the same command again; what a fit has finished is kept."
 
 
 def complaint(error: BaseException) -> str:
-    """What is wrong, in one line.
+    """Describe an error in one line.
 
-    Errors that mavis raises are whole sentences. What a library raises may lack all that a person
-    needs, so its kind is named, and where to see more.
+    Errors raised by mavis are whole sentences. A library's error may say too little, so its class
+    is added, and how to see the traceback.
     """
     if _is_memory(error):
         said = f": {_first(error)}" if str(error) else ""
@@ -51,14 +51,14 @@ def complaint(error: BaseException) -> str:
 
 
 def status(error: BaseException) -> int:
-    """2 where the user's input is wrong, 1 where the command failed."""
+    """Return 2 if the user's input is wrong, and 1 if the command failed."""
     if isinstance(error, LookupError) and not is_ours(error):
-        return 1  # a library's KeyError says nothing of the input
+        return 1  # a library's KeyError is not about the input
     return 2 if isinstance(error, INPUT) else 1
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether mavis itself raised an error, rather than a library that it called."""
+    """Return whether mavis raised the error, rather than a library that it called."""
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next
@@ -73,7 +73,7 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _system(error: OSError) -> str:
-    """The system's words for it, and the file; not its number."""
+    """Return the system's error message and the file, without the error number."""
     if error.strerror is None or error.filename is None:
         return _first(error)
     also = f" -> {error.filename2}" if error.filename2 else ""
@@ -88,6 +88,6 @@ def _first(error: BaseException) -> str:
 
 
 def _short(text: str) -> str:
-    """No control characters, and no more than fits on some lines of a terminal."""
+    """Replace control characters, and cut the text to a few terminal lines."""
     plain = "".join(letter if letter.isprintable() else " " for letter in text)
     return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"

@@ -1,4 +1,4 @@
-"""`mavis fit`, `validate` and `test`: LightningCLI, with an objective's name as the way in."""
+"""`mavis fit`, `validate` and `test`: LightningCLI, configured by the name of an objective."""
 
 import logging
 import os
@@ -41,7 +41,7 @@ LEGACY = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-tru
 
 
 class BriefParser(LightningArgumentParser):
-    """Raises what is wrong, for `main` to say in a line; no wall of usage."""
+    """Raises errors, which `main` prints in one line, instead of printing the usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         """Raise a ValueError."""
@@ -49,7 +49,7 @@ class BriefParser(LightningArgumentParser):
 
 
 class MavisCLI(LightningCLI):
-    """The training commands; an objective's plugin says which module is trained."""
+    """The training commands; the objective's plugin chooses the module that is trained."""
 
     def __init__(self, args: list[str], objective: str | None, stack: ExitStack) -> None:
         self.objective, self._stack = objective, stack
@@ -71,7 +71,7 @@ class MavisCLI(LightningCLI):
                 "log_every_n_steps": 10,
                 "num_sanity_val_steps": 0,
                 "use_distributed_sampler": False,
-                # Lightning counts from where a run goes on, not from where a round begins.
+                # Lightning counts epochs from where a run resumes, not from where a round begins.
                 "reload_dataloaders_every_n_epochs": 1,
                 "enable_checkpointing": False,  # `Rounds` does it, at the end of a round
                 "enable_model_summary": False,
@@ -81,19 +81,19 @@ class MavisCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Leave out Lightning's `--verbose`, of which every command has one already."""
+        """Skip Lightning's `--verbose`, since every command has that option already."""
         skipped = LightningCLI.subcommands()
         return skipped | {name: skipped[name] | {"verbose"} for name in ("validate", "test")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `--objective`, `--out` and `--tracking`, and tie them to what they decide."""
+        """Add `--objective`, `--out` and `--tracking`, and link them to the options they set."""
         parser.add_argument(
             "--objective",
             type=Literal[tuple(available())],
             help="name of an installed objective",
         )
         parser.add_argument(
-            "--out", type=str, default=f"runs/{self.objective}", help="folder to keep the run in"
+            "--out", type=str, default=f"runs/{self.objective}", help="output folder of the run"
         )
         parser.add_argument(
             "--tracking",
@@ -113,20 +113,20 @@ class MavisCLI(LightningCLI):
             parser.set_defaults({"model": model})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, and look at a checkpoint that is named before Lightning opens it."""
+        """Parse the options, and check a given checkpoint before Lightning opens it."""
         super().parse_arguments(parser, args)
         named = self.config[self.config.subcommand].get("ckpt_path")
         if named is not None and Path(named).is_file():
             check_checkpoint(Path(named))
 
     def before_instantiate_classes(self) -> None:
-        """Look at the run's folder before anything is loaded."""
+        """Check the run's folder before anything is loaded."""
         trainer = self.config[self.subcommand].trainer
         trainer.precision = _precision(trainer.precision, trainer.accelerator)
         text = self.parser.dump(self.config, skip_unset=False)
         self.settings: dict[str, Any] = yaml.safe_load(text)[self.subcommand]
         self.folder = Path(self.settings["out"])
-        if self.settings["trainer"]["fast_dev_run"]:  # must not pass for a round: out of its way
+        if self.settings["trainer"]["fast_dev_run"]:  # separate: it must not pass for a round
             self.folder /= "fast_dev_run"
             shutil.rmtree(self.folder, ignore_errors=True)
             self.config[self.subcommand]["trainer"]["default_root_dir"] = str(self.folder)
@@ -139,7 +139,7 @@ class MavisCLI(LightningCLI):
             self._stack.enter_context(alone_in(self.folder))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Track with MLflow unless another logger was asked for; draw a bar on a terminal only."""
+        """Track with MLflow unless another logger is given; show a bar on terminals only."""
         if self.settings["trainer"]["logger"] is None:
             kwargs["logger"] = Tracking(str(self.folder), uri=self.settings["tracking"])
         if self.settings["trainer"]["enable_progress_bar"] is False or not drawn():
@@ -148,10 +148,9 @@ class MavisCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
-        """Keep the configuration, and go on behind the last finished round.
+        """Save the configuration, and resume after the last finished round.
 
-        A damaged checkpoint is put aside: the same training, on the rollouts that are kept, makes
-        it again.
+        A damaged checkpoint is renamed: training on the saved rollouts produces it again.
         """
         last = self.folder / LAST
         try:
@@ -174,14 +173,14 @@ class MavisCLI(LightningCLI):
         self._resume()
 
     def before_validate(self) -> None:
-        """Take the values of the last finished round."""
+        """Load the value model of the last finished round."""
         check_checkpoint(self.folder / LAST)
         self._resume()
 
     before_test = before_validate
 
     def after_fit(self) -> None:
-        """Say where everything lies, and how to try it."""
+        """Print where the results are, and how to try the value model."""
         if self.trainer.is_global_zero and (self.folder / "value").is_dir():
             name = self.datamodule.objective.name
             runs = self.folder.parent
@@ -203,10 +202,10 @@ class MavisCLI(LightningCLI):
 
 
 def train(args: list[str], objective: str | None) -> None:
-    """Run `fit`, `validate` or `test` of an objective (None: to ask for help).
+    """Run `fit`, `validate` or `test` for an objective, which is None only for --help.
 
     Raises:
-        Terminated: the process was told to end (SIGTERM).
+        Terminated: the process received SIGTERM.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for name in () if verbose() else ("lightning.pytorch", "lightning.fabric"):
@@ -216,7 +215,7 @@ def train(args: list[str], objective: str | None) -> None:
             warnings.filterwarnings("ignore", message=message)
         try:
             MavisCLI(args, objective, stack)
-        except SIGTERMException as stop:  # carries no status: it would pass for success
+        except SIGTERMException as stop:  # has no exit status, so it would look like success
             raise Terminated(signal.SIGTERM) from stop
 
 
@@ -229,10 +228,10 @@ def _product(rounds: int, epochs: int) -> int:
 
 
 def _precision(precision: str | int | None, accelerator: str | Any) -> str | None:
-    """The present name of a precision.
+    """Translate a former name of a precision to the current one.
 
     Raises:
-        ValueError: the network cannot be trained in it here.
+        ValueError: the value model cannot be trained in this precision on this device.
     """
     name = LEGACY.get(str(precision), precision)
     on_cpu = accelerator == "cpu" or not torch.accelerator.is_available()

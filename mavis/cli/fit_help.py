@@ -1,8 +1,8 @@
-"""The help of the training commands, in a page and at once.
+"""The help page of the training commands, printed without loading torch.
 
 LightningCLI can only describe itself when torch and Lightning are loaded, which takes seconds, and
-it lists hundreds of options. So options are read from the source text of the classes that take
-them, without importing these: signatures are the options here, too, and docstrings their help.
+it lists hundreds of options. So the options are read from the source text of the classes that take
+them, without importing those: the signatures give the options, and the docstrings their help.
 """
 
 import ast
@@ -28,19 +28,19 @@ EXAMPLES = (
     "mavis fit --objective brevity --data.prompts my_prompts.jsonl --data.reference path/to/model",
     "mavis fit -c configs/qwen-helpfulness.yaml",
 )
-# The trainer's options that people use, in our words; Lightning's own are in `--help all`.
+# The trainer options in common use; `--help all` lists all of Lightning's.
 TRAINER = {
-    "accelerator": "cpu, cuda, mps, …; auto takes what torch finds (default: auto)",
-    "devices": "how many devices, or a list of them; each gets a process (default: auto)",
-    "strategy": "how several processes work together: ddp, … (default: auto)",
-    "num_nodes": "how many machines (default: 1)",
+    "accelerator": "cpu, cuda, mps, …; auto uses what torch detects (default: auto)",
+    "devices": "number of devices, or a list of them, each with its own process (default: auto)",
+    "strategy": "distributed training strategy: ddp, … (default: auto)",
+    "num_nodes": "number of machines (default: 1)",
     "precision": "32-true, bf16-mixed, bf16-true, 16-mixed (not on a CPU), … (default: 32-true)",
-    "max_time": "stop after DD:HH:MM:SS; the same command goes on from there",
-    "gradient_clip_val": "the longest gradient (default: 1.0)",
-    "accumulate_grad_batches": "batches per step of the optimizer (default: 1)",
-    "fast_dev_run": "true: one batch of everything, in a folder of its own",
-    "enable_progress_bar": "false: no bar",
-    "logger": "false: nothing is tracked",
+    "max_time": "stop after DD:HH:MM:SS; the same command resumes from there",
+    "gradient_clip_val": "largest gradient norm; longer gradients are scaled down (default: 1.0)",
+    "accumulate_grad_batches": "batches per optimizer step (default: 1)",
+    "fast_dev_run": "true: run one batch of every phase, in a separate folder",
+    "enable_progress_bar": "false: show no progress bar",
+    "logger": "false: track nothing",
 }
 
 
@@ -49,7 +49,7 @@ class Option(NamedTuple):
 
     name: str
     kind: str  # its annotation, as written
-    default: str | None  # as written; None: it must be given
+    default: str | None  # as written in the source; None if the option is required
     text: str
 
 
@@ -105,19 +105,19 @@ def _module(words: Sequence[str], name: str | None) -> tuple[str, Mapping[str, A
 
 
 def _own() -> list[tuple[str, str]]:
-    """The options of the command itself."""
+    """Return the options that belong to the command, not to a class."""
     return [
         ("--objective NAME", f"one of {', '.join(available()) or 'none, as none is installed'}"),
-        ("-c, --config FILE", "YAML with any of these options; what is given later wins"),
-        ("--out FOLDER", "where the run is kept, and goes on (default: runs/NAME)"),
+        ("-c, --config FILE", "YAML file with any of these options; the last value given counts"),
+        ("--out FOLDER", "output folder, from which the run also resumes (default: runs/NAME)"),
         ("--tracking URI", "of MLflow (default: MLFLOW_TRACKING_URI, or mlflow.db beside --out)"),
-        ("--seed_everything N", "seed of every random draw (default: 0)"),
-        ("--print_config", "print all settings as YAML, for -c, and stop"),
+        ("--seed_everything N", "seed of all random draws (default: 0)"),
+        ("--print_config", "print all settings as YAML, usable with -c, and exit"),
     ]
 
 
 def _line(words: str, option: Option) -> tuple[str, str]:
-    """An option as the page shows it: its words, and its help with kind and default."""
+    """Format an option: its flag, and its help text with type and default."""
     known = option.default not in (None, "None")
     notes = [option.kind, f"default: {option.default}" if known else ""]
     said = ", ".join(note for note in notes if note)
@@ -125,7 +125,7 @@ def _line(words: str, option: Option) -> tuple[str, str]:
 
 
 def _entry(words: str, text: str, width: int) -> list[str]:
-    """A line or more, the text in a column of its own."""
+    """Lay out a flag and its help text in two columns, wrapped to the width."""
     column = wrap(text, width - INDENT - 1, break_on_hyphens=False) or [""]
     first = [f"  {words:<{INDENT - 2}} {column[0]}"]
     if len(words) > INDENT - 2:
@@ -155,7 +155,7 @@ def options(path: str) -> list[Option]:
 
 
 def _arguments(node: ast.ClassDef, module: str) -> Iterator[Option]:
-    """The arguments of a class, then those of its parents that it does not set itself."""
+    """Yield the arguments of a class, then those of its parents that it does not override."""
     makers = [f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"]
     texts = _texts(ast.get_docstring(node) or "")
     taken: set[str] = set()
@@ -184,7 +184,7 @@ def _signature(maker: ast.FunctionDef, texts: dict[str, str]) -> Iterator[Option
 
 
 def _kind(argument: ast.arg) -> str:
-    """What an argument takes; empty where that is a name which says nothing to a reader."""
+    """Return the type of an argument for display; empty if it is a class of the program."""
     if argument.annotation is None:
         return ""
     kind = ast.unparse(argument.annotation).removesuffix(" | None")

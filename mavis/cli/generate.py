@@ -1,4 +1,4 @@
-"""`mavis generate`: ask a guided policy from the command line."""
+"""`mavis generate`: generate answers with a guided policy from the command line."""
 
 import json as jsonlib
 import sys
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mavis.decoding.policy import GuidedPolicy, Refuse
     from mavis.decoding.prompt_requests import Completion
 
-SCORED = 16  # answers that are scored together, and then shown
+SCORED = 16  # answers are scored, then printed, in batches of this size
 
 
 def generate(
@@ -41,42 +41,43 @@ def generate(
     json: bool = False,
     strict: bool = False,
 ) -> None:
-    """Answer prompts, guided by weights of your own.
+    """Answer prompts with the reference policy, guided by weighted objectives.
 
-    Answers come in the order of the prompts, each as soon as it is finished. A prompt that cannot
-    be answered is reported on stderr by its number, counted from 0, and the others are answered.
-    The exit status is then 1 where such prompts are too long, and 2 where one is bad input, such
-    as one that the chat template refuses.
+    Answers are printed in the order of the prompts, each as soon as it is finished. A prompt that
+    cannot be answered is reported on stderr by its number, counted from 0, and the others are
+    still answered. The exit status is then 1 if all such prompts were too long, and 2 if one was
+    invalid input, such as a prompt that the chat template rejects.
 
     Args:
-        prompts: what to answer, as texts; for a data set, --file; without both, lines of stdin
-        weights: how much an objective counts, as --weights.NAME X; any number, negative too
-        values: folder of an objective's value model, by --values.NAME PATH (RUNS/NAME/value)
-        runs: folder in which `mavis fit` keeps its runs
+        prompts: texts to answer; without prompts and --file, one prompt per line of stdin
+        weights: weight of an objective, as --weights.NAME X; it may be negative
+        values: folder of an objective's value model, as --values.NAME PATH (default:
+            RUNS/NAME/value)
+        runs: folder that holds the runs of `mavis fit`
         reference: reference policy (default: the one that the value models were trained under)
-        template_args: arguments of its chat template, such as '{enable_thinking: false}'
-        device: where to run, such as cpu or cuda:1 (default: an accelerator if there is one)
-        file: data set to read prompts from: every one of them, in order
-        column: column of the data set that holds them
-        beta: strength of the tilt (default: what the value models were trained for)
-        temperature: of the reference policy; 0 takes the most likely token
-        top_k: candidates per token; 0 is the whole vocabulary
-        top_p: probability mass of the candidates
-        max_tokens: longest answer
-        stop: text that ends an answer and is no part of it; several by --stop A --stop B
+        template_args: arguments passed to its chat template, such as '{enable_thinking: false}'
+        device: device to run on, such as cpu or cuda:1 (default: an accelerator if available)
+        file: data set to read prompts from; all of its prompts are answered, in order
+        column: name of the column of --file that holds the prompts
+        beta: guidance strength β (default: the strength that the value models were trained for)
+        temperature: sampling temperature of the reference policy; 0 means greedy decoding
+        top_k: number of candidates per token; 0 means the whole vocabulary
+        top_p: probability mass that the candidates cover (nucleus sampling); 1 means no limit
+        max_tokens: maximum answer length in tokens
+        stop: stop string, which ends an answer and is left out of it; repeat --stop for several
         n: answers per prompt
-        beams: search for the most likely answers with so many beams, in place of drawing them; the
-            n likeliest are shown
-        seed: of the random draws
-        compare: show the reference policy's answer, too
-        score: show the objectives' rewards, in standard units
-        json: write one JSON object per answer and line; a prompt that cannot be answered has
-            an "error"
-        strict: stop at a prompt that cannot be answered, before any is
+        beams: number of beams; turns on beam search instead of sampling, and the n most likely
+            answers are printed
+        seed: seed of all random draws
+        compare: also print the answer of the reference policy
+        score: also print the reward of every objective, in standard units
+        json: print one JSON object per answer and line; a prompt that cannot be answered gets an
+            "error" field
+        strict: answer no prompt at all if one of them cannot be answered
     """
     folders = _folders(weights, values, runs)
     if score and not weights:
-        raise ValueError("score needs an objective: add --weights.NAME X (0 leaves it unguided).")
+        raise ValueError("score needs an objective: add --weights.NAME X (0 for no guidance).")
     if beams is not None and not n <= beams:
         raise ValueError(f"n must be at most the number of beams ({beams}), got {n}.")
     asked = _asked(prompts, file, column)
@@ -125,26 +126,27 @@ def _answers(
     beams: int | None,
     refuse: "Refuse | None" = None,
 ) -> "Iterator[Completion]":
-    """The n answers to each prompt, drawn or searched for; everything is checked first."""
+    """Yield n answers per prompt, sampled or beam-searched; check all input first."""
     from mavis.decoding.prompt_requests import requests
 
     if beams is None:
         return policy.stream(asked, weights, beta, **options, n=n, refuse=refuse)
     beta = policy.beta if beta is None else beta
-    spelled = requests(list(asked), policy.objectives, weights, beta, **options)
-    found = policy.search(spelled, beams, refuse=refuse)
-    return (answer for answers in found for answer in _likeliest(answers, n))
+    asked_for = requests(list(asked), policy.objectives, weights, beta, **options)
+    searched = policy.search(asked_for, beams, refuse=refuse)
+    return (answer for answers in searched for answer in _likeliest(answers, n))
 
 
 def _likeliest(answers: "Sequence[Completion]", n: int) -> "Sequence[Completion]":
     if len(answers) < n:
         short = repr(plain(answers[0].prompt))[:60]
-        raise ValueError(f"beam search found {len(answers)} answers to {short}: lower --n ({n}).")
+        count = len(answers)
+        raise ValueError(f"beam search found only {count} answers to {short}: lower --n ({n}).")
     return answers[:n]
 
 
 def _folders(weights: Mapping[str, float], values: Mapping[str, str], runs: str) -> dict[str, str]:
-    """The folder of each value model, by objective."""
+    """Return the folder of each objective's value model, which must exist."""
     stray = sorted(set(values) - set(weights))
     if stray:
         raise ValueError(f"values.{stray[0]} needs a weight: add --weights.{stray[0]} 1.")
@@ -156,15 +158,15 @@ def _folders(weights: Mapping[str, float], values: Mapping[str, str], runs: str)
             fit = f"mavis fit --objective {name}"
             fit += f" --out {Path(runs) / name}" if Path(runs) != Path("runs") else ""
             raise FileNotFoundError(
-                f"no value model of {name} at {folder}{others}: `{fit}` makes one, "
-                f"or say where it is by --values.{name} PATH."
+                f"no value model of {name} at {folder}{others}: train one with `{fit}`, "
+                f"or give its folder as --values.{name} PATH."
             )
     return folders
 
 
 def _asked(prompts: list[str], file: str | None, column: str | None) -> list[Prompt]:
     if column is not None and file is None:
-        raise ValueError("column is one of a --file: name that, too.")
+        raise ValueError("column is only used with --file: add --file DATA.")
     if file is not None:
         if prompts:
             raise ValueError("prompts must come from the command line or from --file, not both.")
@@ -172,7 +174,7 @@ def _asked(prompts: list[str], file: str | None, column: str | None) -> list[Pro
     if prompts:
         return list(prompts)
     if sys.stdin.isatty():
-        raise ValueError('no prompts: give some as "…", a --file, or lines on stdin.')
+        raise ValueError('no prompts: give texts as "…", a --file, or lines on stdin.')
     try:
         lines = [line.removeprefix("\ufeff").strip() for line in sys.stdin]  # a byte order mark
     except UnicodeDecodeError as error:
@@ -182,27 +184,27 @@ def _asked(prompts: list[str], file: str | None, column: str | None) -> list[Pro
     return [line for line in lines if line]
 
 
-def _stops(told: Sequence[str]) -> list[str]:
-    """Stop strings, some of which may be given as a JSON list of strings.
+def _stops(given: Sequence[str]) -> list[str]:
+    """Return the stop strings; each argument is one, or a JSON list of several.
 
     >>> _stops(["END", '["a", "b"]', "[/INST]", "[1]"])
     ['END', 'a', 'b', '[/INST]', '[1]']
     """
-    found: list[str] = []
-    for one in told:
+    strings: list[str] = []
+    for one in given:
         try:
             several = jsonlib.loads(one)
         except ValueError:
             several = one
         is_list = isinstance(several, list) and all(isinstance(each, str) for each in several)
-        found += several if is_list else [one]
-    return found
+        strings += several if is_list else [one]
+    return strings
 
 
 def _scored(
     policy: "GuidedPolicy", pairs: "Iterator[tuple[Completion, Completion | None]]", score: bool
 ) -> Iterator[Shown]:
-    """Answers with their rewards, some at a time."""
+    """Add the rewards to the answers, one batch at a time, if scores are wanted."""
     if not score:
         yield from (Shown(answer, {}, other, {}) for answer, other in pairs)
         return
@@ -210,22 +212,22 @@ def _scored(
         mine = _rewards(policy, [answer for answer, _ in some])
         others = [other for _, other in some if other]
         theirs = _rewards(policy, others) if others else [{}] * len(some)
-        for (answer, other), rewards, rivals in zip(some, mine, theirs, strict=True):
-            yield Shown(answer, rewards, other, rivals)
+        for (answer, other), rewards, baseline in zip(some, mine, theirs, strict=True):
+            yield Shown(answer, rewards, other, baseline)
 
 
 def _rewards(policy: "GuidedPolicy", answers: "Sequence[Completion]") -> list[dict[str, float]]:
-    """Each answer's rewards by every loaded objective, in standard units."""
+    """Score each answer with every loaded objective, in standard units."""
     from mavis.objective import find
     from mavis.reward import score
 
     prompts, texts = [plain(a.prompt) for a in answers], [a.text for a in answers]
-    found = {name: find(name) for name in policy.objectives}
+    objectives = {name: find(name) for name in policy.objectives}
     columns = {
         name: policy.units[name]
         .standard(score(name, one.reward, prompts, texts, one.scores_thoughts))
         .tolist()
-        for name, one in found.items()
+        for name, one in objectives.items()
     }
     return [{name: column[at] for name, column in columns.items()} for at in range(len(answers))]
 
@@ -233,7 +235,7 @@ def _rewards(policy: "GuidedPolicy", answers: "Sequence[Completion]") -> list[di
 def _in_turn(
     asked: Sequence[Prompt], refused: Mapping[int, str], answered: Iterator[Shown], n: int
 ) -> Iterator[Shown | Refused]:
-    """What is shown for each prompt, n times over, in the order of the prompts."""
+    """Yield n answers or n refusals per prompt, in the order of the prompts."""
     for at, prompt in enumerate(asked):
         if at in refused:
             yield from [Refused(prompt, refused[at])] * n

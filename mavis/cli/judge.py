@@ -1,8 +1,8 @@
-"""`mavis judge`: which of two sets of answers a language model prefers.
+"""`mavis judge`: ask a language model which of two sets of answers it prefers.
 
-Every pair of answers is shown in both orders, and only a preference that outlives the exchange
-counts. Verdicts are kept as they come, and asked once; results do not depend on the order in which
-they arrive.
+Every pair of answers is shown in both orders, and a preference counts only if it holds in both.
+Each verdict is saved as it arrives and never asked for again; results do not depend on the order
+of arrival.
 """
 
 import json as jsonlib
@@ -21,7 +21,7 @@ from mavis.judge.verdicts import REMINDER, Question, Verdicts, read_verdict
 from mavis.options import at_least
 from mavis.progress import track
 
-TRIAL = 10  # questions that a judge may answer without a verdict before it has given any
+TRIAL = 10  # stop if none of the first so many replies contains a verdict
 
 Reply = tuple[Question, str]
 
@@ -38,36 +38,37 @@ def judge(
     timeout: float = 60.0,
     json: bool = False,
 ) -> None:
-    """Let a language model compare two sets of answers to the same prompts.
+    """Ask a language model which of two sets of answers to the same prompts is better.
 
-    Any OpenAI-compatible chat endpoint will do; an API key is read from OPENAI_API_KEY. Each pair
-    is shown in both orders: a verdict that changes with the order is a tie.
+    Any OpenAI-compatible chat endpoint can be the judge; an API key is read from OPENAI_API_KEY.
+    Each pair is shown in both orders, and a verdict that changes with the order counts as a tie.
 
     Args:
-        first: JSON lines with "prompt" and "text", as `mavis generate --json` writes them, or
-            `mavis pareto` under OUT/answers
-        second: the same, by another policy; answers are paired by prompt
-        model: name of the judge; verdicts are kept by it, so another judge needs another name
-        url: where the judge is
-        criterion: what it goes by
-        out: folder that keeps the verdicts; the same command goes on from there
-        seed: of the interval's resamples
-        parallel: questions that are asked at a time
-        timeout: seconds of silence after which a question is asked again
-        json: write the result as one JSON object
+        first: JSON lines file with "prompt" and "text", as written by `mavis generate --json` or,
+            under OUT/answers, by `mavis pareto`
+        second: the same kind of file from another policy; answers are paired by prompt
+        model: model name of the judge; verdicts are saved under it, so use a different name for a
+            different judge
+        url: base URL of the judge's API
+        criterion: criterion by which the judge compares two answers
+        out: output folder of the verdicts; the same command resumes from there
+        seed: seed of the bootstrap for the confidence interval
+        parallel: number of requests in flight at the same time
+        timeout: seconds without a response after which a question is asked again
+        json: print the result as one JSON object
     """
     if model is None:
-        raise ValueError("model is missing: add --model NAME, as the server at --url knows it.")
+        raise ValueError("model is missing: add --model NAME, its name on the server at --url.")
     if not criterion.strip():
-        raise ValueError('criterion must say something, such as "which answer is kinder".')
+        raise ValueError('criterion must not be empty: give one such as "which answer is kinder".')
     at_least(1, parallel=parallel)
     at_least(0, seed=seed)
     pairs = read_pairs(Path(first), Path(second))
     endpoint = Endpoint(url, model, os.environ.get(KEY, "").strip(), timeout)
     result = compare(pairs, endpoint, criterion, Path(out), parallel, seed)
     if not endpoint.manner.temperature:
-        told = f"{model} takes no temperature: asked again, it may give other verdicts."
-        print(f"mavis: {told}", file=sys.stderr)
+        warning = f"{model} accepts no temperature, so its verdicts may not be reproducible."
+        print(f"mavis: {warning}", file=sys.stderr)
     mine, theirs = (mean_kl(Path(file)) for file in (first, second))
     if json:
         names = {"first": first, "second": second, "model": model, "criterion": criterion}
@@ -88,19 +89,19 @@ def compare(
     parallel: int = 4,
     seed: int = 0,
 ) -> Comparison:
-    """Ask what is not known yet, in both orders, and count.
+    """Ask for all missing verdicts, in both orders, and count wins, ties and losses.
 
     Args:
-        pairs: at least one.
+        pairs: at least one pair of answers.
         endpoint: the judge.
-        criterion: what it goes by.
+        criterion: criterion by which the judge compares two answers.
         out: folder of `verdicts.jsonl`.
-        parallel: questions at a time.
-        seed: of the interval's resamples.
+        parallel: number of requests in flight at the same time.
+        seed: seed of the bootstrap for the confidence interval.
 
     Raises:
-        ConnectionError: if the judge stops answering; what it has said is kept.
-        ValueError: if it gives no verdicts. Other errors are as of `Endpoint.ask`.
+        ConnectionError: the judge stops answering; the verdicts so far are saved.
+        ValueError: the judge gives no verdicts. `Endpoint.ask` raises further errors.
     """
     orders = [pair.questions(endpoint.model, criterion) for pair in pairs]
     questions = {q.key: q for both in orders for q in both if q.a != q.b}
@@ -115,7 +116,7 @@ def compare(
             kept.append(question, reply)
             known[question.key] = read_verdict(reply)
     except ConnectionError as error:
-        rest = f" Finished verdicts are kept in {kept.file}; the same command goes on from there."
+        rest = f" Finished verdicts are saved in {kept.file}; the same command resumes from there."
         raise ConnectionError(f"{error}{rest if kept.file.is_file() else ''}") from None
     return count(pairs, [(known.get(a.key), known.get(b.key)) for a, b in orders], seed)
 
@@ -126,10 +127,10 @@ def compare(
 def _replies(
     endpoint: Endpoint, questions: Sequence[Question], parallel: int, trial: int
 ) -> Iterator[Reply]:
-    """What the judge says, as it comes.
+    """Yield the judge's replies as they arrive.
 
-    The first `trial` questions are asked before the others. If none gets a verdict, nothing of it
-    is passed on, so that a judge that has been set right is asked again.
+    The first `trial` questions are asked before the others. If none gets a verdict, none of these
+    replies is yielded (and saved), so that they are asked again once the judge is fixed.
     """
 
     def ask(question: Question) -> str:
@@ -148,9 +149,9 @@ def _replies(
             silent.append((question, reply))
     if silent and len(silent) == len(questions[:trial]):
         raise ValueError(
-            f"{endpoint.model} at {endpoint.shown} gave no verdict, asked {len(silent)} questions, "
-            f"but said such things as {silent[0][1][:120]!r}: it was told to end with a line "
-            "'verdict: A', 'verdict: B' or 'verdict: tie'."
+            f"{endpoint.model} at {endpoint.shown} gave no verdict on {len(silent)} questions; "
+            f"one reply was {silent[0][1][:120]!r}. Every reply must end with a line "
+            "'verdict: A', 'verdict: B' or 'verdict: tie': try another model."
         )
     yield from silent
     yield from _each(ask, questions[trial:], parallel)
@@ -159,9 +160,9 @@ def _replies(
 def _each(
     ask: Callable[[Question], str], questions: Sequence[Question], parallel: int
 ) -> Iterator[Reply]:
-    """Ask in threads. After an error, what is in flight is passed on first, and no more is asked.
+    """Ask questions in threads; after an error, yield what is in flight, then raise the error.
 
-    The threads are daemons, as an interrupt should not wait for a server that hangs.
+    The threads are daemons, so that an interrupt does not wait for a server that hangs.
     """
     waiting = deque(questions)
     done: SimpleQueue[Reply | Exception | None] = SimpleQueue()
@@ -177,7 +178,7 @@ def _each(
             except Exception as error:
                 waiting.clear()
                 done.put(error)
-        done.put(None)  # this thread is through
+        done.put(None)  # this thread has finished
 
     threads = [Thread(target=work, daemon=True) for _ in range(min(parallel, len(questions)))]
     for thread in threads:
@@ -197,7 +198,7 @@ def _each(
 
 
 def _table(result: Comparison) -> Iterator[str]:
-    """The result in words."""
+    """Yield the lines of the result table."""
     first = "none" if result.shown_first is None else f"{result.shown_first:.2f}"
     ends = f"[{result.low:.2f}, {result.high:.2f}]"
     rows = [
@@ -208,10 +209,10 @@ def _table(result: Comparison) -> Iterator[str]:
         (
             "win rate",
             f"{result.win_rate:.2f}",
-            f"{ends}, 95 % bootstrap over prompts; ties are half",
+            f"{ends}, 95 % bootstrap over prompts; a tie counts half",
         ),
         ("shown first", first, "share of verdicts for A or B; 0.50 is no position bias"),
-        ("unparseable", result.unparseable, "verdicts, taken as ties"),
+        ("unparseable", result.unparseable, "verdicts, counted as ties"),
     ]
     for name, value, note in rows:
         yield f"{name:<12}  {value!s:>5}  {note}".rstrip()

@@ -1,7 +1,7 @@
-"""The command line: `main` sends the first words to a training command or to a plain function.
+"""The command line: `main` calls the training command or function that the first words name.
 
-Signatures are the options, docstrings the help. Light commands import nothing heavy before they
-run.
+Function signatures define the options, and docstrings the help texts. No heavy library is imported
+before a command needs it.
 """
 
 import os
@@ -28,13 +28,13 @@ TRAINING = {
     "validate": "Measure the last round's values on held-out trees.",
     "test": "Measure the last round's policy on the test prompts.",
 }
-RESUMED = {"fit", "tune", "parm", "pareto", "judge"}  # what a killed command has finished is kept
+RESUMED = {"fit", "tune", "parm", "pareto", "judge"}  # commands that resume after an interruption
 HELP = {"-h", "--help"}
 LIBRARIES = ("torch", "transformers", "lightning")
 
 
 def commands() -> dict[tuple[str, ...], Command]:
-    """The plain commands, by their words."""
+    """Return the plain commands by name."""
     from mavis.cli.generate import generate
     from mavis.cli.judge import judge
     from mavis.cli.objectives import check_objective, list_objectives, new_objective
@@ -57,7 +57,7 @@ def commands() -> dict[tuple[str, ...], Command]:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command; the way in of the `mavis` script, and of tests.
+    """Run a command; this is the entry point of the `mavis` script.
 
     Returns:
         the exit status: 0, 1 (it failed), 2 (bad input), 130 (interrupted) or 128 + the number of
@@ -91,7 +91,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _stopped(stop: KeyboardInterrupt | SystemExit | Terminated, command: str) -> int:
-    """Say that a command did not finish, and whether it goes on from where it was."""
+    """Print that a command was stopped, and whether it can be resumed."""
     # Lightning exits on an interrupt: what it was is in the context.
     if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
         said, code = "interrupted", 130
@@ -122,7 +122,7 @@ def _run(words: list[str], level: Loudness) -> None:
             if not everything:
                 return
             words = [words[0], *([] if name is None else ["--objective", name]), "--help"]
-            print("\nall options, as Lightning tells them:\n", flush=True)
+            print("\nall options, as listed by Lightning:\n", flush=True)
         from mavis.cli.fit import train
 
         bars = ["--trainer.enable_progress_bar", "false"] if level == "quiet" else []
@@ -132,7 +132,7 @@ def _run(words: list[str], level: Loudness) -> None:
 
 
 def _summaries() -> dict[tuple[str, ...], str]:
-    """What each command does, in a line."""
+    """Return the one-line description of each command."""
     plain = {name: (each.__doc__ or "").splitlines()[0] for name, each in commands().items()}
     return {(name,): text for name, text in TRAINING.items()} | plain
 
@@ -153,7 +153,7 @@ def _objective(words: list[str]) -> str | None:
         if file is None:
             raise ValueError("-c needs the name of a configuration file.")
         if not Path(file).is_file():
-            raise FileNotFoundError(f"config {file!r} is a missing file.")
+            raise FileNotFoundError(f"configuration file {file!r} does not exist: check -c.")
         if name is None:
             name = (yaml.safe_load(Path(file).read_text()) or {}).get("objective")
     if name is not None:
@@ -164,7 +164,7 @@ def _objective(words: list[str]) -> str | None:
 
 
 def _run_plain(words: list[str]) -> None:
-    """Find the command that the first words name, parse the others, and call it."""
+    """Call the command that the first words name with the remaining arguments."""
     table = commands()
     for length in (2, 1):
         if (name := tuple(words[:length])) in table:
@@ -178,7 +178,7 @@ def _run_plain(words: list[str]) -> None:
 
 
 def _versions() -> str:
-    """What is at work, for whoever reads a log, or a report of a fault."""
+    """Return the versions of mavis and its main libraries, for logs and bug reports."""
     found = [f"version {version('mavis')}", f"Python {python_version()}"]
     for name in LIBRARIES:
         try:

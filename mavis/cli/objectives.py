@@ -1,6 +1,6 @@
 """The commands `mavis objectives list | check | new`, as plain functions.
 
-Results go to stdout, signs of life to stderr. Knows nothing of how arguments are parsed.
+Results go to stdout and progress to stderr. Argument parsing is elsewhere.
 """
 
 import time
@@ -18,13 +18,13 @@ from mavis.scaffold import write_plugin
 if TYPE_CHECKING:
     from torch import Tensor
 
-_TIMED = 64  # replies whose scoring is timed, at least
-_LONG = 1.0  # seconds that are long enough to time
+_TIMED = 64  # minimum number of replies whose scoring is timed
+_LONG = 1.0  # seconds after which a timing is long enough
 _SLOW = 20.0  # replies per second below which a fit takes hours
-_FIT = 10_000  # replies that a small fit scores
-_APART = 1e-3  # in standard deviations: scores closer than this are the same
+_FIT = 10_000  # number of replies that a small fit scores
+_APART = 1e-3  # scores closer than this, in standard deviations, count as equal
 
-_PROBES = (  # (prompt, reply): many tones, and what often trips a reward up
+_PROBES = (  # (prompt, reply): various tones, and inputs on which rewards often fail
     ("How do I boil an egg?", "Put it in boiling water for eight minutes, then cool it."),
     ("How do I boil an egg?", "Ask the egg nicely. If it cracks up, you told it a good joke!"),
     ("How do I boil an egg?", "What a stupid question. Go away."),
@@ -41,7 +41,7 @@ _PROBES = (  # (prompt, reply): many tones, and what often trips a reward up
 
 @dataclass(frozen=True)
 class _Sample:
-    kind: str  # "good", "bad" or "" for a probe
+    kind: str  # "good" or "bad"; "" for a built-in reply
     prompt: str
     reply: str
 
@@ -55,15 +55,15 @@ def list_objectives() -> None:
     if rows:
         _print_table([("name", "target", "distribution", "version", "state"), *rows])
     else:
-        print("no objectives are installed; `mavis objectives new NAME` starts one.")
+        print("no objectives are installed; create one with `mavis objectives new NAME`.")
 
 
 def new_objective(name: str, out: str = ".") -> None:
     """Write an installable plugin package with a working reward and a test.
 
     Args:
-        name: The objective's name: lower-case letters, digits, - and _.
-        out: The folder in which the package's folder is made.
+        name: name of the objective, made of lower-case letters, digits, - and _
+        out: folder in which the folder of the package is created
     """
     folder = write_plugin(name, Path(out).expanduser())
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -75,12 +75,12 @@ def new_objective(name: str, out: str = ".") -> None:
 
 
 def check_objective(name: str) -> None:
-    """Run a reward on a few good and bad replies; print scores, speed and what looks wrong.
+    """Run a reward on a few good and bad replies; print its scores, speed and problems.
 
-    Exit status 1 says that the reward cannot be used.
+    The exit status is 1 if the reward cannot be used.
 
     Args:
-        name: The name of an installed objective.
+        name: name of an installed objective
     """
     objective = find(name)
     samples = _samples(objective)
@@ -89,7 +89,7 @@ def check_objective(name: str) -> None:
             scores = _score(objective, samples)
         _print_table([("score", "kind", "prompt", "reply"), *map(_cells, samples, scores.tolist())])
         if not objective.scores_thoughts and (held := with_thoughts([s.reply for s in samples])):
-            print(f"thoughts: {held} of {len(samples)} replies hold some, which are not scored.")
+            print(f"thoughts: {held} of {len(samples)} replies contain some, which are not scored.")
         Units.measure(scores, name)
         with _busy(f"{name}: speed"):
             speed = _speed(objective, samples)
@@ -99,7 +99,7 @@ def check_objective(name: str) -> None:
     except ValueError as error:
         print(f"unusable: {error}")
         if not objective.examples:
-            print("These are built-in replies; `examples` of the Objective would take their place.")
+            print("These replies are built in; set `examples` of the Objective to use your own.")
         raise SystemExit(1) from error
     for line in wrong:
         print(f"looks wrong: {line}")
@@ -116,20 +116,20 @@ def _samples(objective: Objective) -> list[_Sample]:
 
 
 def _score(objective: Objective, samples: Sequence[_Sample]) -> "Tensor":
-    """Scores [B] of B samples, through the same door as a fit's."""
+    """Score B samples [B] by the same function that a fit uses."""
     prompts, replies = [s.prompt for s in samples], [s.reply for s in samples]
     one = objective
     return score(one.name, one.reward, prompts, replies, one.scores_thoughts)
 
 
 def _speed(objective: Objective, samples: Sequence[_Sample]) -> float:
-    """Replies per second, of a reward that is loaded already."""
+    """Measure the replies per second of a reward that has run once already."""
     few, many = [*samples], [*samples] * -(-_TIMED // len(samples))
     for some in (few, many):
         start = time.perf_counter()
         _score(objective, some)
         seconds = time.perf_counter() - start
-        if seconds > _LONG:  # slow enough to be timed on few
+        if seconds > _LONG:  # slow enough that a few replies give a reliable timing
             break
     return len(some) / max(seconds, 1e-9)
 
@@ -137,7 +137,7 @@ def _speed(objective: Objective, samples: Sequence[_Sample]) -> float:
 def _oddities(
     objective: Objective, samples: Sequence[_Sample], scores: "Tensor", speed: float
 ) -> Iterable[str]:
-    """What looks wrong, though a fit could run."""
+    """Yield problems that look like mistakes, although a fit could run with them."""
     import torch
 
     abstained = [sample for sample, nan in zip(samples, scores.isnan(), strict=True) if nan]
@@ -163,11 +163,11 @@ def _oddities(
         apart = (again() - known).abs().nan_to_num(float("inf")).max().item()
         if apart > _APART * spread and spread > 0:
             yield f"scores {what}, by up to {apart:.4g}."
-            return  # the rest would only say it again
+            return  # the other checks would report the same problem
 
 
 def _cells(sample: _Sample, value: float) -> tuple[str, str, str, str]:
-    shown = "abstains" if value != value else f"{value + 0.0:.4g}"  # no minus before a zero
+    shown = "abstains" if value != value else f"{value + 0.0:.4g}"  # + 0.0 turns -0.0 into 0.0
     return shown, sample.kind, _short(sample.prompt, 28), _short(sample.reply, 44)
 
 
@@ -177,14 +177,14 @@ def _short(text: str, width: int) -> str:
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under their header, in columns as wide as they need to be."""
+    """Print rows, the first being the header, in aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 def _busy(what: str) -> AbstractContextManager[object]:
-    """A spinner on stderr, on terminals only."""
+    """Return a spinner on stderr, shown on terminals only."""
     from rich.console import Console
 
     return nullcontext() if quiet() else Console(stderr=True).status(what)

@@ -1,4 +1,4 @@
-"""What `mavis --help` says, what a family of commands says, and what an unknown command is told."""
+"""Texts of `mavis --help`, of `mavis objectives` and its like, and of the unknown-command error."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
@@ -32,15 +32,15 @@ LATER = (
     Entry(("judge",), "mavis judge ours.jsonl theirs.jsonl --model NAME --url http://HOST/v1"),
     Entry(("sandbox", "build"), "mavis sandbox build"),
 )
-PARTS = (("to start with", FIRST), ("to measure, to compare, and the rest", LATER))
+PARTS = (("getting started", FIRST), ("evaluation, comparison and more", LATER))
 WIDTH = 18  # of the names
 
 
 def overview(summaries: Mapping[Words, str]) -> str:
-    """All commands, those that a person starts with first.
+    """List all commands, starting with those that a new user needs.
 
     Args:
-        summaries: what each command does, in a line.
+        summaries: one-line description of each command.
     """
     lines = ["usage: mavis COMMAND [OPTIONS]     (mavis COMMAND --help lists a command's options)"]
     for title, entries in PARTS:
@@ -49,19 +49,19 @@ def overview(summaries: Mapping[Words, str]) -> str:
             lines += [_line(name, summaries[name]), f"  {'':<{WIDTH}}   $ {example}"]
     lines += ["", "with every command:"]
     lines += [f"  {', '.join(flags):<{WIDTH}} {said}" for flags, said in EVERYWHERE]
-    lines.append(f"  {'--version':<{WIDTH}} say which mavis this is, and nothing else")
+    lines.append(f"  {'--version':<{WIDTH}} print the version and exit")
     return "\n".join(lines)
 
 
 def family(first: str, summaries: Mapping[Words, str]) -> str:
-    """The commands that begin with a word; empty if none has a second one."""
+    """List the subcommands of a command; empty if it has none."""
     mine = [name for name in summaries if name[0] == first and len(name) > 1]
     shown = [*(_line(name, summaries[name]) for name in mine)]
     return "\n".join([f"usage: mavis {first} COMMAND [OPTIONS]", "", *shown]) if mine else ""
 
 
 def unknown(words: Iterable[str], names: Iterable[Words]) -> str:
-    """What to say of a command that there is not: the nearest one, and all there are.
+    """Return the error for an unknown command: the most similar one, and all that exist.
 
     >>> unknown(["genrate", "hi"], [("fit",), ("generate",)])
     "no command 'genrate' (did you mean 'generate'?); there are: fit, generate."

@@ -23,13 +23,12 @@ RESULTS = "results.json"
 
 
 def pareto(config: ParetoConfig) -> None:
-    """Sweep weightings over MAVIS and the baselines, and compare them at equal KL.
+    """Compare MAVIS with the baselines at equal KL, over a sweep of weights.
 
-    Without --reference, --template, --template_args and --prompts, the reference policy, its
-    template and the prompts are those that the models were trained under, as their cards say. Of
-    one objective alone, the curve of its reward against KL is drawn. Every finished point is kept:
-    the same command goes on from there, and of more methods or weightings only the new ones are
-    decoded.
+    By default, --reference, --template, --template_args and --prompts are those that the compared
+    models were trained with, as recorded in their cards. With a single objective, the report shows
+    its reward as a function of KL. Every finished point is saved: the same command resumes from
+    there, and a command with more methods or weights decodes only the new points.
     """
     objectives = tuple(find(name) for name in config.names)
     if not objectives:
@@ -57,7 +56,7 @@ def pareto(config: ParetoConfig) -> None:
 def _sweep(
     config: ParetoConfig, objectives: tuple[Objective, ...], weightings: list[Weighting]
 ) -> "Sweep":
-    """Find the models and what they were trained under, and load the reference policy."""
+    """Find the models and their training settings, and load the reference policy."""
     from mavis.comparison.checkpoints import Models
     from mavis.comparison.origin import origin
     from mavis.comparison.setting import Setting
@@ -71,7 +70,7 @@ def _sweep(
     each = [(m, config.names, weightings, s) for s in range(config.seeds) for m in config.chosen]
     start = origin(config, [place for one in each for place in models.places(*one)], objectives)
     models = replace(models, given=start.given(objectives))
-    for one in each:  # cards only: what is missing is said before anything is loaded
+    for one in each:  # reads cards only, so that missing models are reported before any is loaded
         models.folders(*one)
     policy = ReferencePolicy.load(
         start.reference, start.template, config.device, start.template_args
@@ -79,7 +78,7 @@ def _sweep(
     spare_threads(policy.model)
     data = (start.prompts, config.split, start.column)
     prompts = fitting_prompts(policy, *data, config.max_tokens, None, config.num_prompts)
-    if len(prompts) < 2:  # spreads need two
+    if len(prompts) < 2:  # a standard deviation needs two
         raise ValueError(
             f"only 1 prompt of split {config.split!r} of {start.prompts} fits into the context "
             "window; at least 2 are needed."
@@ -90,7 +89,7 @@ def _sweep(
 
 
 def _run(sweep: "Sweep", config: ParetoConfig) -> "Results":
-    """Make the points that are missing, and work out what they come to."""
+    """Decode the missing points, and compute the results."""
     from mavis.comparison.analysis import Analysis
     from mavis.comparison.answers import write_answers
     from mavis.comparison.contamination import check
@@ -105,7 +104,7 @@ def _run(sweep: "Sweep", config: ParetoConfig) -> "Results":
     ground = sweep.ground
     texts = [plain(prompt) for prompt in ground.prompts]
     findings = Analysis(ground.names, sweep.weightings, kl, reference, best, {}, corner, texts)
-    _ = findings.units  # a reward that is constant is refused before any method is swept
+    _ = findings.units  # raises for a constant reward, before any method is swept
     teams = {m: sweep.team(m, f) for m, f in folders.items() if m not in BASELINES}
     work = ((name, curve) for name, team in teams.items() for curve in sweep.curves(team, kl))
     curves: dict[str, list[list[ScoredSamples]]] = {name: [] for name in teams}
@@ -121,7 +120,7 @@ def _run(sweep: "Sweep", config: ParetoConfig) -> "Results":
 
 
 def _keep(out: Path, found: "Results", tracking: str | None) -> None:
-    """Write the results down: as JSON, as a report with pictures, and in MLflow."""
+    """Save the results as JSON and as a report with plots, and log them to MLflow."""
     from mavis.report.html import write_report
     from mavis.storage import write_json
     from mavis.tracking.sweep_run import log_sweep
@@ -132,7 +131,7 @@ def _keep(out: Path, found: "Results", tracking: str | None) -> None:
 
 
 def _again(sweep: "Sweep", kl: float) -> dict[str, Any]:
-    """The settings needed to run a sweep again."""
+    """Return the settings needed to repeat a sweep."""
     ground = sweep.ground
     named = {o.name: described(o.reward) for o in ground.objectives}
     kept = ground.settings() | {"models": asdict(sweep.models), "reward_models": named}

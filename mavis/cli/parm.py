@@ -1,4 +1,4 @@
-"""`parm`: train the autoregressive reward model that PARM (or GenARM) decodes with."""
+"""`mavis parm`: train the autoregressive reward model of the baseline PARM (or GenARM)."""
 
 import time
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from mavis.prompts import Prompt
     from mavis.reward import Units
 
-SETTINGS = "settings.json"  # of a run that is under way, or done
+SETTINGS = "settings.json"  # of an unfinished or a finished run
 MEASURED_AT = 0.5  # 1/β_arm
 
 
 def parm(config: ParmConfig) -> None:
-    """Train one reward model that speaks for any preference among objectives: the baseline PARM.
+    """Train the baseline PARM: one reward model for any preference among the objectives.
 
-    For one objective alone, it is GenARM.
+    With a single objective, this is the baseline GenARM.
     """
     found = [find(name) for name in config.names]
     locate(config.reference, "reference")
@@ -47,7 +47,7 @@ def parm(config: ParmConfig) -> None:
         if (folder / SETTINGS).is_file():
             check_same(folder, "run", config.renew(read_json(folder / SETTINGS)), settings)
         if (folder / CARD).is_file() and ParmCard.read(folder).measured:
-            print(f"reward model  {folder} (is there already)")
+            print(f"reward model  {folder} (already trained)")
             return
         spare_threads(policy.model)
         if not (folder / CARD).is_file():
@@ -57,7 +57,7 @@ def parm(config: ParmConfig) -> None:
 
 
 def _line(row: dict[str, Any]) -> str:
-    """What a preference got, in a line."""
+    """Format the measurements of one preference as a line."""
     rewards = {name: round(reward, 2) + 0.0 for name, reward in row["reward"].items()}  # no "-0.00"
     said = ", ".join(f"{name} {reward:+.2f}" for name, reward in rewards.items())
     shares = ", ".join(f"{share:.2g}" for share in row["preference"])
@@ -71,7 +71,7 @@ def _train(
     settings: dict[str, Any],
     folder: Path,
 ) -> None:
-    """Sample, score, train on what was preferred, and save."""
+    """Sample and score answers, train the reward model on their preferences, and save it."""
     from mavis.baselines.parm import new_arm, save_parm
     from mavis.baselines.parm_card import ParmCard
     from mavis.baselines.pblora import adapters
@@ -96,7 +96,8 @@ def _train(
     arm = new_arm(policy, policy.name, config.names, ranks, seed=seed)
     how = (config.beta_r, config.lr, config.epochs, config.batch, seed)
     train_arm(arm, groups, *how, tracking=log)
-    cpu = time.process_time() - cpu + collected(answers)  # be it of a run before this one
+    # Sampling time includes that of earlier, interrupted runs.
+    cpu = time.process_time() - cpu + collected(answers)
     wall = time.perf_counter() - wall
     names = [name for name, _ in adapters(arm.model)]
     card = ParmCard(
@@ -127,7 +128,7 @@ def _units(
     held_out: "Sequence[Prompt]",
     config: ParmConfig,
 ) -> "Sequence[Units]":
-    """Standard units of the objectives, by the reference's answers to a third of the prompts."""
+    """Measure standard units on the reference's answers to the first third of the prompts."""
     from mavis.decoding.policy import GuidedPolicy
     from mavis.decoding.request import SamplingParams
     from mavis.evaluation.evaluate import evaluate
@@ -154,7 +155,7 @@ def _prompts(policy: "ReferencePolicy", settings: dict[str, Any], split: str) ->
 def _measured(
     policy: "ReferencePolicy", objectives: Sequence[Objective], rows: int, folder: Path
 ) -> "ParmCard":
-    """Measure a model that is saved, and write down what comes out."""
+    """Measure a saved reward model, and record the results in its card."""
     from mavis.baselines.parm import load_parm
     from mavis.baselines.parm_card import ParmCard
 
@@ -177,7 +178,7 @@ def _measure(
     seed: int,
     rows: int,
 ) -> list[dict[str, Any]]:
-    """Rewards and KL at every corner of the simplex and in its middle, one answer a prompt."""
+    """Measure reward and KL at the corners and the centre of the simplex, one answer a prompt."""
     from mavis.baselines.parm import guided_by
     from mavis.decoding.request import SamplingParams
     from mavis.evaluation.evaluate import evaluate

@@ -22,27 +22,27 @@ LOUDNESS: dict[str, Loudness] = {
     **dict.fromkeys(("-q", "--quiet"), "quiet"),
     **dict.fromkeys(("-v", "--verbose"), "verbose"),
 }
-EVERYWHERE = (  # what every command understands: taken out by `manner` before anything is parsed
-    (("-q", "--quiet"), "say results and errors only; no progress bars"),
-    (("-v", "--verbose"), "say more, with what libraries log and warn of"),
-    ((DEBUG,), "show the whole traceback of an error"),
+EVERYWHERE = (  # options of every command, which `manner` removes before parsing
+    (("-q", "--quiet"), "print only results and errors, without progress bars"),
+    (("-v", "--verbose"), "print more, including the logs and warnings of libraries"),
+    ((DEBUG,), "print the full traceback of an error"),
 )
 KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "dict": "NAME VALUE pairs"}
 
 
 def manner(words: Sequence[str]) -> tuple[list[str], Loudness, bool]:
-    """Take out of a command's words those that every command understands.
+    """Split off the options that every command accepts.
 
-    What follows `--` is no option.
+    Arguments after `--` are never options.
 
     >>> manner(["generate", "-q", "--", "-v"])
     (['generate', '--', '-v'], 'quiet', False)
 
     Returns:
-        the other words, how much is to be said, and whether tracebacks are wanted.
+        the remaining arguments, the verbosity, and whether tracebacks are wanted.
 
     Raises:
-        ValueError: both quiet and verbose.
+        ValueError: both --quiet and --verbose are given.
     """
     end = words.index("--") if "--" in words else len(words)
     kept, levels, debug = [], set[Loudness](), False
@@ -60,9 +60,9 @@ def manner(words: Sequence[str]) -> tuple[list[str], Loudness, bool]:
 
 
 def call(function: Command, name: str, words: Sequence[str]) -> None:
-    """Parse words by what a command takes, and call it."""
-    found = parser(function, name).parse_args(list(words)).as_dict()
-    given = {key: found[key] for key in parameters(function)}
+    """Parse the arguments of a command, and call it with them."""
+    parsed = parser(function, name).parse_args(list(words)).as_dict()
+    given = {key: parsed[key] for key in parameters(function)}
     if (config := config_of(function)) is None:
         function(**given)
     else:
@@ -70,23 +70,23 @@ def call(function: Command, name: str, words: Sequence[str]) -> None:
 
 
 def config_of(function: Command) -> type[Options] | None:
-    """The dataclass whose fields are a command's options; None: its own parameters are."""
+    """Return the dataclass that holds a command's options, or None if its parameters do."""
     kinds = [parameter.annotation for parameter in signature(function).parameters.values()]
     is_config = len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], Options)
     return kinds[0] if is_config else None
 
 
 def parameters(function: Command) -> Mapping[str, Parameter]:
-    """The options of a command, by their names."""
+    """Return the options of a command by name."""
     return signature(config_of(function) or function).parameters
 
 
 def parser(function: Command, name: str) -> "ArgumentParser":
-    """The parser of a plain command; what it refuses, it raises as a ValueError.
+    """Build the parser of a plain command, which raises a ValueError for invalid arguments.
 
     Args:
         function: the command.
-        name: its words.
+        name: the command's name, as in `mavis NAME`.
     """
     from docstring_parser import parse
     from jsonargparse import ArgumentParser
@@ -105,13 +105,13 @@ def parser(function: Command, name: str) -> "ArgumentParser":
     help_of = {each.arg_name: each.description for text in texts for each in text.params}
     by_hand: set[str | int] = set()
     for key, parameter in taken.items():
-        if parameter.default is False:  # a flag is given, or not; it takes no value
+        if parameter.default is False:  # a flag, which takes no value
             built.add_argument(f"--{key}", action="store_true", help=help_of.get(key))
             by_hand.add(key)
         elif parameter.annotation == list[str] and parameter.default is parameter.empty:
             built.add_argument(key, nargs="*", default=[], type=str, help=help_of.get(key))
             by_hand.add(key)
-        elif parameter.annotation == list[str]:  # one at a time, each exactly as it was written
+        elif parameter.annotation == list[str]:  # a repeatable option with verbatim texts
             built.add_argument(
                 f"--{key}", action="append", default=[], metavar="TEXT", help=help_of.get(key)
             )
@@ -127,13 +127,13 @@ def parser(function: Command, name: str) -> "ArgumentParser":
 
 
 def _about(text: "Docstring") -> str:
-    """What a command does, in a line, and what else is said of it."""
+    """Join the summary and the description of a docstring."""
     more = " ".join((text.long_description or "").split())
     return " ".join(filter(None, (text.short_description, more)))
 
 
 def _in_words(message: str) -> str:
-    """What the parser says of a value, without Python's names for things.
+    """Rewrite a parser message without Python's names of types.
 
     >>> _in_words("Expected a <class 'float'>. Got value: nan")
     'expected a number. Got value: nan'
@@ -153,7 +153,7 @@ def _kind(found: re.Match[str]) -> str:
 def _with_nearest(
     message: str, options: Sequence[str], renamed: Mapping[str, str] = MappingProxyType({})
 ) -> str:
-    """Offer the option that an unknown one is nearest to, or is called today.
+    """Suggest the current name of an unknown option, or the most similar option.
 
     >>> _with_nearest("unrecognized arguments: --limit=1", [], {"limit": "num_prompts"})
     'there is no option --limit any more: it is called --num_prompts now.'

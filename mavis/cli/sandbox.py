@@ -1,7 +1,7 @@
-"""`mavis sandbox build`: the shipped models, rewards and prompts again, from a seed.
+"""`mavis sandbox build`: rebuild the shipped models, rewards and prompts from a seed.
 
-Everything is written beside the target and takes its place at the end, so a killed build changes
-nothing. Light to import; `make` does the work.
+Everything is written to a folder beside the target, which replaces the target at the end, so a
+killed build changes nothing. This module is light to import; `mavis.sandbox.make` does the work.
 """
 
 import json
@@ -16,22 +16,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 ASSETS = Path(__file__).parents[1] / "sandbox" / "assets"
-FEWEST = 64  # dialogues or answers to train on
+FEWEST = 64  # minimum number of training dialogues, and of training answers
 
 
 def build(
     out: str | None = None, seed: int = 0, dialogues: int = 60000, answers: int = 60000
 ) -> None:
-    """Make the sandbox anew: reference model, reward classifiers and prompts.
+    """Rebuild the sandbox: its reference model, reward classifiers and prompts.
 
     Args:
-        out: Folder to put them in; replaced if it is there. Default: the package's own.
-        seed: Seed of everything; the same seed gives the same files on the same machine.
-        dialogues: How many dialogues the reference model reads.
-        answers: How many answers, good and spoilt, the reward models read, twice.
+        out: output folder, which is replaced if it exists (default: the folder in the package)
+        seed: seed of all random draws; the same seed gives the same files on the same machine
+        dialogues: number of dialogues that the reference model is trained on
+        answers: number of good and corrupted answers that the reward models are trained on
 
     Raises:
-        ValueError: if there are too few dialogues or answers to train on.
+        ValueError: there are too few dialogues or answers to train on.
     """
     for name, value in {"dialogues": dialogues, "answers": answers}.items():
         if value < FEWEST:
@@ -46,7 +46,7 @@ def build(
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """Give a folder to write in; it becomes `target` if all goes well and vanishes if not."""
+    """Yield a fresh folder that replaces `target` on success and is deleted on failure."""
     fresh = target.with_name(f".{target.name}-{os.getpid()}-new")
     stale = target.with_name(f".{target.name}-{os.getpid()}-old")
     fresh.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Answers as `mavis generate` shows them: text, or a JSON object per line."""
+"""Print the answers of `mavis generate` as text, or as one JSON object per line."""
 
 import json as jsonlib
 import sys
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
 
 
 class Shown(NamedTuple):
-    """An answer with all that is shown beside it."""
+    """An answer and what is printed with it."""
 
     answer: "Completion"
     rewards: Mapping[str, float]  # by objective, in standard units; NaN where one abstained
-    other: "Completion | None"  # the reference policy's
-    theirs: Mapping[str, float]  # its rewards
+    other: "Completion | None"  # the reference policy's answer
+    theirs: Mapping[str, float]  # the rewards of that answer
 
 
 class Refused(NamedTuple):
-    """A prompt that cannot be answered, and why."""
+    """A prompt that cannot be answered, and the reason."""
 
     prompt: Prompt
     error: str
 
 
 def show_json(one: Shown | Refused) -> None:
-    """Print an answer, or why there is none, as a line of JSON."""
+    """Print an answer, or the reason why there is none, as one line of JSON."""
 
     def known(scores: Mapping[str, float]) -> dict[str, float | None]:
         return {name: None if isnan(value) else value for name, value in scores.items()}
@@ -55,7 +55,7 @@ def show_json(one: Shown | Refused) -> None:
 
 
 def _say_json(line: dict[str, Any]) -> None:
-    """Print a line of JSON; what the terminal cannot show of it is escaped."""
+    """Print one line of JSON; characters that the terminal cannot show are escaped."""
     try:
         text = jsonlib.dumps(line, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
@@ -91,7 +91,7 @@ def _notes(rewards: Mapping[str, float]) -> Iterator[str]:
 
 
 def _say(*words: str, sep: str = " ") -> None:
-    """Print at once; letters that the terminal cannot show are replaced."""
+    """Print and flush; characters that the terminal cannot show are replaced."""
     print(_printable(sep.join(words)), flush=True)
 
 

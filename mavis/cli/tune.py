@@ -12,7 +12,7 @@ from mavis.objective import find
 
 
 def tune(config: TuneConfig) -> None:
-    """Train policies for weighted objectives, as baselines for guided decoding."""
+    """Train policies on weighted objectives, as baselines for guided decoding."""
     objectives = tuple(find(name) for name in config.names)
     vectors = _vectors(config)
     config.source(objectives)
@@ -33,7 +33,7 @@ def tune(config: TuneConfig) -> None:
 
 
 def _vectors(config: TuneConfig) -> list[Weighting]:
-    """The weightings that policies are asked for; equal ones if none were asked for."""
+    """Return the weight vectors to train policies for; by default, equal weights."""
     names = config.names
     if config.weights is None or not names:
         return [(1 / len(names),) * len(names)] if names else [()]

@@ -1,4 +1,4 @@
-"""What a comparison is made of: the options of `mavis pareto`."""
+"""The options of `mavis pareto`."""
 
 import json as jsonlib
 import math
@@ -26,25 +26,27 @@ UNTOLD = ("json", "tracking", "device")  # options that change no result
 
 @dataclass(frozen=True)
 class ParetoConfig(PolicyOptions, PromptCount, Options):
-    """Which methods are compared, on what, and at which KL.
+    """Options of `mavis pareto`: which methods are compared, on what, and at which KL.
 
     Args:
-        out: folder to keep the sweep in
-        methods: any of reference, best_of, mavis, mod, soup, morlhf, parm (default: the first five;
-            for one objective, where there is nothing to mix, the first three)
-        kl: nats per answer at which methods are compared
-        split: part of the data set that prompts are taken from
-        seeds: answers to each prompt; with {seed} in --runs, each from models of its own
-        runs: folder in which `mavis fit` and `mavis tune` keep their runs
-        values: folder of an objective's value model, by --values.NAME PATH (RUNS/NAME/value)
-        policies: folder of an objective's tuned policy, by --policies.NAME PATH
-        tuned: how the policies of mod, soup and morlhf were tuned
-        base: model that adapters are put on, in place of the one that each of them names
-        temperature: temperature of the reference policy
-        top_k: candidates per token, of every method; 0 is the whole vocabulary
-        reference_point: reference point of the hypervolume, one reward in standard units for each
-            objective
-        json: write the results as one JSON object
+        out: output folder of the sweep
+        methods: comma-separated methods out of reference, best_of, mavis, mod, soup, morlhf, parm
+            (default: the first five; for a single objective the first three)
+        kl: KL to the reference, in nats per answer, at which methods are compared
+        split: split of the data set that prompts are taken from
+        seeds: number of seeds, each with its own answer to every prompt; if --runs contains {seed},
+            each seed also has its own models
+        runs: folder that holds the runs of `mavis fit` and `mavis tune`
+        values: folder of an objective's value model, as --values.NAME PATH (default:
+            RUNS/NAME/value)
+        policies: folder of an objective's tuned policy, as --policies.NAME PATH
+        tuned: training method of the policies that mod, soup and morlhf use
+        base: base model that adapters are loaded on, instead of the one each adapter names
+        temperature: sampling temperature of the reference policy
+        top_k: number of candidates per token, for every method; 0 means the whole vocabulary
+        reference_point: reference point of the hypervolume, as one reward per objective in standard
+            units
+        json: print the results as one JSON object
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {"source": "prompts"}

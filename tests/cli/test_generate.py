@@ -165,7 +165,7 @@ def test_a_missing_value_model_is_made_where_it_is_looked_for(tmp_path, capsys):
     (tmp_path / "trial" / "value").mkdir(parents=True)
     said = refused(capsys, "hats", "--weights.trail", "1", "--runs", str(tmp_path))
     assert f"({tmp_path} holds those of trial)" in said
-    assert f"`mavis fit --objective trail --out {tmp_path / 'trail'}` makes one" in said
+    assert f"train one with `mavis fit --objective trail --out {tmp_path / 'trail'}`" in said
 
 
 def test_bad_prompts(value, tmp_path, capsys, monkeypatch):
@@ -409,7 +409,8 @@ def test_more_answers_than_beams_are_refused(value, capsys):
     assert main(["generate", *PROMPTS, *words, "--n", "3"]) == 2
     assert "n must be at most the number of beams (2), got 3." in capsys.readouterr().err
     assert main(["generate", *PROMPTS, *words, "--n", "2", "--top_k", "1"]) == 2
-    assert "beam search found 1 answers to 'an ant is': lower --n (2)." in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "beam search found only 1 answers to 'an ant is': lower --n (2)." in err
 
 
 def test_every_token_is_told_as_it_comes(value):

@@ -193,7 +193,7 @@ def test_nothing_but_nonsense_stops(pairs, stub, tmp_path):
     questions = min(TRIAL, 2 * len(pairs))
     with pytest.raises(ValueError, match=r"m at http://\S+ gave no verdict") as caught:
         compare(pairs, stub.endpoint(), "c", tmp_path)
-    assert f"asked {questions} questions" in str(caught.value)
+    assert f"no verdict on {questions} questions" in str(caught.value)
     assert r"I am a\nteapot" in str(caught.value)
     assert len(stub.requests) == 2 * questions
     stub.say = longer  # set right, it is asked again
@@ -238,7 +238,7 @@ def test_a_judge_that_takes_no_temperature(refusal, stub, ask):
     status, out, err = ask("--json", "--parallel", "1")
     assert status == 0
     assert json.loads(out)["wins"] == 4
-    assert err == "mavis: m takes no temperature: asked again, it may give other verdicts.\n"
+    assert err == "mavis: m accepts no temperature, so its verdicts may not be reproducible.\n"
     assert len(stub.requests) == ASKED + 1  # refused once
     assert ask("--json")[1:] == (out, "")  # all is kept
     assert len(stub.requests) == ASKED + 1
@@ -346,7 +346,7 @@ def test_a_server_that_hangs(stub):
 def test_a_killed_run_goes_on(stub, tmp_path):
     lives = iter(range(5))
     stub.say = lambda asked: longer(asked) if next(lives, None) is not None else None
-    with pytest.raises(ConnectionError, match="the same command goes on from there"):
+    with pytest.raises(ConnectionError, match="the same command resumes from there"):
         compare(PAIRS, stub.endpoint(), "c", tmp_path, parallel=2)
     file = tmp_path / "verdicts.jsonl"
     assert len(file.read_text().splitlines()) == 5
@@ -439,7 +439,7 @@ def test_secrets_are_written_nowhere(ask, stub, monkeypatch, tmp_path, caplog):
         (["--timeout", "0"], "timeout must be a number of seconds above 0, got 0"),
         (["--parallel", "0"], "parallel must be at least 1"),
         (["--seed=-1"], "seed must be at least 0, got -1"),
-        (["--criterion", " "], "criterion must say something"),
+        (["--criterion", " "], "criterion must not be empty"),
     ],
 )
 def test_bad_settings(words, message, ask, stub):

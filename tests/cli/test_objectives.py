@@ -144,7 +144,7 @@ def test_thoughts_are_counted(check):
 
     assert usable
     assert lines.splitlines()[1].split()[0] == "12"
-    assert "thoughts: 1 of 15 replies hold some, which are not scored." in lines
+    assert "thoughts: 1 of 15 replies contain some, which are not scored." in lines
     assert "thoughts" not in check(lengths)[0]
 
 

@@ -18,7 +18,7 @@ def lines(capsys, *words):
 
 def test_first_things_come_first(capsys):
     said = lines(capsys, "--help")
-    (rest,) = (at for at, line in enumerate(said) if line.startswith("to measure"))
+    (rest,) = (at for at, line in enumerate(said) if line.startswith("evaluation"))
     first = "\n".join(said[:rest])
     for name in ("fit", "generate", "objectives new"):
         assert f"  {name} " in first

@@ -100,7 +100,7 @@ def test_prompts_that_a_method_was_trained_on_are_a_warning(words, capsys):
         (["--temperature", "0"], "temperature must be a positive number"),
         (["--device", "abacus"], "device .abacus. is not available here; there are: cpu"),
         (["--objectives", "trial,sad"], "no objective 'sad'"),
-        (["--objectives", "trial,trial"], "objectives must be different ones"),
+        (["--objectives", "trial,trial"], "objectives must not contain duplicates"),
         (["--methods", "mavis,ppo"], "methods must be of reference, best_of, .* got 'ppo'"),
         (["--weights", "grid:0.3"], "the step of a grid must divide 1"),
         (["--weights", "trial=1"], "weights must have the columns trial, rival"),

@@ -66,7 +66,7 @@ def test_what_a_run_leaves_behind(run, small):
 def test_a_run_goes_on_and_is_done_once(run, small, capsys, monkeypatch):
     before = (run / "pblora.safetensors").read_bytes()
     parm(ParmConfig(**small, out=str(run)))
-    assert "is there already" in capsys.readouterr().out
+    assert "already trained" in capsys.readouterr().out
     (run / "parm.json").unlink()  # as if it had been killed while it trained
     monkeypatch.setattr("mavis.storage.Shards.append", None)  # nothing is made anew
     parm(ParmConfig(**small, out=str(run)))
@@ -120,7 +120,7 @@ def test_another_run_does_not_get_in_between(run, small):
     ("wrong", "said"),
     [
         ({"objectives": ""}, "objectives must be named"),
-        ({"objectives": "trial,trial"}, "objectives must be different ones"),
+        ({"objectives": "trial,trial"}, "objectives must not contain duplicates"),
         ({"objectives": "trail"}, "no objective 'trail' .did you mean 'trial'"),
         ({"answers": 1}, "answers must be at least 2, got 1"),
         ({"lr": 0.0}, "lr must be a positive number"),

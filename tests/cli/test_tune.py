@@ -346,7 +346,10 @@ def test_a_grid_trains_a_policy_for_each_vector(tiny_tune, tmp_path, capsys):
     [
         ({"objectives": "humour"}, "no objective 'humour' \\(did you mean 'humor'\\?\\)"),
         ({"objectives": ""}, "objectives must be named: add --objectives"),
-        ({"objectives": "trial,trial"}, "objectives must be different ones, got trial, trial"),
+        (
+            {"objectives": "trial,trial"},
+            "objectives must not contain duplicates, got trial, trial",
+        ),
         ({"weights": "humor=1"}, "weights must have the columns trial; humor=1 has humor"),
         ({"weights": "trial"}, "weights must be grid:STEP, .* there is no file 'trial'"),
         ({"weights": "trial=x"}, "weights must be finite numbers, got .*'x'"),
@@ -357,7 +360,10 @@ def test_a_grid_trains_a_policy_for_each_vector(tiny_tune, tmp_path, capsys):
         ),
         ({"method": "ppo"}, "method must be one of rloo, grpo, dpo, sft, got 'ppo'"),
         ({"method": "sft"}, "objectives must be left out for sft"),
-        ({"divergence": "jsd"}, "divergence can be chosen for dpo alone: rloo has reverse_kl"),
+        (
+            {"divergence": "jsd"},
+            "divergence can only be chosen for dpo: rloo always uses reverse_kl",
+        ),
         ({"method": "dpo", "divergence": "alpha"}, "the alpha divergence needs an alpha in"),
         (
             {"alpha": 0.5},

@@ -1,4 +1,4 @@
-"""What a method is trained by: the options of `mavis tune` and of `mavis parm`."""
+"""The options of `mavis tune` and of `mavis parm`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,29 +13,29 @@ from mavis.options import (
     positive,
 )
 
-SIZES = {  # of each method: optimizer steps, and answers per step
+SIZES = {  # method -> default number of optimizer steps, default answers per step
     "rloo": (48, 128),
     "grpo": (48, 128),
     "dpo": (176, 64),
     "sft": (100, 32),
 }
-BY_METHOD: Any = None  # stands for what `SIZES` says, until the method is known
+BY_METHOD: Any = None  # placeholder for the default in `SIZES`, until the method is known
 
 
 @dataclass(frozen=True)
 class TuneConfig(PolicyOptions, TrainingOptions):
-    """How policies are tuned, each for its own weights of the objectives.
+    """Options of `mavis tune`, which trains one policy per weight vector.
 
     Args:
-        out: folder to keep policies in, each in OUT/METHOD-WEIGHTS
-        method: policy gradient (rloo, grpo), preference pairs (dpo), or imitation of replies (sft),
-            for which --prompts are dialogues
-        eta: price of a nat of KL per response, in standard deviations of the weighted reward
-        steps: optimizer steps (default: by method)
-        lr: learning rate (default: by method and size of the model)
-        batch: answers per optimizer step (default: by method)
-        generations: answers per prompt
-        lora_rank: rank of the adapters of --lora
+        out: output folder; each policy is saved in OUT/METHOD-WEIGHTS
+        method: policy gradient (rloo, grpo), preference pairs (dpo) or supervised fine-tuning
+            (sft), for which --prompts is a data set of whole dialogues
+        eta: KL penalty per nat and response, in standard deviations of the weighted reward
+        steps: number of optimizer steps (default: depends on the method)
+        lr: learning rate (default: depends on the method and the model size)
+        batch: answers per optimizer step (default: depends on the method)
+        generations: answers sampled per prompt
+        lora_rank: LoRA rank of the adapters trained with --lora
     """
 
     out: str = "runs/tuned"
@@ -49,9 +49,9 @@ class TuneConfig(PolicyOptions, TrainingOptions):
     lora_rank: int = 16
 
     def __post_init__(self) -> None:
-        """Fill in what depends on the method, and check the values."""
+        """Fill in the defaults that depend on the method, and check the values."""
         super().__post_init__()
-        if self.method not in SIZES:  # the parser has seen to it, but not for calls from Python
+        if self.method not in SIZES:  # the parser checks this; calls from Python do not
             raise ValueError(f"method must be one of {', '.join(SIZES)}, got {self.method!r}.")
         for name, size in zip(("steps", "batch"), SIZES[self.method], strict=True):
             if getattr(self, name) is None:
@@ -61,7 +61,7 @@ class TuneConfig(PolicyOptions, TrainingOptions):
         self._check_objectives()
         if self.divergence != "reverse_kl" and self.method != "dpo":
             raise ValueError(
-                f"divergence can be chosen for dpo alone: {self.method} has reverse_kl."
+                f"divergence can only be chosen for dpo: {self.method} always uses reverse_kl."
             )
         check_alpha(self.divergence, self.alpha)
         at_least(1, steps=self.steps, batch=self.batch, lora_rank=self.lora_rank)
@@ -71,16 +71,16 @@ class TuneConfig(PolicyOptions, TrainingOptions):
 
     @property
     def num_prompts(self) -> int:
-        """How many prompts the steps have need of."""
+        """The number of training prompts that all steps together consume."""
         return max(1, self.steps * self.batch // self.generations)
 
     def settings(self) -> dict[str, Any]:
-        """The options that decide what comes out; a policy without adapters has no rank."""
+        """Return the options that affect results; lora_rank is None for full models."""
         kept = super().settings()
         return kept | {"lora_rank": self.lora_rank if kept.pop("lora") else None}
 
     def default_lr(self, large: bool) -> float:
-        """A rate that was tried (small models), or the one of TRL, ten times it for LoRA."""
+        """Return a tested rate for small models, else TRL's default, times ten for LoRA."""
         small = {"rloo": 1e-3, "grpo": 7e-4, "dpo": 5e-4, "sft": 5e-4}[self.method]
         usual = 2e-5 if self.method == "sft" else 1e-6
         if large:
@@ -89,14 +89,16 @@ class TuneConfig(PolicyOptions, TrainingOptions):
 
     def _check_objectives(self) -> None:
         if self.method == "sft" and self.names:
-            raise ValueError("objectives must be left out for sft: it learns from replies.")
+            raise ValueError(
+                "objectives must be left out for sft: it learns from given replies, not rewards."
+            )
         if self.method == "sft" and self.weights is not None:
-            raise ValueError("weights need objectives.")
+            raise ValueError("weights must be left out for sft, which takes no objectives.")
         if self.method != "sft" and not self.names:
             raise ValueError("objectives must be named: add --objectives NAME[,NAME …].")
 
     def _check_groups(self) -> None:
-        """Refuse answers that make no whole groups, or no pairs."""
+        """Raise a ValueError if the answers do not divide into whole groups or pairs."""
         method, batch, generations = self.method, self.batch, self.generations
         if generations < 2 or (method == "dpo" and generations % 2):
             rule = "an even number" if method == "dpo" else "at least 2"
@@ -108,15 +110,15 @@ class TuneConfig(PolicyOptions, TrainingOptions):
 
 @dataclass(frozen=True)
 class ParmConfig(PromptCount, TrainingOptions):
-    """How an autoregressive reward model is trained.
+    """Options of `mavis parm`, which trains an autoregressive reward model.
 
     Args:
-        out: folder to keep the model in (default: runs/tuned/parm-OBJECTIVES)
-        answers: answers to each prompt, of which any two make a pair
-        epochs: passes over the prompts
+        out: output folder of the model (default: runs/tuned/parm-OBJECTIVES)
+        answers: answers sampled per prompt; any two of them form a preference pair
+        epochs: number of passes over the training prompts
         batch: prompts per optimizer step
-        lr: learning rate
-        beta_r: reward of a nat in the training loss
+        lr: peak learning rate
+        beta_r: factor β_r of the log-probabilities in the preference loss
         rank: LoRA rank, used for both the shared and the preference-conditioned adapter
     """
 
@@ -142,5 +144,5 @@ class ParmConfig(PromptCount, TrainingOptions):
 
     @property
     def folder(self) -> str:
-        """Where the model is kept."""
+        """The folder in which the model is saved."""
         return self.out or f"runs/tuned/parm-{'+'.join(self.names)}"

@@ -1,8 +1,8 @@
-"""Tuned policies by TRL: rloo, grpo, dpo and sft, under one price of KL.
+"""Train policies with TRL: rloo, grpo, dpo and sft, under the same KL penalty.
 
 All but sft maximise E[Σ_m λ_m r_m] − η·KL(π ‖ π_ref), rewards in standard units and KL in nats per
-response, i.e. summed over its tokens, so that their policies are rivals of a fit with the same η.
-What TRL has to be told for that:
+response, i.e. summed over its tokens, so that they are baselines for a fit with the same η.
+TRL needs these settings for that:
 
 - RLOO charges β·Σ_t log π/π_ref of a response to its reward: β = η.
 - GRPO charges β per token, in the loss. With `dr_grpo` every token weighs the same as in a sum;

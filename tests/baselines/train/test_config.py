@@ -29,7 +29,7 @@ def test_a_rank_is_kept_for_adapters_alone():
 
 
 def test_weights_without_objectives_are_refused():
-    with pytest.raises(ValueError, match="weights need objectives"):
+    with pytest.raises(ValueError, match="weights must be left out for sft"):
         TuneConfig(method="sft", weights="a=1")
 
 
