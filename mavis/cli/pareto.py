@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mavis.comparison.config import BASELINES, ParetoConfig
+from mavis.comparison.config import UNTRAINED, ParetoConfig
 from mavis.comparison.preferences import Weighting
 from mavis.comparison.preferences import weightings as read_weightings
 from mavis.devices import check_device
@@ -106,7 +106,7 @@ def _run(sweep: "Sweep", config: ParetoConfig) -> "Results":
     texts = [plain(prompt) for prompt in ground.prompts]
     findings = Analysis(ground.names, sweep.weightings, kl, reference, best, {}, corner, texts)
     _ = findings.units  # a reward that is constant is refused before any method is swept
-    teams = {m: sweep.team(m, f) for m, f in folders.items() if m not in BASELINES}
+    teams = {m: sweep.team(m, f) for m, f in folders.items() if m not in UNTRAINED}
     work = ((name, curve) for name, team in teams.items() for curve in sweep.curves(team, kl))
     curves: dict[str, list[list[ScoredSamples]]] = {name: [] for name in teams}
     total = len(teams) * len(sweep.weightings)

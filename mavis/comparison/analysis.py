@@ -86,8 +86,8 @@ class Analysis:
             readings["best_of"] = [
                 at_kl(self.best_curve(weights), self.kl, counts) for weights in self.weightings
             ]
-        baseline = RewardsAtKL(start.mean_rewards, means(start.rewards, counts))
-        return AtEqualKL(self.kl, self.weightings, baseline, readings, self.corner)
+        reference = RewardsAtKL(start.mean_rewards, means(start.rewards, counts))
+        return AtEqualKL(self.kl, self.weightings, reference, readings, self.corner)
 
     def best_curve(self, weights: Weighting) -> list[PerPrompt]:
         """Best-of-N for N = 1, 2, 3 …; N = 1 is where all curves start, if no reward abstains."""

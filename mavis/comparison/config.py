@@ -18,8 +18,8 @@ from mavis.options import (
 )
 
 METHODS = ("reference", "best_of", "mavis", "mod", "soup", "morlhf", "parm")
-BASELINES = ("reference", "best_of")  # what π_ref can do alone: nothing trained, no strength
-ALONE = (*BASELINES, "mavis")  # by default, of one objective: there is nothing to mix
+UNTRAINED = ("reference", "best_of")  # what π_ref can do alone: nothing trained, no strength
+ALONE = (*UNTRAINED, "mavis")  # by default, of one objective: there is nothing to mix
 TOGETHER = (*ALONE, "mod", "soup")
 UNTOLD = ("json", "tracking", "device")  # options that change no result
 

@@ -40,7 +40,7 @@ class AtEqualKL:
     Args:
         kl: nats per answer.
         weightings: λ [W][M].
-        baseline: the reference policy's rewards.
+        reference: the reference policy's rewards.
         readings: by method, for each weighting; None where it does not get as far.
         corner: the reference point of the hypervolume [M]; None: a tenth of the range below the
             worst reward of any method, or of the reference policy.
@@ -48,7 +48,7 @@ class AtEqualKL:
 
     kl: float
     weightings: Sequence[Sequence[float]]
-    baseline: RewardsAtKL
+    reference: RewardsAtKL
     readings: Mapping[str, Sequence[RewardsAtKL | None]]
     corner: Sequence[float] | None = None
     _samples: dict[tuple[str, str], Array] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class AtEqualKL:
     @cached_property
     def _known(self) -> npt.NDArray[np.bool_]:
         """Which resamples drew a prompt with a reward for every number: all, or nearly [S]."""
-        worlds = [self.baseline.samples, *map(self._drawn, self.methods)]
+        worlds = [self.reference.samples, *map(self._drawn, self.methods)]
         flat = np.concatenate([world.reshape(len(world), -1) for world in worlds], axis=1)
         known: npt.NDArray[np.bool_] = np.isfinite(flat).all(axis=1)
         return known
@@ -89,7 +89,7 @@ class AtEqualKL:
     @cached_property
     def constant(self) -> list[int]:
         """The objectives of which all methods, and the reference policy, have the same reward."""
-        known = [self.baseline.rewards[None], *(self.rewards(m) for m in self.methods)]
+        known = [self.reference.rewards[None], *(self.rewards(m) for m in self.methods)]
         span = np.ptp(np.concatenate(known), axis=0)
         return [int(m) for m in np.flatnonzero(span <= SAME)]
 
@@ -107,7 +107,7 @@ class AtEqualKL:
         """The reference point of every hypervolume here [M]."""
         if self.corner is not None:
             return pareto.vector("reference point", self.corner)
-        start = self.baseline.rewards[None]  # a range there is even where there is one point
+        start = self.reference.rewards[None]  # a range there is even where there is one point
         return pareto.reference_point([start, *(self.rewards(m) for m in self.methods)])
 
     @cached_property
@@ -125,26 +125,26 @@ class AtEqualKL:
         """One of `INDICATORS`, with its interval."""
         return interval(self.value(method, name), self._resampled(method, name))
 
-    def against(self, method: str, rival: str, name: str, *, by: str = "ratio") -> Interval:
+    def against(self, method: str, other: str, name: str, *, by: str = "ratio") -> Interval:
         """How far a method is ahead of another by an indicator: their ratio, or difference."""
         compare = {"ratio": ratio, "difference": difference}[by]
         return compare(
             self.value(method, name),
             self._resampled(method, name),
-            self.value(rival, name),
-            self._resampled(rival, name),
+            self.value(other, name),
+            self._resampled(other, name),
         )
 
     def value(self, method: str, name: str) -> float:
         """One of `INDICATORS` on all prompts as they are; NaN for a volume that is undefined."""
         of = self._indicators()[name]
-        return of(self.rewards(method), self.baseline.rewards, self.union)
+        return of(self.rewards(method), self.reference.rewards, self.union)
 
     def _resampled(self, method: str, name: str) -> Array:
         key = (method, name)
         if key not in self._samples:
             of = self._indicators()[name]
-            start = self.baseline.samples[self._known]
+            start = self.reference.samples[self._known]
             worlds = zip(self.samples(method), start, self._unions, strict=True)
             self._samples[key] = np.array([of(*world) for world in worlds])
         return self._samples[key]

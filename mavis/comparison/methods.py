@@ -68,18 +68,18 @@ class MethodModels:
     ) -> None:
         self.method = method
         self._first = [folders.index(mine) for mine in folders]
-        self._rival = cache(
+        self._open = cache(
             lambda at: open_method(method, reference, objectives, models, folders[at])
         )
 
     @property
     def strength(self) -> float:
         """The natural one."""
-        return self._rival(0).strength
+        return self._open(0).strength
 
     def weighted(self, weights: Weighting) -> Callable[[int], Chosen]:
         """For a seed, the policy that stands for a weighting."""
-        opened = cache(lambda at: self._rival(at).open(weights))
+        opened = cache(lambda at: self._open(at).open(weights))
         return lambda seed: opened(self._first[seed])
 
 

@@ -202,14 +202,14 @@ def _ahead(standing: AtEqualKL) -> dict[str, Lead]:
     if AHEAD not in standing.methods:
         return {}
 
-    def lead(rival: str) -> Lead:
+    def lead(baseline: str) -> Lead:
         # A ratio to what may be no gain says nothing, and neither does one of a loss.
-        theirs = standing.indicator(rival, "weighted_gain").low
+        theirs = standing.indicator(baseline, "weighted_gain").low
         gains = theirs > 0 and standing.value(AHEAD, "weighted_gain") >= 0
         unknown = Interval(np.nan, np.nan, np.nan)
-        volume = standing.against(AHEAD, rival, "hypervolume")
-        ratio = standing.against(AHEAD, rival, "weighted_gain") if gains else unknown
-        more = standing.against(AHEAD, rival, "weighted_gain", by="difference")
+        volume = standing.against(AHEAD, baseline, "hypervolume")
+        ratio = standing.against(AHEAD, baseline, "weighted_gain") if gains else unknown
+        more = standing.against(AHEAD, baseline, "weighted_gain", by="difference")
         return {
             "hypervolume_ratio": _cell(standing, "hypervolume", volume),
             "gain_ratio": _estimate(ratio),

@@ -94,7 +94,7 @@ def costs(found: Results) -> Table:
 
 
 def ahead(found: Results) -> Table:
-    """MAVIS against each rival."""
+    """MAVIS against each baseline."""
     kinds: dict[LeadName, str] = {
         "hypervolume_ratio": "hypervolume, ratio",
         "gain_ratio": "weighted gain, ratio",
@@ -103,8 +103,8 @@ def ahead(found: Results) -> Table:
     if found.get("hypervolume_undefined"):
         del kinds["hypervolume_ratio"]
     leads = found["ahead"]
-    rivals = [rival for rival in ordered(found) if rival in leads]
-    rows = [(look(r).name, [_cell(leads[r][k]) for k in kinds]) for r in rivals]
+    baselines = [baseline for baseline in ordered(found) if baseline in leads]
+    rows = [(look(r).name, [_cell(leads[r][k]) for k in kinds]) for r in baselines]
     return Table(list(kinds.values()), rows)
 
 
@@ -123,7 +123,7 @@ def paired(found: Results) -> Table:
 
 
 def by_seed(found: Results) -> Table:
-    """The indicators of every seed by itself, and MAVIS's in those of each rival."""
+    """The indicators of every seed by itself, and MAVIS's in those of each baseline."""
     seeds, methods = found["by_seed"], ordered(found)
     names = BY_SEED[1:] if found.get("hypervolume_undefined") else BY_SEED
     columns = [(name, at) for name in names for at in range(len(seeds))]
@@ -132,9 +132,9 @@ def by_seed(found: Results) -> Table:
         return number(seeds[at].get(method, {}).get(name))
 
     rows = [(look(m).name, [Cell(decimal(value(m, *c))) for c in columns]) for m in methods]
-    for rival in (m for m in methods if m != AHEAD and AHEAD in methods):
-        ratios = [Cell(decimal(ratio(value(AHEAD, *c), value(rival, *c)))) for c in columns]
-        rows.append((f"{look(AHEAD).name} / {look(rival).name}", ratios))
+    for baseline in (m for m in methods if m != AHEAD and AHEAD in methods):
+        ratios = [Cell(decimal(ratio(value(AHEAD, *c), value(baseline, *c)))) for c in columns]
+        rows.append((f"{look(AHEAD).name} / {look(baseline).name}", ratios))
     known = [row for row in rows if any(cell.value != decimal(None) for cell in row[1])]
     return Table([f"{head(name)}, seed {at}" for name, at in columns], known if seeds else [])
 

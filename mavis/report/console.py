@@ -80,12 +80,12 @@ def _leads(found: Results) -> Iterator[str]:
     """MAVIS against each other method."""
     kinds = {"hypervolume": "hypervolume"} if yardstick(found).name == "hypervolume" else {}
     kinds["weighted_gain"] = yardstick(found).name if is_single(found) else "weighted gain"
-    for rival, lead in found["ahead"].items():
+    for baseline, lead in found["ahead"].items():
         said = ", ".join(f"{name} {_lead(lead, n)}" for n, name in kinds.items())
-        yield f"mavis / {rival}: {said}"
-        both = [seed for seed in found["by_seed"] if {AHEAD, rival} <= set(seed)]
+        yield f"mavis / {baseline}: {said}"
+        both = [seed for seed in found["by_seed"] if {AHEAD, baseline} <= set(seed)]
         if both:
-            each = (f"{name} {', '.join(_ratios(both, rival, n))}" for n, name in kinds.items())
+            each = (f"{name} {', '.join(_ratios(both, baseline, n))}" for n, name in kinds.items())
             yield f"    seed by seed: {'; '.join(each)}"
 
 
@@ -99,11 +99,11 @@ def _lead(lead: Lead, indicator: str) -> str:
 
 
 def _ratios(
-    seeds: Sequence[Mapping[str, Mapping[str, float]]], rival: str, indicator: str
+    seeds: Sequence[Mapping[str, Mapping[str, float]]], baseline: str, indicator: str
 ) -> Iterator[str]:
-    """MAVIS's indicator in that of a rival, for each seed."""
+    """MAVIS's indicator in that of a baseline, for each seed."""
     for seed in seeds:
-        mine, theirs = (number(seed[method].get(indicator)) for method in (AHEAD, rival))
+        mine, theirs = (number(seed[method].get(indicator)) for method in (AHEAD, baseline))
         found = ratio(mine, theirs)
         yield UNKNOWN if math.isnan(found) else fixed(found)
 

@@ -61,9 +61,9 @@ def headline(found: Results) -> str:
     measure = yardstick(found).name
     if found["ahead"]:
         groups: dict[str, list[str]] = {}
-        for rival in _rivals(found):
-            verdict = _verdict(found["ahead"][rival])
-            groups.setdefault(verdict, []).append(look(rival).name)
+        for baseline in _baselines(found):
+            verdict = _verdict(found["ahead"][baseline])
+            groups.setdefault(verdict, []).append(look(baseline).name)
         parts = [f"{said} {together(groups[said])}" for said in SAID if said in groups]
         return f"By {measure}, {look(AHEAD).name} is {'; '.join(parts)}."
     best = max(compared, key=lambda m: number(measured(found, m)["value"]))
@@ -75,16 +75,16 @@ def headline(found: Results) -> str:
 
 
 def leads(found: Results) -> Iterator[str]:
-    """How far MAVIS is ahead of each rival, or behind: a line each."""
+    """How far MAVIS is ahead of each baseline, or behind: a line each."""
     gain = yardstick(found).name if is_single(found) else "weighted gain"
-    for rival in _rivals(found):
-        lead = found["ahead"][rival]
+    for baseline in _baselines(found):
+        lead = found["ahead"][baseline]
         ratio, more = lead["hypervolume_ratio"], lead["gain_difference"]
         volume = (
             f"{decimal(ratio['value'])} {between(ratio)} times its hypervolume; " if ratio else ""
         )
         yield (
-            f"MAVIS and {look(rival).name}: {volume}{gain} "
+            f"MAVIS and {look(baseline).name}: {volume}{gain} "
             f"{decimal(more['value'], sign=True)} {between(more)} standard units."
         )
 
@@ -190,7 +190,7 @@ def checks(found: Results) -> Iterator[str]:
     )
 
 
-def _rivals(found: Results) -> list[str]:
+def _baselines(found: Results) -> list[str]:
     return [method for method in ordered(found) if method in found["ahead"]]
 
 

@@ -20,13 +20,13 @@ def test_everything_starts_at_all_the_answers_of_the_reference_there_are(finding
     start = given.stand(given.best_of).rewards
     np.testing.assert_allclose(given.best_curve((0.5, 0.5))[0].rewards, start)
     np.testing.assert_allclose(start.mean(0), 0.0, atol=1e-12)
-    np.testing.assert_allclose(given.standing(1).baseline.rewards, 0.0, atol=1e-12)
+    np.testing.assert_allclose(given.standing(1).reference.rewards, 0.0, atol=1e-12)
     assert given.units == [
         Units.measure(given.best_of.rewards[..., m].ravel().tolist(), "x") for m in (0, 1)
     ]
     alone = replace(given, best_of=None)
     assert alone.units != given.units
-    np.testing.assert_allclose(alone.standing(1).baseline.rewards, 0.0, atol=1e-12)
+    np.testing.assert_allclose(alone.standing(1).reference.rewards, 0.0, atol=1e-12)
     found = results(given, {}, {}, {}, Checks({}, {}, []))
     np.testing.assert_allclose(found["reference"]["rewards"], 0.0, atol=1e-12)
 

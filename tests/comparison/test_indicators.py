@@ -68,7 +68,7 @@ def test_a_resample_is_held_against_the_front_of_its_own_world(standing):
 
 
 def test_a_reference_point_may_be_given(standing):
-    fixed = AtEqualKL(2.0, WEIGHTS, standing.baseline, standing.readings, [-2.0, -2.0])
+    fixed = AtEqualKL(2.0, WEIGHTS, standing.reference, standing.readings, [-2.0, -2.0])
     assert fixed.indicator("mavis", "hypervolume").value == pytest.approx(
         pareto.hypervolume(GOOD, [-2, -2])
     )
@@ -91,6 +91,6 @@ def test_a_method_without_a_reward_is_left_out(standing):
 
 def test_a_single_point_has_a_volume(standing):
     """The range is that from the reference policy to it."""
-    one = AtEqualKL(2.0, WEIGHTS[:1], standing.baseline, {"mavis": readings(GOOD[:1])})
+    one = AtEqualKL(2.0, WEIGHTS[:1], standing.reference, {"mavis": readings(GOOD[:1])})
     np.testing.assert_allclose(one.reference_point, [0.1 - 0.19, -1.0 - 0.1])
     assert one.indicator("mavis", "hypervolume").value == pytest.approx(2.09 * 0.1)

@@ -66,9 +66,9 @@ def test_a_constant_objective_leaves_no_volume(flat, tmp_path):
     for method in METHODS:
         assert read["methods"][method]["indicators"]["hypervolume"] is None
         assert read["methods"][method]["indicators"]["weighted_gain"]["value"] > 0
-    for rival in ("best_of", "mod"):
-        assert read["ahead"][rival]["hypervolume_ratio"] is None
-        assert read["ahead"][rival]["gain_difference"]["value"] is not None
+    for baseline in ("best_of", "mod"):
+        assert read["ahead"][baseline]["hypervolume_ratio"] is None
+        assert read["ahead"][baseline]["gain_difference"]["value"] is not None
     assert all(pair["differences"]["hypervolume"] is None for pair in read["paired"])
 
 

@@ -1,7 +1,7 @@
 """Tuned policies by TRL: rloo, grpo, dpo and sft, under one price of KL.
 
 All but sft maximise E[Σ_m λ_m r_m] − η·KL(π ‖ π_ref), rewards in standard units and KL in nats per
-response, i.e. summed over its tokens, so that their policies are rivals of a fit with the same η.
+response, i.e. summed over its tokens, so that their policies compare with a fit at the same η.
 What TRL has to be told for that:
 
 - RLOO charges β·Σ_t log π/π_ref of a response to its reward: β = η.
