@@ -57,7 +57,7 @@ def test_without_a_baseline_the_best_is_named():
     )
     assert headline(found()) == "The largest hypervolume is that of MAVIS, 2.00 [1.50, 2.50]."
     nobody = found() | {"methods": {"mod": {"indicators": {"weighted_gain": None}}}}
-    assert headline(nobody) == "No method gets to 2 nats at every weighting: none can be compared."
+    assert headline(nobody) == "No method reaches 2 nats at every weighting: none can be compared."
 
 
 def test_how_far_it_is_ahead():
