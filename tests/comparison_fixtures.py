@@ -59,8 +59,8 @@ def curve(method, weights, kls, prompts):
 
 
 @pytest.fixture
-def findings():
-    """Make findings: which methods, which objectives, how many weightings on their simplex."""
+def analysis():
+    """Make analysis: which methods, which objectives, how many weightings on their simplex."""
 
     def make(
         methods=("best_of", "mavis", "mod"),
@@ -168,10 +168,10 @@ def tiny_runs(tmp_path_factory, tiny_folder, disk_reference, tiny_network, tiny_
 
 
 @pytest.fixture
-def ground(disk_reference, two_objectives):
+def setting(disk_reference, two_objectives):
     return Setting(disk_reference, two_objectives, PROMPTS, 2, 3, 6, 1.0, 20, 64)
 
 
 @pytest.fixture
-def sweep(tmp_path, ground, tiny_runs):
-    return Sweep(tmp_path / "sweep", ground, Models(str(tiny_runs)), WEIGHTINGS)
+def sweep(tmp_path, setting, tiny_runs):
+    return Sweep(tmp_path / "sweep", setting, Models(str(tiny_runs)), WEIGHTINGS)

@@ -20,9 +20,9 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # and this, too
 import pytest
 import torch
 from comparison_fixtures import (  # noqa: F401 - fixtures of several folders
+    analysis,
     disk_reference,
-    findings,
-    ground,
+    setting,
     sweep,
     tiny_runs,
     two_objectives,

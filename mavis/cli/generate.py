@@ -212,8 +212,8 @@ def _scored(
         mine = _rewards(policy, [answer for answer, _ in some])
         others = [other for _, other in some if other]
         theirs = _rewards(policy, others) if others else [{}] * len(some)
-        for (answer, other), rewards, baseline in zip(some, mine, theirs, strict=True):
-            yield Shown(answer, rewards, other, baseline)
+        for (answer, other), rewards, other_rewards in zip(some, mine, theirs, strict=True):
+            yield Shown(answer, rewards, other, other_rewards)
 
 
 def _rewards(policy: "GuidedPolicy", answers: "Sequence[Completion]") -> list[dict[str, float]]:

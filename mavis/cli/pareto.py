@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mavis.comparison.config import BASELINES, ParetoConfig
+from mavis.comparison.config import UNTRAINED, ParetoConfig
 from mavis.comparison.preferences import Weighting
 from mavis.comparison.preferences import weightings as read_weightings
 from mavis.devices import check_device
@@ -101,11 +101,11 @@ def _run(sweep: "Sweep", config: ParetoConfig) -> "Results":
     folders = sweep.open(config.chosen)
     reference = sweep.reference()
     best = sweep.best_of() if "best_of" in config.chosen else None
-    ground = sweep.ground
-    texts = [plain(prompt) for prompt in ground.prompts]
-    findings = Analysis(ground.names, sweep.weightings, kl, reference, best, {}, corner, texts)
-    _ = findings.units  # raises for a constant reward, before any method is swept
-    teams = {m: sweep.team(m, f) for m, f in folders.items() if m not in BASELINES}
+    setting = sweep.setting
+    texts = [plain(prompt) for prompt in setting.prompts]
+    analysis = Analysis(setting.names, sweep.weightings, kl, reference, best, {}, corner, texts)
+    _ = analysis.units  # a reward that is constant is refused before any method is swept
+    teams = {m: sweep.team(m, f) for m, f in folders.items() if m not in UNTRAINED}
     work = ((name, curve) for name, team in teams.items() for curve in sweep.curves(team, kl))
     curves: dict[str, list[list[ScoredSamples]]] = {name: [] for name in teams}
     total = len(teams) * len(sweep.weightings)
@@ -113,10 +113,10 @@ def _run(sweep: "Sweep", config: ParetoConfig) -> "Results":
         curves[name].append(curve)
     speeds = {name: sweep.speed(team) for name, team in teams.items()}
     costs = {name: cost(folders[name]) for name in teams}
-    checks, findings = check(sweep, folders, costs), replace(findings, curves=curves)
+    checks, analysis = check(sweep, folders, costs), replace(analysis, curves=curves)
     settings = {"command": config.command} | _again(sweep, kl)
-    write_answers(sweep.folder, findings)
-    return results(findings, costs, speeds, settings, checks)
+    write_answers(sweep.folder, analysis)
+    return results(analysis, costs, speeds, settings, checks)
 
 
 def _keep(out: Path, found: "Results", tracking: str | None) -> None:
@@ -131,9 +131,9 @@ def _keep(out: Path, found: "Results", tracking: str | None) -> None:
 
 
 def _again(sweep: "Sweep", kl: float) -> dict[str, Any]:
-    """Return the settings needed to repeat a sweep."""
-    ground = sweep.ground
-    named = {o.name: described(o.reward) for o in ground.objectives}
-    kept = ground.settings() | {"models": asdict(sweep.models), "reward_models": named}
-    kept |= {"prompts": len(ground.prompts), "prompts_digest": ground.fingerprint}
+    """The settings needed to run a sweep again."""
+    setting = sweep.setting
+    named = {o.name: described(o.reward) for o in setting.objectives}
+    kept = setting.settings() | {"models": asdict(sweep.models), "reward_models": named}
+    kept |= {"prompts": len(setting.prompts), "prompts_digest": setting.fingerprint}
     return kept | {"kl": kl, "mavis": version("mavis")}

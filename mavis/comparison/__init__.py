@@ -1,1 +1,1 @@
-"""Methods at equal KL: sweeps over preferences and strengths, and what they come to."""
+"""Sweeps over preferences and strengths, and the comparison of all methods at equal KL."""

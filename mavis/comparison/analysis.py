@@ -1,8 +1,8 @@
-"""The points of a sweep, in standard units, and what they say at one KL.
+"""Standardise the points of a sweep and compare the methods at one KL.
 
-An interval over prompts says nothing of the luck of a training: with models from another seed,
-everything may come out a little differently. So a sweep over several seeds is also read once for
-each, at equal KL, in the same units and above the same reference point.
+An interval over prompts does not cover the variance between training seeds. A sweep over several
+seeds is therefore also analysed once per seed, at equal KL, in the same standard units and with the
+same reference point of the hypervolume.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,25 +25,25 @@ from mavis.evaluation.samples import Array, ScoredSamples
 from mavis.reward import Units
 
 RESAMPLES = 1000
-BY_SEED = ("hypervolume", "weighted_gain")  # the indicators that are shown seed by seed
+BY_SEED = ("hypervolume", "weighted_gain")  # the indicators that are reported for each seed
 
 Replicate = dict[str, dict[str, float]]  # method -> indicator -> value
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """The points of a sweep.
+    """All points of a sweep, and the settings they are analysed under.
 
     Args:
-        objectives: names of the M axis.
+        objectives: names of the M objectives.
         weightings: λ [W][M].
-        kl: nats per answer, at which methods are compared.
+        kl: nats per answer at which methods are compared.
         reference: π_ref's answers.
-        best_of: many answers of π_ref, to take the best of; None if nobody asked.
-        curves: the points of every other method, for each weighting.
-        corner: the hypervolume's reference point [M], if one was given.
-        prompts: as text [P], of which some are shown.
-        given: standard units to keep to, for some of the answers of a larger sweep.
+        best_of: many answers of π_ref, for best-of-N; None if it is not compared.
+        curves: the points of every other method, by method and weighting.
+        corner: the reference point of the hypervolume [M], if one was given.
+        prompts: their texts [P]; the report shows some of them.
+        given: standard units of a larger sweep that these answers are a part of.
     """
 
     objectives: tuple[str, ...]
@@ -58,7 +58,7 @@ class Analysis:
 
     @property
     def plain(self) -> ScoredSamples:
-        """As many answers of π_ref as there are: gains and standard units are from these."""
+        """The largest set of π_ref's answers: gains and standard units are computed from it."""
         return self.best_of or self.reference
 
     @cached_property
@@ -70,32 +70,36 @@ class Analysis:
         """A point's rewards in standard units [P, S, M]."""
         return point.standard(self.units)
 
-    def stand(self, point: ScoredSamples) -> PerPrompt:
-        """A point, prompt by prompt."""
+    def per_prompt(self, point: ScoredSamples) -> PerPrompt:
+        """Average a point's standardised rewards and KL for each prompt."""
         return stand(self.standard(point), point.kl)
 
-    def standing(self, resampled: int | None = None) -> AtEqualKL:
-        """All methods at the KL asked for, with so many resamples of the prompts, or enough."""
+    def at_equal_kl(self, resampled: int | None = None) -> AtEqualKL:
+        """Interpolate each method's reward–KL curve at the common KL.
+
+        Args:
+            resampled: bootstrap resamples of the prompts; None takes `RESAMPLES`.
+        """
         counts = resamples(len(self.reference.kl), resampled or RESAMPLES)
-        start = self.stand(self.plain)
+        start = self.per_prompt(self.plain)
         readings: dict[str, list[RewardsAtKL | None]] = {}
         for method, curves in self.curves.items():
-            stands = [[start, *map(self.stand, points)] for points in curves]
+            stands = [[start, *map(self.per_prompt, points)] for points in curves]
             readings[method] = [at_kl(curve, self.kl, counts) for curve in stands]
         if self.best_of is not None:
             readings["best_of"] = [
                 at_kl(self.best_curve(weights), self.kl, counts) for weights in self.weightings
             ]
-        baseline = RewardsAtKL(start.mean_rewards, means(start.rewards, counts))
-        return AtEqualKL(self.kl, self.weightings, baseline, readings, self.corner)
+        reference = RewardsAtKL(start.mean_rewards, means(start.rewards, counts))
+        return AtEqualKL(self.kl, self.weightings, reference, readings, self.corner)
 
     def best_curve(self, weights: Weighting) -> list[PerPrompt]:
-        """Best-of-N for N = 1, 2, 3 …; N = 1 is where all curves start, if no reward abstains."""
+        """Best-of-N for N = 1, 2, 3 …; N = 1 is the start of all curves if no reward abstains."""
         assert self.best_of is not None
         return self.best_of.best_of_n(self.units, weights)
 
     def nearest(self, method: str) -> list[ScoredSamples]:
-        """For each weighting, the point of a method whose KL is nearest to the one compared at."""
+        """Find, for each weighting, the point of a method whose KL is nearest to the common KL."""
         if method == "best_of" and self.best_of is not None:
             return [self._chosen(self.best_of, weights) for weights in self.weightings]
         if method not in self.curves:
@@ -103,14 +107,16 @@ class Analysis:
         return [min(c, key=lambda p: abs(p.kl.mean() - self.kl)) for c in self.curves[method]]
 
     def _chosen(self, many: ScoredSamples, weights: Weighting) -> ScoredSamples:
-        """The best of N of each prompt's answers, N being the one whose KL is nearest.
+        """Choose the best of N answers to each prompt, for the N whose KL is nearest.
 
-        One for each seed, of N answers that begin at another place: the sets may overlap.
+        Every seed takes its own window of N answers; the windows may overlap.
         """
         away = [abs(point.mean_kl - self.kl) for point in self.best_curve(weights)]
         n, size = int(np.argmin(away)) + 1, many.rewards.shape[1]
         scores = self.standard(many) @ np.asarray(weights)  # [P, size]
-        scores = np.where(np.isfinite(scores), scores, -np.inf)  # who abstained is chosen last
+        scores = np.where(
+            np.isfinite(scores), scores, -np.inf
+        )  # an answer without a reward is chosen last
         seeds = self.reference.rewards.shape[1]
         sets = [(np.arange(n) + seed * size // seeds) % size for seed in range(seeds)]
         best = np.stack([one[scores[:, one].argmax(1)] for one in sets], axis=1)  # [P, S]
@@ -127,33 +133,33 @@ class Analysis:
         )
 
 
-def replicates(findings: Analysis, corner: Sequence[float] | None) -> list[Replicate]:
-    """The indicators of every seed by itself.
+def replicates(analysis: Analysis, corner: Sequence[float] | None) -> list[Replicate]:
+    """Compute the indicators of each seed separately.
 
     Args:
-        findings: of all seeds.
-        corner: the reference point of the hypervolume [M]; None: it is undefined.
+        analysis: the points of all seeds.
+        corner: the reference point of the hypervolume [M]; None where it is undefined.
 
     Returns:
-        for each seed, the methods that get to the KL at every weighting; empty for one seed, which
-        has nothing beside it.
+        for each seed, the indicators of the methods that reach the KL at every weighting; empty
+        where there is only one seed.
     """
-    seeds = findings.reference.rewards.shape[1]
-    return [_of(findings, seed, corner) for seed in range(seeds)] if seeds > 1 else []
+    seeds = analysis.reference.rewards.shape[1]
+    return [_of(analysis, seed, corner) for seed in range(seeds)] if seeds > 1 else []
 
 
-def _of(findings: Analysis, seed: int, corner: Sequence[float] | None) -> Replicate:
+def _of(analysis: Analysis, seed: int, corner: Sequence[float] | None) -> Replicate:
     one = replace(
-        findings,
-        reference=findings.best_of or findings.reference.only(seed),  # the same start for all
-        best_of=None,  # it has no seed's models
+        analysis,
+        reference=analysis.best_of or analysis.reference.only(seed),  # the same start for all
+        best_of=None,  # best-of-N has no model that depends on the seed
         curves={
             method: [[point.only(seed) for point in curve] for curve in curves]
-            for method, curves in findings.curves.items()
+            for method, curves in analysis.curves.items()
         },
         corner=corner,
-        given=findings.units,
+        given=analysis.units,
     )
-    standing = one.standing(resampled=1)
+    comparison = one.at_equal_kl(resampled=1)
     shown = BY_SEED if corner is not None else BY_SEED[1:]
-    return {m: {n: standing.value(m, n) for n in shown} for m in standing.methods}
+    return {m: {n: comparison.value(m, n) for n in shown} for m in comparison.methods}

@@ -1,6 +1,6 @@
-"""The answers of every method near the KL compared at, as JSON lines: to be read, or judged.
+"""Write the answers of every method at the point nearest to the common KL, as JSON lines.
 
-`mavis judge` compares any two of the files, and says how far their KLs are from each other.
+`mavis judge` compares any two of these files and reports the difference between their KLs.
 """
 
 import json
@@ -14,31 +14,33 @@ from mavis.comparison.preferences import label
 from mavis.evaluation.samples import ScoredSamples
 from mavis.storage import legal, write_whole
 
-ANSWERS = "answers"  # the folder of all
+ANSWERS = "answers"  # the subfolder of a sweep
 
 
-def write_answers(folder: Path, findings: Analysis) -> None:
-    """Write the points that were decoded nearest to the KL, a file for each weighting.
+def write_answers(folder: Path, analysis: Analysis) -> None:
+    """Write one file per method and weighting, with the point nearest to the common KL.
 
     Args:
-        folder: of the sweep.
-        findings: its points.
+        folder: the folder of the sweep.
+        analysis: the points of the sweep.
     """
-    shutil.rmtree(folder / ANSWERS, ignore_errors=True)  # of an earlier sweep, maybe of others
-    methods = ["reference", *findings.curves, *(["best_of"] if findings.best_of else [])]
+    shutil.rmtree(
+        folder / ANSWERS, ignore_errors=True
+    )  # an earlier sweep may have had other methods or weightings
+    methods = ["reference", *analysis.curves, *(["best_of"] if analysis.best_of else [])]
     for method in methods:
-        for point in findings.nearest(method):
-            name = f"{label(point.weights, findings.objectives)}.jsonl" if point.weights else None
+        for point in analysis.nearest(method):
+            name = f"{label(point.weights, analysis.objectives)}.jsonl" if point.weights else None
             file = folder / ANSWERS / method / (name or "all.jsonl")
-            text = "".join(f"{line}\n" for line in _lines(findings, point))
+            text = "".join(f"{line}\n" for line in _lines(analysis, point))
             write_whole(file, partial(Path.write_text, data=text, encoding="utf-8"))
 
 
-def _lines(findings: Analysis, point: ScoredSamples) -> Iterator[str]:
-    weights = dict(zip(findings.objectives, point.weights, strict=False))
-    for at, (prompt, texts) in enumerate(zip(findings.prompts, point.responses, strict=True)):
+def _lines(analysis: Analysis, point: ScoredSamples) -> Iterator[str]:
+    weights = dict(zip(analysis.objectives, point.weights, strict=False))
+    for at, (prompt, texts) in enumerate(zip(analysis.prompts, point.responses, strict=True)):
         for seed, text in enumerate(texts):
-            rewards = dict(zip(findings.objectives, point.rewards[at, seed].tolist(), strict=True))
+            rewards = dict(zip(analysis.objectives, point.rewards[at, seed].tolist(), strict=True))
             row = {
                 "prompt": prompt,
                 "text": text,

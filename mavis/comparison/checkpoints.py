@@ -1,6 +1,6 @@
-"""Where the trained models of each method lie, and whether they are what the method needs.
+"""Locate the trained models of each method, and check that they suit the method.
 
-Nothing is loaded here but cards, so that a sweep can be refused before minutes are spent.
+Only model cards are loaded, so that a sweep with missing or wrong models is refused at once.
 """
 
 import re
@@ -18,23 +18,28 @@ from mavis.comparison.config import ParetoConfig
 from mavis.comparison.preferences import Weighting, told
 from mavis.comparison.provenance import divergence, lack, purpose
 
-TUNED_UNDER = ("reverse_kl", "forward_kl", "jsd", "alpha")  # what `mavis tune` can
+TUNED_UNDER = (
+    "reverse_kl",
+    "forward_kl",
+    "jsd",
+    "alpha",
+)  # the divergences that `mavis tune` offers
 
 
 @dataclass(frozen=True)
 class Models:
-    """Where to look.
+    """Where the models of a comparison are.
 
     Args:
         runs: the folder of all runs; `{seed}` in it stands for the number of the replicate.
         tuned: how the policies of mod, soup and morlhf were tuned.
-        divergence: that they were tuned under, and MOD mixes them under.
-        alpha: of the α-divergence.
-        lora: whether they are adapters.
+        divergence: divergence that policies were tuned under, and that MOD mixes them under.
+        alpha: parameter of the α-divergence.
+        lora: whether the policies are LoRA adapters.
         values: folders of value models, by objective, where they lie elsewhere; with `{seed}`, too.
         policies: folders of single-objective policies, by objective, where they lie elsewhere.
         given: options that training has in common with the sweep, for the commands that are named.
-        base: the model that adapters are put on, in place of the one that each names.
+        base: base model of all adapters, in place of the one that each adapter names.
     """
 
     runs: str = "runs"
@@ -49,18 +54,18 @@ class Models:
 
     @classmethod
     def of(cls, config: ParetoConfig) -> "Models":
-        """The models that a comparison is asked for."""
+        """Read the locations from the options of a comparison."""
         names = {field.name for field in fields(cls)} & {field.name for field in fields(config)}
         return cls(**{name: getattr(config, name) for name in names})
 
     def folders(
         self, method: str, objectives: Sequence[str], weightings: Sequence[Weighting], seed: int
     ) -> dict[str, Path]:
-        """The folders that a method needs, by objective, or by weighting for morlhf.
+        """Return the folders that a method needs, by objective, or by weighting for morlhf.
 
         Raises:
-            FileNotFoundError: one is missing; the command that makes it is named.
-            ValueError: one was made for something else.
+            FileNotFoundError: a model is missing; the error names the command that trains it.
+            ValueError: a model was trained for something else.
         """
         found, make = self._places(method, objectives, weightings, seed)
         others = self._others(method, seed)
@@ -85,14 +90,14 @@ class Models:
     def places(
         self, method: str, objectives: Sequence[str], weightings: Sequence[Weighting], seed: int
     ) -> list[Path]:
-        """The same folders, be they there or not."""
+        """Return the folders that a method needs, whether or not they exist."""
         found, _ = self._places(method, objectives, weightings, seed)
         return [Path(place) for place in found.values()]
 
     def check(self, objectives: Sequence[str]) -> None:
-        """Raise ValueError for models that cannot be.
+        """Raise ValueError for options that contradict each other.
 
-        A policy is mixed under the divergence that it was tuned under.
+        A policy must be mixed under the divergence that it was tuned under.
         """
         for place in (self.runs, *self.values.values(), *self.policies.values()):
             if unknown := set(re.findall(r"\{[^{}]*\}", place)) - {"{seed}"}:
@@ -105,18 +110,19 @@ class Models:
                     f"{what} are those of {', '.join(objectives)}, got --{what}.{min(stray)}."
                 )
         mixture(self.divergence, self.alpha)
-        if set(objectives) <= set(self.policies):  # mixed under any divergence, as one knows them
+        if set(objectives) <= set(self.policies):  # the user chose them
             return
         if self.divergence not in {"reverse_kl", *(TUNED_UNDER if self.tuned == "dpo" else ())}:
             raise ValueError(
-                f"divergence {self.divergence} is none that {self.tuned} tunes under: dpo does "
-                f"under {', '.join(TUNED_UNDER)} (--tuned dpo), and the others have reverse_kl."
+                f"divergence {self.divergence} is not available with --tuned {self.tuned}: dpo "
+                f"tunes under {', '.join(TUNED_UNDER)} (--tuned dpo), "
+                "the others only under reverse_kl."
             )
 
     def check_weights(self, methods: Sequence[str], weightings: Sequence[Weighting]) -> None:
-        """Raise ValueError for weights that a method cannot have."""
+        """Raise ValueError for weights that a method does not support."""
         weights = torch.tensor(weightings)  # [W, M]
-        nothing = torch.zeros(len(weights), 1)  # states with one candidate
+        nothing = torch.zeros(len(weights), 1)  # log-ratios of one candidate
         if "mod" in methods:
             rule = mixture(self.divergence, self.alpha)
             rule(nothing, torch.zeros_like(weights)[:, None], weights, torch.ones(len(weights)))
@@ -124,7 +130,7 @@ class Models:
             preferences(weights)
 
     def _options(self, method: str, seed: int) -> str:
-        """What else the command says that makes a method's models."""
+        """Format the remaining options of the command that trains a method's models."""
         fit = method == "mavis"
         told = {("data." if fit else "") + name: value for name, value in self.given.items()}
         if seed and "{seed}" in self.runs:
@@ -132,14 +138,14 @@ class Models:
         return "".join(f" --{name} {quote(value)}" for name, value in told.items())
 
     def _others(self, method: str, seed: int) -> dict[str, str]:
-        """Folders that the user has named."""
+        """Return the folders that the user has given."""
         others = self.values if method == "mavis" else self.policies
         return {name: _of_seed(place, seed) for name, place in others.items()}
 
     def _places(
         self, method: str, objectives: Sequence[str], weightings: Sequence[Weighting], seed: int
     ) -> tuple[dict[str, str], dict[str, str]]:
-        """Where a method's models should lie, and the commands that make them, by name."""
+        """Return the expected model folders and the commands that train the models, by name."""
         runs = Path(_of_seed(self.runs, seed))
         others = self._others(method, seed)
         names = ",".join(objectives)

@@ -18,10 +18,10 @@ from mavis.options import (
 )
 
 METHODS = ("reference", "best_of", "mavis", "mod", "soup", "morlhf", "parm")
-BASELINES = ("reference", "best_of")  # what π_ref can do alone: nothing trained, no strength
-ALONE = (*BASELINES, "mavis")  # by default, of one objective: there is nothing to mix
+UNTRAINED = ("reference", "best_of")  # methods of π_ref alone, without training or a strength
+ALONE = (*UNTRAINED, "mavis")  # the default for one objective, where there is nothing to mix
 TOGETHER = (*ALONE, "mod", "soup")
-UNTOLD = ("json", "tracking", "device")  # options that change no result
+UNTOLD = ("json", "tracking", "device")  # options that do not change the results
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class ParetoConfig(PolicyOptions, PromptCount, Options):
             )
         check_alpha(self.divergence, self.alpha)
         positive(kl=self.kl, temperature=self.temperature)
-        at_least(2, num_prompts=self.num_prompts)  # spreads need two
+        at_least(2, num_prompts=self.num_prompts)  # a standard deviation needs two
         at_least(1, seeds=self.seeds, best_of=self.best_of)
 
     @property
@@ -100,7 +100,7 @@ class ParetoConfig(PolicyOptions, PromptCount, Options):
 
     @property
     def command(self) -> str:
-        """The command line that asks for the same, defaults left out.
+        """The command line that gives these options, without defaults.
 
         >>> ParetoConfig(objectives=["humor", "kind"], values={"kind": "a b"}).command
         "mavis pareto --objectives humor,kind --values.kind 'a b'"

@@ -1,4 +1,4 @@
-"""Checks against fooling oneself: what the models of a sweep have seen, and who judged them."""
+"""Check for contamination: prompts seen in training, other rewards, other reference policies."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from mavis.hub import lasting
 from mavis.prompts import digest
 from mavis.reward import identity
 
-Folders = Mapping[str, Sequence[Mapping[str, Path]]]  # of every method, for each seed
+Folders = Mapping[str, Sequence[Mapping[str, Path]]]  # by method, for each seed
 
 
 @dataclass(frozen=True)
 class Checks:
-    """What a sceptical reader should know.
+    """The results of the contamination checks.
 
     Args:
-        overlap: how many of the prompts each trained method has seen; None: its models do not say.
-        judged: objectives whose reward was another one in training; None: its models do not say.
-        warnings: what of it may change how the results are to be read.
+        overlap: number of prompts that each trained method was trained on; None: not recorded.
+        judged: objectives that were trained with another reward; None: not recorded.
+        warnings: findings that may change how the results are to be read.
     """
 
     overlap: Mapping[str, int | None]
@@ -30,25 +30,25 @@ class Checks:
 
 
 def check(sweep: Sweep, folders: Folders, costs: Mapping[str, Cost]) -> Checks:
-    """Look through the cards of all models.
+    """Check the cards of all models.
 
     Args:
-        sweep: an open one.
-        folders: its models.
-        costs: of the methods that were trained, and the prompts these have seen.
+        sweep: an opened sweep.
+        folders: the folders of its models.
+        costs: training costs of the trained methods, with the prompts they have seen.
     """
-    asked = [digest(prompt) for prompt in sweep.ground.prompts]
+    asked = [digest(prompt) for prompt in sweep.setting.prompts]
     overlap = {
         name: None if cost.seen is None else sum(mark in cost.seen for mark in asked)
         for name, cost in costs.items()
     }
-    rewards = {one.name: identity(one) for one in sweep.ground.objectives}
+    rewards = {one.name: identity(one) for one in sweep.setting.objectives}
     judges = {name: _others(_places(folders[name]), rewards) for name in costs}
     said = [*_seen(overlap, len(asked)), *_judged(judges)]
     for name in costs:
         if sweep.twins(name):
             said.append(f"{name}: two of its training seeds have the same model.")
-        said += _strangers(name, _places(folders[name]), sweep.ground.reference)
+        said += _strangers(name, _places(folders[name]), sweep.setting.reference)
     return Checks(overlap, judges, said)
 
 
@@ -57,7 +57,7 @@ def _places(seeds: Sequence[Mapping[str, Path]]) -> list[Path]:
 
 
 def _others(places: Sequence[Path], rewards: Mapping[str, str]) -> list[str] | None:
-    """The objectives whose reward is not the one that models learned from."""
+    """Find the objectives whose reward differs from the one in training; None: not recorded."""
     others = set()
     for place in places:
         card = read(place)
@@ -90,7 +90,7 @@ def _judged(judges: Mapping[str, list[str] | None]) -> list[str]:
 
 
 def _strangers(method: str, places: Sequence[Path], policy: ReferencePolicy) -> Iterator[str]:
-    """Models that were trained under another reference policy, or its prompts written otherwise."""
+    """Warn of models that were trained under another reference policy or prompt template."""
     for place in places:
         card = read(place)
         if card is None:

@@ -1,7 +1,7 @@
-"""How the methods stand at equal KL: rewards, fronts, indicators, and who is ahead by how much.
+"""Compare methods at equal KL: rewards, fronts, indicators, and paired differences.
 
-Numbers come with bootstrap intervals over prompts, and comparisons are paired: every method is read
-on the same resamples.
+Numbers have bootstrap intervals over prompts. Comparisons are paired: every method is evaluated on
+the same resamples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ Array = npt.NDArray[np.float64]
 # rewards [W, M], the reference policy's [M], the front of all methods [F, M] -> a number
 Indicator = Callable[[Array, Array, Array], float]
 
-SAME = 1e-9  # standard units: rewards that are no further apart are one reward
+SAME = 1e-9  # standard units; rewards that differ by less count as equal
 
 INDICATORS = {  # name -> what it says, for people; more is better but where it says less
     "hypervolume": "volume of the rewards that the front dominates, above the reference point",
@@ -35,27 +35,27 @@ INDICATORS = {  # name -> what it says, for people; more is better but where it 
 
 @dataclass(frozen=True)
 class AtEqualKL:
-    """Methods at one KL.
+    """The rewards of all methods, interpolated at one KL.
 
     Args:
         kl: nats per answer.
         weightings: λ [W][M].
-        baseline: the reference policy's rewards.
-        readings: by method, for each weighting; None where it does not get as far.
+        reference: the reference policy's rewards.
+        readings: by method, for each weighting; None where it does not reach the KL.
         corner: the reference point of the hypervolume [M]; None: a tenth of the range below the
             worst reward of any method, or of the reference policy.
     """
 
     kl: float
     weightings: Sequence[Sequence[float]]
-    baseline: RewardsAtKL
+    reference: RewardsAtKL
     readings: Mapping[str, Sequence[RewardsAtKL | None]]
     corner: Sequence[float] | None = None
     _samples: dict[tuple[str, str], Array] = field(default_factory=dict)
 
     @cached_property
     def methods(self) -> list[str]:
-        """Those with a reward at the KL at every weighting: the ones that can be compared."""
+        """The methods that reach the KL at every weighting, and so can be compared."""
         return [
             m
             for m, found in self.readings.items()
@@ -64,15 +64,15 @@ class AtEqualKL:
 
     @cached_property
     def weights(self) -> Array:
-        """[W, M]."""
+        """The weightings as an array [W, M]."""
         return np.array(self.weightings, dtype=np.float64)
 
     def rewards(self, method: str) -> Array:
-        """Mean rewards [W, M]."""
+        """Return a method's mean rewards [W, M]."""
         return np.array([reading.rewards for reading in self._read(method)])
 
     def samples(self, method: str) -> Array:
-        """The same on every resample that says something of all methods [≤ S, W, M]."""
+        """Return the mean rewards on the resamples where all methods have rewards [≤ S, W, M]."""
         return self._drawn(method)[self._known]
 
     def _drawn(self, method: str) -> Array:
@@ -80,71 +80,71 @@ class AtEqualKL:
 
     @cached_property
     def _known(self) -> npt.NDArray[np.bool_]:
-        """Which resamples drew a prompt with a reward for every number: all, or nearly [S]."""
-        worlds = [self.baseline.samples, *map(self._drawn, self.methods)]
+        """Mask of the resamples on which every method has a finite reward [S]."""
+        worlds = [self.reference.samples, *map(self._drawn, self.methods)]
         flat = np.concatenate([world.reshape(len(world), -1) for world in worlds], axis=1)
         known: npt.NDArray[np.bool_] = np.isfinite(flat).all(axis=1)
         return known
 
     @cached_property
     def constant(self) -> list[int]:
-        """The objectives of which all methods, and the reference policy, have the same reward."""
-        known = [self.baseline.rewards[None], *(self.rewards(m) for m in self.methods)]
+        """Indices of the objectives whose reward is equal for all methods and the reference."""
+        known = [self.reference.rewards[None], *(self.rewards(m) for m in self.methods)]
         span = np.ptp(np.concatenate(known), axis=0)
         return [int(m) for m in np.flatnonzero(span <= SAME)]
 
     @cached_property
     def has_volume(self) -> bool:
-        """Whether a hypervolume says anything here.
+        """Whether the hypervolume is defined.
 
-        Of one objective it is a length, which says no more than the reward; where an objective is
-        constant, no reference point lies below all of the front unless one is given.
+        With one objective it is a length, which adds nothing to the reward. Where an objective is
+        constant, there is no range to place a reference point by, unless one is given.
         """
         return self.weights.shape[1] > 1 and (self.corner is not None or not self.constant)
 
     @cached_property
     def reference_point(self) -> Array:
-        """The reference point of every hypervolume here [M]."""
+        """The reference point of all hypervolumes [M]."""
         if self.corner is not None:
             return pareto.vector("reference point", self.corner)
-        start = self.baseline.rewards[None]  # a range there is even where there is one point
+        start = self.reference.rewards[None]  # a range there is even where there is one point
         return pareto.reference_point([start, *(self.rewards(m) for m in self.methods)])
 
     @cached_property
     def union(self) -> Array:
-        """The front of all methods together [F, M]."""
+        """The non-dominated rewards of all methods together [F, M]."""
         return pareto.union_front([self.rewards(method) for method in self.methods])
 
     @cached_property
     def _unions(self) -> list[Array]:
-        """The same on every resample: a method must be held against a front of its own world."""
+        """The union front on each resample: a method is compared with the front of its resample."""
         every = [self.samples(method) for method in self.methods]
         return [pareto.union_front(world) for world in zip(*every, strict=True)]
 
     def indicator(self, method: str, name: str) -> Interval:
-        """One of `INDICATORS`, with its interval."""
+        """Compute one of `INDICATORS` with its interval."""
         return interval(self.value(method, name), self._resampled(method, name))
 
-    def against(self, method: str, rival: str, name: str, *, by: str = "ratio") -> Interval:
-        """How far a method is ahead of another by an indicator: their ratio, or difference."""
+    def against(self, method: str, other: str, name: str, *, by: str = "ratio") -> Interval:
+        """Compute the paired ratio, or difference, of two methods' indicators."""
         compare = {"ratio": ratio, "difference": difference}[by]
         return compare(
             self.value(method, name),
             self._resampled(method, name),
-            self.value(rival, name),
-            self._resampled(rival, name),
+            self.value(other, name),
+            self._resampled(other, name),
         )
 
     def value(self, method: str, name: str) -> float:
-        """One of `INDICATORS` on all prompts as they are; NaN for a volume that is undefined."""
+        """Compute one of `INDICATORS` on all prompts; NaN for a hypervolume that is undefined."""
         of = self._indicators()[name]
-        return of(self.rewards(method), self.baseline.rewards, self.union)
+        return of(self.rewards(method), self.reference.rewards, self.union)
 
     def _resampled(self, method: str, name: str) -> Array:
         key = (method, name)
         if key not in self._samples:
             of = self._indicators()[name]
-            start = self.baseline.samples[self._known]
+            start = self.reference.samples[self._known]
             worlds = zip(self.samples(method), start, self._unions, strict=True)
             self._samples[key] = np.array([of(*world) for world in worlds])
         return self._samples[key]

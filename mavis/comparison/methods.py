@@ -1,16 +1,15 @@
-"""The methods that are compared, each as policies of the one decoding core.
+"""The methods that are compared, each as a policy of the shared decoder.
 
     reference   π_ref itself
     best_of     the best of N answers of π_ref by the weighted reward
-    mavis       values, tilting π_ref
+    mavis       π_ref, tilted by value models
     mod         single-objective policies, mixed token by token
     soup        single-objective policies, their weights summed
     morlhf      one policy for each weighting, tuned on the weighted reward
-    parm        one reward model that is told the preference
+    parm        one reward model that is conditioned on the preference
 
-A method answers for a weighting λ at a strength, which multiplies λ: β for values, and for policies
-the power of π_i/π_ref. At strength 0 all of them are π_ref; strength is swept, so that methods are
-compared at equal KL. All prompts, candidates, random draws and rewards are the same for all.
+Strength multiplies the weighting λ: it is β for values, and the exponent of π_i/π_ref for policies.
+At strength 0 every method is π_ref. The strength is swept so that methods are compared at equal KL.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,17 +28,17 @@ from mavis.decoding.value_model import ValueModel
 
 Chosen = tuple[GuidedPolicy, tuple[float, ...]]  # a policy, and the weights to sample it with
 
-WHOLE = "policy"  # the one guide of a policy that stands for a whole weighting
+WHOLE = "policy"  # the only guide of a policy that was tuned for a whole weighting
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method, ready to answer.
+    """A method with its models loaded.
 
     Args:
-        method: its name.
-        strength: its natural one, at which a sweep begins.
-        open: a weighting's policy, and the weights to sample it with.
+        method: name of the method.
+        strength: natural strength, at which a sweep begins.
+        open: returns the policy for a weighting, and the weights to sample it with.
     """
 
     method: str
@@ -48,14 +47,14 @@ class Method:
 
 
 class MethodModels:
-    """A method's models for every seed, loaded when they are first asked for.
+    """A method's models for every seed, loaded when they are first used.
 
     Args:
-        method: its name.
+        method: name of the method.
         reference: π_ref.
         objectives: names of the M weights, in order.
-        models: how they were tuned.
-        folders: of each seed; seeds with the same ones share their models.
+        models: how the policies were tuned.
+        folders: model folders of each seed; seeds with the same folders share their models.
     """
 
     def __init__(
@@ -68,23 +67,23 @@ class MethodModels:
     ) -> None:
         self.method = method
         self._first = [folders.index(mine) for mine in folders]
-        self._rival = cache(
+        self._open = cache(
             lambda at: open_method(method, reference, objectives, models, folders[at])
         )
 
     @property
     def strength(self) -> float:
-        """The natural one."""
-        return self._rival(0).strength
+        """The natural strength, at which a sweep begins."""
+        return self._open(0).strength
 
     def weighted(self, weights: Weighting) -> Callable[[int], Chosen]:
-        """For a seed, the policy that stands for a weighting."""
-        opened = cache(lambda at: self._rival(at).open(weights))
+        """Return a function from seed to the policy for a weighting."""
+        opened = cache(lambda at: self._open(at).open(weights))
         return lambda seed: opened(self._first[seed])
 
 
 def served(chosen: Chosen) -> Chosen:
-    """A policy as one would serve it: one that stands for a weighting needs no π_ref beside it."""
+    """Return the policy as it would be deployed: without π_ref where one model is enough."""
     policy, _ = chosen
     for guide in policy.guides:
         if isinstance(guide, PolicyGuide) and guide.objectives[0] in (SOUP, WHOLE):
@@ -103,10 +102,10 @@ def open_method(
     """Load a method's models.
 
     Args:
-        method: one of `models.METHODS`.
+        method: one of `config.METHODS`.
         reference: π_ref.
         objectives: names of the M weights, in order.
-        models: how they were tuned.
+        models: how the policies were tuned.
         folders: as `models.folders` gives them.
     """
     if method == "mavis":
@@ -140,7 +139,7 @@ def open_method(
 
 
 def _by_name(policy: GuidedPolicy, objectives: tuple[str, ...]) -> Callable[[Weighting], Chosen]:
-    """One policy for all weightings: they are its weights."""
+    """Use one policy for all weightings, with the weighting as its weights."""
 
     def weigh(weights: Weighting) -> Chosen:
         return policy, policy.vector(dict(zip(objectives, weights, strict=True)))

@@ -1,7 +1,7 @@
-"""What the models of a sweep were trained under: the reference, template and prompts it takes.
+"""Find the reference policy, template and prompts that the models of a sweep were trained under.
 
-A sweep of other ones is of another policy than the one that the models know. So what nobody asks
-for is read off their cards, and cards that disagree are a question to the user.
+Models are only valid for the reference policy they were trained under. So whatever the user does
+not give is taken from the model cards, and cards that disagree are an error.
 """
 
 import json
@@ -19,21 +19,21 @@ from mavis.hub import is_local, lasting
 from mavis.objective import Objective, common_source
 from mavis.options import EMBEDDED
 
-CONFIG = "config.yaml"  # of a fit, beside its value model
+CONFIG = "config.yaml"  # the configuration of a fit, beside its value model
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a sweep begins.
+    """The reference policy, template and prompts of a sweep.
 
     Args:
         reference: name of the reference policy.
-        template: dotted name of a function that writes prompts out; None: the chat template.
+        template: dotted name of a function that formats prompts; None: the chat template.
         template_args: arguments of the chat template.
         prompts: data set of the prompts.
-        column: of the data set; None finds it.
+        column: column of the data set; None finds it.
     """
 
     reference: str
@@ -43,23 +43,23 @@ class Origin:
     column: str | None
 
     def given(self, objectives: Sequence[Objective]) -> dict[str, str]:
-        """What a command that trains a model must be told, as it has other defaults."""
+        """Return the options that a training command needs, where its defaults differ."""
         usual = {"reference": EMBEDDED, "prompts": _own(objectives)}
         told = {n: v for n, v in vars(self).items() if v is not None and v != usual.get(n)}
         return {n: v if isinstance(v, str) else json.dumps(v) for n, v in told.items()}
 
 
 def origin(asked: ParetoConfig, places: Sequence[Path], objectives: Sequence[Objective]) -> Origin:
-    """What was asked for, and else what the models were trained under, or else what is embedded.
+    """Resolve options in this order: the user's, those of training, the embedded defaults.
 
     Args:
-        asked: the options of the sweep.
-        places: folders of the models, be they there or not.
-        objectives: of the sweep.
+        asked: options of the sweep.
+        places: folders of the models, which need not exist.
+        objectives: objectives of the sweep.
 
     Raises:
         FileNotFoundError: the models' reference policy has moved.
-        ValueError: nothing was asked for, and the models were trained under different ones; or a
+        ValueError: an option is not given and the models were trained under different ones, or a
             card is broken.
     """
     known = {place: card for place in places if place.is_dir() and (card := read(place))}
@@ -69,7 +69,7 @@ def origin(asked: ParetoConfig, places: Sequence[Path], objectives: Sequence[Obj
         first = next(place for place, name in names.items() if name == reference)
         raise FileNotFoundError(
             f"the model at {first} was trained under the reference policy {reference}, which is "
-            "not there any more: say where it is by --reference."
+            "no longer there: give its new place by --reference."
         )
     template = asked.template
     if template is None:
@@ -90,16 +90,16 @@ def origin(asked: ParetoConfig, places: Sequence[Path], objectives: Sequence[Obj
 
 
 def _own(objectives: Sequence[Objective]) -> str | None:
-    """The data set that all objectives have their prompts from, if it is one."""
+    """Return the data set that all objectives share, if there is one."""
     homes = {one.prompts for one in objectives}
     return homes.pop() if len(homes) == 1 else None
 
 
 def _agreed(what: str, told: Mapping[Path, T]) -> T | None:
-    """What all models say; None if there is none to say anything.
+    """Return the value that all models agree on; None if there are no models.
 
     Raises:
-        ValueError: they do not agree.
+        ValueError: the models disagree.
     """
     first = next(iter(told.items()), None)
     other = next((item for item in told.items() if first and item[1] != first[1]), None)
@@ -112,7 +112,7 @@ def _agreed(what: str, told: Mapping[Path, T]) -> T | None:
 
 
 def _said(value: object) -> str:
-    """A value for people.
+    """Format a value for messages.
 
     >>> _said(("a.jsonl", None)), _said(None)
     ('a.jsonl', 'none')
@@ -122,7 +122,7 @@ def _said(value: object) -> str:
 
 
 def _prompts(place: Path, objectives: Sequence[Objective]) -> tuple[str, str | None] | None:
-    """The data set and the column that a model was trained on the prompts of; None: not known."""
+    """Return the data set and column that a model was trained on; None: not recorded."""
     card = read(place)
     settings = getattr(card, "settings", {})
     if isinstance(card, ModelCard):
@@ -135,13 +135,13 @@ def _prompts(place: Path, objectives: Sequence[Objective]) -> tuple[str, str | N
 
 
 def _settings(file: Path) -> dict[str, Any]:
-    """The data options of a fit, from its configuration; none if there is no such file."""
+    """Read the data options of a fit from its configuration; empty if there is no such file."""
     if not file.is_file():
         return {}
     try:
         return dict(yaml.safe_load(file.read_text(encoding="utf-8"))["data"])
     except (yaml.YAMLError, UnicodeError, TypeError, KeyError, ValueError) as error:
         raise ValueError(
-            f"{file} is no configuration of a fit, so it is broken: say where the prompts of the "
-            "sweep are by --prompts."
+            f"{file} is damaged: it is not the configuration of a fit. Give the prompts of the "
+            "sweep by --prompts."
         ) from error

@@ -1,4 +1,4 @@
-"""Weightings: the vectors λ that a sweep goes through, from a line or a file."""
+"""Parse the preference vectors λ of a sweep from the command line or from a file."""
 
 import itertools
 import math
@@ -15,21 +15,22 @@ FORMS = "grid:STEP, dirichlet:N, NAME=X,NAME=X or a file with a column for each 
 
 
 def weightings(spec: str, objectives: Sequence[str], seed: int = 0) -> list[Weighting]:
-    """Read weightings.
+    """Parse weightings.
 
     Args:
         spec: `grid:0.1` (all multiples of 0.1 that sum to 1), `dirichlet:20` (so many uniform draws
             from the simplex), `humor=0.5,helpfulness=0.5`, or a .csv, .json, .jsonl or .parquet
             file whose columns are the objectives; or several of these with `;` between.
         objectives: names of the M columns, in order.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
-        each once, in their order.
+        the distinct weightings, in the order given.
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: none of these forms, wrong columns, or what is no finite number.
+        ValueError: the text has none of these forms, the columns are wrong, or a number is not
+            finite.
 
     >>> weightings("grid:0.5", ["humor", "helpfulness"])
     [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)]
@@ -60,7 +61,7 @@ def weightings(spec: str, objectives: Sequence[str], seed: int = 0) -> list[Weig
 
 
 def label(weighting: Weighting, objectives: Sequence[str]) -> str:
-    """A weighting for people and file names.
+    """Format a weighting for messages and file names.
 
     >>> label((0.25, 0.75), ["humor", "helpfulness"])
     'humor0.25_helpfulness0.75'
@@ -69,7 +70,7 @@ def label(weighting: Weighting, objectives: Sequence[str]) -> str:
 
 
 def told(weighting: Weighting, objectives: Sequence[str]) -> str:
-    """A weighting as `weightings` reads it.
+    """Format a weighting so that `weightings` can parse it.
 
     >>> told((0.25, 0.75), ["humor", "helpfulness"])
     'humor=0.25,helpfulness=0.75'
@@ -134,7 +135,7 @@ def _named(row: object, objectives: Sequence[str], where: str) -> Weighting:
             f"weights must have the columns {', '.join(objectives)}; {where} has {names}."
         )
     try:
-        numbers = tuple(float(row[name]) + 0.0 for name in objectives)  # there is no -0
+        numbers = tuple(float(row[name]) + 0.0 for name in objectives)  # -0 becomes 0
     except (TypeError, ValueError):
         numbers = (math.nan,)
     if not all(map(math.isfinite, numbers)):

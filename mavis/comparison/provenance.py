@@ -1,4 +1,4 @@
-"""What a model's folder says of it, without loading it: its cost, its prompts, what it is for."""
+"""Read a model's training cost, training prompts and purpose from its folder without loading it."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -17,17 +17,17 @@ from mavis.decoding.tokenizers import fingerprint
 from mavis.storage import read_json
 from mavis.training.callbacks import SEEN
 
-ADAPTER = "adapter_config.json"  # of PEFT
+ADAPTER = "adapter_config.json"  # PEFT's file
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What the models of a method took.
+    """The training cost of a method's models.
 
     Args:
-        seconds: of CPU in training, rollouts and rewards included, measuring not; None: not known.
-        parameters: in all model files.
-        seen: digests of the prompts they were trained on; None: not known.
+        seconds: CPU seconds of training, rollouts and rewards, without evaluation; None: unknown.
+        parameters: number of parameters in all model files.
+        seen: digests of the training prompts; None: unknown.
     """
 
     seconds: float | None
@@ -36,7 +36,7 @@ class Cost:
 
 
 def cost(folders: Sequence[Mapping[str, Path]]) -> Cost:
-    """Read what a method's models took, from their cards: the mean over seeds, all they saw."""
+    """Read a method's cost from its cards: mean seconds over seeds, and all prompts seen."""
     parts = [[_cost(place) for place in dict.fromkeys(mine.values())] for mine in folders]
     seconds = [part.seconds for mine in parts for part in mine]
     seen = [part.seen for mine in parts for part in mine]
@@ -64,13 +64,13 @@ def _cost(place: Path) -> Cost:
 
 
 def read(place: Path) -> TunedCard | ParmCard | ModelCard | None:
-    """The card of a model that `mavis` made; None: it is somebody else's."""
+    """Read the card of a model that mavis trained; None for any other model."""
     kinds = (TunedCard, ParmCard, ModelCard)
     return next((kind.read(place) for kind in kinds if (place / kind.FILE).is_file()), None)
 
 
 def tokenizer(place: Path) -> str | None:
-    """The fingerprint of a model's tokenizer; None: it has none of its own."""
+    """Return the fingerprint of a model's tokenizer; None if the folder has none."""
     if card := read(place):
         return card.fingerprint
     if not (place / "tokenizer_config.json").is_file():
@@ -80,7 +80,7 @@ def tokenizer(place: Path) -> str | None:
 
 
 def purpose(place: Path) -> str | None:
-    """What a value model or a policy was made for, as `tuned.label` puts it; None: not known."""
+    """Return what a model was trained for, as `policy_card.label` formats it; None: unknown."""
     card = read(place)
     if isinstance(card, TunedCard):
         return card.label or None
@@ -88,13 +88,13 @@ def purpose(place: Path) -> str | None:
 
 
 def divergence(place: Path) -> tuple[str, float | None] | None:
-    """What a policy was tuned under, and its α; None: not known."""
+    """Return the divergence that a policy was tuned under, and its α; None: unknown."""
     card = read(place)
     return (card.divergence, card.settings.get("alpha")) if isinstance(card, TunedCard) else None
 
 
 def lack(method: str, place: Path) -> str | None:
-    """What keeps a folder from being the model that a method needs; None: nothing does."""
+    """Explain why a folder is not the model that a method needs; None if it is."""
     needed = {"mavis": (ModelCard.FILE,), "parm": (ParmCard.FILE,)}.get(
         method, ("config.json", ADAPTER)
     )
@@ -121,7 +121,7 @@ def _parameters(file: Path) -> int:
 
 
 def identity(place: Path) -> str:
-    """A digest of a model's weights: another one in the same folder is another model."""
+    """Compute a digest of a model's weights, which changes when the model is trained again."""
     digest = hashlib.blake2b(digest_size=8)
     for file in _weights(place):
         digest.update(file.relative_to(place).as_posix().encode())

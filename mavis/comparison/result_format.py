@@ -1,4 +1,4 @@
-"""What `results.json` holds: everything that the report shows of a comparison."""
+"""The schema of `results.json`, which holds everything that the report shows."""
 
 from typing import Any, NotRequired, TypedDict
 
@@ -14,7 +14,7 @@ class Estimate(TypedDict):
 
 
 class Point(TypedDict):
-    """Where a method is at one strength; the reference's own has the look of its answers, too."""
+    """A method at one strength. The reference policy's point also has answer statistics."""
 
     strength: float
     kl: Number
@@ -23,11 +23,11 @@ class Point(TypedDict):
 
 
 class MethodResults(TypedDict):
-    """What one method comes to."""
+    """The results of one method."""
 
-    rewards: list[list[Estimate] | None]  # [W][M]; None: it does not get to the KL
+    rewards: list[list[Estimate] | None]  # [W][M]; None: it does not reach the KL
     indicators: dict[str, Estimate | None]
-    answers: dict[str, Number]  # what its answers are like
+    answers: dict[str, Number]  # statistics of its answers
     strengths: list[float]  # [W]
     training_cpu_seconds: Number
     parameters: int
@@ -36,7 +36,7 @@ class MethodResults(TypedDict):
 
 
 class Answer(TypedDict):
-    """One method's answer to a prompt that is shown."""
+    """One method's answer to a sample prompt."""
 
     text: str
     rewards: list[Number]  # [M]
@@ -44,7 +44,7 @@ class Answer(TypedDict):
 
 
 class Sample(TypedDict):
-    """A prompt that is shown, and what all methods answer at one weighting."""
+    """A sample prompt, with every method's answer at one weighting."""
 
     weights: list[float]
     number: int
@@ -53,14 +53,14 @@ class Sample(TypedDict):
 
 
 class Pair(TypedDict):
-    """How far one method is from another by every indicator."""
+    """The paired differences between two methods in every indicator."""
 
     methods: list[str]
     differences: dict[str, Estimate | None]
 
 
 class Lead(TypedDict):
-    """How far MAVIS is ahead of another method."""
+    """MAVIS against one baseline: ratios and differences of the indicators."""
 
     hypervolume_ratio: Estimate | None  # None: undefined
     gain_ratio: Estimate
@@ -68,17 +68,17 @@ class Lead(TypedDict):
 
 
 class Results(TypedDict):
-    """`results.json`."""
+    """The contents of `results.json`."""
 
     objectives: list[str]
     units: list[dict[str, float]]  # mean and std [M]
     kl: float
     weightings: list[list[float]]  # [W][M]
     reference_point: list[float] | None
-    hypervolume_undefined: NotRequired[str | None]  # why; older files have none
+    hypervolume_undefined: NotRequired[str | None]  # the reason; missing in older files
     reference: Point
     methods: dict[str, MethodResults]
-    ahead: dict[str, Lead]  # of each other method
+    ahead: dict[str, Lead]  # by baseline
     paired: NotRequired[list[Pair]]
     by_seed: list[dict[str, dict[str, float]]]  # method -> indicator -> value
     overlap: NotRequired[dict[str, int | None]]

@@ -1,6 +1,6 @@
-"""What a sweep comes to, as one JSON object: the fronts, the indicators, the costs, the warnings.
+"""Collect the results of a sweep in one JSON object: fronts, indicators, costs and warnings.
 
-`results.json` holds everything that the report shows and all that is needed to run it again.
+`results.json` holds everything that the report shows and everything needed to repeat the sweep.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,71 +26,71 @@ from mavis.evaluation.bootstrap import Interval, interval
 from mavis.evaluation.kl_matching import RewardsAtKL
 from mavis.evaluation.samples import ScoredSamples
 
-AHEAD = "mavis"  # whose lead over every other method is worked out
-SHOWN = 4  # prompts whose answers are shown
+AHEAD = "mavis"  # the method that is compared with each baseline
+SHOWN = 4  # sample prompts of the report
 
 
 def results(
-    findings: Analysis,
+    analysis: Analysis,
     costs: Mapping[str, Cost],
     speeds: Mapping[str, float],
     settings: Mapping[str, Any],
     checks: Checks,
 ) -> Results:
-    """Everything that is known of a sweep, fit for JSON.
+    """Compute the results of a sweep as an object that JSON can hold.
 
     Args:
-        findings: its points.
-        costs: of the methods that were trained.
-        speeds: tokens per CPU second of each method, served as one would.
-        settings: what is needed to run it again.
-        checks: what its models have seen, and who judged them.
+        analysis: the points of the sweep.
+        costs: training costs, by trained method.
+        speeds: tokens per CPU second, by method.
+        settings: everything needed to repeat the sweep.
+        checks: contamination of the models' training data and rewards.
     """
-    standing = findings.standing()
-    near = {m: findings.nearest(m) for m in standing.readings}
-    volume = bool(standing.methods) and standing.has_volume
-    corner = standing.reference_point.tolist() if volume else None
+    comparison = analysis.at_equal_kl()
+    near = {m: analysis.nearest(m) for m in comparison.readings}
+    volume = bool(comparison.methods) and comparison.has_volume
+    corner = comparison.reference_point.tolist() if volume else None
     return {
-        "objectives": list(findings.objectives),
-        "units": [vars(units) for units in findings.units],
-        "kl": findings.kl,
-        "weightings": [list(weights) for weights in findings.weightings],
+        "objectives": list(analysis.objectives),
+        "units": [vars(units) for units in analysis.units],
+        "kl": analysis.kl,
+        "weightings": [list(weights) for weights in analysis.weightings],
         "reference_point": corner,
-        "hypervolume_undefined": _undefined(standing, findings.objectives),
+        "hypervolume_undefined": _undefined(comparison, analysis.objectives),
         "reference": {
-            **_point(findings, findings.reference),
-            "rewards": findings.stand(findings.plain).mean_rewards.tolist(),
+            **_point(analysis, analysis.reference),
+            "rewards": analysis.per_prompt(analysis.plain).mean_rewards.tolist(),
         },
         "methods": {
-            m: _method(findings, standing, m, near[m], costs.get(m), speeds.get(m))
-            for m in standing.readings
+            m: _method(analysis, comparison, m, near[m], costs.get(m), speeds.get(m))
+            for m in comparison.readings
         },
-        "ahead": _ahead(standing),
-        "paired": _paired(standing),
-        "by_seed": replicates(findings, corner) if standing.methods else [],
+        "ahead": _ahead(comparison),
+        "paired": _paired(comparison),
+        "by_seed": replicates(analysis, corner) if comparison.methods else [],
         "overlap": dict(checks.overlap),
         "judged": dict(checks.judged),
-        "samples": _samples(findings, near),
-        "warnings": [*checks.warnings, *_short_of(standing)],
+        "samples": _samples(analysis, near),
+        "warnings": [*checks.warnings, *_short_of(comparison)],
         "settings": dict(settings),
     }
 
 
 def _method(
-    findings: Analysis,
-    standing: AtEqualKL,
+    analysis: Analysis,
+    comparison: AtEqualKL,
     method: str,
     near: Sequence[ScoredSamples],
     cost: Cost | None,
     speed: float | None,
 ) -> MethodResults:
-    reached = method in standing.methods
+    reached = method in comparison.methods
     said = [point.summary for point in near]
     about = ("kl", "length", "distinct_3", "repetition", "perplexity", "kl_truncation")
     return {
-        "rewards": [_rewards(reading) for reading in standing.readings[method]],
+        "rewards": [_rewards(reading) for reading in comparison.readings[method]],
         "indicators": {
-            name: _cell(standing, name, standing.indicator(method, name)) if reached else None
+            name: _cell(comparison, name, comparison.indicator(method, name)) if reached else None
             for name in INDICATORS
         },
         "answers": {name: float(np.mean([s[name] for s in said])) for name in about},
@@ -98,12 +98,12 @@ def _method(
         "training_cpu_seconds": cost.seconds if cost else 0.0,
         "parameters": cost.parameters if cost else 0,
         "tokens_per_cpu_second": speed,
-        "points": _best_curves(findings) if method == "best_of" else _curves(findings, method),
+        "points": _best_curves(analysis) if method == "best_of" else _curves(analysis, method),
     }
 
 
 def three(count: int) -> list[int]:
-    """The numbers of the first, the middle and the last of some weightings, each once.
+    """Return the distinct indices of the first, middle and last of `count` weightings.
 
     >>> three(6), three(1)
     ([0, 3, 5], [0])
@@ -111,32 +111,32 @@ def three(count: int) -> list[int]:
     return sorted({0, count // 2, count - 1})
 
 
-def _samples(findings: Analysis, near: Mapping[str, Sequence[ScoredSamples]]) -> list[Sample]:
-    """First answers to prompts that are evenly spaced in their list, whatever was answered."""
-    count = len(findings.prompts)
+def _samples(analysis: Analysis, near: Mapping[str, Sequence[ScoredSamples]]) -> list[Sample]:
+    """Take the first answers to evenly spaced prompts, without looking at the answers."""
+    count = len(analysis.prompts)
     shown = range(0, count, -(-count // SHOWN)) if count else ()
-    start = {"reference": [findings.reference] * len(findings.weightings)}
+    start = {"reference": [analysis.reference] * len(analysis.weightings)}
     return [
         {
-            "weights": list(findings.weightings[at]),
+            "weights": list(analysis.weightings[at]),
             "number": number + 1,
-            "prompt": findings.prompts[number],
+            "prompt": analysis.prompts[number],
             "answers": {
                 method: {
                     "text": points[at].responses[number][0],
-                    "rewards": findings.standard(points[at])[number, 0].tolist(),
+                    "rewards": analysis.standard(points[at])[number, 0].tolist(),
                     "kl": float(points[at].kl[number, 0]),
                 }
                 for method, points in (start | dict(near)).items()
             },
         }
-        for at in three(len(findings.weightings))
+        for at in three(len(analysis.weightings))
         for number in shown
     ]
 
 
 def _rewards(reading: RewardsAtKL | None) -> list[Estimate] | None:
-    """The mean reward of each objective with its interval."""
+    """Return the mean reward of each objective with its interval."""
     if reading is None:
         return None
     return [
@@ -145,21 +145,21 @@ def _rewards(reading: RewardsAtKL | None) -> list[Estimate] | None:
     ]
 
 
-def _point(findings: Analysis, point: ScoredSamples) -> Point:
-    rewards = findings.stand(point).mean_rewards.tolist()
+def _point(analysis: Analysis, point: ScoredSamples) -> Point:
+    rewards = analysis.per_prompt(point).mean_rewards.tolist()
     found = {"strength": point.strength, "rewards": rewards, **point.summary}
     return cast(Point, found)
 
 
-def _curves(findings: Analysis, method: str) -> list[list[Point]]:
-    return [[_point(findings, point) for point in curve] for curve in findings.curves[method]]
+def _curves(analysis: Analysis, method: str) -> list[list[Point]]:
+    return [[_point(analysis, point) for point in curve] for curve in analysis.curves[method]]
 
 
-def _best_curves(findings: Analysis) -> list[list[Point]]:
-    """Best-of-N at N = 1, 2, 4 … for each weighting."""
+def _best_curves(analysis: Analysis) -> list[list[Point]]:
+    """Return the best-of-N points at N = 1, 2, 4 … for each weighting."""
     curves: list[list[Point]] = []
-    for weights in findings.weightings:
-        curve = findings.best_curve(weights)
+    for weights in analysis.weightings:
+        curve = analysis.best_curve(weights)
         powers = [n for n in range(1, len(curve) + 1) if n & (n - 1) == 0]
         curves.append(
             [
@@ -178,67 +178,67 @@ def _estimate(found: Interval) -> Estimate:
     return {"value": found.value, "low": found.low, "high": found.high}
 
 
-def _cell(standing: AtEqualKL, name: str, found: Interval) -> Estimate | None:
-    """An interval, as it is written; None for one of volumes where they are undefined."""
-    undefined = name.startswith("hypervolume") and not standing.has_volume
+def _cell(comparison: AtEqualKL, name: str, found: Interval) -> Estimate | None:
+    """Convert an interval for JSON; None for a hypervolume that is undefined."""
+    undefined = name.startswith("hypervolume") and not comparison.has_volume
     return None if undefined else _estimate(found)
 
 
-def _undefined(standing: AtEqualKL, objectives: Sequence[str]) -> str | None:
-    """Why there are no hypervolumes; None: there are, or no method can be compared."""
-    if not standing.methods or standing.has_volume:
+def _undefined(comparison: AtEqualKL, objectives: Sequence[str]) -> str | None:
+    """Explain why the hypervolume is undefined; None if it is defined or nothing is compared."""
+    if not comparison.methods or comparison.has_volume:
         return None
     if len(objectives) == 1:
         return "there is one objective, and its reward says all that a volume would"
-    names = " and ".join(objectives[m] for m in standing.constant)
+    names = " and ".join(objectives[m] for m in comparison.constant)
     return (
         f"the reward of {names} is the same for the reference policy and every method, so there "
         "is no range to measure a volume in (--reference_point would give it one)"
     )
 
 
-def _ahead(standing: AtEqualKL) -> dict[str, Lead]:
-    """How far MAVIS is ahead of every other method: ratios, and differences of the gain."""
-    if AHEAD not in standing.methods:
+def _ahead(comparison: AtEqualKL) -> dict[str, Lead]:
+    """Compare MAVIS with every baseline: ratios of indicators and differences of the gain."""
+    if AHEAD not in comparison.methods:
         return {}
 
-    def lead(rival: str) -> Lead:
-        # A ratio to what may be no gain says nothing, and neither does one of a loss.
-        theirs = standing.indicator(rival, "weighted_gain").low
-        gains = theirs > 0 and standing.value(AHEAD, "weighted_gain") >= 0
+    def lead(baseline: str) -> Lead:
+        # A ratio means nothing if the baseline may have no gain, or if MAVIS has a loss.
+        theirs = comparison.indicator(baseline, "weighted_gain").low
+        gains = theirs > 0 and comparison.value(AHEAD, "weighted_gain") >= 0
         unknown = Interval(np.nan, np.nan, np.nan)
-        volume = standing.against(AHEAD, rival, "hypervolume")
-        ratio = standing.against(AHEAD, rival, "weighted_gain") if gains else unknown
-        more = standing.against(AHEAD, rival, "weighted_gain", by="difference")
+        volume = comparison.against(AHEAD, baseline, "hypervolume")
+        ratio = comparison.against(AHEAD, baseline, "weighted_gain") if gains else unknown
+        more = comparison.against(AHEAD, baseline, "weighted_gain", by="difference")
         return {
-            "hypervolume_ratio": _cell(standing, "hypervolume", volume),
+            "hypervolume_ratio": _cell(comparison, "hypervolume", volume),
             "gain_ratio": _estimate(ratio),
             "gain_difference": _estimate(more),
         }
 
-    return {method: lead(method) for method in standing.methods if method != AHEAD}
+    return {method: lead(method) for method in comparison.methods if method != AHEAD}
 
 
-def _paired(standing: AtEqualKL) -> list[Pair]:
-    """How far each method is from each other by every indicator, on the same resamples."""
+def _paired(comparison: AtEqualKL) -> list[Pair]:
+    """Compute the paired difference of every indicator for every pair of methods."""
     return [
         {
             "methods": [one, other],
             "differences": {
-                name: _cell(standing, name, standing.against(one, other, name, by="difference"))
+                name: _cell(comparison, name, comparison.against(one, other, name, by="difference"))
                 for name in INDICATORS
             },
         }
-        for one, other in combinations(standing.methods, 2)
+        for one, other in combinations(comparison.methods, 2)
     ]
 
 
-def _short_of(standing: AtEqualKL) -> list[str]:
+def _short_of(comparison: AtEqualKL) -> list[str]:
     return [
-        f"{method} does not get to {standing.kl:g} nats, or has no reward there, at "
+        f"{method} does not reach {comparison.kl:g} nats, or has no reward there, at "
         f"{sum(r is None or not np.isfinite(r.rewards).all() for r in found)} of {len(found)} "
         "weightings: it is left out of the comparison there and of the indicators. "
         "Another --kl may lie within its reach."
-        for method, found in standing.readings.items()
-        if method not in standing.methods
+        for method, found in comparison.readings.items()
+        if method not in comparison.methods
     ]

@@ -1,6 +1,6 @@
-"""The setting that methods are compared in: prompts, draws, candidates, rewards, equal for all.
+"""The setting of a comparison: the same prompts, draws, candidates and rewards for all methods.
 
-All of them answer and are scored by `evaluate`, so no method can be scored on other text.
+Every method generates and is scored through `evaluate`, so all are scored on the same kind of text.
 """
 
 import hashlib
@@ -21,23 +21,23 @@ from mavis.objective import Objective
 from mavis.prompts import Prompt, digest
 from mavis.reward import identity
 
-TIMED = 64  # prompts whose answers are timed
+TIMED = 64  # prompts that decoding speed is measured on
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is the same for every method.
+    """Everything that is held equal for all methods.
 
     Args:
         reference: π_ref.
-        objectives: whose rewards all answers get.
+        objectives: their rewards score every answer.
         prompts: P held-out prompts.
-        seeds: S, how many answers to each.
-        best_of: how many answers of π_ref the best is taken of.
-        max_tokens: the longest answer.
-        temperature: of π_ref, and of every policy mixed into it.
+        seeds: S, the number of answers to each prompt.
+        best_of: answers of π_ref to each prompt, the largest N for best-of-N.
+        max_tokens: most tokens of an answer.
+        temperature: of π_ref and of every policy that is mixed into it.
         top_k: candidates per token; 0 is the whole vocabulary.
-        rows: how many answers are written side by side.
+        rows: how many answers are decoded in parallel.
     """
 
     reference: ReferencePolicy
@@ -52,16 +52,16 @@ class Setting:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The objectives' names."""
+        """The names of the objectives."""
         return tuple(objective.name for objective in self.objectives)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the prompts, all together."""
+        """A digest of all prompts."""
         return hashlib.sha256("".join(map(digest, self.prompts)).encode()).hexdigest()[:16]
 
     def settings(self) -> dict[str, Any]:
-        """What points must have in common to be compared."""
+        """Return the settings that points must share to be compared."""
         return {
             "reference": self.reference.name,
             "template": self.reference.template,
@@ -84,14 +84,14 @@ class Setting:
         choose: Callable[[int], Chosen],
         n: int = 1,
     ) -> ScoredSamples:
-        """Have all prompts answered and scored.
+        """Answer all prompts with a method's policies and score the answers.
 
         Args:
-            method: whose point it is.
+            method: name of the method.
             weights: λ [M].
-            strength: that multiplies them.
-            choose: the policy of each seed.
-            n: answers to a prompt from one seed; more than 1 makes the S axis of one seed's.
+            strength: multiplies the weights.
+            choose: returns the policy of a seed.
+            n: answers to a prompt; more than 1 are all drawn from the first seed's policy.
         """
         parts = []
         for seed in range(self.seeds if n == 1 else 1):
@@ -114,7 +114,7 @@ class Setting:
         return replace(side_by_side(parts), method=method, weights=weights, strength=strength)
 
     def speed(self, chosen: Chosen, strength: float) -> float:
-        """Tokens per CPU second of a policy, answering the first prompts."""
+        """Measure a policy's tokens per CPU second on the first `TIMED` prompts."""
         policy, vector = chosen
         sampling = SamplingParams(vector, strength, temperature=self.temperature, top_k=self.top_k)
         some = self.prompts[:TIMED]

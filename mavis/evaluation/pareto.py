@@ -227,7 +227,7 @@ def maximin(points: npt.ArrayLike, front: npt.ArrayLike) -> float:
     """
     mine, best = _pair("points", points, "front", front)
     gaps = best[None, :, :] - mine[:, None, :]  # [P, F, M]
-    # A point is no rival of itself: where it is on the front, that column does not count.
+    # A point does not compete with itself: where it is on the front, that column is left out.
     same = (gaps == 0).all(axis=2)
     fitness = np.where(same, -np.inf, gaps.min(axis=2)).max(axis=1)
     return float(fitness.mean()) if np.isfinite(fitness).all() else np.nan

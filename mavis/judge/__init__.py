@@ -1,1 +1,1 @@
-"""A language model as the judge of two sets of answers."""
+"""Compare two sets of answers with a language model as the judge."""

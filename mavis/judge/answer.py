@@ -1,7 +1,4 @@
-"""What a chat endpoint answers: the model's words in it, or what the server says is wrong.
-
-Knows nothing of how it was asked.
-"""
+"""Parse the response of a chat endpoint: the model's reply, or the server's error message."""
 
 import json
 import re
@@ -11,36 +8,36 @@ from typing import Any
 
 from mavis.judge.verdicts import CUT
 
-_WRONG = ("error", "message", "detail")  # where servers say what is wrong
-_UNFIT = (400, 422)  # the request is not one that the model takes
+_WRONG = ("error", "message", "detail")  # keys of error messages
+_UNFIT = (400, 422)  # statuses of a request that the model does not support
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A server's answer, or the lack of one."""
+    """A server's response, or the reason why there is none."""
 
-    status: int | None  # None: none came
-    body: str  # or why none came
-    after: float = 0.0  # seconds that the server asked to wait
+    status: int | None  # None: no response
+    body: str  # or why there is no response
+    after: float = 0.0  # seconds that the server asks to wait
 
     @classmethod
     def read(cls, status: int, headers: Message, body: bytes) -> "Answer":
-        """Take in an HTTP answer."""
-        after = str(headers.get("Retry-After", ""))  # the other form, a date, is not worth it
+        """Build it from an HTTP response."""
+        after = str(headers.get("Retry-After", ""))  # the other form, a date, is ignored
         seconds = float(after) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", after) else 0.0
         return cls(status, body.decode(errors="replace"), seconds)
 
     @property
     def transient(self) -> bool:
-        """Whether it may be better next time."""
+        """Whether another attempt may succeed."""
         return self.status is None or self.status in (408, 429) or self.status >= 500
 
     @property
     def words(self) -> str | None:
-        """What the model said ("" if it kept to its thoughts), None if this is no reply.
+        """The model's reply, "" if it holds thoughts only; None if this is not a reply.
 
-        A reply in parts is put together from those that are text; a refusal is what it said. A
-        reply that the server has cut off ends with the line `CUT`.
+        The text parts of a reply are joined, and a refusal counts as a reply. A reply that the
+        server has cut off ends with the line `CUT`.
         """
         try:
             choice = json.loads(self.body)["choices"][0]
@@ -53,12 +50,12 @@ class Answer:
         return f"{said}\n{CUT}" if choice.get("finish_reason") == "length" else said
 
     def refuses(self, name: str) -> bool:
-        """Whether the request is refused and a field of this name may be why: it is spoken of."""
+        """Whether the request is refused with a message that names this field."""
         return self.status in _UNFIT and bool(re.search(rf"\b{name}\b", self.body))
 
     @property
     def message(self) -> str:
-        """What a server says is wrong, in the usual forms, or else all of it."""
+        """The server's error message in one of the usual forms, or else the whole body."""
         try:
             found = json.loads(self.body)
         except ValueError:
@@ -69,7 +66,7 @@ class Answer:
 
 
 def _text(content: Any) -> str:
-    """A message's text, whole or in parts. Parts of another kind, such as reasoning, are none."""
+    """Join the text of a message; parts of another kind, such as reasoning, are left out."""
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []

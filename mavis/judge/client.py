@@ -1,7 +1,7 @@
-"""A chat model behind an OpenAI-compatible address: one question at a time, with patience.
+"""A client of an OpenAI-compatible chat endpoint: one question at a time, with retries.
 
-Secrets (the API key, and whatever credentials the address holds) are sent and never shown: every
-text that leaves this module has been through `clean`. Knows nothing of judging.
+Secrets (the API key and any credentials in the address) are sent but never shown: every text that
+leaves this module has been through `clean`.
 """
 
 import base64
@@ -22,37 +22,37 @@ Messages = list[dict[str, str]]  # {"role": "user" | "assistant", "content": "â€
 
 KEY = "OPENAI_API_KEY"
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before another attempt
-LONGEST = 60.0  # seconds that a server may tell us to wait
-_REFUSED = (400, 413, 422)  # this question cannot be answered; another may be
-_NOWHERE = (404, 405)  # nothing to ask at this address
+LONGEST = 60.0  # most seconds to wait when the server asks for a pause
+_REFUSED = (400, 413, 422)  # this question cannot be answered; others may be
+_NOWHERE = (404, 405)  # there is no endpoint at this address
 _ASKED_AT = "/chat/completions"
 _VERSION = re.compile(r"/v[0-9]+\w*(/|$)")  # in a path
-_SECRET = 4  # characters; a shorter one guards nothing and may be a word of a reply
+_SECRET = 4  # characters; a shorter secret may be an ordinary word of a reply
 
 
 @dataclass
 class Manner:
-    """How an endpoint wants to be asked, as far as it has said so."""
+    """What is known of the requests that an endpoint accepts."""
 
-    temperature: bool = True  # whether it takes a temperature
-    versioned: bool = False  # whether it is behind a /v1 that the address lacks
+    temperature: bool = True  # whether it accepts a temperature
+    versioned: bool = False  # whether /v1 must be appended to the address
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A model at an address.
+    """A model at an endpoint.
 
     Args:
-        url: the address that `/chat/completions` is behind, with or without a final `/v1`; may
-            hold credentials.
-        model: its name there.
-        key: the API key, if one is needed. Credentials of the address go before it.
-        timeout: seconds of silence that an attempt may last.
-        wait: what passes the time between attempts.
-        manner: how it wants to be asked; learned from its answers.
+        url: base address of `/chat/completions`, with or without a final `/v1`; may hold
+            credentials.
+        model: name of the model at the endpoint.
+        key: API key, if one is needed. Credentials in the address take precedence.
+        timeout: seconds without a response after which an attempt fails.
+        wait: sleeps between attempts.
+        manner: what the endpoint accepts; learned from its responses.
 
     Raises:
-        ValueError: if an argument cannot be.
+        ValueError: if an argument is invalid.
     """
 
     url: str = field(repr=False)
@@ -63,8 +63,8 @@ class Endpoint:
     manner: Manner = field(default_factory=Manner, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be, before anything is sent."""
-        try:  # a port that is no number is only noticed when it is asked for
+        """Check the arguments before anything is sent."""
+        try:  # urlsplit checks the port only when it is read
             whole = bool(re.fullmatch(r"https?://[!-~]+", self.url) and self._parts.hostname)
             _ = self._parts.port
         except ValueError:
@@ -80,20 +80,20 @@ class Endpoint:
 
     @property
     def shown(self) -> str:
-        """The address without what is secret in it."""
+        """The address without its secrets."""
         parts = self._parts
         return self.clean(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
 
     def ask(self, messages: Messages) -> str:
-        """The model's reply, at temperature 0, or its own if it takes none.
+        """Ask at temperature 0, or without a temperature if the model accepts none.
 
-        A question that is refused (too long, filtered) has the refusal in brackets as its reply.
+        The reply to a refused question (too long, filtered) is the refusal in brackets.
 
         Raises:
-            ConnectionError: if there is no answer, after several attempts.
+            ConnectionError: if there is no answer after several attempts.
             PermissionError: if the key is missing or wrong.
             LookupError: if there is no such model or address.
-            ValueError: if this is no chat endpoint.
+            ValueError: if the address is not a chat endpoint.
         """
         answer = self._attempt(messages)
         for pause in PAUSES:
@@ -104,7 +104,7 @@ class Endpoint:
         return self.clean(self._reply(answer))
 
     def clean(self, text: str) -> str:
-        """A text without the secrets, wherever a server or a library has put them."""
+        """Replace all secrets in a text by asterisks."""
         parts = self._parts
         secrets = {self.key, self._credentials, parts.username or "", parts.password or ""}
         secrets |= {value for _, value in parse_qsl(parts.query)}
@@ -119,7 +119,7 @@ class Endpoint:
 
     @property
     def _credentials(self) -> str:
-        """The user and password of the address, as they are sent."""
+        """The user and password of the address, encoded for basic authentication."""
         parts = self._parts
         if parts.username is None and parts.password is None:
             return ""
@@ -127,9 +127,9 @@ class Endpoint:
         return base64.b64encode(pair.encode()).decode()
 
     def _attempt(self, messages: Messages) -> Answer:
-        """Ask once; once more in another manner, if the answer asks for that.
+        """Ask once, and again with /v1 or without a temperature if the response calls for it.
 
-        What has helped is kept for the questions that follow.
+        A change that helps is kept for later questions.
         """
         temperature, versioned = self.manner.temperature, self.manner.versioned
         answer = self._send(messages, temperature, versioned)
@@ -169,7 +169,7 @@ class Endpoint:
             return Answer(None, str(reason) or type(reason).__name__)
 
     def _reply(self, answer: Answer) -> str:
-        """The words of an answer, or an error that says why there are none."""
+        """Return the reply, or raise an error that says why there is none."""
         said = _brief(self.clean(answer.message))
         status = f"HTTP {answer.status}: {said}" if answer.status else said
         if answer.transient:
@@ -178,7 +178,7 @@ class Endpoint:
             return f"({status})"
         if answer.status in (401, 403):
             raise PermissionError(
-                f"{self.shown} wants another API key in the environment variable {KEY} ({status})."
+                f"{self.shown} refuses the API key; set {KEY} in the environment ({status})."
             )
         if answer.status == 404:
             raise LookupError(f"{self.shown} is wrong or knows no model {self.model!r} ({status}).")
@@ -188,7 +188,7 @@ class Endpoint:
 
 
 class _AsItIs(HTTPErrorProcessor):
-    """Passes every answer on; a redirection, followed, would take the key to another server."""
+    """Does not follow redirections, which would send the key to another server."""
 
     def http_response(self, request: Request, response: HTTPResponse) -> HTTPResponse:  # noqa: ARG002
         return response

@@ -1,7 +1,4 @@
-"""Two sets of answers to the same prompts, pair by pair, and what a judge's verdicts come to.
-
-Knows nothing of who judges.
-"""
+"""Pair two sets of answers to the same prompts, and count a judge's verdicts on them."""
 
 import json
 import math
@@ -13,12 +10,12 @@ from typing import Any
 from mavis.judge.verdicts import Question, Verdict
 from mavis.prompts import plain
 
-Both = tuple[Verdict | None, Verdict | None]  # of a pair's two questions
+Both = tuple[Verdict | None, Verdict | None]  # verdicts on a pair, shown in both orders
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to a prompt."""
+    """Two answers to the same prompt."""
 
     prompt: str
     first: str
@@ -26,11 +23,11 @@ class Pair:
 
     @property
     def differ(self) -> bool:
-        """Whether there is anything to ask: equal texts are a tie."""
+        """Whether the texts differ; equal texts are a tie without a question."""
         return self.first != self.second
 
     def questions(self, model: str, criterion: str) -> tuple[Question, Question]:
-        """The question to a judge, in both orders."""
+        """Return the questions to the judge, with the answers in both orders."""
         one, other = self.first, self.second
         return (
             Question(model, criterion, self.prompt, one, other),
@@ -40,16 +37,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How the first of two sets of answers fares.
+    """How the first set of answers compares with the second.
 
     Args:
-        pairs: how many answers each has.
-        wins: of the first, in both orders.
-        ties: all that is neither a win nor a loss.
-        losses: of the first, in both orders.
-        equal: ties between equal texts, which nobody was asked about.
+        pairs: number of pairs of answers.
+        wins: pairs where the first answer wins in both orders.
+        ties: pairs that are neither a win nor a loss.
+        losses: pairs where the first answer loses in both orders.
+        equal: ties between equal texts, which the judge is not asked about.
         unparseable: verdicts that could not be read.
-        win_rate: share of wins, ties as half.
+        win_rate: share of wins, with ties counted as half.
         low: lower end of its 95 % percentile bootstrap over prompts.
         high: upper end. Below some thirty prompts, the interval is too narrow.
         shown_first: share of the verdicts for A or B that went to the answer shown first. Each
@@ -72,11 +69,11 @@ class Comparison:
 
 
 def read_pairs(first: Path, second: Path) -> list[Pair]:
-    """Pair two files' answers: the n-th answer to a prompt with the other's n-th to it.
+    """Pair the n-th answer to a prompt in one file with the n-th in the other.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a line is no answer, or the files do not answer the same prompts.
+        ValueError: if a line is not an answer, or the files do not answer the same prompts.
     """
     ours, theirs = _answers(first), _answers(second)
     for name in [*ours, *theirs]:
@@ -94,7 +91,7 @@ def read_pairs(first: Path, second: Path) -> list[Pair]:
 
 
 def mean_kl(file: Path) -> float | None:
-    """Mean KL of a file's answers, nats; None where one does not say, or says no number."""
+    """Return the mean KL of a file's answers in nats; None if any answer has no finite KL."""
     rows = [json.loads(line) for line in file.read_bytes().split(b"\n") if line.strip()]
     said = [row.get("kl") for row in rows]
     if not all(isinstance(kl, int | float) and math.isfinite(kl) for kl in said):
@@ -103,11 +100,11 @@ def mean_kl(file: Path) -> float | None:
 
 
 def _answers(file: Path) -> dict[str, list[str]]:
-    """The answers in a file, by prompt."""
+    """Read the answers in a file, by prompt."""
     if not file.exists():
         raise FileNotFoundError(f"answers {str(file)!r}: there is no such file.")
     if not file.is_file():
-        raise ValueError(f"answers {str(file)!r}: this is a folder, and must be a file.")
+        raise ValueError(f"answers {str(file)!r}: this is a folder; give a file.")
     found: dict[str, list[str]] = {}
     for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
         if line.strip():
@@ -153,12 +150,12 @@ def _is_chat(prompt: Any) -> bool:
 
 
 def count(pairs: Sequence[Pair], verdicts: Sequence[Both], seed: int = 0) -> Comparison:
-    """Count what verdicts come to.
+    """Count wins, ties and losses.
 
     Args:
         pairs: at least one.
-        verdicts: of each pair's `questions`; those on equal texts do not matter.
-        seed: of the interval's resamples.
+        verdicts: verdicts on each pair's `questions`; those on equal texts are ignored.
+        seed: seed of the bootstrap resamples.
     """
     from mavis.evaluation.bootstrap import means, ratio, resamples
 
@@ -188,13 +185,13 @@ def count(pairs: Sequence[Pair], verdicts: Sequence[Both], seed: int = 0) -> Com
 
 
 def outcome(forward: Verdict | None, backward: Verdict | None) -> float:
-    """What two verdicts come to for the first answer: 1 won, 0 lost, a half for all else.
+    """Score the first answer of a pair: 1 for a win, 0 for a loss, a half for anything else.
 
     >>> outcome("A", "B"), outcome("B", "A"), outcome("A", "A"), outcome("A", "tie")
     (1.0, 0.0, 0.5, 0.5)
 
     Args:
-        forward: when it was shown first, as A.
-        backward: when it was shown last, as B.
+        forward: verdict when it was shown first, as A.
+        backward: verdict when it was shown last, as B.
     """
     return {("A", "B"): 1.0, ("B", "A"): 0.0}.get((str(forward), str(backward)), 0.5)

@@ -1,8 +1,7 @@
-"""Questions to a judge, verdicts in what it says, and the file that keeps them.
+"""Build questions for a judge, parse verdicts from its replies, and store them in a file.
 
-A question shows two answers in one order. It is known by a hash of everything that is sent, so the
-same is never asked twice, and another criterion, model or wording asks anew. Knows nothing of
-networks.
+A question shows two answers in one order. Its key is a hash of everything that is sent, so the same
+question is never asked twice; another criterion, model or wording gives another question.
 """
 
 import hashlib
@@ -16,7 +15,7 @@ from mavis.thoughts import without_thought
 
 Verdict = Literal["A", "B", "tie"]
 
-CUT = "(cut off: the server's limit on tokens)"  # the last line of a reply that has not ended
+CUT = "(cut off: the server's limit on tokens)"  # appended to a reply that was cut off
 
 REMINDER = 'That has no verdict. Reply with one line: "verdict: A", "verdict: B" or "verdict: tie".'
 _FORM = """\
@@ -58,21 +57,21 @@ class Question:
 
     @property
     def text(self) -> str:
-        """What the judge is asked."""
+        """The text that is sent to the judge."""
         return _FORM.format(criterion=self.criterion, prompt=self.prompt, a=self.a, b=self.b)
 
     @property
     def key(self) -> str:
-        """The question's name among all questions."""
+        """A hash that identifies the question."""
         sent = json.dumps([self.model, self.text]).encode()
         return hashlib.blake2b(sent, digest_size=16).hexdigest()
 
 
 def read_verdict(reply: str) -> Verdict | None:
-    r"""The verdict in a judge's reply: its last line that gives one, whatever decorates it.
+    r"""Parse the verdict in a judge's reply: the last line that has one, ignoring markup.
 
-    What the judge thinks aloud, between tags such as `<think>`, gives none. Of a reply that is cut
-    off only the very last line counts, as what stands before may be taken back.
+    Thoughts between tags such as `<think>` are ignored. In a reply that was cut off only the very
+    last line counts, since the judge might have revised an earlier one.
 
     >>> read_verdict("A jokes, B does not.\n\n**Verdict: [[A]]**")
     'A'
@@ -96,14 +95,14 @@ def read_verdict(reply: str) -> Verdict | None:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Verdicts in a file of JSON lines, each written whole as soon as it is there."""
+    """A file of verdicts as JSON lines, to which each is appended at once."""
 
     file: Path
 
     def read(self) -> dict[str, Verdict | None]:
-        """All verdicts by the questions' keys; None is a reply without a verdict.
+        """Read all verdicts by question key; None stands for a reply without a verdict.
 
-        A line that a kill has torn counts as not written.
+        A line that was only partly written is ignored.
         """
         known: dict[str, Verdict | None] = {}
         for line in self.file.read_bytes().split(b"\n") if self.file.is_file() else ():
@@ -116,7 +115,7 @@ class Verdicts:
         return known
 
     def append(self, question: Question, reply: str) -> None:
-        """Write what a judge said, with all that people need to follow it."""
+        """Append a judge's reply and verdict, with the full question."""
         row = {"key": question.key, "verdict": read_verdict(reply), "reply": reply}
         line = json.dumps(row | asdict(question)).encode() + b"\n"
         with self.file.open("a+b") as file:

@@ -1,4 +1,4 @@
-"""The tables of the report, cell by cell."""
+"""Compute the cells of the report's tables."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -20,9 +20,11 @@ from mavis.report.style import (
 from mavis.report.text import decimal
 
 HEADS = {"inner_product": "MIP", "igd_plus": "IGD+", "epsilon": "ε\N{NON-BREAKING HYPHEN}dominance"}
-PAIRED = [name for name in INDICATORS if name != "inner_product"]  # as weighted_gain, in pairs
-LESS = ("igd_plus", "epsilon", "maximin")  # is better
-ANSWERS = {  # what is said of answers: its name for people, and its decimals
+PAIRED = [
+    name for name in INDICATORS if name != "inner_product"
+]  # whose paired difference equals weighted_gain's
+LESS = ("igd_plus", "epsilon", "maximin")  # indicators where less is better
+ANSWERS = {  # statistics of answers: the name shown, and its decimals
     "kl": ("KL, nats", 2),
     "kl_truncation": ("of it truncation, nats", 3),
     "length": ("length, tokens", 1),
@@ -40,31 +42,31 @@ COSTS: dict[CostName, str] = {
 
 
 class Cell(NamedTuple):
-    """What a cell of a table says."""
+    """The text of a table cell: a value, and the interval around it."""
 
     value: str
     range: str = ""
 
 
 class Table(NamedTuple):
-    """A table: the heads of its columns, and rows with a name each."""
+    """A table with column heads and named rows."""
 
     heads: list[str]
     rows: list[tuple[str, list[Cell]]]
 
 
 def told(found: Results) -> list[str]:
-    """The indicators that say something: of one objective, all are its reward in other words."""
+    """Choose the indicators to show: with one objective, all of them amount to its reward."""
     return list(INDICATORS) if len(found["objectives"]) > 1 else ["weighted_gain"]
 
 
 def head(name: str) -> str:
-    """What an indicator is called at the head of a column."""
+    """Return the column head of an indicator."""
     return HEADS.get(name, name.replace("_", " "))
 
 
 def indicators(found: Results) -> Table:
-    """The indicators of every method."""
+    """Tabulate the indicators of every method."""
     names = told(found)
     heads = [f"{head(name)}\N{NO-BREAK SPACE}{'↓' if name in LESS else '↑'}" for name in names]
 
@@ -77,7 +79,7 @@ def indicators(found: Results) -> Table:
 
 
 def answers(found: Results) -> Table:
-    """What the answers of every method are like."""
+    """Tabulate the answer statistics of every method."""
     start = [("reference", _said(found["reference"]))]
     rows = _rows(found, lambda method: _said(method["answers"]))
     return Table([head for head, _ in ANSWERS.values()], start + rows)
@@ -88,13 +90,13 @@ def _said(numbers: Mapping[str, object]) -> list[Cell]:
 
 
 def costs(found: Results) -> Table:
-    """What it takes to have every method, and to run it."""
+    """Tabulate the training and decoding cost of every method."""
     rows = _rows(found, lambda method: [Cell(decimal(method[name], 0)) for name in COSTS])
     return Table(list(COSTS.values()), rows)
 
 
 def ahead(found: Results) -> Table:
-    """MAVIS against each rival."""
+    """Tabulate MAVIS against each baseline."""
     kinds: dict[LeadName, str] = {
         "hypervolume_ratio": "hypervolume, ratio",
         "gain_ratio": "weighted gain, ratio",
@@ -103,13 +105,13 @@ def ahead(found: Results) -> Table:
     if found.get("hypervolume_undefined"):
         del kinds["hypervolume_ratio"]
     leads = found["ahead"]
-    rivals = [rival for rival in ordered(found) if rival in leads]
-    rows = [(look(r).name, [_cell(leads[r][k]) for k in kinds]) for r in rivals]
+    baselines = [baseline for baseline in ordered(found) if baseline in leads]
+    rows = [(look(r).name, [_cell(leads[r][k]) for k in kinds]) for r in baselines]
     return Table(list(kinds.values()), rows)
 
 
 def paired(found: Results) -> Table:
-    """Every method less every other."""
+    """Tabulate the paired differences between all pairs of methods."""
     undefined = {"hypervolume"} if found.get("hypervolume_undefined") else set()
     names = [name for name in told(found) if name in PAIRED and name not in undefined]
     rows = [
@@ -123,7 +125,7 @@ def paired(found: Results) -> Table:
 
 
 def by_seed(found: Results) -> Table:
-    """The indicators of every seed by itself, and MAVIS's in those of each rival."""
+    """Tabulate the indicators of each seed, and the ratio of MAVIS's to each baseline's."""
     seeds, methods = found["by_seed"], ordered(found)
     names = BY_SEED[1:] if found.get("hypervolume_undefined") else BY_SEED
     columns = [(name, at) for name in names for at in range(len(seeds))]
@@ -132,15 +134,15 @@ def by_seed(found: Results) -> Table:
         return number(seeds[at].get(method, {}).get(name))
 
     rows = [(look(m).name, [Cell(decimal(value(m, *c))) for c in columns]) for m in methods]
-    for rival in (m for m in methods if m != AHEAD and AHEAD in methods):
-        ratios = [Cell(decimal(ratio(value(AHEAD, *c), value(rival, *c)))) for c in columns]
-        rows.append((f"{look(AHEAD).name} / {look(rival).name}", ratios))
+    for baseline in (m for m in methods if m != AHEAD and AHEAD in methods):
+        ratios = [Cell(decimal(ratio(value(AHEAD, *c), value(baseline, *c)))) for c in columns]
+        rows.append((f"{look(AHEAD).name} / {look(baseline).name}", ratios))
     known = [row for row in rows if any(cell.value != decimal(None) for cell in row[1])]
     return Table([f"{head(name)}, seed {at}" for name, at in columns], known if seeds else [])
 
 
 def rewards(found: Results) -> list[tuple[str, Table]]:
-    """Rewards at equal KL, by objective: a row for each weighting."""
+    """Tabulate the rewards at equal KL: a table per objective, a row per weighting."""
     methods = ordered(found)
 
     def rows(m: int) -> Iterator[tuple[str, list[Cell]]]:

@@ -1,4 +1,4 @@
-"""The results of a sweep as `mavis pareto` prints them."""
+"""Format the results of a sweep for the terminal, as `mavis pareto` prints them."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,10 +22,10 @@ Seed = Mapping[str, Mapping[str, float]]  # method -> indicator -> value
 
 
 def table(found: Results) -> Iterator[str]:
-    """The results in lines.
+    """Yield the results line by line.
 
     Args:
-        found: what is known of the sweep.
+        found: the results of the sweep.
     """
     names, start = found["objectives"], found["reference"]
     what = names[0] if is_single(found) else f"{weightings(found)} of {', '.join(names)}"
@@ -45,7 +45,7 @@ def table(found: Results) -> Iterator[str]:
 
 
 def _volume(found: Results) -> Iterator[str]:
-    """What the numbers are in, and above what volumes are measured, or why they are not."""
+    """Yield the unit of all numbers, and the reference point or why there is none."""
     if found["reference_point"] is not None:
         corner = ", ".join(map(fixed, found["reference_point"]))
         yield f"hypervolume above ({corner}), in standard units; intervals are 95 % over prompts"
@@ -56,7 +56,7 @@ def _volume(found: Results) -> Iterator[str]:
 
 
 def _methods(found: Results) -> Iterator[str]:
-    """A row for each method."""
+    """Yield a table with a row for each method."""
     heads = {"hypervolume": INTERVALS} if len(found["objectives"]) > 1 else {}
     heads |= {"reward": INTERVALS} if is_single(found) else {"weighted gain": INTERVALS}
     heads |= {"training CPU s": NUMBERS, "tokens / CPU s": NUMBERS}
@@ -77,20 +77,20 @@ def _methods(found: Results) -> Iterator[str]:
 
 
 def _leads(found: Results) -> Iterator[str]:
-    """MAVIS against each other method."""
+    """Yield the comparison of MAVIS with each baseline."""
     kinds = {"hypervolume": "hypervolume"} if yardstick(found).name == "hypervolume" else {}
     kinds["weighted_gain"] = yardstick(found).name if is_single(found) else "weighted gain"
-    for rival, lead in found["ahead"].items():
+    for baseline, lead in found["ahead"].items():
         said = ", ".join(f"{name} {_lead(lead, n)}" for n, name in kinds.items())
-        yield f"mavis / {rival}: {said}"
-        both = [seed for seed in found["by_seed"] if {AHEAD, rival} <= set(seed)]
+        yield f"mavis / {baseline}: {said}"
+        both = [seed for seed in found["by_seed"] if {AHEAD, baseline} <= set(seed)]
         if both:
-            each = (f"{name} {', '.join(_ratios(both, rival, n))}" for n, name in kinds.items())
+            each = (f"{name} {', '.join(_ratios(both, baseline, n))}" for n, name in kinds.items())
             yield f"    seed by seed: {'; '.join(each)}"
 
 
 def _lead(lead: Lead, indicator: str) -> str:
-    """The ratio of two indicators; where that says nothing, the difference of the gains."""
+    """Format the ratio of two indicators, or the difference of gains if there is no ratio."""
     volume = indicator == "hypervolume"
     told = _cell(lead["hypervolume_ratio"] if volume else lead["gain_ratio"])
     if told == UNKNOWN and indicator == "weighted_gain":
@@ -99,17 +99,17 @@ def _lead(lead: Lead, indicator: str) -> str:
 
 
 def _ratios(
-    seeds: Sequence[Mapping[str, Mapping[str, float]]], rival: str, indicator: str
+    seeds: Sequence[Mapping[str, Mapping[str, float]]], baseline: str, indicator: str
 ) -> Iterator[str]:
-    """MAVIS's indicator in that of a rival, for each seed."""
+    """Yield the ratio of MAVIS's indicator to a baseline's, for each seed."""
     for seed in seeds:
-        mine, theirs = (number(seed[method].get(indicator)) for method in (AHEAD, rival))
+        mine, theirs = (number(seed[method].get(indicator)) for method in (AHEAD, baseline))
         found = ratio(mine, theirs)
         yield UNKNOWN if math.isnan(found) else fixed(found)
 
 
 def _cell(numbers: Estimate | None) -> str:
-    """A number and its interval; what is not known is a dash."""
+    """Format a number and its interval; an unknown number is a dash."""
     if numbers is None or math.isnan(number(numbers["value"])):
         return UNKNOWN
     value, low, high = map(number, (numbers["value"], numbers["low"], numbers["high"]))

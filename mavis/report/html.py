@@ -1,7 +1,7 @@
-"""`report.html`: everything that a sweep found, in one file that needs no other.
+"""Write `report.html`: all results of a sweep in one self-contained file.
 
-It is made from `results.json` alone. Pictures are inlined, there are no scripts, and every text is
-escaped: prompts and answers are whatever people and models wrote.
+It is rendered from `results.json` alone. Pictures are inlined, there are no scripts, and every text
+is escaped, because prompts and answers may hold anything.
 """
 
 from base64 import b64encode
@@ -36,8 +36,8 @@ def write_report(folder: Path, found: Results) -> list[Path]:
     """Draw the pictures of a sweep and write its report.
 
     Args:
-        folder: to write to.
-        found: what is known of the sweep.
+        folder: folder to write to.
+        found: the results of the sweep.
 
     Returns:
         the files: the report, then the pictures.
@@ -50,11 +50,11 @@ def write_report(folder: Path, found: Results) -> list[Path]:
 
 
 def page(found: Results, images: Mapping[str, bytes]) -> str:
-    """The report.
+    """Render the report.
 
     Args:
-        found: what is known of the sweep.
-        images: PNGs by name, as `plot.pictures` names them.
+        found: the results of the sweep.
+        images: PNGs by name, as `plots.pictures` names them.
     """
     source = files("mavis.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     sheet = Environment(
@@ -92,7 +92,7 @@ def page(found: Results, images: Mapping[str, bytes]) -> str:
 
 
 def _figures(found: Results, images: Mapping[str, bytes]) -> dict[str, Any]:
-    """The pictures, each with what it shows in words."""
+    """Return the pictures with their alternative texts and captions."""
 
     def figure(name: str, alt: str, caption: str) -> dict[str, str]:
         data = b64encode(images[name]).decode("ascii")
@@ -143,7 +143,7 @@ def _corner(found: Results) -> str:
 
 
 def _draws(found: Results) -> str:
-    """What best-of-N costs where it is compared: answers that are thrown away."""
+    """Describe the cost of best-of-N, which is the answers that it discards."""
     best_of = found["methods"].get("best_of")
     if best_of is None or not (counts := best_of["strengths"]):
         return ""
@@ -153,7 +153,7 @@ def _draws(found: Results) -> str:
 
 
 def _samples(found: Results) -> list[dict[str, Any]]:
-    """The samples, by weighting."""
+    """Group the sample prompts by weighting."""
     names = ["reference", *ordered(found)]
 
     def shown(sample: Sample) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def _samples(found: Results) -> list[dict[str, Any]]:
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
-    """Nested settings under one name each, those that say nothing left out."""
+    """Flatten nested settings into named rows, without those that are None."""
     rows: list[tuple[str, Any]] = []
     for name, value in settings.items():
         if isinstance(value, Mapping):

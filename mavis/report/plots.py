@@ -1,8 +1,8 @@
-"""Pictures of a sweep: fronts at equal KL, reward against KL, and the indicators as bars.
+"""Plot a sweep: fronts at equal KL, reward against KL, and bars of the indicators.
 
-All are drawn from `results.json` alone. Each picture is two functions: one draws a `Figure`, the
-other saves it as a PNG. Numbers that are not known are left out; few ones make a plain picture, not
-an error.
+All are drawn from `results.json` alone. Each picture has two functions: one draws a `Figure`, the
+other saves it as a PNG. Unknown numbers are left out, and a sweep with few points gives a
+sparse picture, not an error.
 """
 
 import re
@@ -34,8 +34,8 @@ from mavis.report.style import (
     yardstick,
 )
 
-FLAT = 1e-6  # standard units
-STEPS = 24  # of a curve between two points: it is linear in √KL
+FLAT = 1e-6  # standard units; an axis with a smaller range is widened
+STEPS = 24  # line segments between two points of a curve that is linear in √KL
 
 Array = npt.NDArray[np.float64]
 
@@ -46,15 +46,15 @@ def front(path: Path, found: Results, x: int, y: int) -> Path:
 
 
 def front_figure(found: Results, x: int, y: int) -> Figure:
-    """Mean rewards of two objectives at equal KL, a point for each weighting of each method.
+    """Draw mean rewards of two objectives at equal KL, a point per method and weighting.
 
     Crosses are 95 % intervals; a line joins the points that no other point of the method beats in
     both objectives.
 
     Args:
-        found: what is known of the sweep.
-        x: number of the objective across.
-        y: number of the objective upwards.
+        found: the results of the sweep.
+        x: index of the objective on the horizontal axis.
+        y: index of the objective on the vertical axis.
     """
     figure = Figure(figsize=(WIDTH, 6.4), layout="constrained")
     axes = figure.subplots()
@@ -76,7 +76,7 @@ def front_figure(found: Results, x: int, y: int) -> Figure:
             draw(at, color=GREY, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
     _label_ends(axes, found, x, y)
     axes.margins(0.09)
-    # Where nothing changes an objective, rounding errors are no picture.
+    # Where an objective is constant, do not magnify rounding errors.
     for low, high, limit in (
         (*axes.get_xlim(), axes.set_xlim),
         (*axes.get_ylim(), axes.set_ylim),
@@ -93,12 +93,12 @@ def curves(path: Path, found: Results) -> Path:
 
 
 def curves_figure(found: Results) -> Figure:
-    """Weighted reward against KL, a panel for each of three weightings.
+    """Draw weighted reward against KL, a panel for each of three weightings.
 
-    Every curve starts at the reference and is linear in √KL between its points, as it is read.
+    Every curve starts at the reference and is interpolated linearly in √KL between its points.
 
     Args:
-        found: what is known of the sweep.
+        found: the results of the sweep.
     """
     panels = three(len(found["weightings"]))
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
@@ -117,7 +117,7 @@ def curves_figure(found: Results) -> Figure:
         for method in ordered(found):
             points = found["methods"][method]["points"][at]
             rows = [(number(p["kl"]), _numbers(p["rewards"]) @ weights) for p in points]
-            first = [] if method == "best_of" else [origin]  # its own N = 1 is the reference
+            first = [] if method == "best_of" else [origin]  # its N = 1 is the reference
             _draw_curve(axes, look(method), np.array([*first, *rows]).reshape(-1, 2))
         axes.plot(*origin, "s", color=BLACK, markersize=6, label="reference", zorder=6)
         axes.margins(0.06)
@@ -133,24 +133,24 @@ def bars(path: Path, found: Results) -> Path:
 
 
 def bar_kinds(found: Results) -> list[str]:
-    """What is drawn as bars: the yardstick, and the gain beside a hypervolume."""
+    """Choose the bars: the main indicator, and the weighted gain beside a hypervolume."""
     name = yardstick(found).name
     return [name, "weighted gain"] if name == "hypervolume" else [name]
 
 
 def bar(found: Results, method: str, kind: str) -> Estimate:
-    """One bar of a method that can be compared."""
+    """Return the value of one bar of a method that can be compared."""
     gain = found["methods"][method]["indicators"]["weighted_gain"]
     return measured(found, method) if gain is None or kind == yardstick(found).name else gain
 
 
 def bars_figure(found: Results) -> Figure:
-    """Hypervolume and weighted gain of the methods that can be compared, with 95 % intervals.
+    """Draw hypervolume and weighted gain of the compared methods, with 95 % intervals.
 
-    Of one objective, its reward: the number, and the interval, that the other texts have.
+    With one objective, draw its reward instead.
 
     Args:
-        found: what is known of the sweep.
+        found: the results of the sweep.
     """
     kinds = bar_kinds(found)
     known = [method for method in ordered(found) if is_compared(found["methods"][method])]
@@ -183,10 +183,10 @@ def bars_figure(found: Results) -> Figure:
 
 
 def pictures(folder: Path, found: Results) -> dict[str, Path]:
-    """Save all pictures of a sweep, a front for each pair of objectives first.
+    """Save all pictures of a sweep: a front for each pair of objectives, curves and bars.
 
     Returns:
-        the files by what they show: `front 0 1`, …, `curves`, `bars`.
+        the files by name: `front 0 1`, …, `curves`, `bars`.
     """
     saved = {}
     for x, y in combinations(range(len(found["objectives"])), 2):
@@ -198,7 +198,7 @@ def pictures(folder: Path, found: Results) -> dict[str, Path]:
 
 
 def _draw_front(axes: Axes, style: Look, points: Array) -> None:
-    """A method's points [W, 2, 3], each across and upwards, with low and high ends."""
+    """Draw a method's points [W, 2, 3]: value, low and high end on both axes."""
     known = points[np.isfinite(points[..., 0]).all(1)]
     if not len(known):
         return
@@ -215,7 +215,7 @@ def _draw_front(axes: Axes, style: Look, points: Array) -> None:
 
 
 def _draw_curve(axes: Axes, style: Look, points: Array) -> None:
-    """A method's points [P, 2], KL and reward, joined as they are read: linear in √KL."""
+    """Draw a method's points [P, 2], KL and reward, joined linearly in √KL."""
     known = points[np.isfinite(points).all(1) & (points[:, 0] >= 0)]
     known = known[np.argsort(known[:, 0], kind="stable")]
     roots = np.sqrt(known[:, 0])
@@ -234,7 +234,7 @@ def _legend_of_weights(found: Results) -> str:
 
 
 def _label_ends(axes: Axes, found: Results, x: int, y: int) -> None:
-    """Write λ beside one method's points that weigh the one objective most, and the other."""
+    """Write λ beside one method's points with the largest weight on x, and on y."""
     methods = sorted(ordered(found), key=lambda m: m != AHEAD)
     method = next((m for m in methods if all(found["methods"][m]["rewards"])), None)
     if method is None:
@@ -253,19 +253,19 @@ def _label_ends(axes: Axes, found: Results, x: int, y: int) -> None:
 
 
 def _cross(cell: Sequence[Estimate] | None, x: int, y: int) -> Array:
-    """Two objectives' rewards with their ends [2, 3]; NaN where the KL was not reached."""
+    """Return two objectives' intervals [2, 3]; NaN where the KL was not reached."""
     if cell is None:
         return np.full((2, 3), np.nan)
     return np.array([_interval(cell[m]) for m in (x, y)])
 
 
 def _interval(cell: Estimate) -> list[float]:
-    """Value, low, high."""
+    """Return value, low and high end."""
     return list(map(number, (cell["value"], cell["low"], cell["high"])))
 
 
 def _arms(values: Array) -> Array:
-    """Lengths of error bars [2, N] from value, low and high [N, 3]; 0 where an end is unknown."""
+    """Return error-bar lengths [2, N] from value, low and high [N, 3]; 0 where unknown."""
     value, low, high = values.T
     found = np.stack([value - low, high - value])
     # A percentile interval may lie beside its value; an arm cannot be negative.
@@ -277,5 +277,5 @@ def _numbers(values: Sequence[float | None]) -> Array:
 
 
 def _text(words: str) -> str:
-    """Words that matplotlib takes for words, and not for a formula."""
+    """Escape dollar signs, so that matplotlib does not parse a formula."""
     return words.replace("$", r"\$")

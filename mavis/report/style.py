@@ -1,6 +1,6 @@
-"""What a method is called and looks like, the same in every picture and table of a sweep.
+"""Names and styles of methods, the same in every picture and table of a sweep.
 
-Every method has a colour, a marker and a line of its own.
+Every method has its own colour, marker and line style.
 """
 
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from typing import NamedTuple
 from mavis.comparison.result_format import Estimate, MethodResults, Results
 from mavis.plot_style import BLACK, BLUE, GREY, ORANGE
 
-Line = str | tuple[int, tuple[int, ...]]  # as matplotlib has them
+Line = str | tuple[int, tuple[int, ...]]  # a line style of matplotlib
 
 
 class Look(NamedTuple):
-    """How a method is drawn, and called."""
+    """The name and plot style of a method."""
 
     name: str
     colour: str
@@ -33,18 +33,18 @@ LOOKS = {
 
 
 def look(method: str) -> Look:
-    """How a method is drawn, and called; one that is not known, by its own name in grey."""
+    """Return a method's name and plot style; an unknown method is drawn in grey."""
     return LOOKS.get(method, Look(method, GREY, "*", (0, (1, 2))))
 
 
 def ordered(found: Results) -> list[str]:
-    """The methods of a sweep, in one order for all pictures and tables."""
+    """Return the methods of a sweep in the order of all pictures and tables."""
     known = [method for method in LOOKS if method in found["methods"]]
     return known + [method for method in found["methods"] if method not in LOOKS]
 
 
 def weightings(found: Results) -> str:
-    """How many weightings there are.
+    """Format the number of weightings.
 
     >>> weightings({"weightings": [[1.0, 0.0]]})
     '1 weighting'
@@ -54,41 +54,41 @@ def weightings(found: Results) -> str:
 
 
 class Yardstick(NamedTuple):
-    """What methods are held against each other by."""
+    """The main indicator of a comparison."""
 
     indicator: str  # among the indicators of `results.json`
     name: str  # for people
 
 
 def yardstick(found: Results) -> Yardstick:
-    """Hypervolume; where that is undefined, the weighted gain: of one objective, its reward."""
+    """Choose the hypervolume; if undefined, the weighted gain, or the reward of one objective."""
     if found.get("hypervolume_undefined") is None:
         return Yardstick("hypervolume", "hypervolume")
     return Yardstick("weighted_gain", "reward" if is_single(found) else "weighted gain")
 
 
 def is_single(found: Results) -> bool:
-    """Whether it is about one objective as it is: then there is nothing to weigh."""
+    """Whether the sweep has one objective at weight 1, so that there is nothing to weigh."""
     return [list(weights) for weights in found["weightings"]] == [[1.0]]
 
 
 def is_compared(method: MethodResults) -> bool:
-    """Whether a method gets to the KL at every weighting."""
+    """Whether a method reaches the KL at every weighting."""
     return method["indicators"]["weighted_gain"] is not None
 
 
 def measured(found: Results, method: str) -> Estimate:
-    """What a method that can be compared comes to by the yardstick."""
+    """Return the main indicator of a method that can be compared."""
     this = found["methods"][method]
     rewards, cell = this["rewards"][0], this["indicators"][yardstick(found).indicator]
     if yardstick(found).name == "reward" and rewards:
         cell = rewards[0]
-    assert cell is not None  # as it can be compared
+    assert cell is not None  # a compared method has every defined indicator
     return cell
 
 
 def fixed(value: float, digits: int = 2) -> str:
-    """A number with so many decimals, of which there is no -0.
+    """Format a number with a fixed number of decimals, and -0 as 0.
 
     >>> fixed(-0.001), fixed(-1.5), fixed(float("inf"))
     ('0.00', '-1.50', 'inf')
@@ -97,7 +97,7 @@ def fixed(value: float, digits: int = 2) -> str:
 
 
 def shares(weights: Sequence[float]) -> str:
-    """A weighting in few letters.
+    """Format a weighting in short.
 
     >>> shares((1 / 3, 2 / 3))
     '0.333 : 0.667'
@@ -106,7 +106,7 @@ def shares(weights: Sequence[float]) -> str:
 
 
 def ratio(mine: float, theirs: float) -> float:
-    """One number in another; NaN where one is no gain, and their ratio would say nothing.
+    """Divide two gains; NaN where one of them is not a gain and a ratio means nothing.
 
     >>> ratio(3.0, 2.0), ratio(1.0, -0.5), ratio(-1.0, 0.5)
     (1.5, nan, nan)
@@ -115,5 +115,5 @@ def ratio(mine: float, theirs: float) -> float:
 
 
 def number(value: float | None) -> float:
-    """A number of the results; what is null in `results.json` is NaN again."""
+    """Read a number of `results.json`, where null stands for NaN."""
     return float("nan") if value is None else float(value)

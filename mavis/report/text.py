@@ -1,4 +1,4 @@
-"""What a sweep comes to, in sentences: who is ahead, what was checked, what pictures show."""
+"""Describe a sweep in sentences: the comparison, the checks, and alternative texts."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ SAID = ("ahead of", "behind", "no different, as far as can be seen, from", "not 
 
 
 def decimal(value: Any, digits: int = 2, *, sign: bool = False) -> str:
-    """A number for people.
+    """Format a number for the report.
 
     >>> decimal(-0.001), decimal(-1.5), decimal(float("inf"), sign=True), decimal(None)
     ('0.00', '−1.50', '+∞', '–')
@@ -31,12 +31,12 @@ def decimal(value: Any, digits: int = 2, *, sign: bool = False) -> str:
     found = number(value)
     if np.isnan(found):
         return "–"
-    rounded = round(found, digits) + 0.0  # there is no −0
+    rounded = round(found, digits) + 0.0  # −0 becomes 0
     return f"{rounded:{'+' if sign else ''},.{digits}f}".replace("-", "−").replace("inf", "∞")
 
 
 def between(cell: Estimate, digits: int = 2) -> str:
-    """An interval's ends.
+    """Format the ends of an interval.
 
     >>> between({"value": 1.0, "low": 0.5, "high": 2.0})
     '[0.50, 2.00]'
@@ -45,7 +45,7 @@ def between(cell: Estimate, digits: int = 2) -> str:
 
 
 def together(words: Sequence[str]) -> str:
-    """A list in words.
+    """Join words to a list in prose.
 
     >>> together(["a", "b", "c"])
     'a, b and c'
@@ -54,16 +54,16 @@ def together(words: Sequence[str]) -> str:
 
 
 def headline(found: Results) -> str:
-    """Who is ahead of whom, by the yardstick; a sentence."""
+    """State which baselines MAVIS is ahead of, by the main indicator, in one sentence."""
     compared = [m for m in ordered(found) if is_compared(found["methods"][m])]
     if not compared:
-        return f"No method gets to {found['kl']:g} nats at every weighting: none can be compared."
+        return f"No method reaches {found['kl']:g} nats at every weighting: none can be compared."
     measure = yardstick(found).name
     if found["ahead"]:
         groups: dict[str, list[str]] = {}
-        for rival in _rivals(found):
-            verdict = _verdict(found["ahead"][rival])
-            groups.setdefault(verdict, []).append(look(rival).name)
+        for baseline in _baselines(found):
+            verdict = _verdict(found["ahead"][baseline])
+            groups.setdefault(verdict, []).append(look(baseline).name)
         parts = [f"{said} {together(groups[said])}" for said in SAID if said in groups]
         return f"By {measure}, {look(AHEAD).name} is {'; '.join(parts)}."
     best = max(compared, key=lambda m: number(measured(found, m)["value"]))
@@ -75,22 +75,22 @@ def headline(found: Results) -> str:
 
 
 def leads(found: Results) -> Iterator[str]:
-    """How far MAVIS is ahead of each rival, or behind: a line each."""
+    """Yield a line for each baseline on how far MAVIS is ahead or behind."""
     gain = yardstick(found).name if is_single(found) else "weighted gain"
-    for rival in _rivals(found):
-        lead = found["ahead"][rival]
+    for baseline in _baselines(found):
+        lead = found["ahead"][baseline]
         ratio, more = lead["hypervolume_ratio"], lead["gain_difference"]
         volume = (
             f"{decimal(ratio['value'])} {between(ratio)} times its hypervolume; " if ratio else ""
         )
         yield (
-            f"MAVIS and {look(rival).name}: {volume}{gain} "
+            f"MAVIS and {look(baseline).name}: {volume}{gain} "
             f"{decimal(more['value'], sign=True)} {between(more)} standard units."
         )
 
 
 def title(found: Results) -> str:
-    """What the report is about."""
+    """Return the title of the report."""
     at = f"{found['kl']:g}\N{NO-BREAK SPACE}nats"
     if len(found["objectives"]) == 1:
         return f"Reward of {found['objectives'][0]} against KL, compared at {at}"
@@ -98,7 +98,7 @@ def title(found: Results) -> str:
 
 
 def about(found: Results) -> str:
-    """What was compared, on how much."""
+    """Describe what was compared, and on how many prompts and answers."""
     settings = found["settings"]
     count, seeds = settings.get("prompts", "?"), settings.get("seeds", 1)
     answers = "one answer" if seeds == 1 else f"{seeds} answers"
@@ -114,7 +114,7 @@ def about(found: Results) -> str:
 
 
 def seeds(found: Results) -> str:
-    """What the columns of several seeds differ by."""
+    """Explain what differs between the columns of several seeds."""
     if "{seed}" in str(found["settings"].get("models", {}).get("runs", "")):
         return (
             "Each has models of its own: how far the columns differ is what the intervals above "
@@ -124,7 +124,7 @@ def seeds(found: Results) -> str:
 
 
 def describe_front(found: Results, x: int, y: int) -> str:
-    """What a picture of a front shows, for those who do not see it."""
+    """Describe a plot of a front, as its alternative text."""
     names, parts = found["objectives"], []
     weights = np.array(found["weightings"])
     ends = [int((weights[:, m] - weights[:, n]).argmax()) for m, n in ((x, y), (y, x))]
@@ -141,7 +141,7 @@ def describe_front(found: Results, x: int, y: int) -> str:
 
 
 def describe_curves(found: Results, panels: Sequence[int]) -> str:
-    """What the picture of reward against KL shows."""
+    """Describe the plot of reward against KL, as its alternative text."""
     parts = []
     for at in panels:
         weights = np.array(found["weightings"][at])
@@ -157,7 +157,7 @@ def describe_curves(found: Results, panels: Sequence[int]) -> str:
 
 
 def checks(found: Results) -> Iterator[str]:
-    """What was seen to, so that nothing but the methods differs."""
+    """Yield what was checked, so that the methods differ in nothing else."""
     settings = found["settings"]
     for method, both in found.get("overlap", {}).items():
         said = "its models do not say which prompts they were trained on" if both is None else (
@@ -190,12 +190,12 @@ def checks(found: Results) -> Iterator[str]:
     )
 
 
-def _rivals(found: Results) -> list[str]:
+def _baselines(found: Results) -> list[str]:
     return [method for method in ordered(found) if method in found["ahead"]]
 
 
 def _verdict(lead: Lead) -> str:
-    """Ahead, behind or neither: by volumes, or by gains where there are none."""
+    """Decide between ahead, behind and neither, by hypervolume or else by the gain."""
     cell, even = lead["hypervolume_ratio"], 1
     if cell is None:
         cell, even = lead["gain_difference"], 0

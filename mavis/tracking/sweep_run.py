@@ -41,7 +41,7 @@ def log_sweep(folder: Path, found: Results, files: Sequence[Path], uri: str | No
         with careful(SHORT):
             run = FitRun(folder, EXPERIMENT, folder.name, where)
             run.params(_params(found["settings"]))
-            _write(run, run.id, [(0, _standing(found))])
+            _write(run, run.id, [(0, _indicators(found))])
             for method in found["methods"]:
                 child = _child(run, method)
                 _write(run, child, list(_points(found, method)))
@@ -82,7 +82,7 @@ def _params(settings: Mapping[str, Any]) -> dict[str, str]:
     return {name: without_secrets(str(value))[:PARAM_LENGTH] for name, value in flat(settings, ".")}
 
 
-def _standing(found: Results) -> dict[str, float]:
+def _indicators(found: Results) -> dict[str, float]:
     """On the sweep's own run: all indicators of all methods, to be compared between sweeps."""
     table = {m: method["indicators"] for m, method in found["methods"].items()}
     return _finite({f"{m}/{n}": cell for m, each in table.items() for n, cell in each.items()})

@@ -240,10 +240,10 @@ def _entry(
 def _line(entry: dict[str, Any]) -> str:
     """A round, in a line."""
     best = entry["best_of_n_at_kl"]
-    rival = "no best-of-N at this KL" if best is None else f"best-of-N at this KL {best:z.2f}"
+    best_of_n = "no best-of-N at this KL" if best is None else f"best-of-N at this KL {best:z.2f}"
     return (
         f"reward {entry['reward']:z.2f} ± {entry['reward_se']:.2f} "  # z: no "-0.00"
-        f"(reference {entry['reward_reference']:z.2f}, {rival}), KL {entry['kl']:.1f} nats"
+        f"(reference {entry['reward_reference']:z.2f}, {best_of_n}), KL {entry['kl']:.1f} nats"
     )
 
 

@@ -118,7 +118,7 @@ def test_prompts_that_a_method_was_trained_on_are_a_warning(words, capsys):
         (["--values.trial", "."], "mavis needs a model of trial at .: value.json is mis"),
         (["--policies.trial", "."], "at .: config.json or adapter_config.json is missing"),
         (["--runs", "nowhere"], "mavis needs a model of trial at nowhere/trial/value: `mavis fit"),
-        (["--divergence", "jsd"], "divergence jsd is none that rloo tunes under"),
+        (["--divergence", "jsd"], "divergence jsd is not available with --tuned rloo"),
         (
             ["--divergence", "jsd", "--tuned", "dpo"],
             "mod needs a model of trial .*--divergence jsd",

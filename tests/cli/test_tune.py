@@ -320,12 +320,12 @@ def test_a_tuned_policy_has_one_kl_whoever_reports_it(lora, tiny_tune, tiny_fold
     card = TunedCard.read(folder)
     reference = ReferencePolicy.load(str(tiny_folder / "reference"))
     prompts = fitting_prompts(reference, str(tiny_folder / "prompts"), "validation", None, 6, 0)
-    ground = Setting(reference, (find("trial"),), prompts[:4], 2, 4, 6, 1.0, 40, 8)
+    setting = Setting(reference, (find("trial"),), prompts[:4], 2, 4, 6, 1.0, 40, 8)
     names, weights = ("trial",), (1.0,)
     places = {told(weights, names): folder}
     method = open_method("morlhf", reference, names, Models(""), places)
     assert method.strength == 1.0
-    point = ground.point("morlhf", weights, 1.0, lambda _: method.open(weights))
+    point = setting.point("morlhf", weights, 1.0, lambda _: method.open(weights))
     same = point.only(1)  # what is tuned under seed 0 is measured under seed 1
     assert card.measured["kl"] == pytest.approx(same.kl.mean(), abs=1e-5)
     assert card.measured["trial"] == pytest.approx(same.mean_rewards(card.units)["trial"], abs=1e-5)

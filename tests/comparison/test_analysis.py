@@ -13,26 +13,26 @@ from mavis.reward import Units
 LUCK = np.array([0.7, -0.3])
 
 
-def test_everything_starts_at_all_the_answers_of_the_reference_there_are(findings):
+def test_everything_starts_at_all_the_answers_of_the_reference_there_are(analysis):
     """Whatever the luck of its first ones: N = 1 is where the curves of all methods start."""
-    given = findings(("best_of", "mavis"))
+    given = analysis(("best_of", "mavis"))
     given = replace(given, best_of=replace(given.best_of, rewards=given.best_of.rewards + LUCK))
-    start = given.stand(given.best_of).rewards
+    start = given.per_prompt(given.best_of).rewards
     np.testing.assert_allclose(given.best_curve((0.5, 0.5))[0].rewards, start)
     np.testing.assert_allclose(start.mean(0), 0.0, atol=1e-12)
-    np.testing.assert_allclose(given.standing(1).baseline.rewards, 0.0, atol=1e-12)
+    np.testing.assert_allclose(given.at_equal_kl(1).reference.rewards, 0.0, atol=1e-12)
     assert given.units == [
         Units.measure(given.best_of.rewards[..., m].ravel().tolist(), "x") for m in (0, 1)
     ]
     alone = replace(given, best_of=None)
     assert alone.units != given.units
-    np.testing.assert_allclose(alone.standing(1).baseline.rewards, 0.0, atol=1e-12)
+    np.testing.assert_allclose(alone.at_equal_kl(1).reference.rewards, 0.0, atol=1e-12)
     found = results(given, {}, {}, {}, Checks({}, {}, []))
     np.testing.assert_allclose(found["reference"]["rewards"], 0.0, atol=1e-12)
 
 
-def test_a_seed_is_held_against_the_same_start(findings):
-    given = findings(("best_of", "mavis"))
+def test_a_seed_is_held_against_the_same_start(analysis):
+    given = analysis(("best_of", "mavis"))
     twice = {
         m: [[replace(p, rewards=np.repeat(p.rewards, 2, 1),
                      numbers={n: np.repeat(v, 2, 1) for n, v in p.numbers.items()},
@@ -47,8 +47,8 @@ def test_a_seed_is_held_against_the_same_start(findings):
     assert first.keys() == {"mavis"}
 
 
-def test_a_best_answer_for_every_seed(findings):
-    given = findings(("best_of",))
+def test_a_best_answer_for_every_seed(analysis):
+    given = analysis(("best_of",))
     start = given.reference
     three = replace(start, rewards=np.repeat(start.rewards, 3, axis=1))
     (chosen, *_) = replace(given, reference=three).nearest("best_of")

@@ -6,8 +6,8 @@ from mavis.comparison.answers import write_answers
 from mavis.judge.pairs import read_pairs
 
 
-def test_every_method_has_a_file_for_each_weighting(findings, tmp_path):
-    given = findings(("best_of", "mavis", "mod"))
+def test_every_method_has_a_file_for_each_weighting(analysis, tmp_path):
+    given = analysis(("best_of", "mavis", "mod"))
     stale = tmp_path / "answers" / "soup" / "humor1_helpfulness0.jsonl"
     stale.parent.mkdir(parents=True)
     stale.touch()
@@ -28,8 +28,8 @@ def test_every_method_has_a_file_for_each_weighting(findings, tmp_path):
     assert rows[3]["kl"] == nearest.kl[3, 0]
 
 
-def test_a_judge_can_read_them(findings, tmp_path):
-    write_answers(tmp_path, findings(("mavis", "mod")))
+def test_a_judge_can_read_them(analysis, tmp_path):
+    write_answers(tmp_path, analysis(("mavis", "mod")))
     mine, theirs = (
         tmp_path / "answers" / name / "humor1_helpfulness0.jsonl" for name in ("mavis", "mod")
     )

@@ -90,7 +90,7 @@ def test_a_divergence_is_one_that_policies_are_tuned_under():
     Models().check(NAMES)
     Models(divergence="jeffrey", policies=dict.fromkeys(NAMES, "elsewhere")).check(NAMES)
     for options in ({"divergence": "jsd"}, {"tuned": "dpo", "divergence": "jeffrey"}):
-        with pytest.raises(ValueError, match=r"is none that .* tunes under: dpo does"):
+        with pytest.raises(ValueError, match=r"is not available with --tuned .*: dpo tunes under"):
             Models(**options).check(NAMES)
     with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\]"):
         Models(tuned="dpo", divergence="alpha", alpha=1.5).check(NAMES)

@@ -38,7 +38,7 @@ def test_models_that_do_not_say_what_they_learned_from(checked):
 
 
 def test_the_reward_that_judged_in_training_is_compared(checked, sweep):
-    marks = {one.name: identity(one.reward) for one in sweep.ground.objectives}
+    marks = {one.name: identity(one.reward) for one in sweep.setting.objectives}
     for name, mark in marks.items():
         place = checked.runs / "tuned" / f"rloo-{name}"
         card = TunedCard.read(place)
@@ -62,7 +62,7 @@ def test_another_reference_policy_is_told(checked, sweep):
     place = checked.runs / "tuned" / "rloo-trial"
     replace(TunedCard.read(place), reference="an/other").save(place)
     (said,) = checked("mod").warnings
-    name = sweep.ground.reference.name
+    name = sweep.setting.reference.name
     assert said.endswith(f"was trained under the reference policy an/other, not under {name}.")
     replace(TunedCard.read(place), template="json.dumps", reference=name).save(place)
     (said,) = checked("mod").warnings
@@ -70,7 +70,7 @@ def test_another_reference_policy_is_told(checked, sweep):
 
 
 def test_other_weights_of_the_reference_policy_are_told(checked, sweep):
-    reference = sweep.ground.reference
+    reference = sweep.setting.reference
     value, parm = (checked.runs / name for name in ("trial/value", "tuned/parm-trial+rival"))
     policy = checked.runs / "tuned" / "rloo-trial"
     for mark, warned in ((reference.weights_digest, 0), ("others", 3)):

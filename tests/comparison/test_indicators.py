@@ -17,7 +17,7 @@ def readings(rewards, noise=0.0, seed=0):
 
 
 @pytest.fixture
-def standing():
+def comparison():
     baseline = RewardsAtKL(np.array([0.1, 0.0]), np.tile([0.1, 0.0], (200, 1)))
     found = {
         "mavis": readings(GOOD, 0.1),
@@ -27,12 +27,12 @@ def standing():
     return AtEqualKL(2.0, WEIGHTS, baseline, found)
 
 
-def test_who_does_not_get_so_far_is_left_out(standing):
-    assert standing.methods == ["mavis", "mod"]
+def test_who_does_not_get_so_far_is_left_out(comparison):
+    assert comparison.methods == ["mavis", "mod"]
 
 
-def test_indicators_are_those_of_the_mean_rewards(standing):
-    corner = standing.reference_point
+def test_indicators_are_those_of_the_mean_rewards(comparison):
+    corner = comparison.reference_point
     np.testing.assert_allclose(corner, pareto.reference_point([GOOD, GOOD - 0.3]))
     want = {
         "hypervolume": pareto.hypervolume(GOOD, corner),
@@ -45,52 +45,52 @@ def test_indicators_are_those_of_the_mean_rewards(standing):
     }
     assert want.keys() == INDICATORS.keys()
     for name, value in want.items():
-        assert standing.indicator("mavis", name).value == pytest.approx(value, abs=1e-12), name
-    assert standing.indicator("mod", "epsilon").value == pytest.approx(0.3)
+        assert comparison.indicator("mavis", name).value == pytest.approx(value, abs=1e-12), name
+    assert comparison.indicator("mod", "epsilon").value == pytest.approx(0.3)
 
 
-def test_intervals_hold_their_value_and_the_lead_is_paired(standing):
-    volume = standing.indicator("mavis", "hypervolume")
+def test_intervals_hold_their_value_and_the_lead_is_paired(comparison):
+    volume = comparison.indicator("mavis", "hypervolume")
     assert volume.low < volume.value < volume.high
-    assert standing.against("mavis", "mod", "hypervolume").low > 1
-    gain = standing.against("mavis", "mod", "weighted_gain", by="difference")
+    assert comparison.against("mavis", "mod", "hypervolume").low > 1
+    gain = comparison.against("mavis", "mod", "weighted_gain", by="difference")
     assert gain.value == pytest.approx(0.3)
     # Both have the same noise: paired, nothing of it is left.
     assert gain.high - gain.low < 1e-9
 
 
-def test_a_resample_is_held_against_the_front_of_its_own_world(standing):
+def test_a_resample_is_held_against_the_front_of_its_own_world(comparison):
     """Against the one front of the means, a point's own copy on it would be another point."""
     for name in ("maximin", "epsilon", "igd_plus"):
-        found = standing.indicator("mavis", name)
+        found = comparison.indicator("mavis", name)
         assert found.low <= found.value <= found.high, name
-    assert standing.indicator("mavis", "epsilon").high == 0  # nobody is ahead in any world
+    assert comparison.indicator("mavis", "epsilon").high == 0  # nobody is ahead in any world
 
 
-def test_a_reference_point_may_be_given(standing):
-    fixed = AtEqualKL(2.0, WEIGHTS, standing.baseline, standing.readings, [-2.0, -2.0])
+def test_a_reference_point_may_be_given(comparison):
+    fixed = AtEqualKL(2.0, WEIGHTS, comparison.reference, comparison.readings, [-2.0, -2.0])
     assert fixed.indicator("mavis", "hypervolume").value == pytest.approx(
         pareto.hypervolume(GOOD, [-2, -2])
     )
 
 
-def test_resamples_without_a_reward_are_left_out(standing):
+def test_resamples_without_a_reward_are_left_out(comparison):
     """Few prompts were scored: in some resamples there are none of them."""
-    for reading in standing.readings["mod"]:
+    for reading in comparison.readings["mod"]:
         reading.samples[:5] = np.nan
-    holes = standing.indicator("mod", "hypervolume")
+    holes = comparison.indicator("mod", "hypervolume")
     assert np.isfinite([holes.value, holes.low, holes.high]).all()
-    assert len(standing.samples("mavis")) == 195  # the same ones of all methods
-    assert standing.against("mavis", "mod", "weighted_gain", by="difference").low > 0.29
+    assert len(comparison.samples("mavis")) == 195  # the same ones of all methods
+    assert comparison.against("mavis", "mod", "weighted_gain", by="difference").low > 0.29
 
 
-def test_a_method_without_a_reward_is_left_out(standing):
-    standing.readings["mod"][1].rewards[0] = np.nan
-    assert standing.methods == ["mavis"]
+def test_a_method_without_a_reward_is_left_out(comparison):
+    comparison.readings["mod"][1].rewards[0] = np.nan
+    assert comparison.methods == ["mavis"]
 
 
-def test_a_single_point_has_a_volume(standing):
+def test_a_single_point_has_a_volume(comparison):
     """The range is that from the reference policy to it."""
-    one = AtEqualKL(2.0, WEIGHTS[:1], standing.baseline, {"mavis": readings(GOOD[:1])})
+    one = AtEqualKL(2.0, WEIGHTS[:1], comparison.reference, {"mavis": readings(GOOD[:1])})
     np.testing.assert_allclose(one.reference_point, [0.1 - 0.19, -1.0 - 0.1])
     assert one.indicator("mavis", "hypervolume").value == pytest.approx(2.09 * 0.1)

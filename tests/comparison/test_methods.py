@@ -19,7 +19,7 @@ def test_seeds_have_models_of_their_own(sweep, tiny_runs, tmp_path):
     def point(runs):
         ours = replace(sweep, models=Models(runs), folder=tmp_path / "sweep" / runs[-1])
         team = ours.team("mod", ours.open(["mod"])["mod"])
-        return ours.ground.point("mod", (0.5, 0.5), 4.0, team.weighted((0.5, 0.5)))
+        return ours.setting.point("mod", (0.5, 0.5), 4.0, team.weighted((0.5, 0.5)))
 
     own, first, second = (point(str(tmp_path / f"s{name}")) for name in ("{seed}", 0, 1))
     both = [[one[0], other[1]] for one, other in zip(first.tokens, second.tokens, strict=True)]
@@ -49,6 +49,6 @@ def test_a_team_is_loaded_when_it_is_asked_for(sweep, monkeypatch):
     monkeypatch.setattr(
         "mavis.comparison.methods.open_method", lambda *args: loaded.append(args) or None
     )
-    ground = sweep.ground
-    MethodModels("mavis", ground.reference, ground.names, sweep.models, folders)
+    setting = sweep.setting
+    MethodModels("mavis", setting.reference, setting.names, sweep.models, folders)
     assert not loaded

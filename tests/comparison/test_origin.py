@@ -103,7 +103,9 @@ def test_prompts_are_those_of_the_data_that_the_models_were_trained_on(runs, loo
     assert look(runs / "trial/value").prompts == "sandbox/prompts"  # the objective's own
     for broken in ("data: [", "x", ""):
         config.write_text(broken)
-        with pytest.raises(ValueError, match=r"trial/config.yaml is no configuration of a fit"):
+        with pytest.raises(
+            ValueError, match=r"trial/config.yaml is damaged: it is not the configuration of a fit"
+        ):
             look(runs / "trial/value")
     assert look(runs / "trial/value", prompts="b").prompts == "b"
 

@@ -22,11 +22,11 @@ def with_seeds(point, shifts):
 
 
 @pytest.fixture
-def seeds(findings):
+def seeds(analysis):
     """Findings of three seeds, of which the second's models have gained more."""
 
     def make(shifts=(0.0, 0.5, -0.2)):
-        one = findings(methods=("mavis", "mod"))
+        one = analysis(methods=("mavis", "mod"))
         return one, replace(
             one,
             reference=with_seeds(one.reference, [0.0] * len(shifts)),
@@ -40,8 +40,8 @@ def seeds(findings):
     return make
 
 
-def test_one_seed_has_nothing_beside_it(findings):
-    assert replicates(findings(), (-3.0, -3.0)) == []
+def test_one_seed_has_nothing_beside_it(analysis):
+    assert replicates(analysis(), (-3.0, -3.0)) == []
 
 
 def test_a_seed_by_itself_is_a_sweep_of_that_seed(seeds):
@@ -49,7 +49,7 @@ def test_a_seed_by_itself_is_a_sweep_of_that_seed(seeds):
     corner = (-3.0, -3.0)
     found = replicates(three, corner)
     assert len(found) == 3
-    alone = replace(one, corner=corner, given=three.units).standing(1)
+    alone = replace(one, corner=corner, given=three.units).at_equal_kl(1)
     for name in ("hypervolume", "weighted_gain"):
         assert found[0]["mavis"][name] == pytest.approx(alone.value("mavis", name))
         assert [f["mod"][name] for f in found] == pytest.approx([alone.value("mod", name)] * 3)

@@ -10,9 +10,9 @@ from mavis.comparison.results import results
 
 
 @pytest.fixture
-def found(findings, monkeypatch):
+def found(analysis, monkeypatch):
     monkeypatch.setattr("mavis.comparison.analysis.RESAMPLES", 40)
-    return results(findings(), {}, {}, {}, Checks({}, {}, []))
+    return results(analysis(), {}, {}, {}, Checks({}, {}, []))
 
 
 def test_every_entry_has_a_type_and_every_type_an_entry(found):

@@ -103,18 +103,18 @@ def test_reach_goes_down_as_well_as_up():
         ({"best_of": 4}, "best_of = 3, not 4"),
     ],
 )
-def test_a_folder_of_other_settings_is_refused(sweep, ground, change, said):
+def test_a_folder_of_other_settings_is_refused(sweep, setting, change, said):
     sweep.open(["mavis"])
-    other = replace(sweep, ground=replace(ground, **change))
+    other = replace(sweep, setting=replace(setting, **change))
     with pytest.raises(ValueError, match=rf"holds a sweep with {said}: give another --out"):
         other.open(["mavis"])
 
 
-def test_an_edited_reward_or_another_model_is_refused(sweep, ground, tiny_runs, tmp_path):
+def test_an_edited_reward_or_another_model_is_refused(sweep, setting, tiny_runs, tmp_path):
     sweep.open(["mavis"])
-    edited = (Objective("trial", lambda _, r: [0.0] * len(r)), ground.objectives[1])
+    edited = (Objective("trial", lambda _, r: [0.0] * len(r)), setting.objectives[1])
     with pytest.raises(ValueError, match="holds a sweep with other rewards"):
-        replace(sweep, ground=replace(ground, objectives=edited)).open(["mavis"])
+        replace(sweep, setting=replace(setting, objectives=edited)).open(["mavis"])
     shutil.copytree(tiny_runs, tmp_path / "runs")
     moved = replace(sweep, models=Models(str(tmp_path / "runs")))
     moved.open(["mavis"])  # the same models elsewhere are the same
@@ -154,15 +154,15 @@ def test_seeds_with_one_model_between_them_are_told(sweep, tiny_runs, tmp_path):
         assert own.twins("mod") == (name == "trial")  # the other is still the same
 
 
-def test_a_missing_model_is_said_before_anything_is_decoded(sweep, ground):
-    other = replace(ground, objectives=ground.objectives[::-1])
+def test_a_missing_model_is_said_before_anything_is_decoded(sweep, setting):
+    other = replace(setting, objectives=setting.objectives[::-1])
     with pytest.raises(FileNotFoundError, match="parm needs a model of rival,trial"):
-        replace(sweep, ground=other).open(["mavis", "parm"])
+        replace(sweep, setting=other).open(["mavis", "parm"])
     assert not sweep.folder.exists()
 
 
 def test_points_of_another_divergence_or_reference_are_not_mixed_in(
-    sweep, ground, tiny_runs, tiny_folder, tmp_path
+    sweep, setting, tiny_runs, tiny_folder, tmp_path
 ):
     foreign = {}
     for name in ("trial", "rival"):
@@ -177,8 +177,8 @@ def test_points_of_another_divergence_or_reference_are_not_mixed_in(
         replace(sweep, models=other).open(["mod"])
     replace(sweep, models=other).open(["soup"])  # whose points have no divergence
     shutil.copytree(tiny_folder / "reference", tmp_path / "reference")
-    moved = replace(ground.reference, name=str(tmp_path / "reference"))
-    mine = replace(sweep, ground=replace(ground, reference=moved), folder=tmp_path / "mine")
+    moved = replace(setting.reference, name=str(tmp_path / "reference"))
+    mine = replace(sweep, setting=replace(setting, reference=moved), folder=tmp_path / "mine")
     mine.open(["mavis"])
     mine.reference()
     file = tmp_path / "reference" / "model.safetensors"

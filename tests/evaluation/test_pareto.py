@@ -119,7 +119,7 @@ def test_maximin_by_hand():
     assert maximin([[1, 1]], front) == 2  # dominated by (3, 3), by 2 in each
     assert maximin([[3, 2]], front) == 0  # weakly dominated
     assert maximin([[1, 1, 1]], [[2, 4, 1.5], [9, 9, 0]]) == 0.5
-    # A dominated point of the set itself is no rival: the front is.
+    # A dominated point of the set itself does not compete: the front does.
     assert maximin([[0, 4], [-5, -5]], front) == (-1 + 8) / 2
 
 

@@ -80,7 +80,7 @@ def test_what_helped_is_remembered(monkeypatch):
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [
-        (Answer(401, "no"), PermissionError, "wants another API key in the environment variable"),
+        (Answer(401, "no"), PermissionError, "refuses the API key; set OPENAI_API_KEY"),
         (Answer(404, "no"), LookupError, "is wrong or knows no model 'judge'"),
         (Answer(200, "<html>"), ValueError, "does not answer as a chat endpoint"),
     ],

@@ -67,7 +67,7 @@ def test_missing_and_empty_files(files, tmp_path):
     first, second = files([("a", "x")], [])
     with pytest.raises(FileNotFoundError, match=r"nothing\.jsonl': there is no such file"):
         read_pairs(first, tmp_path / "nothing.jsonl")
-    with pytest.raises(ValueError, match=r"this is a folder, and must be a file"):
+    with pytest.raises(ValueError, match=r"this is a folder; give a file"):
         read_pairs(first, tmp_path)
     with pytest.raises(ValueError, match=r"no answers in .*second.jsonl"):
         read_pairs(first, second)

@@ -80,11 +80,11 @@ def _quick(monkeypatch):
 
 
 @pytest.fixture
-def found(findings):
+def found(analysis):
     costs = {"mavis": Cost(235.0, 1101314, frozenset()), "mod": Cost(None, 10, None)}
     warnings = ["mod: its models do not say which prompts they were trained on."]
     seen, judged = {"mavis": 0, "mod": None}, {"mavis": [], "mod": ["humor"]}
-    return results(findings(), costs, {"mavis": 1429.0}, SETTINGS, Checks(seen, judged, warnings))
+    return results(analysis(), costs, {"mavis": 1429.0}, SETTINGS, Checks(seen, judged, warnings))
 
 
 def parsed(found):
@@ -168,8 +168,8 @@ def test_seeds_stand_side_by_side(found):
     assert not any("best_of" in a and "seed by seed" in b for a, b in pairwise(said))
 
 
-def test_hostile_text_stays_text(findings):
-    given = findings(objectives=("humor", HOSTILE))
+def test_hostile_text_stays_text(analysis):
+    given = analysis(objectives=("humor", HOSTILE))
     given.prompts[0] = HOSTILE
     for points in given.curves["mavis"]:
         for point in points:
@@ -186,8 +186,8 @@ def test_hostile_text_stays_text(findings):
     assert "{{ 7*7 }}" in read.text
 
 
-def test_samples_are_the_first_answers_nearest_to_the_kl(found, findings):
-    given = findings()
+def test_samples_are_the_first_answers_nearest_to_the_kl(found, analysis):
+    given = analysis()
     samples = found["samples"]
     assert len(samples) == 12
     assert [s["number"] for s in samples[:4]] == [1, 7, 13, 19]
@@ -200,8 +200,8 @@ def test_samples_are_the_first_answers_nearest_to_the_kl(found, findings):
     np.testing.assert_allclose(last["answers"]["mavis"]["rewards"], want)
 
 
-def test_best_of_n_shows_the_best_of_the_n_that_its_kl_needs(findings):
-    given = findings()
+def test_best_of_n_shows_the_best_of_the_n_that_its_kl_needs(analysis):
+    given = analysis()
     rewards, truncation = given.standard(given.best_of), given.best_of.numbers["kl_truncation"]
     for weights, point in zip(given.weightings, given.nearest("best_of"), strict=True):
         n = int(point.strength)
@@ -216,8 +216,8 @@ def test_best_of_n_shows_the_best_of_the_n_that_its_kl_needs(findings):
             np.testing.assert_array_equal(point.rewards[p, 0], given.best_of.rewards[p, best])
 
 
-def test_an_answer_whose_reward_abstained_is_never_the_best(findings):
-    given = findings(("best_of",))
+def test_an_answer_whose_reward_abstained_is_never_the_best(analysis):
+    given = analysis(("best_of",))
     given.best_of.rewards[:, 1:, 0] = np.nan
     for point in given.nearest("best_of"):
         assert [row[0] for row in point.responses] == [f"best_of says {p}.0" for p in range(24)]
@@ -248,12 +248,12 @@ def test_the_headline_says_who_is_ahead(found):
         ((), (1.0, 3.0), "none can be compared"),
         (("mavis",), (1.0, 3.0), "there is nothing beside it"),
         (("mod", "soup"), (1.0, 3.0), "The largest hypervolume is that of MOD"),
-        (("mavis", "mod"), (0.5, 1.0), "No method gets to 2 nats at every weighting"),
+        (("mavis", "mod"), (0.5, 1.0), "No method reaches 2 nats at every weighting"),
         (("best_of", "mavis"), (0.5, 1.0), "best of N has a hypervolume of"),
     ],
 )
-def test_a_report_of_little_is_a_report(findings, methods, reach, said):
-    found = results(findings(methods, reach=reach), {}, {}, SETTINGS, NOTHING)
+def test_a_report_of_little_is_a_report(analysis, methods, reach, said):
+    found = results(analysis(methods, reach=reach), {}, {}, SETTINGS, NOTHING)
     assert said in parsed(found).text
     assert list(table(found))
 
@@ -268,9 +268,9 @@ def test_a_report_can_be_made_from_the_file_alone(found):
     assert "Samples" not in parsed(again).text
 
 
-def test_three_objectives(findings):
+def test_three_objectives(analysis):
     found = results(
-        findings(("mavis",), ("humor", "helpfulness", "kind")),
+        analysis(("mavis",), ("humor", "helpfulness", "kind")),
         {},
         {},
         SETTINGS,
@@ -281,8 +281,8 @@ def test_three_objectives(findings):
     assert "Trade-offs of humor, helpfulness and kind" in read.text
 
 
-def test_every_method_is_held_against_every_other(findings):
-    found = results(findings(("mavis", "mod", "soup")), {}, {}, SETTINGS, NOTHING)
+def test_every_method_is_held_against_every_other(analysis):
+    found = results(analysis(("mavis", "mod", "soup")), {}, {}, SETTINGS, NOTHING)
     pairs = {tuple(pair["methods"]): pair["differences"] for pair in found["paired"]}
     assert set(pairs) == {("mavis", "mod"), ("mavis", "soup"), ("mod", "soup")}
     known = {m: found["methods"][m]["indicators"] for m in ("mod", "soup")}
@@ -294,8 +294,8 @@ def test_every_method_is_held_against_every_other(findings):
     assert any(row[0] == "MOD − rewarded soup" for row in read.rows)
 
 
-def test_a_ratio_to_a_gain_that_may_be_nothing_is_not_given(findings):
-    given = findings(("mavis", "mod"))
+def test_a_ratio_to_a_gain_that_may_be_nothing_is_not_given(analysis):
+    given = analysis(("mavis", "mod"))
     for points in given.curves["mod"]:
         for one in points:
             one.rewards[:] = given.reference.rewards  # no gain at all
@@ -309,8 +309,8 @@ def test_a_ratio_to_a_gain_that_may_be_nothing_is_not_given(findings):
     assert row[2] == "–"  # and no interval
 
 
-def test_a_loss_has_no_ratio_to_a_gain(findings):
-    given = findings(("mavis", "mod"))
+def test_a_loss_has_no_ratio_to_a_gain(analysis):
+    given = analysis(("mavis", "mod"))
     for points in given.curves["mavis"]:
         for one in points:
             one.rewards[:] = given.reference.rewards - 1.0

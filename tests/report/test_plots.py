@@ -22,8 +22,8 @@ def _quick(monkeypatch):
 
 
 @pytest.fixture
-def found(findings):
-    return results(findings(), {}, {}, {}, NOTHING)
+def found(analysis):
+    return results(analysis(), {}, {}, {}, NOTHING)
 
 
 def png_size(path):
@@ -156,9 +156,9 @@ def test_bars_are_sorted_and_have_intervals(found):
         ]
 
 
-def test_three_objectives_have_three_fronts(findings, tmp_path):
+def test_three_objectives_have_three_fronts(analysis, tmp_path):
     names3 = ("humor", "helpfulness", "harmlessness")
-    found = results(findings(("mavis", "mod"), names3), {}, {}, {}, NOTHING)
+    found = results(analysis(("mavis", "mod"), names3), {}, {}, {}, NOTHING)
     saved = plots.pictures(tmp_path, found)
     assert [name for name in saved if name.startswith("front")] == [
         "front 0 1",
@@ -171,15 +171,15 @@ def test_three_objectives_have_three_fronts(findings, tmp_path):
 
 
 @pytest.mark.parametrize("methods", [(), ("mavis",), ("best_of",)])
-def test_few_methods_make_plain_pictures(findings, methods, tmp_path):
-    found = results(findings(methods), {}, {}, {}, NOTHING)
+def test_few_methods_make_plain_pictures(analysis, methods, tmp_path):
+    found = results(analysis(methods), {}, {}, {}, NOTHING)
     assert len(plots.pictures(tmp_path, found)) == 3
     (axes,) = plots.front_figure(found, 0, 1).axes
     assert len(crosses(axes)) == len(methods)
 
 
-def test_a_method_that_does_not_get_so_far_is_left_out(findings, tmp_path):
-    found = results(findings(("mavis", "mod"), reach=(0.5, 1.0)), {}, {}, {}, NOTHING)
+def test_a_method_that_does_not_get_so_far_is_left_out(analysis, tmp_path):
+    found = results(analysis(("mavis", "mod"), reach=(0.5, 1.0)), {}, {}, {}, NOTHING)
     assert found["methods"]["mavis"]["rewards"] == [None] * 3
     assert len(plots.pictures(tmp_path, found)) == 3
     (axes,) = plots.front_figure(found, 0, 1).axes
@@ -208,8 +208,8 @@ def test_unknown_numbers_are_left_out(found):
         assert len(curve[1].get_xydata()) == 2
 
 
-def test_a_dollar_is_a_dollar(findings, tmp_path):
-    found = results(findings(objectives=("$x^$", "a/../b c")), {}, {}, {}, NOTHING)
+def test_a_dollar_is_a_dollar(analysis, tmp_path):
+    found = results(analysis(objectives=("$x^$", "a/../b c")), {}, {}, {}, NOTHING)
     saved = plots.pictures(tmp_path, found)
     assert saved["front 0 1"] == tmp_path / "front__x___a____b_c.png"
     (axes,) = plots.front_figure(found, 0, 1).axes

@@ -44,20 +44,20 @@ def test_who_is_ahead(ratio, difference, said):
     assert headline(found({"mod": lead(ratio, difference)})) == f"By hypervolume, MAVIS is {said}."
 
 
-def test_rivals_of_one_verdict_are_named_together():
+def test_baselines_of_one_verdict_are_named_together():
     ahead = {m: lead((1.2, 1.1, 1.3)) for m in ("parm", "mod", "soup")}
     ahead["soup"] = lead((0.5, 0.4, 0.6))
     said = headline(found(ahead, ("mavis", *ahead)))
     assert said == "By hypervolume, MAVIS is ahead of MOD and PARM; behind rewarded soup."
 
 
-def test_without_a_rival_the_best_is_named():
+def test_without_a_baseline_the_best_is_named():
     assert headline(found(methods=["mod"])) == (
         "MOD has a hypervolume of 2.00 [1.50, 2.50]; there is nothing beside it."
     )
     assert headline(found()) == "The largest hypervolume is that of MAVIS, 2.00 [1.50, 2.50]."
     nobody = found() | {"methods": {"mod": {"indicators": {"weighted_gain": None}}}}
-    assert headline(nobody) == "No method gets to 2 nats at every weighting: none can be compared."
+    assert headline(nobody) == "No method reaches 2 nats at every weighting: none can be compared."
 
 
 def test_how_far_it_is_ahead():

@@ -16,7 +16,7 @@ from mavis.report.html import page, write_report
 from mavis.report.style import yardstick
 from mavis.report.text import headline, leads, title
 from mavis.storage import legal, write_json
-from mavis.tracking.sweep_run import _points, _standing
+from mavis.tracking.sweep_run import _indicators, _points
 
 NOTHING = Checks({}, {}, [])
 METHODS = ("best_of", "mavis", "mod")
@@ -27,26 +27,26 @@ def _quick(monkeypatch):
     monkeypatch.setattr("mavis.comparison.analysis.RESAMPLES", 40)
 
 
-def flatten(findings):
+def flatten(analysis):
     """Make the last reward one that depends on the prompt alone, as one of its length would."""
-    points = [findings.reference, findings.best_of]
-    points += [p for curves in findings.curves.values() for curve in curves for p in curve]
+    points = [analysis.reference, analysis.best_of]
+    points += [p for curves in analysis.curves.values() for curve in curves for p in curve]
     for point in points:
         prompts, answers = point.rewards.shape[:2]
         point.rewards[..., -1] = np.repeat(np.arange(prompts)[:, None] % 5, answers, axis=1)
-    return findings
+    return analysis
 
 
 @pytest.fixture
-def flat(findings):
+def flat(analysis):
     return results(
-        flatten(findings(METHODS)), {"mavis": Cost(1.0, 2, frozenset())}, {}, {}, NOTHING
+        flatten(analysis(METHODS)), {"mavis": Cost(1.0, 2, frozenset())}, {}, {}, NOTHING
     )
 
 
 @pytest.fixture
-def alone(findings):
-    return results(findings(METHODS, ("humor",), steps=1), {}, {}, {}, NOTHING)
+def alone(analysis):
+    return results(analysis(METHODS, ("humor",), steps=1), {}, {}, {}, NOTHING)
 
 
 def strict(found, file):
@@ -66,14 +66,14 @@ def test_a_constant_objective_leaves_no_volume(flat, tmp_path):
     for method in METHODS:
         assert read["methods"][method]["indicators"]["hypervolume"] is None
         assert read["methods"][method]["indicators"]["weighted_gain"]["value"] > 0
-    for rival in ("best_of", "mod"):
-        assert read["ahead"][rival]["hypervolume_ratio"] is None
-        assert read["ahead"][rival]["gain_difference"]["value"] is not None
+    for baseline in ("best_of", "mod"):
+        assert read["ahead"][baseline]["hypervolume_ratio"] is None
+        assert read["ahead"][baseline]["gain_difference"]["value"] is not None
     assert all(pair["differences"]["hypervolume"] is None for pair in read["paired"])
 
 
-def test_a_reference_point_below_it_gives_one(findings):
-    given = replace(flatten(findings(METHODS)), corner=[-1.0, -1.0])
+def test_a_reference_point_below_it_gives_one(analysis):
+    given = replace(flatten(analysis(METHODS)), corner=[-1.0, -1.0])
     found = results(given, {}, {}, {}, NOTHING)
     assert found["hypervolume_undefined"] is None
     assert found["methods"]["mavis"]["indicators"]["hypervolume"]["value"] > 0
@@ -105,7 +105,7 @@ def test_the_report_says_why(flat, tmp_path):
 
 
 def test_tracking_leaves_it_out(flat):
-    metrics = _standing(flat)
+    metrics = _indicators(flat)
     assert "mavis/weighted_gain" in metrics
     assert not [name for name in metrics if "hypervolume" in name]
     for _, values in _points(flat, "mod"):
@@ -151,8 +151,8 @@ def test_one_objective_has_a_report(alone, tmp_path):
     assert {line.get_label() for line in axes.lines} >= {"MAVIS", "MOD", "best of N", "reference"}
 
 
-def test_one_objective_at_several_weights_is_weighed(findings):
-    one = findings(("mavis",), ("humor",), steps=1)
+def test_one_objective_at_several_weights_is_weighed(analysis):
+    one = analysis(("mavis",), ("humor",), steps=1)
     two = replace(one, weightings=[(1.0,), (-1.0,)], curves={"mavis": one.curves["mavis"] * 2})
     found = results(two, {}, {}, {}, NOTHING)
     assert yardstick(found).name == "weighted gain"

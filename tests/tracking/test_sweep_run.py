@@ -30,10 +30,10 @@ def client(place):
 
 
 @pytest.fixture
-def found(findings, monkeypatch):
+def found(analysis, monkeypatch):
     monkeypatch.setattr("mavis.comparison.analysis.RESAMPLES", 40)
     costs = {"mavis": Cost(235.0, 1101314, frozenset()), "mod": Cost(None, 10, None)}
-    return results(findings(), costs, {"mavis": 1429.0}, SETTINGS, NOTHING)
+    return results(analysis(), costs, {"mavis": 1429.0}, SETTINGS, NOTHING)
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def test_running_again_goes_on_with_the_same_runs(place, client, found, files):
     assert changed["mod"].data.metrics["hypervolume"] == value
 
 
-def test_a_method_that_was_not_compared_has_what_is_known(place, client, findings):
-    found = results(findings(("mavis",), reach=(0.5, 1.0)), {}, {}, {}, NOTHING)
+def test_a_method_that_was_not_compared_has_what_is_known(place, client, analysis):
+    found = results(analysis(("mavis",), reach=(0.5, 1.0)), {}, {}, {}, NOTHING)
     log_sweep(place / "three", found, [])
     _, children = runs_of(client, "three")
     metrics = children["mavis"].data.metrics
