@@ -70,6 +70,8 @@ class AutoregressiveRewards(GuideState):
     It is a reward: a request's temperature is for the reference policy, not for this.
     """
 
+    reads_weights = True
+
     def __init__(self, arm: AutoregressiveRewardModel, rows: int) -> None:
         self.arm = arm
         self.rows = CachedRows(arm.model, rows)
@@ -85,7 +87,9 @@ class AutoregressiveRewards(GuideState):
     ) -> None:
         """Read the same tokens, every row under its own preference."""
         silent = output.logits is None
-        self.arm.preference.rows = self._preferences(settings.weights)
+        # With `every`, settings are of each token, those of a row being all the same.
+        each = len(tokens[0]) if every else 1
+        self.arm.preference.rows = self._preferences(settings.weights[::each])
         logits = self.rows.extend(rows, tokens, silent, every).logits
         if logits is not None:
             logits = logits[..., : self.arm.vocabulary].flatten(0, -2)

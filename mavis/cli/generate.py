@@ -78,6 +78,9 @@ def generate(
     folders = _folders(weights, values, runs)
     if score and not weights:
         raise ValueError("score needs an objective: add --weights.NAME X (0 for no guidance).")
+    for name, number in {"n": n, "beams": beams}.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}.")
     if beams is not None and not n <= beams:
         raise ValueError(f"n must be at most the number of beams ({beams}), got {n}.")
     asked = _asked(prompts, file, column)

@@ -28,7 +28,7 @@ from mavis.decoding.guidance import MixingRule
 from mavis.decoding.guides import Guide
 from mavis.decoding.policy_rows import PolicyRows
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.request import Event, Request, likeliest
+from mavis.decoding.request import Event, Request, likeliest, try_rule
 from mavis.decoding.row_table import Parked, Row, RowTable
 from mavis.decoding.tilt import draw, exact_kl, tilt, truncation
 
@@ -65,6 +65,7 @@ class Decoder:
         self._queue: deque[tuple[int, Request]] = deque()
         self._children: list[tuple[int, Request, Parked | None]] = []
         self._numbers = count(1)
+        self._failure: BaseException | None = None  # of a step that was broken off
 
     @property
     def idle(self) -> bool:
@@ -84,9 +85,9 @@ class Decoder:
             its number, which its events carry.
 
         Raises:
-            ValueError: its settings cannot be.
+            ValueError: its tokens or its settings cannot be.
         """
-        self._check(request)
+        self._check([request])
         self._queue.append((number := next(self._numbers), request))
         return number
 
@@ -99,28 +100,22 @@ class Decoder:
 
         Raises:
             ValueError: a model gave numbers that are not finite; it is named.
-            RuntimeError: requests wait, and every row is held.
+            RuntimeError: requests wait, and every row is held; or a step was broken off before.
         """
-        self._admit()
-        if all(row.held for row in self._table.rows) and not self.idle:
+        if self._failure is not None:
+            raise RuntimeError(
+                "a step of this decoder was broken off, and its rows may have read more than they "
+                "have said: make a new decoder, and ask it again for what has not ended."
+            ) from self._failure
+        try:
+            self._admit()
+            stuck = all(row.held for row in self._table.rows) and not self.idle
+            events = [] if stuck else self._advance()
+        except BaseException as error:
+            self._failure = error
+            raise
+        if stuck:
             raise RuntimeError("every row is held while requests wait: fork or cancel one of them.")
-        self._read_prompts()
-        ready = [row for row in self._table.rows if not (row.held or row.unread)]
-        # Rows that were only to be read have ended, and now make room for what follows them.
-        ended = [row for row in ready if row.request.limit == 0]
-        if ended:
-            events = [Event(row.id, finished="length") for row in ended]
-        else:
-            self._table.arrange(ready)
-            events = self._step(ready) if ready else []
-        # A request that has ended gives its row to the next one at once, unless its children are
-        # to go on from what the row has read.
-        finished = {event.id for event in events if event.finished}
-        for row in [row for row in self._table.rows if row.id in finished]:
-            if row.request.hold:
-                row.held = True
-            else:
-                self._table.release(row)
         return events
 
     @torch.inference_mode()
@@ -134,6 +129,9 @@ class Decoder:
 
         Returns:
             the numbers of the new requests.
+
+        Raises:
+            ValueError: the request holds no row, or new ones cannot be, or cannot go on from it.
         """
         row = next((row for row in self._table.rows if row.id == number and row.held), None)
         if row is None:
@@ -143,8 +141,14 @@ class Decoder:
         if not requests:
             self._table.release(row)
             return []
-        for request in requests:
-            self._check(request)
+        self._check(requests)
+        weights = row.request.sampling.weights
+        changed = any(request.sampling.weights != weights for request in requests)
+        if changed and self._policy.guidance.reads_weights:
+            raise ValueError(
+                "what guides here has read the row under its weights: give the requests that go on "
+                f"from there the same ones, {weights}, or add them anew."
+            )
         # The first child takes the row as it is. The others wait for rows of their own, and a copy
         # that they will go on from is parked, so that all before them is read only once.
         (first, *others), numbers = requests, [next(self._numbers) for _ in requests]
@@ -166,8 +170,11 @@ class Decoder:
         for row in [row for row in self._table.rows if row.id == number]:
             self._table.release(row)
 
-    def _check(self, request: Request) -> None:
-        request.sampling.check(self._policy.guidance.objectives)
+    def _check(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            request.check(self.reference.vocabulary)
+            request.sampling.check(self._policy.guidance.objectives)
+        try_rule(self._policy.guidance.rule, {request.sampling for request in requests})
 
     def _admit(self) -> None:
         """Fill the free rows: children first, the last one first; then new requests."""
@@ -177,6 +184,27 @@ class Decoder:
             else:
                 (number, request), parked = self._queue.popleft(), None
             self._table.seat(Row.start(number, request, read=parked is not None), parked)
+
+    def _advance(self) -> list[Event]:
+        """Read prompts, let every row that can take a step, and give back those that end."""
+        self._read_prompts()
+        ready = [row for row in self._table.rows if not (row.held or row.unread)]
+        # Rows that were only to be read have ended, and now make room for what follows them.
+        ended = [row for row in ready if row.request.limit == 0]
+        if ended:
+            events = [Event(row.id, finished="length") for row in ended]
+        else:
+            self._table.arrange(ready)
+            events = self._step(ready) if ready else []
+        # A request that has ended gives its row to the next one at once, unless its children are
+        # to go on from what the row has read.
+        finished = {event.id for event in events if event.finished}
+        for row in [row for row in self._table.rows if row.id in finished]:
+            if row.request.hold:
+                row.held = True
+            else:
+                self._table.release(row)
+        return events
 
     def _read_prompts(self) -> None:
         """Read prompts, but for their last tokens: all of them, or so much that no row waits."""

@@ -39,6 +39,11 @@ class Guidance:
         """Whether every state along a text can be had in one forward of each model."""
         return all(state.one_forward for state in self.states)
 
+    @property
+    def reads_weights(self) -> bool:
+        """Whether what is kept of a row depends on its weights, which then cannot change."""
+        return any(state.reads_weights for state in self.states)
+
     def extend(
         self,
         rows: Index,

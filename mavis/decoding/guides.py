@@ -21,6 +21,7 @@ class GuideState(ABC):
     """What a guide has read, for rows that are read beside the reference policy's."""
 
     one_forward = True  # whether `extend` can keep the states at every token it reads
+    reads_weights = False  # whether what it keeps of a row depends on the row's weights
 
     @abstractmethod
     def extend(

@@ -14,11 +14,10 @@ from mavis.decoding.prompt_requests import (
     check,
     requests,
     started,
-    try_rule,
 )
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.replies import OnToken, replies
-from mavis.decoding.request import SamplingParams
+from mavis.decoding.request import SamplingParams, try_rule
 from mavis.decoding.scoring import Score, score, tokens_of
 from mavis.decoding.tilt import tilt
 from mavis.prompts import Prompt

@@ -4,8 +4,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, S
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from mavis.decoding.arguments import (
     Numbers,
     Stop,
@@ -17,7 +15,6 @@ from mavis.decoding.arguments import (
     vectors,
     whole_numbers,
 )
-from mavis.decoding.guidance import MixingRule
 from mavis.decoding.reference import Encoded, PromptTooLong, ReferencePolicy
 from mavis.decoding.request import Output, SamplingParams
 from mavis.prompts import Prompt
@@ -162,15 +159,6 @@ def check(
                 f"max_tokens ({request.limit}) must fit into the context of {reference.context} "
                 f"tokens of {reference.name}, together with a prompt."
             )
-
-
-def try_rule(rule: MixingRule, samplings: Sequence[SamplingParams]) -> None:
-    """Show a rule all settings, on states of one candidate: what it refuses, it refuses now."""
-    if samplings:
-        weights = torch.tensor([sampling.weights for sampling in samplings])  # [n, M]
-        nothing = torch.zeros(len(samplings), 1)
-        beta = torch.tensor([sampling.beta for sampling in samplings])
-        rule(nothing, torch.zeros_like(weights)[:, None], weights, beta)
 
 
 def started(

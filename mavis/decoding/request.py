@@ -6,7 +6,7 @@ its answer. `SamplingParams` is the one place that names the settings of a reque
 
 import hashlib
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mavis.decoding.guidance import MixingRule
 from mavis.decoding.tilt import Candidates, RowSettings
 
 Key = tuple[int | str, ...]  # names a random stream
@@ -102,6 +103,15 @@ def row_settings(
     )
 
 
+def try_rule(rule: MixingRule, samplings: Collection[SamplingParams]) -> None:
+    """Show a rule all settings, on states of one candidate: what it refuses, it refuses now."""
+    if samplings:
+        weights = torch.tensor([sampling.weights for sampling in samplings])  # [n, M]
+        nothing = torch.zeros(len(samplings), 1)
+        beta = torch.tensor([sampling.beta for sampling in samplings])
+        rule(nothing, torch.zeros_like(weights)[:, None], weights, beta)
+
+
 @dataclass(frozen=True)
 class Request:
     """Go on from `tokens`, for at most `limit` more.
@@ -139,6 +149,22 @@ class Request:
         for string in self.stop:
             if not string or string.encode(errors="replace").decode() != string:
                 raise ValueError(f"stop strings must be text, and not empty, got {string!r}.")
+
+    def check(self, vocabulary: int) -> None:
+        """Raise ValueError for tokens and numbers that no row can have.
+
+        Args:
+            vocabulary: V, how many tokens the reference policy knows.
+        """
+        if not len(self.tokens):
+            raise ValueError("a request must have tokens to go on from, got none.")
+        if unknown := [token for token in self.tokens if not 0 <= token < vocabulary]:
+            raise ValueError(
+                f"tokens of a request must be in 0 … {vocabulary - 1}, got {unknown[0]}."
+            )
+        for name, number in {"limit": self.limit, "ranked": self.ranked}.items():
+            if number < 0:
+                raise ValueError(f"{name} of a request must be at least 0, got {number}.")
 
 
 @dataclass(frozen=True)

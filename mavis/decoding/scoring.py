@@ -1,5 +1,6 @@
 """Scoring given replies: what a policy, and each objective in it, says of every token of a text."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mavis.decoding.arguments import SHOWN
 from mavis.decoding.policy_rows import PolicyRows
 from mavis.decoding.prompt_requests import Completion, PromptRequest
 from mavis.decoding.reference import Encoded, ReferencePolicy
@@ -52,12 +54,19 @@ def tokens_of(
         reference: π_ref, whose tokenizer reads a text.
 
     Raises:
-        ValueError: it has none, or some that the reference does not know.
+        ValueError: it is no answer, has no tokens, or some that the reference does not know.
     """
     if isinstance(answer, str):
         tokens = list(reference.tokenizer(answer, add_special_tokens=False).input_ids)
     else:
-        tokens = list(answer.tokens if isinstance(answer, Completion) else answer)
+        given = answer.tokens if isinstance(answer, Completion) else answer
+        try:
+            tokens = [operator.index(token) for token in given]
+        except TypeError as error:
+            raise ValueError(
+                "completions must be answers of a policy, texts, or lists of token ids, got "
+                f"{repr(given)[:SHOWN]} for prompt {at}."
+            ) from error
     if not tokens:
         raise ValueError(f"completions must have tokens, got none for prompt {at}.")
     if unknown := [token for token in tokens if not 0 <= token < reference.vocabulary]:

@@ -9,8 +9,10 @@ import torch
 from mavis.baselines.parm import guided_by, load_parm, new_arm, preferences, save_parm
 from mavis.baselines.parm_card import CARD, WEIGHTS, ParmCard
 from mavis.baselines.pblora import adapters
+from mavis.decoding.decoder import Decoder
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
+from mavis.decoding.request import Request, SamplingParams
 from mavis.reward import Units
 
 PROMPTS = ["an um", "the sun is", "a", "Human: is it?", "mis"]
@@ -259,3 +261,25 @@ def test_what_is_no_reward_model_is_said(reference, tmp_path, tiny_tokenizer):
     (tmp_path / CARD).write_text(json.dumps(content))
     with pytest.raises(ValueError, match="it lacks 'ranks'"):
         load_parm(reference, tmp_path)
+
+
+def test_its_replies_score_as_they_were_reported(reference):
+    policy = guided_by(reference, random_arm(reference))
+    answers = policy.generate(PROMPTS, MIXED, max_tokens=12, top_k=7)
+    for answer, score in zip(answers, policy.score(PROMPTS, answers, MIXED, top_k=7), strict=True):
+        ratio = sum(score.log_prob) - sum(score.log_ref)
+        assert ratio == pytest.approx(answer.kl_sampled, abs=1e-4)
+        assert sum(score.kl) == pytest.approx(answer.kl, abs=1e-4)
+
+
+def test_a_row_that_was_read_under_a_preference_does_not_go_on_under_another(reference):
+    policy = guided_by(reference, random_arm(reference))
+    decoder = Decoder(reference, policy.guides, policy.rule)
+    sampling = SamplingParams((1.0, 0.0))
+    start = Request([3, 4, 5], 0, sampling, (0,), hold=True)
+    number = decoder.add(start)
+    decoder.step()
+    other = replace(start, sampling=replace(sampling, weights=(0.0, 1.0)))
+    with pytest.raises(ValueError, match=r"the same ones, \(1.0, 0.0\), or add them anew"):
+        decoder.fork(number, [start, other])
+    assert len(decoder.fork(number, [start, replace(start, key=(1,))])) == 2

@@ -145,6 +145,8 @@ def refused(capsys, *words):
         (["--max_tokens", "-1"], "max_tokens must be at least 1, got -1"),
         (["--max_tokens", "0"], "max_tokens must be at least 1, got 0"),
         (["--n", "0"], "n must be at least 1, got 0"),
+        (["--n", "0", "--beams", "2"], "n must be at least 1, got 0"),
+        (["--beams", "0"], "beams must be at least 1, got 0"),
         (["--max_tokens", "500"], "must fit into the context of 160 tokens"),
         (["--stop", ""], "stop must be strings that are not empty, got ''"),
         (["--device", "warp"], "device 'warp' is not available here; there are: cpu"),

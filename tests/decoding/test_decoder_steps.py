@@ -1,6 +1,7 @@
 """The decoder, step by step: requests that come, go, fork and wait."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from mavis.decoding.decode import decode
 from mavis.decoding.decoder import Decoder
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import Event, Request, SamplingParams
+from mavis.decoding.tilt import tilt
 
 
 def request(at: int, length: int = 3, limit: int = 4, **more: object) -> Request:
@@ -135,6 +137,67 @@ def alone_with(reference, network, one: Request) -> list[int]:
 def finish_from(decoder: Decoder, numbers: list[int]) -> list[list[int | None]]:
     found = finish(decoder)
     return [tokens(found[number]) for number in numbers]
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_after_a_step_that_was_broken_off_the_decoder_says_nothing_wrong(
+    tiny_reference, tiny_network, late
+):
+    """A row that had read its token, but not said the next, would go on from another state."""
+    network = tiny_network(tiny_reference)
+    with torch.no_grad():
+        network.head.state.bias[:] = torch.nan
+    plain, broken = (
+        Request([3, 4, 5], 5, SamplingParams((weight,)), (0,)) for weight in (0.0, 1.0)
+    )
+    decoder = Decoder(tiny_reference, [network])
+    decoder.add(plain)
+    if late:
+        decoder.step()
+    wrong = decoder.add(broken)
+    with pytest.raises(ValueError, match="value model of humor gave NaN"):
+        decoder.step()
+    decoder.cancel(wrong)
+    with pytest.raises(RuntimeError, match=r"broken off.* make a new decoder") as told:
+        decoder.step()
+    assert "gave NaN" in str(told.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"tokens": []}, "must have tokens to go on from, got none"),
+        ({"tokens": [3, 38 + 2]}, r"tokens of a request must be in 0 … \d+, got 40"),
+        ({"tokens": [-1]}, r"tokens of a request must be in 0 … \d+, got -1"),
+        ({"limit": -1}, "limit of a request must be at least 0, got -1"),
+        ({"ranked": -2}, "ranked of a request must be at least 0, got -2"),
+    ],
+)
+def test_a_request_that_would_break_a_step_is_refused(tiny_reference, more, message):
+    decoder, good = Decoder(tiny_reference, rows=1), request(0, hold=True)
+    number = decoder.add(good)
+    with pytest.raises(ValueError, match=message):
+        decoder.add(replace(request(1), **more))
+    said = tokens(finish(decoder)[number])
+    with pytest.raises(ValueError, match=message):
+        decoder.fork(number, [replace(request(1), **more)])
+    assert said == alone(tiny_reference, good)
+    assert decoder.fork(number, []) == []  # it is held still
+
+
+def test_settings_that_the_rule_refuses_are_refused_before_a_step(tiny_reference, tiny_network):
+    def rule(log_ref, values, weights, beta):
+        if (weights < 0).any():
+            raise ValueError("no negative weights")
+        return tilt(log_ref, values, weights, beta)
+
+    decoder = Decoder(tiny_reference, [tiny_network(tiny_reference)], rule)
+    with pytest.raises(ValueError, match="no negative weights"):
+        decoder.add(Request([3], 1, SamplingParams((-1.0,)), (0,)))
+    assert decoder.idle
 
 
 # Prompts

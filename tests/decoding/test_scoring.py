@@ -112,6 +112,8 @@ def test_texts_are_read_by_the_reference_s_tokenizer(tiny_reference):
         ([""], "completions must have tokens, got none for prompt 0"),
         ([[10_000]], "completions must be of tokens that tiny llama knows, got 10000"),
         ([[5] * 500], "must fit into the context"),
+        ([None], "or lists of token ids, got None for prompt 0"),
+        ([[1.5]], r"or lists of token ids, got \[1.5\] for prompt 0"),
     ],
 )
 def test_what_cannot_be_scored_is_said(tiny_reference, completions, message):
