@@ -149,8 +149,7 @@ class Decoder:
                 "what guides here has read the row under its weights: give the requests that go on "
                 f"from there the same ones, {weights}, or add them anew."
             )
-        # The first child takes the row as it is. The others wait for rows of their own, and a copy
-        # that they will go on from is parked, so that all before them is read only once.
+        # The first child takes the row as it is; for the others, which wait, a copy is parked.
         (first, *others), numbers = requests, [next(self._numbers) for _ in requests]
         parked = self._table.park(row, len(others)) if others else None
         waiting = list(zip(numbers[1:], others, strict=True))
@@ -210,8 +209,7 @@ class Decoder:
         """Read prompts, but for their last tokens: all of them, or so much that no row waits."""
         unread = [row for row in self._table.rows if row.unread]
         running = any(not (row.unread or row.held) for row in self._table.rows)
-        # The last token is left for the row's first step, whose logits it gives. While others are
-        # running, a long prompt comes in parts, one with each of their tokens.
+        # While others are running, a long prompt comes in parts, one with each of their tokens.
         left = self.prompt_tokens if running else sum(len(row.unread) for row in unread)
         parts: list[tuple[Row, list[int]]] = []
         for row in sorted(unread, key=lambda row: row.id):

@@ -391,8 +391,8 @@ def test_another_question_is_asked_anew(stub, tmp_path):
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ((401, {}, {"error": {"message": f"bad key {KEY}"}}), r"OPENAI_API_KEY \(HTTP 401: bad"),
-        ((403, {}, {"detail": "not you"}), r"OPENAI_API_KEY \(HTTP 403: not you\)"),
+        ((401, {}, {"error": {"message": f"bad key {KEY}"}}), r"OPENAI_API_KEY.* \(HTTP 401: bad"),
+        ((403, {}, {"detail": "not you"}), r"OPENAI_API_KEY.* \(HTTP 403: not you\)"),
         ((404, {}, {"message": "no model\nm"}), r"knows no model 'm' \(HTTP 404: no model m\)"),
         ((404, {}, f"<html>{KEY * 99}"), r"HTTP 404: <html>"),
         ((200, {}, "<html>"), r"does not answer as a chat endpoint \(HTTP 200: <html>\)"),
