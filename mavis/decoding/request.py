@@ -126,7 +126,7 @@ class Request:
         hold: whether its row waits, when the request has ended, for `Decoder.fork` or
             `Decoder.cancel`.
         ranked: in place of drawing, read all tokens and report so many of the likeliest next ones;
-            it is then held.
+            with `hold`, `Decoder.fork` goes on with the tokens that are picked from them.
         tag: the caller's own.
     """
 
