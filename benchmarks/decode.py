@@ -13,6 +13,7 @@ from jsonargparse import auto_cli
 from models import SIZES, network_of, prompts_of, reference_of, sizes_of, text_of
 from plain import guided, sampled
 
+from mavis.decoding.guides import Reading
 from mavis.decoding.kv_cache import CachedRows
 from mavis.decoding.model_card import Source
 from mavis.decoding.policy import GuidedPolicy
@@ -130,10 +131,10 @@ def value_error(
     index, texts, worst = np.arange(len(prompts)), [list(p) for p in prompts], 0.0
     settings = RowSettings(*torch.ones(5, len(texts)))  # no source of ours asks for them
     unread = [text[:-1] for text in texts]
-    source.extend(index, unread, cache.extend(index, unread), settings)
+    source.extend(Reading(index, unread, cache.extend(index, unread), settings))
     for _ in range(steps):
         unread = [text[-1:] for text in texts]
-        source.extend(index, unread, cache.extend(index, unread), settings)
+        source.extend(Reading(index, unread, cache.extend(index, unread), settings))
         options = torch.from_numpy(random.integers(0, reference.vocabulary, (len(texts), 3)))
         found = source.values(index, options)
         for text, some, values in zip(texts, options, found, strict=True):

@@ -11,7 +11,7 @@ GenARM for many: log π_ref + β·Σ_m λ_m log π_arm_m.
 
 Saved as a folder: `parm.json`, `pblora.safetensors`, and README.md for people.
 """
-# ruff: noqa: ARG002 - a state hears of everything, and takes what it needs
+# ruff: noqa: ARG002 - a state is passed everything, and uses what it needs
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ from mavis.baselines.adapter_bases import base_of, find_base
 from mavis.baselines.parm_card import CARD, WEIGHTS, ParmCard
 from mavis.baselines.pblora import SCALE, Preference, adapt, adapters, set_adapters
 from mavis.checksums import DRAFT, install
-from mavis.decoding.guides import GuideState
-from mavis.decoding.kv_cache import CachedRows, Index, ModelOutput
+from mavis.decoding.guides import GuideState, Reading
+from mavis.decoding.kv_cache import CachedRows, Index
 from mavis.decoding.model_folders import loading
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.tilt import RowSettings, tilt
+from mavis.decoding.tilt import tilt
 from mavis.hub import locate
 from mavis.reward import Units
 
@@ -70,6 +70,7 @@ class AutoregressiveRewards(GuideState):
     It is a reward: a request's temperature is for the reference policy, not for this.
     """
 
+    rows: CachedRows
     reads_weights = True
 
     def __init__(self, arm: AutoregressiveRewardModel, rows: int) -> None:
@@ -77,15 +78,9 @@ class AutoregressiveRewards(GuideState):
         self.rows = CachedRows(arm.model, rows)
         self._log_probs = torch.empty(0)
 
-    def extend(
-        self,
-        rows: Index,
-        tokens: Sequence[Sequence[int]],
-        output: ModelOutput,
-        settings: RowSettings,
-        every: bool = False,
-    ) -> None:
+    def extend(self, read: Reading) -> None:
         """Read the same tokens, every row under its own preference."""
+        rows, tokens, output, settings, every = read
         silent = output.logits is None
         # With `every`, settings are of each token, those of a row being all the same.
         each = len(tokens[0]) if every else 1
@@ -99,21 +94,6 @@ class AutoregressiveRewards(GuideState):
         """Gather the candidates' log-probabilities, once for each objective [R, K, M]."""
         chosen = self._log_probs.gather(1, candidates)
         return chosen[..., None].expand(-1, -1, len(self.arm.objectives))
-
-    def commit(self, rows: Index, chosen: Tensor) -> None:
-        """Nothing to keep: the token is read with the next step."""
-
-    def copy(self, dst: Index, src: Index) -> None:
-        """Copy the rows."""
-        self.rows.copy(dst, src)
-
-    def clear(self, rows: Index) -> None:
-        """Clear the rows."""
-        self.rows.clear(rows)
-
-    def reserve(self, rows: int) -> None:
-        """Make room for the rows."""
-        self.rows.reserve(rows)
 
     def _preferences(self, weights: Tensor) -> Tensor:
         """α [R, M] from the weights [R, M] of a request's rows."""

@@ -4,7 +4,7 @@ A policy stands where a value stands, so that MOD, soups and tuned models run in
 core as MAVIS: same prompts, same candidates, same random draws, same KL. A policy mixed at weight
 w and strength β moves the reference by β·w·log π_i/π_ref: at β·w = 1 it is the policy itself.
 """
-# ruff: noqa: ARG002 - a state hears of everything, and takes what it needs
+# ruff: noqa: ARG002 - a state is passed everything, and uses what it needs
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,12 +23,11 @@ from mavis.baselines.mod_divergences import mixture
 from mavis.baselines.probe import alike, probe, says
 from mavis.checksums import check
 from mavis.decoding.architectures import check_reach
-from mavis.decoding.guides import GuideState
-from mavis.decoding.kv_cache import CachedRows, Index, ModelOutput
+from mavis.decoding.guides import GuideState, Reading
+from mavis.decoding.kv_cache import CachedRows, Index
 from mavis.decoding.model_folders import loading
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.tilt import RowSettings
 from mavis.decoding.tokenizers import names_alike
 from mavis.hub import locate
 from mavis.reward import Units
@@ -72,20 +71,16 @@ class PolicyLogRatios(GuideState):
     is impossible whatever a policy says.
     """
 
+    rows: CachedRows
+
     def __init__(self, policies: PolicyGuide, rows: int) -> None:
         self.policies, self.count = policies, len(policies.objectives)
         self.rows = CachedRows(policies.model, rows * self.count, extra=self._adapters)
         self._ratios = torch.empty(0)
 
-    def extend(
-        self,
-        rows: Index,
-        tokens: Sequence[Sequence[int]],
-        output: ModelOutput,
-        settings: RowSettings,
-        every: bool = False,
-    ) -> None:
+    def extend(self, read: Reading) -> None:
         """Read the same tokens with every policy."""
+        rows, tokens, output, settings, every = read
         silent = output.logits is None
         repeated = [t for t in tokens for _ in range(self.count)]
         logits = self.rows.extend(self._all(rows), repeated, silent, every).logits
@@ -107,9 +102,6 @@ class PolicyLogRatios(GuideState):
         """Gather the candidates' log-ratios [R, K, N] from the states just read."""
         index = candidates[..., None].expand(-1, -1, self.count)
         return self._ratios.gather(1, index)
-
-    def commit(self, rows: Index, chosen: Tensor) -> None:
-        """Nothing to keep: the token is read with the next step."""
 
     def copy(self, dst: Index, src: Index) -> None:
         """Copy the rows of every policy."""

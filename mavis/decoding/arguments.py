@@ -17,7 +17,7 @@ Weights = Mapping[str, Numbers]
 Stop = str | Collection[str] | Collection[Collection[str]]
 
 
-def numbers(name: str, told: Any, count: int) -> list[float]:
+def numbers(name: str, value: Any, count: int) -> list[float]:
     """One number for all prompts, or one for each, as a list of one for each.
 
     >>> numbers("beta", 2, 2), numbers("beta", range(2), 2)
@@ -26,39 +26,42 @@ def numbers(name: str, told: Any, count: int) -> list[float]:
     Raises:
         ValueError: a wrong length, or what is no number.
     """
-    return [_float(one) for one in _column(name, told, count)]
+    return [_float(one) for one in _column(name, value, count)]
 
 
-def whole_numbers(name: str, told: Any, count: int) -> list[int]:
+def whole_numbers(name: str, value: Any, count: int) -> list[int]:
     """As `numbers`, for what is counted.
 
     Raises:
         ValueError: a wrong length, or what is no whole number.
     """
-    column = _column(name, told, count)
+    column = _column(name, value, count)
     for at, one in enumerate(column):
         if one % 1:
-            where = f" for prompt {at}" if _entries(name, told) is not None else ""
+            where = f" for prompt {at}" if _entries(name, value) is not None else ""
             raise ValueError(f"{name} must be a whole number, got {one}{where}.")
     return [int(one) for one in column]
 
 
-def whole_number(name: str, told: Any) -> int:
-    """A number that is one for all prompts.
+def whole_number(name: str, value: Any) -> int:
+    """A number from 1 on that is one for all prompts.
 
     Raises:
-        ValueError: no whole number, or several.
+        ValueError: no whole number, several, or less than 1.
     """
-    if _entries(name, told) is not None:
-        raise ValueError(f"{name} must be one whole number for all prompts, got {_brief(told)}.")
-    return whole_numbers(name, told, 1)[0]
+    if _entries(name, value) is not None:
+        raise ValueError(f"{name} must be one whole number for all prompts, got {_brief(value)}.")
+    (number,) = whole_numbers(name, value, 1)
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}.")
+    return number
 
 
-def vectors(told: Any, objectives: Sequence[str], count: int) -> list[tuple[float, ...]]:
+def vectors(weights: Any, objectives: Sequence[str], count: int) -> list[tuple[float, ...]]:
     """Weights as a vector [M] per prompt; an objective that is not named weighs nothing.
 
     Args:
-        told: numbers by objective, each one for all prompts or one per prompt; a list of such
+        weights: numbers by objective, each one for all prompts or one per prompt; a list of such
             mappings, or an array [P, M], one per prompt; a number, where there is one objective;
             None for 1 each.
         objectives: their names, the M axis.
@@ -70,17 +73,18 @@ def vectors(told: Any, objectives: Sequence[str], count: int) -> list[tuple[floa
     Raises:
         ValueError: a wrong length or shape, an objective that is not there, or no number.
     """
-    if told is None:
-        told = dict.fromkeys(objectives, 1.0)
-    if isinstance(told, Mapping):
-        return _by_name(told, objectives, count)
-    entries = _entries("weights", told)
+    if weights is None:
+        weights = dict.fromkeys(objectives, 1.0)
+    if isinstance(weights, Mapping):
+        _check_names(weights, objectives)
+        columns = [numbers(f"weights.{n}", weights.get(n, 0.0), count) for n in objectives]
+        return [tuple(column[at] for column in columns) for at in range(count)]
+    entries = _entries("weights", weights)
     alone = len(objectives) == 1
     if alone and (entries is None or (len(entries) == 1 and not isinstance(entries[0], Mapping))):
-        told = told if entries is None else entries[0]
-        return [_vector(told, objectives, "")] * count
+        return [_vector(weights if entries is None else entries[0], objectives)] * count
     if entries is None:
-        raise _no_weights(objectives, told, "")
+        raise _not_by_objective(objectives, weights, "")
     if len(entries) != count:
         raise ValueError(
             f"weights must be one or one per prompt ({count}), got {len(entries)}: one is "
@@ -89,7 +93,7 @@ def vectors(told: Any, objectives: Sequence[str], count: int) -> list[tuple[floa
     return [_vector(one, objectives, f" for prompt {at}") for at, one in enumerate(entries)]
 
 
-def stops(told: Any, count: int) -> list[tuple[str, ...]]:
+def stops(value: Any, count: int) -> list[tuple[str, ...]]:
     """Stop strings as a tuple per prompt, from one list for all, or one list for each.
 
     >>> stops(["a", "b"], 2), stops([["a"], []], 2)
@@ -98,64 +102,46 @@ def stops(told: Any, count: int) -> list[tuple[str, ...]]:
     Raises:
         ValueError: a wrong length, an empty string, or what is no string.
     """
-    if told is None:
+    if value is None:
         return [()] * count
-    entries = _entries("stop", [told] if isinstance(told, str) else told)
+    entries = _entries("stop", [value] if isinstance(value, str) else value)
     if entries is None:
-        raise ValueError(f"stop must be strings that end a reply, got {_brief(told)}.")
+        raise ValueError(f"stop must be strings that end a reply, got {_brief(value)}.")
     if all(isinstance(one, str) for one in entries):
         return [_strings(entries, "")] * count
     if len(entries) != count:
         raise ValueError(
             "stop must be strings that end a reply: one list for all prompts, or a list of one "
-            f"list per prompt ({count}), got {_brief(told)}."
+            f"list per prompt ({count}), got {_brief(value)}."
         )
-    found = []
-    for at, one in enumerate(entries):
-        mine = None if isinstance(one, str) else _entries("stop", [] if one is None else one)
-        if mine is None:
-            raise ValueError(
-                f"stop must be one list per prompt, got {_brief(one)} for prompt {at}."
-            )
-        found.append(_strings(mine, f" for prompt {at}"))
-    return found
+    return [_strings(one, f" for prompt {at}") for at, one in enumerate(entries)]
 
 
-def _strings(told: Sequence[Any], where: str) -> tuple[str, ...]:
-    for one in told:
+def _strings(value: Any, where: str) -> tuple[str, ...]:
+    entries = None if isinstance(value, str) else _entries("stop", [] if value is None else value)
+    if entries is None:
+        raise ValueError(f"stop must be one list per prompt, got {_brief(value)}{where}.")
+    for one in entries:
         if not isinstance(one, str) or not one:
             raise ValueError(f"stop must be strings that are not empty, got {_brief(one)}{where}.")
-    return tuple(map(str, told))
+    return tuple(map(str, entries))
 
 
-def _by_name(weights: Weights, objectives: Sequence[str], count: int) -> list[tuple[float, ...]]:
-    _known(weights, objectives)
-    nothing = [0.0] * count
-    named = {name: numbers(f"weights.{name}", one, count) for name, one in weights.items()}
-    columns = [named.get(name, nothing) for name in objectives]
-    return [tuple(column[at] for column in columns) for at in range(count)]
-
-
-def _vector(told: Any, objectives: Sequence[str], where: str) -> tuple[float, ...]:
+def _vector(weights: Any, objectives: Sequence[str], where: str = "") -> tuple[float, ...]:
     """One prompt's weights [M]."""
-    if isinstance(told, Mapping):
-        _known(told, objectives)
-        return tuple(
-            _float(_number(f"weights.{name}", told[name], where)) if name in told else 0.0
-            for name in objectives
-        )
-    entries = _entries("weights", told)
-    if entries is None and len(objectives) == 1 and _is_number(told):
-        entries = [told]
+    if isinstance(weights, Mapping):
+        _check_names(weights, objectives)
+        weights = [weights.get(name, 0.0) for name in objectives]
+    entries = _entries("weights", weights)
+    if entries is None and len(objectives) == 1 and _is_number(weights):
+        entries = [weights]
     if entries is None or len(entries) != len(objectives):
-        raise _no_weights(objectives, told, where)
-    return tuple(
-        _float(_number(f"weights.{name}", one, where))
-        for name, one in zip(objectives, entries, strict=True)
-    )
+        raise _not_by_objective(objectives, weights, where)
+    named = zip(objectives, entries, strict=True)
+    return tuple(_float(_number(f"weights.{name}", one, where)) for name, one in named)
 
 
-def _known(weights: Mapping[Any, Any], objectives: Sequence[str]) -> None:
+def _check_names(weights: Mapping[Any, Any], objectives: Sequence[str]) -> None:
     unknown = [name for name in weights if name not in objectives]
     if unknown:
         loaded = ", ".join(objectives) or "none"
@@ -165,14 +151,14 @@ def _known(weights: Mapping[Any, Any], objectives: Sequence[str]) -> None:
         )
 
 
-def _no_weights(objectives: Sequence[str], told: Any, where: str) -> ValueError:
+def _not_by_objective(objectives: Sequence[str], weights: Any, where: str) -> ValueError:
     if not objectives:
         return ValueError(
-            f"weights need a value model, and none is loaded, got {_brief(told)}{where}."
+            f"weights need a value model, and none is loaded, got {_brief(weights)}{where}."
         )
     return ValueError(
         f"weights must be by objective, such as {_example(objectives)}, or a list of one such per "
-        f"prompt, got {_brief(told)}{where}."
+        f"prompt, got {_brief(weights)}{where}."
     )
 
 
@@ -180,44 +166,42 @@ def _example(objectives: Sequence[str]) -> str:
     return "{" + ", ".join(f'"{name}": 1.0' for name in objectives) + "}"
 
 
-def _column(name: str, told: Any, count: int) -> list[float]:
+def _column(name: str, value: Any, count: int) -> list[float]:
     """Checked numbers, one for each prompt; whole ones stay whole, of any size."""
-    entries = _entries(name, told)
+    entries = _entries(name, value)
     if entries is None:
-        return [_number(name, told, "")] * count
+        return [_number(name, value, "")] * count
     if len(entries) != count:
         raise ValueError(f"{name} must be one or one per prompt ({count}), got {len(entries)}.")
     return [_number(name, one, f" for prompt {at}") for at, one in enumerate(entries)]
 
 
-def _entries(name: str, told: Any) -> list[Any] | None:
+def _entries(name: str, value: Any) -> list[Any] | None:
     """What a setting holds for each prompt; None where it is a single thing."""
-    told = plain_value(told)
-    if isinstance(told, str | bytes | Mapping):
+    value = plain_value(value)
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         return None
-    if isinstance(told, Set):
+    if isinstance(value, Set):
         raise ValueError(f"{name} must be a list of one per prompt, got a set: it has no order.")
-    if not isinstance(told, Iterable):
-        return None
-    if not hasattr(told, "__len__"):
-        kind = type(told).__name__
+    if not hasattr(value, "__len__"):
+        kind = type(value).__name__
         raise ValueError(
             f"{name} must be one or a list of one per prompt, got a {kind}: make it a list first."
         )
-    return list(told)
+    return list(value)
 
 
-def plain_value(told: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """NumPy's, torch's and tables' own as Python's."""
-    return told.tolist() if hasattr(told, "tolist") else told
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _is_number(told: Any) -> bool:
-    told = plain_value(told)
-    if told is None or isinstance(told, bool | str | bytes):  # float() would read "1.5"
+def _is_number(value: Any) -> bool:
+    value = plain_value(value)
+    if value is None or isinstance(value, bool | str | bytes):  # float() would read "1.5"
         return False
     try:
-        float(told)
+        float(value)
     except OverflowError:  # a number, though one that no float holds
         return True
     except (TypeError, ValueError):
@@ -225,15 +209,15 @@ def _is_number(told: Any) -> bool:
     return True
 
 
-def _number(name: str, told: Any, where: str) -> float:
-    if not _is_number(told):
+def _number(name: str, value: Any, where: str) -> float:
+    if not _is_number(value):
         rule = "a number" if where else "a number, or a list of one per prompt"
-        raise ValueError(f"{name} must be {rule}, got {_brief(told)}{where}.")
-    told = plain_value(told)
+        raise ValueError(f"{name} must be {rule}, got {_brief(value)}{where}.")
+    value = plain_value(value)
     try:
-        return operator.index(told)  # any whole number, exactly
+        return operator.index(value)  # any whole number, exactly
     except TypeError:
-        return float(told)
+        return float(value)
 
 
 def _float(number: float) -> float:
@@ -243,7 +227,7 @@ def _float(number: float) -> float:
         return math.inf if number > 0 else -math.inf
 
 
-def _brief(told: Any) -> str:
-    """What came instead, in a few words of one line."""
-    said = " ".join(repr(told).split())
-    return said if len(said) <= SHOWN else f"{said[: SHOWN - 1]}…"
+def _brief(value: Any) -> str:
+    """A value in a few words of one line, for errors."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"

@@ -8,11 +8,11 @@ until no living beam can still overtake them: a log-probability only falls.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from mavis.decoding.decoder import Decoder, ending
+from mavis.decoding.decoder import Decoder
 from mavis.decoding.guidance import MixingRule
 from mavis.decoding.guides import Guide
 from mavis.decoding.prompt_requests import Completion, PromptRequest, completion
-from mavis.decoding.reference import Encoded, ReferencePolicy
+from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import Event, Output, Ranked, Request
 
 
@@ -25,17 +25,15 @@ class _Beam:
 
     def grown(self, event: Event, chosen: Ranked, reference: ReferencePolicy) -> "_Beam":
         """The beam with one token more."""
-        before = self.output
-        request = replace(before.request, tokens=[*before.request.tokens, chosen.token])
-        tokens = [*before.tokens, chosen.token]
+        before, tokens = self.output, [*self.output.tokens, chosen.token]
         output = Output(
-            request=request,
+            request=replace(before.request, tokens=[*before.request.tokens, chosen.token]),
             tokens=tokens,
             log_ratio=[*before.log_ratio, chosen.log_prob - chosen.log_ref],
             kl=[*before.kl, event.kl],
             truncation=[*before.truncation, event.truncation],
             log_ref=[*before.log_ref, chosen.log_ref],
-            reason=ending(reference, tokens, request.stop),
+            reason=reference.ending(tokens, before.request.stop),
         )
         return _Beam(output, self.score + chosen.log_prob)
 
@@ -89,7 +87,7 @@ def search(
     guides: Sequence[Guide],
     rule: MixingRule,
     rows: int,
-    asked: Sequence[tuple[PromptRequest, Encoded]],
+    asked: Sequence[PromptRequest],
     width: int,
 ) -> Iterator[list[Completion]]:
     """The most likely replies to prompts that were checked, one prompt after the other.
@@ -114,18 +112,19 @@ def _together(
     reference: ReferencePolicy,
     guides: Sequence[Guide],
     rule: MixingRule,
-    asked: Sequence[tuple[PromptRequest, Encoded]],
+    asked: Sequence[PromptRequest],
     width: int,
 ) -> list[list[Completion]]:
     # A row for every beam that may live: all of them must take a step before the best are known.
     decoder = Decoder(reference, guides, rule, rows=width * len(asked))
     searches = [_Search(width) for _ in asked]
     home: dict[int, int] = {}  # of a request's number, whose beam it is
-    for at, (one, start) in enumerate(asked):
-        stop = (*start.stop, *one.stop)
+    for at, one in enumerate(asked):
         # The end tokens among the W likeliest take no living beam's place: as many more are asked.
-        ranked = reference.vocabulary if stop else width + len(reference.ends)
-        request = Request(start.tokens, 1, one.sampling, ("beam",), stop, hold=True, ranked=ranked)
+        ranked = reference.vocabulary if one.stop else width + len(reference.ends)
+        request = Request(
+            one.tokens, 1, one.sampling, ("beam",), one.stop, hold=True, ranked=ranked
+        )
         number = decoder.add(request)
         home[number] = at
         searches[at].alive[number] = _Beam(Output(request))
@@ -134,10 +133,10 @@ def _together(
             searches[home[event.id]].ranked[event.id] = event
         for at, mine in enumerate(searches):
             if mine.ranked and len(mine.ranked) == len(mine.alive):
-                _go_on(decoder, mine, asked[at][0].limit, home, at)
+                _go_on(decoder, mine, asked[at].limit, home, at)
     return [
         [completion(reference, request.prompt, _closed(beam.output)) for beam in one.best()]
-        for one, (request, _) in zip(searches, asked, strict=True)
+        for one, request in zip(searches, asked, strict=True)
     ]
 
 

@@ -24,15 +24,13 @@ from itertools import count
 import numpy as np
 import torch
 
-from mavis.decoding.guidance import MixingRule
+from mavis.decoding.guidance import MixingRule, PolicyRows
 from mavis.decoding.guides import Guide
-from mavis.decoding.policy_rows import PolicyRows
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import Event, Request, likeliest, try_rule
 from mavis.decoding.row_table import Parked, Row, RowTable
 from mavis.decoding.tilt import draw, exact_kl, tilt, truncation
 
-READ_CALL = 64  # tokens: what one more call costs, where prompts are read
 PROMPT_TOKENS = 512  # read in a step, at most, while rows are running that would have to wait
 
 
@@ -92,8 +90,12 @@ class Decoder:
         return number
 
     @torch.inference_mode()
-    def step(self) -> list[Event]:
+    def step(self, forks_first: bool = False) -> list[Event]:
         """Give free rows to what waits, read prompts, and add a token to every running row.
+
+        Args:
+            forks_first: where requests have ended that were only to be read (limit 0), return at
+                once, so that what is forked from them takes its first step beside the other rows.
 
         Returns:
             an event for every request that got a token, or has ended.
@@ -110,7 +112,7 @@ class Decoder:
         try:
             self._admit()
             stuck = all(row.held for row in self._table.rows) and not self.idle
-            events = [] if stuck else self._advance()
+            events = [] if stuck else self._advance(forks_first)
         except BaseException as error:
             self._failure = error
             raise
@@ -171,7 +173,7 @@ class Decoder:
 
     def _check(self, requests: Sequence[Request]) -> None:
         for request in requests:
-            request.check(self.reference.vocabulary)
+            request.check(self.reference)
             request.sampling.check(self._policy.guidance.objectives)
         try_rule(self._policy.guidance.rule, {request.sampling for request in requests})
 
@@ -184,44 +186,27 @@ class Decoder:
                 (number, request), parked = self._queue.popleft(), None
             self._table.seat(Row.start(number, request, read=parked is not None), parked)
 
-    def _advance(self) -> list[Event]:
-        """Read prompts, let every row that can take a step, and give back those that end."""
-        self._read_prompts()
-        ready = [row for row in self._table.rows if not (row.held or row.unread)]
-        # Rows that were only to be read have ended, and now make room for what follows them.
-        ended = [row for row in ready if row.request.limit == 0]
-        if ended:
-            events = [Event(row.id, finished="length") for row in ended]
-        else:
-            self._table.arrange(ready)
-            events = self._step(ready) if ready else []
-        # A request that has ended gives its row to the next one at once, unless its children are
-        # to go on from what the row has read.
+    def _advance(self, forks_first: bool) -> list[Event]:
+        """Read prompts, and let every row that can take a step."""
+        self._table.read_prompts(self.prompt_tokens)
+        ready = self._table.ready
+        read = [Event(row.id, finished="length") for row in ready if row.request.limit == 0]
+        self._give_back(read)
+        running = [] if read and forks_first else self._table.ready
+        self._table.arrange(running)
+        events = self._step(running) if running else []
+        self._give_back(events)
+        return read + events
+
+    def _give_back(self, events: Sequence[Event]) -> None:
+        """Give back, or hold, the rows of requests that have ended."""
+        # A row goes to the next request at once, unless children are to go on from it.
         finished = {event.id for event in events if event.finished}
         for row in [row for row in self._table.rows if row.id in finished]:
             if row.request.hold:
                 row.held = True
             else:
                 self._table.release(row)
-        return events
-
-    def _read_prompts(self) -> None:
-        """Read prompts, but for their last tokens: all of them, or so much that no row waits."""
-        unread = [row for row in self._table.rows if row.unread]
-        running = any(not (row.unread or row.held) for row in self._table.rows)
-        # While others are running, a long prompt comes in parts, one with each of their tokens.
-        left = self.prompt_tokens if running else sum(len(row.unread) for row in unread)
-        parts: list[tuple[Row, list[int]]] = []
-        for row in sorted(unread, key=lambda row: row.id):
-            if left:
-                parts.append((row, row.unread[:left]))
-                row.unread = row.unread[left:]
-                left -= len(parts[-1][1])
-        # Texts of like length go through the models together, as in one call all are padded.
-        for group in _read_together([len(tokens) for _, tokens in parts]):
-            index = self._table.index([parts[at][0] for at in group])
-            settings = self._table.settings(index)
-            self._policy.read(index, [parts[at][1] for at in group], settings)
 
     def _step(self, rows: Sequence[Row]) -> list[Event]:
         """Add a token to each of some rows, or rank those that it might be."""
@@ -232,7 +217,7 @@ class Decoder:
         # What was ranked goes on with tokens that its owner picks, which no guide can know yet.
         drawn = np.array([not row.request.ranked for row in rows])
         if drawn.any():
-            self._policy.commit(index[drawn], chosen[torch.from_numpy(drawn)])
+            self._policy.guidance.commit(index[drawn], chosen[torch.from_numpy(drawn)])
         pick = chosen[:, None]
         columns = [
             log_pi.gather(1, pick)[:, 0],
@@ -253,7 +238,7 @@ class Decoder:
                 event = replace(event, token=None, finished="length", ranked=likely)
             else:
                 row.added.append(token)
-                event = replace(event, finished=self._reason(row))
+                event = replace(event, finished=row.reason(self.reference))
             events.append(event)
         return events
 
@@ -266,35 +251,3 @@ class Decoder:
             taken = torch.tensor(greedy, device=log_pi.device)
             chosen = torch.where(taken, log_pi.argmax(-1), chosen)
         return chosen
-
-    def _reason(self, row: Row) -> str:
-        """Why a row has ended with its newest token; "" if it has not."""
-        request = row.request
-        begun = request.tokens[len(request.tokens) - request.response :]
-        reason = ending(self.reference, [*begun, *row.added], request.stop)
-        return reason or ("length" if len(row.added) >= request.limit else "")
-
-
-def _read_together(lengths: Sequence[int]) -> list[list[int]]:
-    """Group texts of so many tokens, so that little is padded.
-
-    >>> _read_together([3, 200, 4])
-    [[0, 2], [1]]
-    """
-    groups: list[list[int]] = []
-    total = 0
-    for at in sorted(range(len(lengths)), key=lambda at: lengths[at]):
-        length = lengths[at]
-        if not groups or length * (len(groups[-1]) + 1) > total + length + READ_CALL:
-            groups.append([])
-            total = 0
-        groups[-1].append(at)
-        total += length
-    return groups
-
-
-def ending(reference: ReferencePolicy, response: Sequence[int], stop: Sequence[str]) -> str:
-    """Why a response has ended with its last token: "end", "stop", or "" if it has not."""
-    if response[-1] in reference.ends:
-        return "end"
-    return "stop" if stop and reference.spelling.stops(response, stop) else ""

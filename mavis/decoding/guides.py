@@ -8,40 +8,44 @@ state for some rows, which follows the rows of the reference policy (`extend`, `
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from mavis.decoding.kv_cache import Index, ModelOutput
+from mavis.decoding.kv_cache import CachedRows, Index, ModelOutput
 from mavis.decoding.tilt import RowSettings
 from mavis.reward import Units
+
+
+class Reading(NamedTuple):
+    """Tokens that the reference policy has read, for its guides to follow.
+
+    Args:
+        rows: which rows [R].
+        tokens: one non-empty list a row.
+        output: what the reference policy says after them; no logits if nobody will ask for values.
+        settings: how these rows sample.
+        every: whether `GuideState.values` will be asked for at each of q tokens, of equally long
+            lists; its R is then R · q, position after position of one row after the other.
+    """
+
+    rows: Index
+    tokens: Sequence[Sequence[int]]
+    output: ModelOutput
+    settings: RowSettings
+    every: bool = False
 
 
 class GuideState(ABC):
     """What a guide has read, for rows that are read beside the reference policy's."""
 
+    rows: CachedRows | None = None  # of the guide's own model, if it has one
     one_forward = True  # whether `extend` can keep the states at every token it reads
     reads_weights = False  # whether what it keeps of a row depends on the row's weights
 
     @abstractmethod
-    def extend(
-        self,
-        rows: Index,
-        tokens: Sequence[Sequence[int]],
-        output: ModelOutput,
-        settings: RowSettings,
-        every: bool = False,
-    ) -> None:
-        """Follow tokens that the reference policy has read.
-
-        Args:
-            rows: which rows [R].
-            tokens: one non-empty list a row.
-            output: what the reference policy said; no logits if nobody will ask for values.
-            settings: how these rows sample.
-            every: whether `values` will be asked for at each of q tokens, of equally long lists;
-                its R is then R · q, position after position of one row after the other.
-        """
+    def extend(self, read: Reading) -> None:
+        """Follow tokens that the reference policy has read."""
 
     @abstractmethod
     def values(self, rows: Index, candidates: Tensor) -> Tensor:
@@ -50,21 +54,23 @@ class GuideState(ABC):
         Where a model is broken they are NaN; −∞ is a token that a policy forbids.
         """
 
-    @abstractmethod
-    def commit(self, rows: Index, chosen: Tensor) -> None:
-        """Hear which of the K candidates [R] each row goes on with."""
+    def commit(self, rows: Index, chosen: Tensor) -> None:  # noqa: B027 - nothing to do by default
+        """Take note which of the K candidates [R] each row goes on with; `extend` brings it."""
 
-    @abstractmethod
     def copy(self, dst: Index, src: Index) -> None:
         """Make the rows `dst` equal to the rows `src`."""
+        if self.rows is not None:
+            self.rows.copy(dst, src)
 
-    @abstractmethod
     def clear(self, rows: Index) -> None:
         """Forget what the rows hold."""
+        if self.rows is not None:
+            self.rows.clear(rows)
 
-    @abstractmethod
     def reserve(self, rows: int) -> None:
         """Make room for so many rows in all; what is there stays."""
+        if self.rows is not None:
+            self.rows.reserve(rows)
 
 
 class Guide(Protocol):
@@ -73,31 +79,25 @@ class Guide(Protocol):
     @property
     def objectives(self) -> tuple[str, ...]:
         """Names of its values: its part of the M axis."""
-        ...
 
     @property
     def kind(self) -> str:
         """What it is, for errors: a value model, a policy or a reward model."""
-        ...
 
     @property
     def needs_hidden(self) -> bool:
         """Whether it values the reference policy's own hidden states."""
-        ...
 
     @property
     def natural_beta(self) -> float | None:
         """The strength that it was made for; None if it was made for none."""
-        ...
 
     @property
     def units(self) -> Mapping[str, Units]:
         """Standard units of its objectives, if its values are in standard units."""
-        ...
 
     def start(self, rows: int) -> GuideState:
         """Its state, with room for `rows` rows."""
-        ...
 
 
 def objectives_of(guides: Sequence[Guide]) -> tuple[str, ...]:

@@ -1,29 +1,33 @@
 """The guided policy as people use it: load it, ask it, with weights of one's own per prompt."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Unpack
 
 from mavis.decoding.arguments import Numbers, Stop, Weights, Whole, vectors, whole_number
 from mavis.decoding.beam import search
-from mavis.decoding.guidance import MixingRule
+from mavis.decoding.decode import OnToken, replies
+from mavis.decoding.guidance import MixingRule, PolicyRows
 from mavis.decoding.guides import Guide, objectives_of
-from mavis.decoding.policy_rows import PolicyRows
 from mavis.decoding.prompt_requests import (
+    AnswerSettings,
+    CandidateSettings,
     Completion,
     PromptRequest,
+    Refuse,
+    RequestSettings,
     check,
     requests,
     started,
 )
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.replies import OnToken, replies
 from mavis.decoding.request import SamplingParams, try_rule
 from mavis.decoding.scoring import Score, score, tokens_of
 from mavis.decoding.tilt import tilt
 from mavis.prompts import Prompt
 from mavis.reward import Units
 
-Refuse = Callable[[int, ValueError], None]
+AllWeights = float | Weights | Collection[Weights | Numbers] | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,7 +91,7 @@ class GuidedPolicy:
     def generate(
         self,
         prompts: Prompt | Iterable[Prompt],
-        weights: float | Weights | Collection[Weights | Numbers] | None = None,
+        weights: AllWeights = None,
         beta: Numbers | None = None,
         temperature: Numbers = 1.0,
         top_k: Whole = 40,
@@ -127,25 +131,21 @@ class GuidedPolicy:
         Raises:
             ValueError: a setting is out of range, or a prompt is empty or too long.
         """
-        beta = self.beta if beta is None else beta
-        settings = (beta, temperature, top_k, top_p, max_tokens, seed, stop)
-        asked = requests(prompts, self.objectives, weights, *settings)
+        how: RequestSettings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        how |= {"max_tokens": max_tokens, "seed": seed, "stop": stop}
+        asked = self.requests(prompts, weights, beta, **how)
         return list(self._answers(asked, n, rows, on_token=on_token))
 
     def stream(
         self,
         prompts: Prompt | Iterable[Prompt],
-        weights: float | Weights | Collection[Weights | Numbers] | None = None,
+        weights: AllWeights = None,
         beta: Numbers | None = None,
-        temperature: Numbers = 1.0,
-        top_k: Whole = 40,
-        top_p: Numbers = 1.0,
-        max_tokens: Whole = 64,
+        *,
         n: int = 1,
-        seed: Whole = 0,
-        stop: Stop | None = None,
         rows: int = 64,
         refuse: Refuse | None = None,
+        **settings: Unpack[RequestSettings],
     ) -> Iterator[Completion]:
         """As `generate`: the same answers in the same order, each as soon as it is its turn.
 
@@ -153,10 +153,23 @@ class GuidedPolicy:
         prompt that cannot be answered is no error: `refuse(number, error)` is called, and the
         others are answered.
         """
-        beta = self.beta if beta is None else beta
-        settings = (beta, temperature, top_k, top_p, max_tokens, seed, stop)
-        asked = requests(prompts, self.objectives, weights, *settings)
+        asked = self.requests(prompts, weights, beta, **settings)
         return self._answers(asked, n, rows, True, refuse)
+
+    def requests(
+        self,
+        prompts: Prompt | Iterable[Prompt],
+        weights: AllWeights = None,
+        beta: Numbers | None = None,
+        **settings: Unpack[RequestSettings],
+    ) -> list[PromptRequest]:
+        """Prompts with their settings, which are those of `generate`; checked when they are used.
+
+        Raises:
+            ValueError: a setting is of a wrong length, or no number.
+        """
+        beta = self.beta if beta is None else beta
+        return requests(prompts, self.objectives, weights, beta, **settings)
 
     def sample(
         self,
@@ -174,27 +187,20 @@ class GuidedPolicy:
     def beam_search(
         self,
         prompts: Prompt | Iterable[Prompt],
-        weights: float | Weights | Collection[Weights | Numbers] | None = None,
+        weights: AllWeights = None,
         beta: Numbers | None = None,
-        temperature: Numbers = 1.0,
-        top_k: Whole = 40,
-        top_p: Numbers = 1.0,
-        max_tokens: Whole = 64,
+        *,
         beams: int = 4,
-        stop: Stop | None = None,
+        **settings: Unpack[AnswerSettings],
     ) -> list[list[Completion]]:
-        """Search for the most likely answers; settings are those of `generate`.
+        """Search for the most likely answers; all but `beams` is as in `generate`.
 
         Args:
             prompts: texts or chats; or a single one.
             weights: λ by objective.
             beta: strength of the tilt.
-            temperature: of the reference policy.
-            top_k: candidates per token.
-            top_p: probability mass of the candidates.
-            max_tokens: the longest answer.
             beams: W, how many answers are kept alive for each prompt.
-            stop: strings that end an answer.
+            **settings: temperature, top_k, top_p, max_tokens and stop.
 
         Returns:
             for each prompt up to W answers, most likely first.
@@ -202,10 +208,7 @@ class GuidedPolicy:
         Raises:
             ValueError: a setting is out of range, or a prompt is empty or too long.
         """
-        beta = self.beta if beta is None else beta
-        settings = (beta, temperature, top_k, top_p, max_tokens, 0, stop)
-        asked = requests(prompts, self.objectives, weights, *settings)
-        return list(self.search(asked, beams))
+        return list(self.search(self.requests(prompts, weights, beta, seed=0, **settings), beams))
 
     def search(
         self,
@@ -218,21 +221,17 @@ class GuidedPolicy:
 
         Everything is checked first; `refuse` is as in `stream`.
         """
-        if (beams := whole_number("beams", beams)) < 1:
-            raise ValueError(f"beams must be at least 1, got {beams}.")
-        self._check(asked)
-        ready = started(asked, self.reference, refuse)
+        beams = whole_number("beams", beams)
+        ready = self._ready(asked, refuse)
         return search(self.reference, self.guides, self.rule, rows, ready, beams)
 
     def score(
         self,
         prompts: Prompt | Iterable[Prompt],
         completions: Collection[Completion | str | Sequence[int]],
-        weights: float | Weights | Collection[Weights | Numbers] | None = None,
+        weights: AllWeights = None,
         beta: Numbers | None = None,
-        temperature: Numbers = 1.0,
-        top_k: Whole = 40,
-        top_p: Numbers = 1.0,
+        **settings: Unpack[CandidateSettings],
     ) -> list[Score]:
         """Say how likely given answers are, token by token, and which objective wants them.
 
@@ -242,9 +241,7 @@ class GuidedPolicy:
                 scored as it stands, without an end token behind it.
             weights: λ by objective.
             beta: strength of the tilt.
-            temperature: of the reference policy.
-            top_k: candidates per token.
-            top_p: probability mass of the candidates.
+            **settings: temperature, top_k and top_p, as in `generate`.
 
         Returns:
             a score for each; what decoding reported of its own answers, to rounding.
@@ -253,19 +250,16 @@ class GuidedPolicy:
             ValueError: a setting is out of range, an answer has no tokens, or the two are not
                 equally many, or too long.
         """
-        beta = self.beta if beta is None else beta
-        settings = (beta, temperature, top_k, top_p, 1, 0, None)
-        asked = requests(prompts, self.objectives, weights, *settings)
+        asked = self.requests(prompts, weights, beta, max_tokens=1, seed=0, stop=None, **settings)
         if len(asked) != len(completions):
             raise ValueError(
                 f"completions must be one per prompt ({len(asked)}), got {len(completions)}."
             )
-        said = [tokens_of(one, at, self.reference) for at, one in enumerate(completions)]
-        asked = [replace(one, limit=len(its)) for one, its in zip(asked, said, strict=True)]
-        self._check(asked)
-        ready = started(asked, self.reference)
+        tokens = [tokens_of(one, at, self.reference) for at, one in enumerate(completions)]
+        asked = [replace(one, limit=len(its)) for one, its in zip(asked, tokens, strict=True)]
+        ready = zip(self._ready(asked), tokens, strict=True)
         rows = PolicyRows(self.reference, self.guides, self.rule, 1)
-        return [score(rows, *one, its) for one, its in zip(ready, said, strict=True)]
+        return [score(rows, request, its) for request, its in ready]
 
     def _answers(
         self,
@@ -278,16 +272,16 @@ class GuidedPolicy:
     ) -> Iterator[Completion]:
         """Check all that is asked, then answer it; `in_order` begins with the first prompts."""
         n, rows = whole_number("n", n), whole_number("rows", rows)
-        for name, number in {"n": n, "rows": rows}.items():
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}.")
-        self._check(asked)
-        ready = started(asked, self.reference, refuse)
+        ready = self._ready(asked, refuse)
         window = max(1, rows // n) if in_order else len(asked)
         rows = min(rows, max(1, n * len(ready)))
         decoded = (self.reference, self.guides, self.rule, rows)
         return replies(*decoded, ready, n, window, on_token)
 
-    def _check(self, asked: Sequence[PromptRequest]) -> None:
+    def _ready(
+        self, asked: Sequence[PromptRequest], refuse: Refuse | None = None
+    ) -> list[PromptRequest]:
+        """Check all settings, then encode the prompts."""
         check(asked, self.objectives, self.reference)
         try_rule(self.rule, [request.sampling for request in asked])
+        return started(asked, self.reference, refuse)

@@ -1,8 +1,8 @@
 """What a policy is asked and answers: prompts with their settings, checked first; completions."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
 
 from mavis.decoding.arguments import (
     Numbers,
@@ -15,9 +15,32 @@ from mavis.decoding.arguments import (
     vectors,
     whole_numbers,
 )
-from mavis.decoding.reference import Encoded, PromptTooLong, ReferencePolicy
+from mavis.decoding.reference import PromptTooLong, ReferencePolicy
 from mavis.decoding.request import Output, SamplingParams
 from mavis.prompts import Prompt
+
+Refuse = Callable[[int, ValueError], None]  # the number of a prompt, and why it has no answer
+
+
+class CandidateSettings(TypedDict, total=False):
+    """Which tokens an answer is made of; see `GuidedPolicy.generate`."""
+
+    temperature: Numbers
+    top_k: Whole
+    top_p: Numbers
+
+
+class AnswerSettings(CandidateSettings, total=False):
+    """The same, and where an answer ends."""
+
+    max_tokens: Whole
+    stop: Stop | None
+
+
+class RequestSettings(AnswerSettings, total=False):
+    """The same, and the seed of its random draws."""
+
+    seed: Whole
 
 
 @dataclass(frozen=True)
@@ -30,6 +53,7 @@ class PromptRequest:
         limit: the longest reply, in tokens.
         seed: of the random draws.
         stop: strings that end the reply.
+        tokens: the prompt, once it is encoded.
     """
 
     prompt: Prompt
@@ -37,6 +61,7 @@ class PromptRequest:
     limit: int
     seed: int
     stop: tuple[str, ...] = ()
+    tokens: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -97,12 +122,12 @@ def requests(
     objectives: Sequence[str],
     weights: float | Weights | Collection[Weights | Numbers] | None,
     beta: Numbers,
-    temperature: Numbers,
-    top_k: Whole,
-    top_p: Numbers,
-    max_tokens: Whole,
-    seed: Whole,
-    stop: Stop | None,
+    temperature: Numbers = 1.0,
+    top_k: Whole = 40,
+    top_p: Numbers = 1.0,
+    max_tokens: Whole = 64,
+    seed: Whole = 0,
+    stop: Stop | None = None,
 ) -> list[PromptRequest]:
     """A request per prompt, from settings that are one for all or one for each.
 
@@ -111,27 +136,17 @@ def requests(
     """
     asked = listed(prompts)
     count = len(asked)
-    columns: dict[str, Sequence[Any]] = {
-        "weights": vectors(weights, objectives, count),
-        "beta": numbers("beta", beta, count),
-        "temperature": numbers("temperature", temperature, count),
-        "top_k": whole_numbers("top_k", top_k, count),
-        "top_p": numbers("top_p", top_p, count),
-    }
-    samplings = [
-        SamplingParams(**{name: column[at] for name, column in columns.items()})
-        for at in range(count)
-    ]
-    rest = zip(
-        whole_numbers("max_tokens", max_tokens, count),
-        whole_numbers("seed", seed, count),
-        stops(stop, count),
-        strict=True,
+    samplings = map(
+        SamplingParams,
+        vectors(weights, objectives, count),
+        numbers("beta", beta, count),
+        numbers("temperature", temperature, count),
+        whole_numbers("top_k", top_k, count),
+        numbers("top_p", top_p, count),
     )
-    return [
-        PromptRequest(prompt, how, *others)
-        for prompt, how, others in zip(asked, samplings, rest, strict=True)
-    ]
+    limits = whole_numbers("max_tokens", max_tokens, count)
+    seeds = whole_numbers("seed", seed, count)
+    return list(map(PromptRequest, asked, samplings, limits, seeds, stops(stop, count)))
 
 
 def check(
@@ -164,8 +179,8 @@ def check(
 def started(
     asked: Sequence[PromptRequest],
     reference: ReferencePolicy,
-    refuse: Callable[[int, ValueError], None] | None = None,
-) -> list[tuple[PromptRequest, Encoded]]:
+    refuse: Refuse | None = None,
+) -> list[PromptRequest]:
     """Encode prompts, each of which must leave room for its longest reply.
 
     Args:
@@ -179,7 +194,7 @@ def started(
     ready = []
     for at, request in enumerate(asked):
         try:
-            ready.append((request, _start(request, at, reference)))
+            ready.append(_start(request, at, reference))
         except ValueError as error:
             if refuse is None:
                 raise
@@ -187,7 +202,7 @@ def started(
     return ready
 
 
-def _start(request: PromptRequest, at: int, reference: ReferencePolicy) -> Encoded:
+def _start(request: PromptRequest, at: int, reference: ReferencePolicy) -> PromptRequest:
     try:
         encoded = reference.encode(request.prompt)
     except ValueError as error:
@@ -198,4 +213,4 @@ def _start(request: PromptRequest, at: int, reference: ReferencePolicy) -> Encod
             f"prompt {at} ({len(encoded.tokens)} tokens) and max_tokens ({request.limit}) must "
             f"fit into the context of {reference.context} tokens: shorten one of them."
         )
-    return encoded
+    return replace(request, tokens=encoded.tokens, stop=(*encoded.stop, *request.stop))

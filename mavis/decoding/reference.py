@@ -231,6 +231,12 @@ class ReferencePolicy:
             text = text.split(string)[0]
         return text.rstrip()
 
+    def ending(self, response: Sequence[int], stop: Sequence[str]) -> str:
+        """Why a response has ended with its last token: "end", "stop", or "" if it has not."""
+        if response[-1] in self.ends:
+            return "end"
+        return "stop" if stop and self.spelling.stops(response, stop) else ""
+
     @cached_property
     def spelling(self) -> Spelling:
         """What its tokens spell."""

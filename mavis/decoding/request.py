@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mavis.decoding.guidance import MixingRule
+from mavis.decoding.reference import PromptTooLong, ReferencePolicy
 from mavis.decoding.tilt import Candidates, RowSettings
 
 Key = tuple[int | str, ...]  # names a random stream
@@ -150,12 +151,13 @@ class Request:
             if not string or string.encode(errors="replace").decode() != string:
                 raise ValueError(f"stop strings must be text, and not empty, got {string!r}.")
 
-    def check(self, vocabulary: int) -> None:
-        """Raise ValueError for tokens and numbers that no row can have.
+    def check(self, reference: ReferencePolicy) -> None:
+        """Raise ValueError for what no row of a reference policy can have.
 
-        Args:
-            vocabulary: V, how many tokens the reference policy knows.
+        That is tokens that it lacks, negative numbers, and (PromptTooLong) more tokens than its
+        context has room for.
         """
+        vocabulary, context = reference.vocabulary, reference.context
         if not len(self.tokens):
             raise ValueError("a request must have tokens to go on from, got none.")
         if unknown := [token for token in self.tokens if not 0 <= token < vocabulary]:
@@ -165,6 +167,11 @@ class Request:
         for name, number in {"limit": self.limit, "ranked": self.ranked}.items():
             if number < 0:
                 raise ValueError(f"{name} of a request must be at least 0, got {number}.")
+        if len(self.tokens) + self.limit > context:
+            raise PromptTooLong(
+                f"tokens ({len(self.tokens)}) and limit ({self.limit}) of a request must fit into "
+                f"the context of {context} tokens of {reference.name}: shorten one of them."
+            )
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mavis.decoding.guidance import PolicyRows
 from mavis.decoding.kv_cache import Index
-from mavis.decoding.policy_rows import PolicyRows
+from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import Request, row_settings, stream
 from mavis.decoding.tilt import RowSettings
+
+READ_CALL = 64  # tokens: what one more call costs, where prompts are read
 
 
 @dataclass(eq=False)
@@ -43,6 +46,13 @@ class Row:
         """The token that is read next."""
         return int(self.added[-1] if self.added else self.request.tokens[-1])
 
+    def reason(self, reference: ReferencePolicy) -> str:
+        """Why it has ended with its newest token; "" if it has not."""
+        request = self.request
+        begun = request.tokens[len(request.tokens) - request.response :]
+        ended = reference.ending([*begun, *self.added], request.stop)
+        return ended or ("length" if len(self.added) >= request.limit else "")
+
 
 @dataclass(eq=False)
 class Parked:
@@ -66,6 +76,11 @@ class RowTable:
         self._empty: list[int] = []  # parked places
         self._places = 0
         self._settings: RowSettings | None = None
+
+    @property
+    def ready(self) -> list[Row]:
+        """The rows that can take a step."""
+        return [row for row in self.rows if not (row.held or row.unread)]
 
     def seat(self, row: Row, parked: Parked | None) -> None:
         """Give a request the next row, as a copy of a parked one, or empty."""
@@ -123,6 +138,22 @@ class RowTable:
         self.policy.copy(np.array(moved), self.index([wanted[at] for at in moved]))
         self.rows, self._settings = wanted, None
 
+    def read_prompts(self, most: int) -> None:
+        """Read prompts, but for their last tokens: all, or `most` tokens while rows are running."""
+        unread = [row for row in self.rows if row.unread]
+        # While others are running, a long prompt comes in parts, one with each of their tokens.
+        left = most if self.ready else sum(len(row.unread) for row in unread)
+        parts: list[tuple[Row, list[int]]] = []
+        for row in sorted(unread, key=lambda row: row.id):
+            if left:
+                parts.append((row, row.unread[:left]))
+                row.unread = row.unread[left:]
+                left -= len(parts[-1][1])
+        # Texts of like length go through the models together, as in one call all are padded.
+        for group in _read_together([len(tokens) for _, tokens in parts]):
+            index = self.index([parts[at][0] for at in group])
+            self.policy.read(index, [parts[at][1] for at in group], self.settings(index))
+
     def index(self, rows: Sequence[Row]) -> Index:
         """Where rows lie in the caches."""
         place = {row.id: at for at, row in enumerate(self.rows)}
@@ -137,3 +168,21 @@ class RowTable:
         if len(index) == len(self.rows) and (index == np.arange(len(index))).all():
             return self._settings
         return self._settings.select(torch.from_numpy(index).to(self._settings.beta.device))
+
+
+def _read_together(lengths: Sequence[int]) -> list[list[int]]:
+    """Group texts of so many tokens, so that little is padded.
+
+    >>> _read_together([3, 200, 4])
+    [[0, 2], [1]]
+    """
+    groups: list[list[int]] = []
+    total = 0
+    for at in sorted(range(len(lengths)), key=lambda at: lengths[at]):
+        length = lengths[at]
+        if not groups or length * (len(groups[-1]) + 1) > total + length + READ_CALL:
+            groups.append([])
+            total = 0
+        groups[-1].append(at)
+        total += length
+    return groups

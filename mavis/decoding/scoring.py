@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from mavis.decoding.arguments import SHOWN
-from mavis.decoding.policy_rows import PolicyRows
+from mavis.decoding.guidance import PolicyRows
 from mavis.decoding.prompt_requests import Completion, PromptRequest
-from mavis.decoding.reference import Encoded, ReferencePolicy
+from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import row_settings
 from mavis.decoding.tilt import Candidates, RowSettings, exact_kl, truncation
 from mavis.prompts import Prompt
@@ -78,15 +78,12 @@ def tokens_of(
 
 
 @torch.inference_mode()
-def score(
-    policy: PolicyRows, request: PromptRequest, start: Encoded, tokens: Sequence[int]
-) -> Score:
+def score(policy: PolicyRows, request: PromptRequest, tokens: Sequence[int]) -> Score:
     """Score a reply to a prompt: in one forward of each model, unless values are of states.
 
     Args:
         policy: rows of which the first is free.
-        request: the prompt and its settings.
-        start: the prompt, encoded.
+        request: the prompt, encoded, and its settings.
         tokens: T ≥ 1 of them, the reply.
 
     Raises:
@@ -98,10 +95,10 @@ def score(
     size = AT_ONCE if policy.guidance.one_forward else 1
     how = row_settings([request.sampling] * size, policy.reference.vocabulary, place)
     policy.clear(row)
-    if len(start.tokens) > 1:
-        policy.read(row, [start.tokens[:-1]], how.select(torch.tensor([0], device=place)))
+    if len(request.tokens) > 1:
+        policy.read(row, [request.tokens[:-1]], how.select(torch.tensor([0], device=place)))
     # The state before each token of the reply: that after the prompt, and after each token but one.
-    read = [start.tokens[-1], *tokens[:-1]]
+    read = [request.tokens[-1], *tokens[:-1]]
     for begin in range(0, len(tokens), size):
         part, said = read[begin : begin + size], tokens[begin : begin + size]
         mine = how.select(torch.arange(len(part), device=place))
@@ -109,7 +106,7 @@ def score(
             policy.every(0, part, mine) if size > 1 else policy.step(row, [part], mine)
         )
         report = _report(policy, options, log_pi, torch.tensor(said, device=place), mine)
-        _check(policy, options, report, [*start.tokens, *tokens[:begin]], said)
+        _check(policy, options, report, [*request.tokens, *tokens[:begin]], said)
         log_prob, log_ref, kl, cut, *parts = report.T.tolist()
         found.log_prob.extend(log_prob)
         found.log_ref.extend(log_ref)

@@ -7,7 +7,7 @@ standard units (MAVIS, arXiv 2508.13415, eq. 3):
     π(a|s) = softmax over C of  z(a) + β · Σ_m λ_m · q_m(s, a)
 
 A token whose logit is −∞ is forbidden: it is no candidate. Whatever else is not finite, NaN above
-all, makes the whole row NaN: whoever reads its numbers asks `policy_rows.PolicyRows.fault` why.
+all, makes the whole row NaN: whoever reads its numbers asks `guidance.PolicyRows.fault` why.
 """
 
 from typing import NamedTuple

@@ -4,18 +4,17 @@ action   Q(s, ·) from the value model's own backbone: one token read per step
 state    V(s·a), each candidate read behind the row: MAVIS as published, K tokens per step
 shared   Q(s, ·) from the reference policy's own hidden state: nothing is read twice
 """
-# ruff: noqa: ARG002 - a state hears of everything, and takes what it needs
+# ruff: noqa: ARG002 - a state is passed everything, and uses what it needs
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mavis.decoding.guides import GuideState
-from mavis.decoding.kv_cache import CachedRows, Index, ModelOutput
-from mavis.decoding.tilt import RowSettings
+from mavis.decoding.guides import GuideState, Reading
+from mavis.decoding.kv_cache import CachedRows, Index
 
 ActionHead = Callable[[Tensor, Tensor], Tensor]  # hidden [..., H], tokens [..., K] -> [..., K, M]
 StateHead = Callable[[Tensor], Tensor]  # hidden [..., H] -> [..., M]
@@ -24,20 +23,15 @@ StateHead = Callable[[Tensor], Tensor]  # hidden [..., H] -> [..., M]
 class ActionValues(GuideState):
     """Q(s, ·) from the backbone's state at the last token."""
 
+    rows: CachedRows
+
     def __init__(self, backbone: PreTrainedModel, head: ActionHead, rows: int) -> None:
         self.head, self.rows = head, CachedRows(backbone, rows)
         self._hidden = torch.empty(0)
 
-    def extend(
-        self,
-        rows: Index,
-        tokens: Sequence[Sequence[int]],
-        output: ModelOutput,
-        settings: RowSettings,
-        every: bool = False,
-    ) -> None:
+    def extend(self, read: Reading) -> None:
         """Read the same tokens."""
-        hidden = self.rows.extend(rows, tokens, every=every).hidden
+        hidden = self.rows.extend(read.rows, read.tokens, every=read.every).hidden
         assert hidden is not None
         self._hidden = hidden.flatten(0, -2)
 
@@ -45,25 +39,11 @@ class ActionValues(GuideState):
         """Gather the candidates' values from the state just read."""
         return _finite(self.head(self._hidden, candidates))
 
-    def commit(self, rows: Index, chosen: Tensor) -> None:
-        """Nothing to keep: the token is read with the next step."""
-
-    def copy(self, dst: Index, src: Index) -> None:
-        """Copy the backbone's rows."""
-        self.rows.copy(dst, src)
-
-    def clear(self, rows: Index) -> None:
-        """Clear the backbone's rows."""
-        self.rows.clear(rows)
-
-    def reserve(self, rows: int) -> None:
-        """Make room for the backbone's rows."""
-        self.rows.reserve(rows)
-
 
 class StateValues(GuideState):
     """V(s·a) from the backbone's state at each candidate."""
 
+    rows: CachedRows
     one_forward = False  # K candidates behind each token would be K · T tokens side by side
 
     def __init__(self, backbone: PreTrainedModel, head: StateHead, rows: int) -> None:
@@ -71,22 +51,15 @@ class StateValues(GuideState):
         # Whether a row's last token was kept by `commit`, so that it need not be read again.
         self._ahead = np.zeros(rows, dtype=bool)
 
-    def extend(
-        self,
-        rows: Index,
-        tokens: Sequence[Sequence[int]],
-        output: ModelOutput,
-        settings: RowSettings,
-        every: bool = False,
-    ) -> None:
+    def extend(self, read: Reading) -> None:
         """Read the tokens, but for those that are here already as the chosen candidate."""
         # A drawn candidate was read when it was valued, and `commit` has kept its keys and values;
         # a token that was no candidate, of a prompt or chosen from outside, is still to be read.
-        behind = ~self._ahead[rows]
-        self._ahead[rows] = False
+        behind = ~self._ahead[read.rows]
+        self._ahead[read.rows] = False
         if behind.any():
-            unread = [t for t, is_behind in zip(tokens, behind, strict=True) if is_behind]
-            self.rows.extend(rows[behind], unread)
+            unread = [t for t, is_behind in zip(read.tokens, behind, strict=True) if is_behind]
+            self.rows.extend(read.rows[behind], unread)
 
     def values(self, rows: Index, candidates: Tensor) -> Tensor:
         """Read the candidates side by side."""
@@ -101,18 +74,18 @@ class StateValues(GuideState):
         self._ahead[rows] = True
 
     def copy(self, dst: Index, src: Index) -> None:
-        """Copy the backbone's rows."""
-        self.rows.copy(dst, src)
+        """Copy the rows, and whether they are ahead."""
+        super().copy(dst, src)
         self._ahead[dst] = self._ahead[src]
 
     def clear(self, rows: Index) -> None:
-        """Clear the backbone's rows."""
-        self.rows.clear(rows)
+        """Clear the rows, which are then ahead no more."""
+        super().clear(rows)
         self._ahead[rows] = False
 
     def reserve(self, rows: int) -> None:
-        """Make room for the backbone's rows."""
-        self.rows.reserve(rows)
+        """Make room for the rows, none of them ahead."""
+        super().reserve(rows)
         self._ahead = np.pad(self._ahead, (0, max(0, rows - len(self._ahead))))
 
 
@@ -123,33 +96,14 @@ class SharedValues(GuideState):
         self.head = head
         self._hidden = torch.empty(0)
 
-    def extend(
-        self,
-        rows: Index,
-        tokens: Sequence[Sequence[int]],
-        output: ModelOutput,
-        settings: RowSettings,
-        every: bool = False,
-    ) -> None:
+    def extend(self, read: Reading) -> None:
         """Take the reference policy's state."""
-        assert output.hidden is not None
-        self._hidden = output.hidden.flatten(0, -2)
+        assert read.output.hidden is not None
+        self._hidden = read.output.hidden.flatten(0, -2)
 
     def values(self, rows: Index, candidates: Tensor) -> Tensor:
         """Gather the candidates' values from the state just taken."""
         return _finite(self.head(self._hidden, candidates))
-
-    def commit(self, rows: Index, chosen: Tensor) -> None:
-        """Nothing to keep."""
-
-    def copy(self, dst: Index, src: Index) -> None:
-        """Nothing to copy."""
-
-    def clear(self, rows: Index) -> None:
-        """Nothing to forget."""
-
-    def reserve(self, rows: int) -> None:
-        """Nothing to make room for."""
 
 
 def _finite(values: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from mavis.baselines.policy_guides import load_policies, mod
 from mavis.baselines.soup import soup
-from mavis.decoding.policy_rows import PolicyRows
+from mavis.decoding.guidance import PolicyRows
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.tilt import RowSettings
 

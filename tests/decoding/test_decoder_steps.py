@@ -8,7 +8,7 @@ import torch
 
 from mavis.decoding.decode import decode
 from mavis.decoding.decoder import Decoder
-from mavis.decoding.reference import ReferencePolicy
+from mavis.decoding.reference import PromptTooLong, ReferencePolicy
 from mavis.decoding.request import Event, Request, SamplingParams
 from mavis.decoding.tilt import tilt
 
@@ -174,6 +174,7 @@ def test_after_a_step_that_was_broken_off_the_decoder_says_nothing_wrong(
         ({"tokens": [-1]}, r"tokens of a request must be in 0 … \d+, got -1"),
         ({"limit": -1}, "limit of a request must be at least 0, got -1"),
         ({"ranked": -2}, "ranked of a request must be at least 0, got -2"),
+        ({"limit": 158}, r"tokens \(3\) and limit \(158\) of a request must fit .* of 160 tokens"),
     ],
 )
 def test_a_request_that_would_break_a_step_is_refused(tiny_reference, more, message):
@@ -233,6 +234,33 @@ def test_alone_a_long_prompt_is_read_at_once(tiny_reference):
     assert [event.id for event in decoder.step()] == [number]
 
 
+def test_requests_that_are_only_read_keep_no_row_waiting(tiny_reference):
+    """A steady flow of them: the row that was there before gets its token in every step."""
+    long = request(0, 3, 12)
+    decoder = Decoder(tiny_reference, rows=8)
+    first, found = decoder.add(long), decoder.step()
+    for at in range(1, 5):
+        held = decoder.add(request(at, 5, 0, hold=at % 2 == 0))
+        events = decoder.step()
+        assert {event.id for event in events} == {first, held}
+        found += [event for event in events if event.id == first]
+    found += finish(decoder)[first]
+    assert tokens(found) == alone(tiny_reference, long)
+
+
+def test_the_context_is_checked_when_a_request_is_added(tiny_reference):
+    decoder = Decoder(tiny_reference)
+    with pytest.raises(
+        PromptTooLong, match=r"tokens \(161\) and limit \(0\) .* of 160 tokens of tiny llama"
+    ):
+        decoder.add(request(0, 161, 0, hold=True))
+    assert decoder.idle
+    number = decoder.add(request(0, 160, 0, hold=True))
+    decoder.step()
+    with pytest.raises(PromptTooLong, match=r"limit \(1\) of a request must fit into the context"):
+        decoder.fork(number, [request(0, 160, 1)])
+
+
 # Rows
 
 
@@ -241,7 +269,6 @@ def rows_of(decoder: Decoder) -> int:
 
 
 def test_plain_generation_has_a_row_for_each_answer_and_no_more(tiny_reference, monkeypatch):
-    from mavis.decoding import replies
     from mavis.decoding.policy import GuidedPolicy
 
     made: list[Decoder] = []
@@ -253,7 +280,6 @@ def test_plain_generation_has_a_row_for_each_answer_and_no_more(tiny_reference, 
 
     monkeypatch.setattr("mavis.decoding.decode.Decoder", Kept)
     policy = GuidedPolicy(tiny_reference)
-    assert replies.decode is decode
     policy.generate(["a", "an um"] * 4, max_tokens=3)
     assert rows_of(made[0]) == 8
     policy.generate(["a"], n=8, max_tokens=3)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mavis.decoding.guides import Reading
 from mavis.decoding.kv_cache import CachedRows
 from mavis.decoding.model_card import Source
 from mavis.decoding.reference import ReferencePolicy
@@ -87,7 +88,7 @@ class Walk:
         index = np.array(rows)
         reading = self.cache.extend(index, tokens)
         for source in self.sources:
-            source.extend(index, tokens, reading, RowSettings(*torch.ones(5, len(rows))))
+            source.extend(Reading(index, tokens, reading, RowSettings(*torch.ones(5, len(rows)))))
 
 
 def wander(walk: Walk) -> None:
