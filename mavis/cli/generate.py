@@ -3,6 +3,7 @@
 import json as jsonlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,8 @@ from mavis.cli.show import Refused, Shown, show_json, show_text
 from mavis.prompts import Prompt, plain, read_prompts
 
 if TYPE_CHECKING:
-    from mavis.decoding.policy import GuidedPolicy, Refuse
-    from mavis.decoding.prompt_requests import Completion
+    from mavis.decoding.policy import GuidedPolicy
+    from mavis.decoding.prompt_requests import Completion, Refuse, RequestSettings
 
 SCORED = 16  # answers are scored, then printed, in batches of this size
 
@@ -87,36 +88,56 @@ def generate(
 
     from mavis.decoding.loading import load
     from mavis.decoding.policy import GuidedPolicy
-    from mavis.decoding.reference import PromptTooLong
     from mavis.progress import track
 
     policy = load(folders, reference, device, template_args)
-    options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    options: RequestSettings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     options |= {"max_tokens": max_tokens, "seed": seed, "stop": _stops(stop)}
-    refused: dict[int, str] = {}
-    status = 1
-
-    def refuse(at: int, error: ValueError) -> None:
-        nonlocal status
-        status = status if isinstance(error, PromptTooLong) else 2
-        refused[at] = " ".join(str(error).split())
-        print(f"mavis: {refused[at]}", file=sys.stderr)
-
-    guided = _answers(policy, asked, weights, beta, options, n, beams, None if strict else refuse)
-    good = [prompt for at, prompt in enumerate(asked) if at not in refused]
-    plainly: Iterator[Completion | None] = repeat(None)
+    problems = _Problems()
+    refuse = None if strict else problems.refuse
+    guided = _answers(policy, asked, weights, beta, n, beams, options, refuse)
+    others: Iterator[Completion | None] = repeat(None)
     if compare:
-        plainly = _answers(GuidedPolicy(policy.reference), good, {}, None, options, n, beams)
-    answered = _scored(policy, zip(guided, plainly, strict=False), score)
+        good = [prompt for at, prompt in enumerate(asked) if at not in problems.refused]
+        others = _answers(GuidedPolicy(policy.reference), good, {}, None, n, beams, options)
+    answered = _scored(policy, zip(guided, others, strict=False), score)
+    every = _in_turn(asked, problems, answered, n)
     show = show_json if json else show_text
-    every = _in_turn(asked, refused, answered, n)
     for one in track(every, "answers", "answers", len(asked) * n, printing=True):
         show(one)
-    if refused:
-        if len(asked) > 1:
-            said = f"{len(refused)} of {len(asked)} prompts were not answered (counted from 0)."
-            print(f"mavis: {said}", file=sys.stderr)
-        raise SystemExit(status)
+    problems.report(len(asked), n)
+
+
+@dataclass
+class _Problems:
+    """Prompts that are not answered, or not as often as was asked for; reported on stderr."""
+
+    refused: dict[int, str] = field(default_factory=dict)  # why, by the number of the prompt
+    short: dict[int, int] = field(default_factory=dict)  # how many answers there are, likewise
+    status: int = 1  # exit status where a prompt was refused: 2 once one was not just too long
+
+    def refuse(self, at: int, error: ValueError) -> None:
+        """Report a prompt that cannot be answered."""
+        from mavis.decoding.reference import PromptTooLong
+
+        self.status = self.status if isinstance(error, PromptTooLong) else 2
+        self.refused[at] = " ".join(str(error).split())
+        print(f"mavis: {self.refused[at]}", file=sys.stderr)
+
+    def report(self, prompts: int, n: int) -> None:
+        """Report the numbers of such prompts; exit if some were refused."""
+        if self.short:
+            at, count = next(iter(self.short.items()))
+            few = (
+                f"{len(self.short)} of {prompts} prompts, the first of them {count} to prompt {at}"
+            )
+            text = f"beam search found fewer than n = {n} answers to {few}."
+            print(f"mavis: warning: {text}", file=sys.stderr)
+        if self.refused and prompts > 1:
+            text = f"{len(self.refused)} of {prompts} prompts were not answered (counted from 0)."
+            print(f"mavis: {text}", file=sys.stderr)
+        if self.refused:
+            raise SystemExit(self.status)
 
 
 def _answers(
@@ -124,28 +145,16 @@ def _answers(
     asked: Sequence[Prompt],
     weights: Mapping[str, float],
     beta: float | None,
-    options: Mapping[str, Any],
     n: int,
     beams: int | None,
+    options: "RequestSettings",
     refuse: "Refuse | None" = None,
-) -> "Iterator[Completion]":
-    """Yield n answers per prompt, sampled or beam-searched; check all input first."""
-    from mavis.decoding.prompt_requests import requests
-
+) -> "Iterator[Completion | None]":
+    """Check all input; then yield n answers per prompt, None for each that beam search lacks."""
     if beams is None:
-        return policy.stream(asked, weights, beta, **options, n=n, refuse=refuse)
-    beta = policy.beta if beta is None else beta
-    asked_for = requests(list(asked), policy.objectives, weights, beta, **options)
-    searched = policy.search(asked_for, beams, refuse=refuse)
-    return (answer for answers in searched for answer in _likeliest(answers, n))
-
-
-def _likeliest(answers: "Sequence[Completion]", n: int) -> "Sequence[Completion]":
-    if len(answers) < n:
-        short = repr(plain(answers[0].prompt))[:60]
-        count = len(answers)
-        raise ValueError(f"beam search found only {count} answers to {short}: lower --n ({n}).")
-    return answers[:n]
+        return policy.stream(asked, weights, beta, n=n, refuse=refuse, **options)
+    found = policy.search(policy.requests(asked, weights, beta, **options), beams, refuse=refuse)
+    return (one for answers in found for one in [*answers[:n], *[None] * (n - len(answers))])
 
 
 def _folders(weights: Mapping[str, float], values: Mapping[str, str], runs: str) -> dict[str, str]:
@@ -205,22 +214,28 @@ def _stops(given: Sequence[str]) -> list[str]:
 
 
 def _scored(
-    policy: "GuidedPolicy", pairs: "Iterator[tuple[Completion, Completion | None]]", score: bool
-) -> Iterator[Shown]:
+    policy: "GuidedPolicy",
+    pairs: "Iterator[tuple[Completion | None, Completion | None]]",
+    score: bool,
+) -> Iterator[Shown | None]:
     """Add the rewards to the answers, one batch at a time, if scores are wanted."""
-    if not score:
-        yield from (Shown(answer, {}, other, {}) for answer, other in pairs)
-        return
-    while some := list(islice(pairs, SCORED)):
-        mine = _rewards(policy, [answer for answer, _ in some])
-        others = [other for _, other in some if other]
-        theirs = _rewards(policy, others) if others else [{}] * len(some)
-        for (answer, other), rewards, other_rewards in zip(some, mine, theirs, strict=True):
-            yield Shown(answer, rewards, other, other_rewards)
+    while some := list(islice(pairs, SCORED if score else 1)):
+        mine = iter(_rewards(policy, [answer for answer, _ in some if answer], score))
+        theirs = iter(
+            _rewards(policy, [other for answer, other in some if answer and other], score)
+        )
+        for answer, other in some:
+            rewards = next(mine) if answer else {}
+            others = next(theirs) if answer and other else {}
+            yield Shown(answer, rewards, other, others) if answer else None
 
 
-def _rewards(policy: "GuidedPolicy", answers: "Sequence[Completion]") -> list[dict[str, float]]:
-    """Score each answer with every loaded objective, in standard units."""
+def _rewards(
+    policy: "GuidedPolicy", answers: "Sequence[Completion]", score_them: bool
+) -> list[dict[str, float]]:
+    """Score each answer with every loaded objective, in standard units, if scores are wanted."""
+    if not (score_them and answers):
+        return [{}] * len(answers)
     from mavis.objective import find
     from mavis.reward import score
 
@@ -236,11 +251,16 @@ def _rewards(policy: "GuidedPolicy", answers: "Sequence[Completion]") -> list[di
 
 
 def _in_turn(
-    asked: Sequence[Prompt], refused: Mapping[int, str], answered: Iterator[Shown], n: int
+    asked: Sequence[Prompt], problems: _Problems, answered: Iterator[Shown | None], n: int
 ) -> Iterator[Shown | Refused]:
-    """Yield n answers or n refusals per prompt, in the order of the prompts."""
+    """Yield the answers, or n refusals, of each prompt, in the order of the prompts."""
     for at, prompt in enumerate(asked):
-        if at in refused:
-            yield from [Refused(prompt, refused[at])] * n
-        else:
-            yield from islice(answered, n)
+        if at in problems.refused:
+            yield from [Refused(prompt, problems.refused[at])] * n
+            continue
+        count = 0
+        for one in filter(None, islice(answered, n)):
+            count += 1
+            yield one
+        if count < n:
+            problems.short[at] = count

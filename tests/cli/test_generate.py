@@ -324,15 +324,15 @@ def one_row(monkeypatch):
 
 @pytest.mark.usefixtures("one_row")
 def test_answers_are_printed_as_they_are_finished(ask, monkeypatch):
-    from mavis.decoding import replies
+    from mavis.decoding import decode
 
-    events, write = [], replies.completion
+    events, write = [], decode.completion
 
     def written(*words):
         events.append("written")
         return write(*words)
 
-    monkeypatch.setattr(replies, "completion", written)
+    monkeypatch.setattr(decode, "completion", written)
     monkeypatch.setattr("mavis.cli.show.print", lambda *_, **how: events.append(how), raising=False)
     ask()
     assert events == ["written", {"flush": True}] * 2
@@ -410,9 +410,25 @@ def test_more_answers_than_beams_are_refused(value, capsys):
     words = ["--weights.trial", "1", "--values.trial", str(value), "--beams", "2"]
     assert main(["generate", *PROMPTS, *words, "--n", "3"]) == 2
     assert "n must be at most the number of beams (2), got 3." in capsys.readouterr().err
-    assert main(["generate", *PROMPTS, *words, "--n", "2", "--top_k", "1"]) == 2
-    err = capsys.readouterr().err
-    assert "beam search found only 1 answers to 'an ant is': lower --n (2)." in err
+
+
+def test_fewer_answers_than_were_asked_for_are_given_with_a_warning(value, capsys):
+    """With one candidate a token there is one answer; the other prompts lose nothing."""
+    words = ["--weights.trial", "1", "--values.trial", str(value), "--beams", "2", "--n", "2"]
+    small = [*words, "--max_tokens", "8", "--json", "--compare", "--score"]
+    assert main(["generate", *PROMPTS, *small, "--top_k", "1"]) == 0
+    printed = capsys.readouterr()
+    assert [json.loads(line)["prompt"] for line in printed.out.splitlines()] == list(PROMPTS)
+    assert printed.err.splitlines() == [
+        "mavis: warning: beam search found fewer than n = 2 answers to 2 of 2 prompts, the first "
+        "of them 1 to prompt 0."
+    ]
+    assert main(["generate", "an ant is", LONG, "hats", *small, "--top_k", "1"]) == 1
+    printed = capsys.readouterr()
+    lines = list(map(json.loads, printed.out.splitlines()))
+    assert [line["prompt"] for line in lines] == ["an ant is", LONG, LONG, "hats"]
+    assert ["error" in line for line in lines] == [False, True, True, False]
+    assert "answers to 2 of 3 prompts" in printed.err
 
 
 def test_every_token_is_told_as_it_comes(value):
