@@ -126,12 +126,7 @@ def check_reach(model: PreTrainedModel, what: str, context: int, reference: str)
     """See that a model which reads along with a reference policy has every position it may reach.
 
     Only on a CPU, where a learned position that is missing is an error that can be caught.
-
-    Args:
-        model: with or without a head.
-        what: it is, for errors.
-        context: of the reference policy, in tokens.
-        reference: its name, for errors.
+    `context` is the reference's, in tokens.
 
     Raises:
         ValueError: its positions are learned, and there are fewer of them.

@@ -78,11 +78,7 @@ def attending(reach: Sequence[int], device: torch.device) -> Iterator[None]:
 
 
 def runs_of(reach: Sequence[int], call: int) -> list[Run]:
-    """Cut rows into runs, so that few positions are looked at in vain.
-
-    Args:
-        reach: how many positions each row has.
-        call: how many positions one more call costs.
+    """Cut rows of so many positions into runs, where one more call costs `call` positions.
 
     >>> runs_of([30, 31, 430, 29, 30], 100)
     [(0, 2, 31), (2, 3, 430), (3, 5, 30)]

@@ -8,10 +8,15 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
-from mavis.decoding.architectures import check_architecture, check_reach, try_rows
-from mavis.decoding.model_folders import check_model_folder, load_model, loading
+from mavis.decoding.architectures import check_reach, try_rows
+from mavis.decoding.model_folders import (
+    check_model_folder,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.tokenizers import names_alike
 from mavis.hub import reachable
@@ -41,13 +46,9 @@ def first_layers(model: PreTrainedModel, layers: int | None) -> PreTrainedModel:
 
 def load_trunk(name: str) -> PreTrainedModel:
     """Load a folder or hub name as a trunk, in float32."""
-    path = reachable(name, "trunk")
-    check_model_folder(path)
-    with loading(f"trunk {name}"):
-        config = AutoConfig.from_pretrained(path)
-    check_architecture(config)
+    path, what = reachable(name, "trunk"), f"trunk {name}"
+    config = load_config(what, path)
     _without_dropout(config)
-    what = f"trunk {name}"
     model = load_model(AutoModel, what, path, config=config, dtype=torch.float32)
     try_rows(model, what)
     return model
@@ -67,7 +68,10 @@ def sibling(name: str, reference: ReferencePolicy) -> PreTrainedModel:
         ValueError: its tokenizer is not the reference policy's, or it knows fewer tokens or
             positions.
     """
-    _check_tokenizer(name, reference)
+    path = reachable(name, "trunk")
+    check_model_folder(path)
+    if not names_alike(load_tokenizer(f"trunk {name}", path), reference.tokenizer):
+        raise ValueError(f"trunk {name} and reference {reference.name} have different tokenizers.")
     model = load_trunk(name)
     size = len(embeddings(model))
     if size < reference.vocabulary:
@@ -77,15 +81,6 @@ def sibling(name: str, reference: ReferencePolicy) -> PreTrainedModel:
         )
     check_reach(model, f"trunk {name}", reference.context, reference.name)
     return model
-
-
-def _check_tokenizer(trunk: str, reference: ReferencePolicy) -> None:
-    path = reachable(trunk, "trunk")
-    check_model_folder(path)
-    with loading(f"the tokenizer of trunk {trunk}"):
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    if not names_alike(tokenizer, reference.tokenizer):
-        raise ValueError(f"trunk {trunk} and reference {reference.name} have different tokenizers.")
 
 
 def with_lora(model: PreTrainedModel, options: dict[str, Any]) -> PreTrainedModel:

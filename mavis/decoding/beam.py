@@ -76,7 +76,9 @@ class _Search:
         if len(self.ended) == self.width:  # a living beam that is behind all of them stays there
             living = [one for one in living if one[1].score > self.ended[-1].score]
         if living and len(living[0][1].output.tokens) == limit:
-            self.ended += [beam for _, beam in living]
+            for _, beam in living:
+                beam.output.reason = "length"
+                self.ended.append(beam)
             living = []
         self.ranked.clear()
         return {n: [beam for parent, beam in living if parent == n] for n in parents}
@@ -90,18 +92,9 @@ def search(
     asked: Sequence[PromptRequest],
     width: int,
 ) -> Iterator[list[Completion]]:
-    """The most likely replies to prompts that were checked, one prompt after the other.
+    """Yield up to W = `width` replies to each checked prompt, most likely first.
 
-    Args:
-        reference: π_ref.
-        guides: what bends it.
-        rule: how.
-        rows: how many beams take their steps together, of one prompt at least.
-        asked: the prompts with their settings.
-        width: W, how many beams a prompt has.
-
-    Yields:
-        for each prompt up to W replies, most likely first.
+    As many beams take their steps together as there are rows, but those of one prompt at least.
     """
     together = max(1, rows // width)
     for begin in range(0, len(asked), together):
@@ -135,7 +128,7 @@ def _together(
             if mine.ranked and len(mine.ranked) == len(mine.alive):
                 _go_on(decoder, mine, asked[at].limit, home, at)
     return [
-        [completion(reference, request.prompt, _closed(beam.output)) for beam in one.best()]
+        [completion(reference, request.prompt, beam.output) for beam in one.best()]
         for one, request in zip(searches, asked, strict=True)
     ]
 
@@ -150,7 +143,3 @@ def _go_on(decoder: Decoder, one: _Search, limit: int, home: dict[int, int], at:
         for number, beam in zip(numbers, beams, strict=True):
             home[number] = at
             one.alive[number] = beam
-
-
-def _closed(output: Output) -> Output:
-    return output if output.reason else replace(output, reason="length")

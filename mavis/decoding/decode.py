@@ -76,17 +76,10 @@ def replies(
     window: int,
     on_token: OnToken | None = None,
 ) -> Iterator[Completion]:
-    """Replies, prompt after prompt, each as soon as it and all before it are written.
+    """Yield n replies to each of P checked prompts, in order, each as soon as it is its turn.
 
-    Args:
-        reference: π_ref.
-        guides: what bends it.
-        rule: how.
-        rows: how many replies are written side by side.
-        asked: P prompts that were checked.
-        n: replies to each.
-        window: among how many prompts those of like length are read together, which is cheaper.
-        on_token: is told of every token as it comes.
+    `rows` are written side by side; among `window` prompts those of like length are read together,
+    which is cheaper.
     """
 
     def reply(at: int, copy: int) -> Request:

@@ -63,7 +63,7 @@ class Guidance:
     def policy(
         self, rows: Index, logits: Tensor, settings: RowSettings
     ) -> tuple[Candidates, Tensor]:
-        """What each row may go on with, after an `extend` of the same rows.
+        """What each of R rows may go on with, after an `extend` of the same rows.
 
         Args:
             rows: which rows [R].
@@ -102,14 +102,7 @@ class Guidance:
 
 
 class PolicyRows:
-    """Rows of the reference policy, with its guidance beside them.
-
-    Args:
-        reference: π_ref.
-        guides: what bends it.
-        rule: how.
-        rows: how many rows there is room for at first.
-    """
+    """Rows of the reference policy, with its guidance beside them; arguments as of `Guidance`."""
 
     def __init__(
         self, reference: ReferencePolicy, guides: Sequence[Guide], rule: MixingRule, rows: int
@@ -139,13 +132,7 @@ class PolicyRows:
     ) -> tuple[Candidates, Tensor]:
         """Read T tokens of one row, and say what it might have gone on with after each of them.
 
-        Args:
-            row: which.
-            tokens: T of them.
-            settings: of T rows, all the same.
-
-        Returns:
-            candidates, and log π [T, K].
+        The settings are of T rows, all the same; returned are candidates, and log π [T, K].
         """
         rows = np.array([row])
         output = self.cache.extend(rows, [tokens], every=True)
@@ -157,10 +144,8 @@ class PolicyRows:
     def fault(self, at: int, options: Candidates, before: Sequence[int]) -> ValueError:
         """Say which model is to blame for numbers that are not finite.
 
-        Args:
-            at: which row of the last step has them.
-            options: the candidates of that step [R, K].
-            before: the tokens that the row held.
+        They are in row `at` of the last step, which had the candidates `options` [R, K], and had
+        read the tokens `before`.
         """
         # From the reference outwards: what comes first makes everything behind it NaN, too.
         text = self.reference.spelling.text(before, last=24)

@@ -48,10 +48,10 @@ def load(
     cards = _cards(values)
     asked = {"reference": reference, "template": None, "template_args": template_args}
     for what, given in asked.items():
-        told = {str(getattr(card, what)) for card in cards.values()}
-        if len(told) > 1 and given is None:
+        known = {str(getattr(card, what)) for card in cards.values()}
+        if len(known) > 1 and given is None:
             raise ValueError(
-                f"value models must be of one {what}, got {' and '.join(sorted(told))}."
+                f"value models must be of one {what}, got {' and '.join(sorted(known))}."
             )
     check_device(device)
     policy = _reference(cards, reference, device, template_args)
@@ -83,41 +83,39 @@ def _cards(values: Any) -> dict[Path, ModelCard]:
     """
     if values is None:
         return {}
-    if isinstance(values, Mapping):
-        _check_folders(list(values.values()))
-        named = {name: value_folder(folder) for name, folder in values.items()}
-        cards = {folder: _card(folder) for folder in named.values()}
-        for name, folder in named.items():
-            if name not in cards[folder].objectives:
-                raise ValueError(
-                    f"values.{name} must be a value model of {name}, but {folder} is of "
-                    f"{', '.join(cards[folder].objectives)}."
-                )
-        return cards
-    if isinstance(values, str | Path):
-        values = [values]
-    if not isinstance(values, Sequence):
+    named = isinstance(values, Mapping)
+    folders = list(values.values()) if named else values
+    folders = [folders] if isinstance(folders, str | Path) else folders
+    if not isinstance(folders, Sequence):
         raise ValueError(f"values must be folders by objective, as in {RIGHT_CALL}.")
-    _check_folders(values)
-    cards = {folder: _card(folder) for folder in map(value_folder, values)}
-    home: dict[str, Path] = {}
-    for folder, card in cards.items():
-        for name in card.objectives:
-            if name in home:
-                raise ValueError(
-                    f"values must be of different objectives, but {home[name]} and "
-                    f"{folder} are both of {name}."
-                )
-            home[name] = folder
-    return cards
-
-
-def _check_folders(folders: Sequence[Any]) -> None:
     for folder in folders:
         if not isinstance(folder, str | Path) or not str(folder).strip():
             raise ValueError(
                 f"values must be folders by objective, as in {RIGHT_CALL}, got {folder!r}."
             )
+    places = [value_folder(folder) for folder in folders]
+    cards = {place: _card(place) for place in places}
+    for name, place in zip(values, places, strict=True) if named else ():
+        if name not in cards[place].objectives:
+            raise ValueError(
+                f"values.{name} must be a value model of {name}, but {place} is of "
+                f"{', '.join(cards[place].objectives)}."
+            )
+    if not named:
+        _check_different(cards)
+    return cards
+
+
+def _check_different(cards: Mapping[Path, ModelCard]) -> None:
+    """Raise ValueError for two value models of one objective."""
+    home: dict[str, Path] = {}
+    for folder, card in cards.items():
+        for name in card.objectives:
+            if home.setdefault(name, folder) != folder:
+                raise ValueError(
+                    f"values must be of different objectives, but {home[name]} and "
+                    f"{folder} are both of {name}."
+                )
 
 
 def _card(folder: Path) -> ModelCard:
@@ -136,15 +134,15 @@ def _card(folder: Path) -> ModelCard:
 
 def _reference(
     cards: Mapping[Path, ModelCard],
-    told: Folder | None,
+    given: Folder | None,
     device: str | None,
     template_args: Mapping[str, Any] | None,
 ) -> ReferencePolicy:
     """The reference policy that was asked for, or the one that the value models know."""
     folder, card = next(iter(cards.items()), (None, None))
     known = card.reference if card else "sandbox/reference"
-    name = known if told is None else str(told)
-    if card and told is None and is_local(name) and not Path(name).exists():
+    name = known if given is None else str(given)
+    if card and given is None and is_local(name) and not Path(name).exists():
         raise FileNotFoundError(
             f"value model {folder} was trained under the reference {name}, which is no longer "
             f'there: say where it is now by reference="PATH" (`--reference PATH`).'

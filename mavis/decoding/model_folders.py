@@ -7,9 +7,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from mavis.checksums import check
+from mavis.decoding.architectures import check_architecture
 from mavis.progress import without_bars
 
 # What a model is read from.
@@ -45,6 +52,26 @@ def check_model_folder(path: str) -> None:
             raise ValueError(f"{file} is damaged: {error}") from error
 
 
+def load_config(what: str, path: str) -> PreTrainedConfig:
+    """Load the config of a model, which is refused here if it cannot be decoded.
+
+    Raises:
+        FileNotFoundError: the folder holds no model.
+        ValueError: a file is damaged, or `check_architecture` refuses the model.
+    """
+    check_model_folder(path)
+    with loading(what):
+        config = cast(PreTrainedConfig, AutoConfig.from_pretrained(path))
+    check_architecture(config)
+    return config
+
+
+def load_tokenizer(what: str, path: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model; raise ValueError if it cannot be loaded."""
+    with loading(f"the tokenizer of {what}"):
+        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(path))
+
+
 def check_tokenizer_folder(path: str) -> None:
     """Raise FileNotFoundError when a local folder holds no tokenizer."""
     folder = Path(path)
@@ -76,14 +103,14 @@ def load_model(auto: Any, what: str, path: str, **options: Any) -> PreTrainedMod
     """
     options |= {"attn_implementation": "sdpa", "output_loading_info": True}
     with loading(what), without_bars():
-        model, told = auto.from_pretrained(path, ignore_mismatched_sizes=True, **options)
-    if told["mismatched_keys"]:
-        name, saved, wanted = min(told["mismatched_keys"])
+        model, report = auto.from_pretrained(path, ignore_mismatched_sizes=True, **options)
+    if report["mismatched_keys"]:
+        name, saved, wanted = min(report["mismatched_keys"])
         raise ValueError(
             f"{what} cannot be loaded: its weights are not those of its config.json ({name} is "
             f"{list(saved)}, and should be {list(wanted)})."
         )
-    missing = sorted(key for key in told["missing_keys"] if "pooler" not in key)  # not used here
+    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)  # not used here
     if missing:
         raise ValueError(
             f"{what} cannot be loaded: it lacks {len(missing)} of its weights ({missing[0]} …)."

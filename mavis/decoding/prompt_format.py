@@ -46,14 +46,8 @@ def by_chat_template(
 ) -> str:
     """Write a prompt by a tokenizer's chat template; text is taken apart into turns, or is one.
 
-    Args:
-        tokenizer: of the model.
-        prompt: text or chat.
-        arguments: more of the template's.
-        name: the model's, for errors.
-
     Raises:
-        ValueError: the template refuses the prompt, or is broken.
+        ValueError: the template refuses the prompt, or is broken; `name` is the model's.
     """
     messages: list[Message]
     if isinstance(prompt, str):
@@ -75,11 +69,7 @@ def by_chat_template(
 
 
 def check_template(write: Callable[[Prompt], str], what: str) -> None:
-    """See that a template does not fail for text and for a chat alike.
-
-    Args:
-        write: by the template; raises ValueError from what the template raised.
-        what: the template is, for errors.
+    """See that a template does not fail both for text and for a chat; `what` names it in errors.
 
     Raises:
         ValueError: it fails, or it returns no text. The prompts were made up, and are not named.

@@ -152,13 +152,7 @@ def requests(
 def check(
     asked: Sequence[PromptRequest], objectives: Sequence[str], reference: ReferencePolicy
 ) -> None:
-    """Raise ValueError for settings that cannot be, and name the prompt where they differ.
-
-    Args:
-        asked: the requests.
-        objectives: the M axis of their weights.
-        reference: π_ref, into whose context they must fit.
-    """
+    """Raise ValueError for settings that cannot be; the prompt is named where they differ."""
     several = len({request.sampling for request in asked}) > 1
     for at, request in enumerate(asked):
         try:
@@ -183,13 +177,10 @@ def started(
 ) -> list[PromptRequest]:
     """Encode prompts, each of which must leave room for its longest reply.
 
-    Args:
-        asked: the requests.
-        reference: π_ref.
-        refuse: is told the number of a prompt that cannot be answered, and why; the others go on.
+    Where there is a `refuse`, it is called for a prompt that cannot be answered; the others go on.
 
     Raises:
-        PromptTooLong, ValueError: such a prompt, where nobody is to be told; it is named.
+        PromptTooLong, ValueError: such a prompt, without `refuse`; it is named.
     """
     ready = []
     for at, request in enumerate(asked):

@@ -8,22 +8,16 @@ from functools import cached_property
 from typing import Any, cast
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from mavis.data_files import function
 from mavis.decoding import prompt_format
 from mavis.decoding.architectures import check_architecture, check_task, try_rows
 from mavis.decoding.model_folders import (
-    check_model_folder,
     check_tokenizer_folder,
+    load_config,
     load_model,
-    loading,
+    load_tokenizer,
 )
 from mavis.decoding.tokenizers import Spelling, end_tokens, fingerprint, head_of, was_before
 from mavis.hub import lasting, reachable
@@ -106,16 +100,11 @@ class ReferencePolicy:
                 no causal LM, or one of its files is missing or broken.
         """
         path = reachable(name, "reference")
-        check_model_folder(path)
-        with loading(name):
-            config = AutoConfig.from_pretrained(path)
-        check_architecture(config)
-        check_task(config, name)
+        check_task(load_config(name, path), name)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = "auto" if place.type != "cpu" else torch.float32
         check_tokenizer_folder(path)
-        with loading(f"the tokenizer of {name}"):
-            tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = load_tokenizer(name, path)
         model: Any = load_model(AutoModelForCausalLM, name, path, dtype=dtype)
         ready = cast(PreTrainedModel, model.to(place))
         return cls(ready, tokenizer, lasting(name), template, template_args)

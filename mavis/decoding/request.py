@@ -81,12 +81,9 @@ class SamplingParams:
 def row_settings(
     rows: Sequence[SamplingParams], vocabulary: int, device: torch.device
 ) -> RowSettings:
-    """The settings of R rows as tensors; greedy rows have the temperature 1, as the tilt divides.
+    """The settings of R rows as tensors; V is the size of the vocabulary.
 
-    Args:
-        rows: the settings of each row.
-        vocabulary: V, how many logits the reference policy has.
-        device: of the tensors.
+    Greedy rows have the temperature 1, as the tilt divides by it.
     """
 
     def column(name: str, kind: torch.dtype) -> Tensor:

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -36,22 +36,17 @@ class Score:
 
     prompt: Prompt
     tokens: list[int]
-    log_prob: list[float] = field(default_factory=list)
-    log_ref: list[float] = field(default_factory=list)
-    kl: list[float] = field(default_factory=list)
-    truncation: list[float] = field(default_factory=list)
-    parts: dict[str, list[float]] = field(default_factory=dict)
+    log_prob: list[float]
+    log_ref: list[float]
+    kl: list[float]
+    truncation: list[float]
+    parts: dict[str, list[float]]
 
 
 def tokens_of(
     answer: Completion | str | Sequence[int], at: int, reference: ReferencePolicy
 ) -> list[int]:
-    """The tokens of a given answer.
-
-    Args:
-        answer: of a policy, as text, or as tokens.
-        at: its number, for errors.
-        reference: π_ref, whose tokenizer reads a text.
+    """The tokens of a given answer, which is that of prompt number `at`.
 
     Raises:
         ValueError: it is no answer, has no tokens, or some that the reference does not know.
@@ -81,50 +76,45 @@ def tokens_of(
 def score(policy: PolicyRows, request: PromptRequest, tokens: Sequence[int]) -> Score:
     """Score a reply to a prompt: in one forward of each model, unless values are of states.
 
-    Args:
-        policy: rows of which the first is free.
-        request: the prompt, encoded, and its settings.
-        tokens: T ≥ 1 of them, the reply.
+    The first row of the policy is used; the prompt is encoded, and the reply T ≥ 1 tokens.
 
     Raises:
         ValueError: a model gave numbers that are not finite; it is named.
     """
-    found = Score(request.prompt, list(tokens))
-    found.parts.update({name: [] for name in policy.guidance.objectives})
-    row, place = np.array([0]), policy.reference.model.device
+    row, device = np.array([0]), policy.reference.model.device
     size = AT_ONCE if policy.guidance.one_forward else 1
-    how = row_settings([request.sampling] * size, policy.reference.vocabulary, place)
+    settings = row_settings([request.sampling] * size, policy.reference.vocabulary, device)
     policy.clear(row)
     if len(request.tokens) > 1:
-        policy.read(row, [request.tokens[:-1]], how.select(torch.tensor([0], device=place)))
+        first = settings.select(torch.tensor([0], device=device))
+        policy.read(row, [request.tokens[:-1]], first)
     # The state before each token of the reply: that after the prompt, and after each token but one.
     read = [request.tokens[-1], *tokens[:-1]]
+    reports = []
     for begin in range(0, len(tokens), size):
-        part, said = read[begin : begin + size], tokens[begin : begin + size]
-        mine = how.select(torch.arange(len(part), device=place))
-        options, log_pi = (
-            policy.every(0, part, mine) if size > 1 else policy.step(row, [part], mine)
-        )
-        report = _report(policy, options, log_pi, torch.tensor(said, device=place), mine)
-        _check(policy, options, report, [*request.tokens, *tokens[:begin]], said)
-        log_prob, log_ref, kl, cut, *parts = report.T.tolist()
-        found.log_prob.extend(log_prob)
-        found.log_ref.extend(log_ref)
-        found.kl.extend(kl)
-        found.truncation.extend(cut)
-        for name, column in zip(found.parts, parts, strict=True):
-            found.parts[name].extend(column)
-    return found
+        part, reply = read[begin : begin + size], tokens[begin : begin + size]
+        how = settings.select(torch.arange(len(part), device=device))
+        options, log_pi = policy.every(0, part, how) if size > 1 else policy.step(row, [part], how)
+        report = _report(policy, options, log_pi, torch.tensor(reply, device=device), how)
+        # What is not finite is a model's fault, but for log π, which may be −∞.
+        finite = report[:, 1:4].isfinite().all(-1) & ~report[:, 0].isnan()
+        if not finite.all():
+            at = int(finite.long().argmin())
+            raise policy.fault(at, options, [*request.tokens, *tokens[: begin + at]])
+        reports.append(report)
+    log_prob, log_ref, kl, cut, *parts = torch.cat(reports).T.tolist()
+    named = dict(zip(policy.guidance.objectives, parts, strict=True))
+    return Score(request.prompt, list(tokens), log_prob, log_ref, kl, cut, named)
 
 
 def _report(
-    policy: PolicyRows, options: Candidates, log_pi: Tensor, said: Tensor, how: RowSettings
+    policy: PolicyRows, options: Candidates, log_pi: Tensor, tokens: Tensor, how: RowSettings
 ) -> Tensor:
     """Log π, log π_ref, KL, truncation and the parts of T tokens [T, 4 + M]."""
     full = torch.log_softmax(policy.logits / how.temperature[:, None], dim=-1)  # [T, V]
     # The reference is not truncated, so that it has a probability of every token.
-    log_ref = full.gather(1, said[:, None])[:, 0]
-    taken = (options.tokens == said[:, None]) & (options.log_ref > -torch.inf)  # [T, K]
+    log_ref = full.gather(1, tokens[:, None])[:, 0]
+    taken = (options.tokens == tokens[:, None]) & (options.log_ref > -torch.inf)  # [T, K]
     inside, pick = taken.any(-1), taken.long().argmax(-1, keepdim=True)
     log_prob = torch.where(inside, log_pi.gather(1, pick)[:, 0], -torch.inf)
     columns = [log_prob, log_ref, exact_kl(log_pi, options.log_ref), truncation(options.log_ref)]
@@ -140,16 +130,3 @@ def _report(
         parts = torch.where(weights == 0, 0.0, weights * (chosen - mean))
         columns += list(torch.where(inside[:, None], parts, torch.nan).T)
     return torch.stack(columns, dim=-1)
-
-
-def _check(
-    policy: PolicyRows,
-    options: Candidates,
-    report: Tensor,
-    before: Sequence[int],
-    said: Sequence[int],
-) -> None:
-    """Raise what is wrong with numbers that are not finite; log π may be −∞."""
-    for at, numbers in enumerate(report[:, 1:4].isfinite().all(-1).tolist()):
-        if not numbers or report[at, 0].isnan():
-            raise policy.fault(at, options, [*before, *said[:at]])

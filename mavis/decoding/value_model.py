@@ -217,7 +217,7 @@ def build_network(
     trunk: int | str | None = None,
     lora: dict[str, Any] | None = None,
 ) -> ValueModel:
-    """Make a value network that is ready to be trained.
+    """Make a value network that is ready to be trained, for the states of a reference policy.
 
     Args:
         card: what it will be of.
