@@ -1,4 +1,4 @@
-"""Which models can be decoded row by row: told from their configs, and tried once they are loaded.
+"""Which models can be decoded row by row: read from their configs, and tried once they are loaded.
 
 A row must not change with the rows beside it, nor with how many tokens are read at once.
 """
@@ -21,7 +21,7 @@ from mavis.decoding.kv_cache import CachedRows
 
 _ROUNDING = 1e-3  # of a model's largest number: far above rounding, far below a wrong mask
 
-# What cannot be told from a config, by model type.
+# What no setting of a config shows, by model type.
 _UNFIT = {
     "their state is recurrent": {
         *("rwkv", "mamba", "mamba2", "falcon_mamba", "xlstm", "recurrent_gemma"),
@@ -92,7 +92,7 @@ def _ropes(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def try_rows(model: PreTrainedModel, name: str) -> None:
-    """Read two rows side by side, and compare one with what the model says when it reads it alone.
+    """Read two rows side by side, and compare one with what the model gives for it alone.
 
     That finds what no config tells: a cache, a mask or positions that are not those it is given.
     Only in float32 on a CPU, where the two are equal but for rounding.
@@ -116,7 +116,7 @@ def try_rows(model: PreTrainedModel, name: str) -> None:
         raise ValueError(f"{why}it takes no rows of unlike length side by side: {first}") from error
     together = reading.hidden if reading.logits is None else reading.logits
     assert together is not None
-    known = alone.isfinite() & together[0].isfinite()  # what is not is told where it is asked for
+    known = alone.isfinite() & together[0].isfinite()  # the decoder reports what is not
     gap = (alone - together[0])[known].abs()
     if len(gap) and float(gap.max()) > _ROUNDING * max(1.0, float(alone[known].abs().max())):
         raise ValueError(f"{why}a row changes with the rows beside it (by {float(gap.max()):.2g}).")
@@ -146,13 +146,13 @@ def check_reach(model: PreTrainedModel, what: str, context: int, reference: str)
 
 
 def _last(output: Any) -> Tensor:
-    """What a model says after the last token of one row: logits [V], or hidden states [H]."""
+    """Logits [V], or else hidden states [H], after the last token of one row."""
     states: Tensor = output.logits if "logits" in output else output.last_hidden_state
     return states[0, -1].float()
 
 
 def check_task(config: PreTrainedConfig, name: str) -> None:
-    """Refuse weights of another task: as a causal LM they would speak through a random head."""
+    """Refuse weights of another task: as a causal LM they would have a random head."""
     listed = config.architectures or []
     heads = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
     if listed and not any(architecture.endswith(heads) for architecture in listed):

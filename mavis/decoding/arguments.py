@@ -14,6 +14,7 @@ SHOWN = 80  # letters of what was not understood
 Numbers = float | Collection[float]
 Whole = int | Collection[int]
 Weights = Mapping[str, Numbers]
+AllWeights = float | Weights | Collection[Weights | Numbers] | None
 Stop = str | Collection[str] | Collection[Collection[str]]
 
 

@@ -43,6 +43,7 @@ class _Search:
     """One prompt's: the living beams by the number of their request, and the ended ones."""
 
     width: int
+    limit: int  # tokens of a reply, at most
     alive: dict[int, _Beam] = field(default_factory=dict)
     ended: list[_Beam] = field(default_factory=list)
     ranked: dict[int, Event] = field(default_factory=dict)  # of this step, beam by beam
@@ -52,7 +53,7 @@ class _Search:
         every = [*self.ended, *self.alive.values()]
         return sorted(every, key=lambda beam: -beam.score)[: self.width]
 
-    def grow(self, limit: int, reference: ReferencePolicy) -> dict[int, list[_Beam]]:
+    def grow(self, reference: ReferencePolicy) -> dict[int, list[_Beam]]:
         """Take a step with all living beams; which of them go on, by the number of their parent."""
         parents = sorted(self.ranked)  # in the order in which they were forked, best first
         options = [
@@ -73,9 +74,9 @@ class _Search:
                 living.append((number, beam))
         # log π falls with every token, so a living beam can still be overtaken, never rise again.
         self.ended = sorted(self.ended, key=lambda beam: -beam.score)[: self.width]
-        if len(self.ended) == self.width:  # a living beam that is behind all of them stays there
+        if len(self.ended) == self.width:  # a living beam below all of them stays there
             living = [one for one in living if one[1].score > self.ended[-1].score]
-        if living and len(living[0][1].output.tokens) == limit:
+        if living and len(living[0][1].output.tokens) == self.limit:
             for _, beam in living:
                 beam.output.reason = "length"
                 self.ended.append(beam)
@@ -98,48 +99,45 @@ def search(
     """
     together = max(1, rows // width)
     for begin in range(0, len(asked), together):
-        yield from _together(reference, guides, rule, asked[begin : begin + together], width)
+        part = asked[begin : begin + together]
+        # A row for every beam that may live: all take a step before the best of them are known.
+        yield from _together(Decoder(reference, guides, rule, width * len(part)), part, width)
 
 
 def _together(
-    reference: ReferencePolicy,
-    guides: Sequence[Guide],
-    rule: MixingRule,
-    asked: Sequence[PromptRequest],
-    width: int,
+    decoder: Decoder, asked: Sequence[PromptRequest], width: int
 ) -> list[list[Completion]]:
-    # A row for every beam that may live: all of them must take a step before the best are known.
-    decoder = Decoder(reference, guides, rule, rows=width * len(asked))
-    searches = [_Search(width) for _ in asked]
-    home: dict[int, int] = {}  # of a request's number, whose beam it is
-    for at, one in enumerate(asked):
+    reference = decoder.reference
+    searches = [_Search(width, one.limit) for one in asked]
+    home: dict[int, _Search] = {}  # of a request's number, whose beam it is
+    for one, mine in zip(asked, searches, strict=True):
         # The end tokens among the W likeliest take no living beam's place: as many more are asked.
         ranked = reference.vocabulary if one.stop else width + len(reference.ends)
         request = Request(
             one.tokens, 1, one.sampling, ("beam",), one.stop, hold=True, ranked=ranked
         )
         number = decoder.add(request)
-        home[number] = at
-        searches[at].alive[number] = _Beam(Output(request))
+        home[number] = mine
+        mine.alive[number] = _Beam(Output(request))
     while not decoder.idle:
         for event in decoder.step():
-            searches[home[event.id]].ranked[event.id] = event
-        for at, mine in enumerate(searches):
+            home[event.id].ranked[event.id] = event
+        for mine in searches:
             if mine.ranked and len(mine.ranked) == len(mine.alive):
-                _go_on(decoder, mine, asked[at].limit, home, at)
+                _go_on(decoder, mine, home)
     return [
         [completion(reference, request.prompt, beam.output) for beam in one.best()]
         for one, request in zip(searches, asked, strict=True)
     ]
 
 
-def _go_on(decoder: Decoder, one: _Search, limit: int, home: dict[int, int], at: int) -> None:
+def _go_on(decoder: Decoder, one: _Search, home: dict[int, _Search]) -> None:
     """Fork the beams of a prompt that live on, and give back the rows of the others."""
-    grown = one.grow(limit, decoder.reference)
+    grown = one.grow(decoder.reference)
     one.alive = {}
     for parent, beams in grown.items():
         numbers = decoder.fork(parent, [beam.output.request for beam in beams])
         del home[parent]
         for number, beam in zip(numbers, beams, strict=True):
-            home[number] = at
+            home[number] = one
             one.alive[number] = beam

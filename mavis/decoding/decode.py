@@ -33,7 +33,7 @@ def decode(
         rule: how values bend the reference policy.
         rows: how many rows take a step together.
         follow: what goes on where a request has reached its limit; see `Decoder.fork`.
-        on_event: is told of every event as it comes.
+        on_event: called with every event as it comes.
 
     Yields:
         an output for every request.
@@ -41,7 +41,7 @@ def decode(
     decoder, waiting = Decoder(reference, guides, rule, rows), iter(requests)
     outputs: dict[int, Output] = {}
 
-    # Every row is held where something may follow, as only its output says whether it does.
+    # Every row is held where something may follow, as only its output shows whether it does.
     def held(request: Request) -> Request:
         return replace(request, hold=follow is not None)
 

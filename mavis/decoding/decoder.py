@@ -107,7 +107,7 @@ class Decoder:
         if self._failure is not None:
             raise RuntimeError(
                 "a step of this decoder was broken off, and its rows may have read more than they "
-                "have said: make a new decoder, and ask it again for what has not ended."
+                "have reported: make a new decoder, and ask it again for what has not ended."
             ) from self._failure
         try:
             self._admit()
@@ -126,8 +126,8 @@ class Decoder:
 
         Args:
             number: of the request that holds it.
-            requests: what goes on from there; their `tokens` are its own with what it has added
-                behind them (and one more token where it was `ranked`).
+            requests: what goes on from there; their `tokens` are its own and then what it has
+                added (and one more token where it was `ranked`).
 
         Returns:
             the numbers of the new requests.
@@ -191,10 +191,11 @@ class Decoder:
         self._table.read_prompts(self.prompt_tokens)
         ready = self._table.ready
         read = [Event(row.id, finished="length") for row in ready if row.request.limit == 0]
-        self._give_back(read)
-        running = [] if read and forks_first else self._table.ready
-        self._table.arrange(running)
-        events = self._step(running) if running else []
+        if read:
+            self._give_back(read)
+            ready = [] if forks_first else self._table.ready
+        self._table.arrange(ready)
+        events = self._step(ready) if ready else []
         self._give_back(events)
         return read + events
 

@@ -8,7 +8,6 @@ them: the caches of all models are read, forked and cleared as one.
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,17 +34,11 @@ class Guidance:
         self.objectives = objectives_of(guides)
         self.needs_hidden = any(guide.needs_hidden for guide in guides)
         self.states = [guide.start(rows) for guide in guides]
+        # Whether every state along a text can be had in one forward of each model.
+        self.one_forward = all(state.one_forward for state in self.states)
+        # Whether what is kept of a row depends on its weights, which then cannot change.
+        self.reads_weights = any(state.reads_weights for state in self.states)
         self.values: list[Tensor] = []  # [R, K, M] of each guide, in the last `policy`
-
-    @property
-    def one_forward(self) -> bool:
-        """Whether every state along a text can be had in one forward of each model."""
-        return all(state.one_forward for state in self.states)
-
-    @property
-    def reads_weights(self) -> bool:
-        """Whether what is kept of a row depends on its weights, which then cannot change."""
-        return any(state.reads_weights for state in self.states)
 
     def extend(
         self,
@@ -113,30 +106,24 @@ class PolicyRows:
         self.logits = torch.empty(0)  # of the reference policy [R, V], in the last step
 
     def read(self, rows: Index, tokens: Sequence[Sequence[int]], settings: RowSettings) -> None:
-        """Read tokens behind which nobody will ask for candidates yet."""
+        """Read tokens after which no candidates are wanted yet."""
         output = self.cache.extend(rows, tokens, silent=True)
         self.guidance.extend(rows, tokens, output, settings)
 
     def step(
-        self, rows: Index, tokens: Sequence[Sequence[int]], settings: RowSettings
+        self,
+        rows: Index,
+        tokens: Sequence[Sequence[int]],
+        settings: RowSettings,
+        every: bool = False,
     ) -> tuple[Candidates, Tensor]:
-        """Read tokens, and say what each row may go on with: candidates, and log π [R, K]."""
-        output = self.cache.extend(rows, tokens)
-        self.guidance.extend(rows, tokens, output, settings)
-        assert output.logits is not None
-        self.logits = output.logits
-        return self.guidance.policy(rows, self.logits, settings)
+        """Read tokens, and say what each row may go on with: candidates, and log π [R, K].
 
-    def every(
-        self, row: int, tokens: Sequence[int], settings: RowSettings
-    ) -> tuple[Candidates, Tensor]:
-        """Read T tokens of one row, and say what it might have gone on with after each of them.
-
-        The settings are of T rows, all the same; returned are candidates, and log π [T, K].
+        With `every`, that is what it might have gone on with after each of T tokens [R · T, K], and
+        the settings are of R · T rows.
         """
-        rows = np.array([row])
-        output = self.cache.extend(rows, [tokens], every=True)
-        self.guidance.extend(rows, [tokens], output, settings, every=True)
+        output = self.cache.extend(rows, tokens, every=every)
+        self.guidance.extend(rows, tokens, output, settings, every)
         assert output.logits is not None
         self.logits = output.logits.flatten(0, -2)
         return self.guidance.policy(rows, self.logits, settings)
@@ -147,7 +134,7 @@ class PolicyRows:
         They are in row `at` of the last step, which had the candidates `options` [R, K], and had
         read the tokens `before`.
         """
-        # From the reference outwards: what comes first makes everything behind it NaN, too.
+        # From the reference outwards: what comes first makes everything after it NaN, too.
         text = self.reference.spelling.text(before, last=24)
         where = f"for the token after {text!r}"
         advice = "its weights are broken, or too large for its number format."

@@ -23,7 +23,7 @@ class Reading(NamedTuple):
     Args:
         rows: which rows [R].
         tokens: one non-empty list a row.
-        output: what the reference policy says after them; no logits if nobody will ask for values.
+        output: of the reference policy after them; without logits if no values will be wanted.
         settings: how these rows sample.
         every: whether `GuideState.values` will be asked for at each of q tokens, of equally long
             lists; its R is then R · q, position after position of one row after the other.

@@ -4,8 +4,8 @@ A row is a token sequence of its own length. **Slot = position**: token i of a r
 there is no padding, and whatever lies at or beyond a row's length is invisible by the mask. So four
 primitives are all that sampling, rollout trees and search need:
 
-    extend(rows, tokens)      write tokens behind each row's length (prefill and the decode step)
-    score(rows, candidates)   K tokens side by side behind the row, each seeing the row and itself
+    extend(rows, tokens)      write tokens at the end of each row (prefill and the decode step)
+    score(rows, candidates)   K tokens side by side after the row, each seeing the row and itself
     commit(rows, chosen)      keep one of the K that were scored
     copy(dst, src)            fork, reorder, replace, compact
 
@@ -31,20 +31,15 @@ Index = npt.NDArray[np.int64]
 CACHE = "cache" if Version(transformers.__version__).release >= (5, 24) else "past_key_values"
 
 
-def no_extra(rows: Index) -> Mapping[str, Any]:  # noqa: ARG001
-    """The model's forward takes what every model's does."""
-    return {}
-
-
 class ModelOutput(NamedTuple):
-    """What a model says after the tokens it has just read."""
+    """What a model gives for the tokens that it has just read."""
 
     hidden: Tensor | None  # [R, H] after `extend`, [R, K, H] after `score`
     logits: Tensor | None  # [R, V] float32 after `extend` of a causal LM
 
 
 class SlotCache(Cache):
-    """Keys and values by (row, slot), written wherever the current call says.
+    """Keys and values by (row, slot), written where the current call aims.
 
     Unlike the caches of `transformers` every row has a length of its own, and nothing is appended:
     `aim` sets where the next forward writes and how far it looks back.
@@ -71,8 +66,9 @@ class SlotCache(Cache):
     ) -> tuple[Tensor, Tensor]:
         """Store [R, heads, q, dim] and return what the rows can see [R, heads, span, dim]."""
         if layer_idx == len(self.keys):
-            self.keys.append(self._allocate(key_states))
-            self.values.append(self._allocate(value_states))
+            for buffers, like in ((self.keys, key_states), (self.values, value_states)):
+                shape = (self.rows, like.shape[1], self.slots, like.shape[3])
+                buffers.append(like.new_zeros(shape))
         return (
             self._store(self.keys[layer_idx], key_states),
             self._store(self.values[layer_idx], value_states),
@@ -105,10 +101,6 @@ class SlotCache(Cache):
         for buffer in (*self.keys, *self.values):
             buffer[rows, :, to] = buffer[rows, :, source]
 
-    def _allocate(self, like: Tensor) -> Tensor:
-        shape = (self.rows, like.shape[1], self.slots, like.shape[3])
-        return torch.zeros(shape, dtype=like.dtype, device=like.device)
-
     def _store(self, buffer: Tensor, states: Tensor) -> Tensor:
         buffer[self._rows, :, self._slots] = states.transpose(1, 2)
         return buffer[self._seen, :, : self._span]
@@ -120,7 +112,7 @@ class CachedRows:
     Args:
         model: an unmodified `transformers` model, causal LM or headless.
         rows: how many rows the buffers hold at first; their slots grow as they are needed.
-        hidden: whether a causal LM shall also give its last hidden states.
+        hidden: whether a causal LM also gives its last hidden states.
         extra: more arguments of the model's forward, for the rows that it reads.
     """
 
@@ -129,7 +121,7 @@ class CachedRows:
         model: PreTrainedModel,
         rows: int,
         hidden: bool = False,
-        extra: Callable[[Index], Mapping[str, Any]] = no_extra,
+        extra: Callable[[Index], Mapping[str, Any]] | None = None,
     ) -> None:
         self.model = model
         let_attend_by_length(model)
@@ -148,13 +140,13 @@ class CachedRows:
         silent: bool = False,
         every: bool = False,
     ) -> ModelOutput:
-        """Write tokens behind each row, and read what the model says after the last of them.
+        """Write tokens at the end of each row, and give the model's output at the last of them.
 
         Args:
             rows: which rows [R], each at most once.
             tokens: one non-empty list a row; lists may differ in length.
-            silent: whether nobody will look at the logits, which then are not worked out.
-            every: whether to read what the model says after each of q tokens; lists must then be
+            silent: whether the logits are not needed, and not worked out.
+            every: whether to give the output at each of q tokens; lists must then be
                 equally long.
 
         Returns:
@@ -189,9 +181,9 @@ class CachedRows:
             candidates: token ids [R, K].
 
         Returns:
-            hidden [R, K, H]: what the model says after row + candidate.
+            hidden [R, K, H], after row + candidate.
         """
-        # All K stand at the same position, the row's next one, in slots of their own behind it. The
+        # All K have the same position, the row's next one, in slots of their own after it. The
         # mask lets each see the row and itself; what they leave in the slots is invisible later.
         count = candidates.shape[1]
         start = self.lengths[rows]
@@ -199,8 +191,8 @@ class CachedRows:
         span = int(start.max()) + count
         self._make_room(span)
         seen = self._tensor(np.arange(span))
-        behind = seen < self._tensor(start)[:, None, None]
-        mask = behind | (seen == self._tensor(slots)[:, :, None])
+        in_row = seen < self._tensor(start)[:, None, None]
+        mask = in_row | (seen == self._tensor(slots)[:, :, None])
         positions = np.repeat(start[:, None], count, axis=1)
         return self._forward(rows, candidates, slots, positions, mask, start + count, None)
 
@@ -263,7 +255,7 @@ class CachedRows:
                 use_cache=True,
                 **{CACHE: self.cache},
                 **options,
-                **self._extra(rows),
+                **(self._extra(rows) if self._extra else {}),
             )
         logits = hidden = None
         if self._causal_lm:

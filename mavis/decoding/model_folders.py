@@ -53,15 +53,10 @@ def check_model_folder(path: str) -> None:
 
 
 def load_config(what: str, path: str) -> PreTrainedConfig:
-    """Load the config of a model, which is refused here if it cannot be decoded.
-
-    Raises:
-        FileNotFoundError: the folder holds no model.
-        ValueError: a file is damaged, or `check_architecture` refuses the model.
-    """
+    """Load the config of a model; raise what `check_model_folder`, `check_architecture` raise."""
     check_model_folder(path)
     with loading(what):
-        config = cast(PreTrainedConfig, AutoConfig.from_pretrained(path))
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path)
     check_architecture(config)
     return config
 
@@ -69,7 +64,8 @@ def load_config(what: str, path: str) -> PreTrainedConfig:
 def load_tokenizer(what: str, path: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model; raise ValueError if it cannot be loaded."""
     with loading(f"the tokenizer of {what}"):
-        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(path))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+        return tokenizer
 
 
 def check_tokenizer_folder(path: str) -> None:

@@ -4,7 +4,15 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Unpack
 
-from mavis.decoding.arguments import Numbers, Stop, Weights, Whole, vectors, whole_number
+from mavis.decoding.arguments import (
+    AllWeights,
+    Numbers,
+    Stop,
+    Weights,
+    Whole,
+    vectors,
+    whole_number,
+)
 from mavis.decoding.beam import search
 from mavis.decoding.decode import OnToken, replies
 from mavis.decoding.guidance import MixingRule, PolicyRows
@@ -26,8 +34,6 @@ from mavis.decoding.scoring import Score, score, tokens_of
 from mavis.decoding.tilt import tilt
 from mavis.prompts import Prompt
 from mavis.reward import Units
-
-AllWeights = float | Weights | Collection[Weights | Numbers] | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -122,8 +128,8 @@ class GuidedPolicy:
             stop: strings that end a reply and are no part of it: a list for all prompts, or a list
                 of one list per prompt.
             rows: how many replies are written side by side.
-            on_token: is told of every token as it comes, with the place of its answer in what is
-                returned.
+            on_token: called with every token as it comes, after the place of its answer in what
+                is returned.
 
         Returns:
             P · n answers, those of one prompt together.
@@ -217,7 +223,7 @@ class GuidedPolicy:
         rows: int = 64,
         refuse: Refuse | None = None,
     ) -> Iterator[list[Completion]]:
-        """As `beam_search`, with everything spelled out per prompt, and each as it is found.
+        """As `beam_search`, with all settings of each prompt spelled out; prompt by prompt.
 
         Everything is checked first; `refuse` is as in `stream`.
         """
@@ -238,7 +244,7 @@ class GuidedPolicy:
         Args:
             prompts: P texts or chats; or a single one.
             completions: P answers: of this or another policy, as texts, or as tokens. A text is
-                scored as it stands, without an end token behind it.
+                scored as it is, without an end token after it.
             weights: λ by objective.
             beta: strength of the tilt.
             **settings: temperature, top_k and top_p, as in `generate`.

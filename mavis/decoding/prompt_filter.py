@@ -22,7 +22,7 @@ def fitting_prompts(
     on_bad_row: Literal["stop", "skip"] = "stop",
     quiet: bool = False,
 ) -> list[Prompt]:
-    """Take prompts that fit into the reference policy's context with an answer behind them.
+    """Take prompts that fit into the reference policy's context together with an answer.
 
     Args:
         reference: π_ref.
@@ -38,8 +38,8 @@ def fitting_prompts(
     Raises:
         ValueError: none is short enough.
     """
-    found = read_prompts(source, split, column, on_bad_row=on_bad_row, quiet=quiet)
-    count = len(found)
+    prompts = read_prompts(source, split, column, on_bad_row=on_bad_row, quiet=quiet)
+    count = len(prompts)
     order = np.arange(count)
     if seed is not None:
         order = np.random.default_rng((seed, count)).permutation(count)
@@ -49,8 +49,8 @@ def fitting_prompts(
     for index in order:
         if len(kept) == wanted:
             break
-        if reference.length(found[index]) <= room:
-            kept.append(found[index])
+        if reference.length(prompts[index]) <= room:
+            kept.append(prompts[index])
         else:
             long += 1
     left_out = (

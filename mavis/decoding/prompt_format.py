@@ -34,7 +34,7 @@ def by_function(template: str, prompt: Prompt) -> str:
         text = write(prompt)
     except Exception as error:
         raise ValueError(
-            f"template {template} fails for {excerpt(prompt)}: {_said(error)}"
+            f"template {template} fails for {excerpt(prompt)}: {_in_a_line(error)}"
         ) from error
     if not isinstance(text, str):
         raise ValueError(f"template must return a string, {template} gave {text!r}.")
@@ -61,10 +61,10 @@ def by_chat_template(
             )
         )
     except Exception as error:  # a template is a program, and fails in every way that programs do
-        no = " ".join(str(error).split()) if _is_no(error) else ""
+        reason = " ".join(str(error).split()) if _refuses(error) else ""
+        does = "refuses" if reason else "fails for"
         raise ValueError(
-            f"the chat template of {name} {'refuses' if no else 'fails for'} {excerpt(prompt)}: "
-            f"{no or _said(error)}"
+            f"the chat template of {name} {does} {excerpt(prompt)}: {reason or _in_a_line(error)}"
         ) from error
 
 
@@ -84,16 +84,16 @@ def check_template(write: Callable[[Prompt], str], what: str) -> None:
             failures.append(error.__cause__)
         else:
             return
-    if not any(map(_is_no, failures)):  # what says no to these may take others
-        raise ValueError(f"{what} fails, for text and for a chat alike: {_said(failures[0])}.")
+    if not any(map(_refuses, failures)):  # a template that refuses these may take others
+        raise ValueError(f"{what} fails, for text and for a chat alike: {_in_a_line(failures[0])}.")
 
 
-def _is_no(error: BaseException) -> bool:
-    """Whether a chat template said no to a prompt (`raise_exception`), and is not broken."""
+def _refuses(error: BaseException) -> bool:
+    """Whether a chat template refused a prompt (`raise_exception`), and is not broken."""
     return type(error) is TemplateError  # what is broken raises one of its subclasses, or others
 
 
-def _said(error: BaseException) -> str:
+def _in_a_line(error: BaseException) -> str:
     """An error with its kind, in a line."""
     return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":").rstrip(".")
 
@@ -128,8 +128,8 @@ def check_prompt(prompt: Prompt) -> None:
             "prompt must be text, or a list of messages with the texts role and content, "
             f"got {str(prompt)[:200]!r}."
         )
-    said = prompt if isinstance(prompt, str) else "".join(turn["content"] for turn in prompt)
-    if not said.strip():
+    text = prompt if isinstance(prompt, str) else "".join(turn["content"] for turn in prompt)
+    if not text.strip():
         raise ValueError("prompt must not be empty.")
 
 

@@ -1,13 +1,13 @@
 """What a policy is asked and answers: prompts with their settings, checked first; completions."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from mavis.decoding.arguments import (
+    AllWeights,
     Numbers,
     Stop,
-    Weights,
     Whole,
     numbers,
     plain_value,
@@ -120,7 +120,7 @@ def listed(prompts: Prompt | Iterable[Prompt]) -> list[Prompt]:
 def requests(
     prompts: Prompt | Iterable[Prompt],
     objectives: Sequence[str],
-    weights: float | Weights | Collection[Weights | Numbers] | None,
+    weights: AllWeights,
     beta: Numbers,
     temperature: Numbers = 1.0,
     top_k: Whole = 40,

@@ -72,7 +72,7 @@ class ReferencePolicy:
                 )
             prompt_format.check_arguments(self.tokenizer, self.template_args, self.name)
         if self.template is not None:
-            function(self.template, "template")  # one that cannot be found is found out now
+            function(self.template, "template")  # raises now if there is none
             prompt_format.check_template(self.render, f"template {self.template}")
         elif self.tokenizer.chat_template is not None:
             prompt_format.check_template(self.render, f"the chat template of {self.name}")
@@ -114,7 +114,7 @@ class ReferencePolicy:
         """V, the number of logits."""
         return len(self.model.get_output_embeddings().weight)
 
-    @property
+    @cached_property
     def context(self) -> int:
         """The longest sequence, in tokens, that the model was made for."""
         config = self.model.config.get_text_config()
@@ -123,7 +123,7 @@ class ReferencePolicy:
     def knows(self, fingerprint: str) -> bool:
         """Whether this is the fingerprint of its tokenizer, as it is or before tokens were added.
 
-        What a model says that was trained before then means the same after it.
+        What a model learned before then means the same after it.
         """
         return fingerprint == self.fingerprint or was_before(self.tokenizer, fingerprint)
 
@@ -205,7 +205,7 @@ class ReferencePolicy:
             raise ValueError(f"prompt must have tokens, got none for {text[:60]!r}.")
         if self._plain_text and self.tokenizer.num_special_tokens_to_add():
             # What the tokenizer puts in front belongs there, unless the text has it already. What
-            # it puts behind, such as an end token, would end a text that is to be continued.
+            # it puts at the end, such as an end token, would end a text that is to be continued.
             head = head_of(tokens, list(self.tokenizer(text).input_ids))
             tokens = tokens if tokens[: len(head)] == head else head + tokens
         return text, tokens
@@ -235,7 +235,7 @@ class ReferencePolicy:
 def spare_threads(model: PreTrainedModel) -> None:
     """Give a small model on a CPU one thread: more of them wait for each other, 5 to 20 times.
 
-    Only when nobody has said how many threads there should be (OMP_NUM_THREADS).
+    Only where OMP_NUM_THREADS is not set.
     """
     small = model.num_parameters() < SMALL
     if small and model.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:

@@ -20,7 +20,7 @@ from mavis.decoding.tilt import Candidates, RowSettings
 
 Key = tuple[int | str, ...]  # names a random stream
 
-STRONGEST = 1e4  # the most a tilt or a temperature may scale by: beyond it float32 says nothing
+STRONGEST = 1e4  # the most a tilt or a temperature may scale by: beyond it float32 is too coarse
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Request:
         tokens: prompt and response so far; not empty.
         limit: how many tokens to add at most; 0 only reads.
         sampling: how.
-        key: names the request's random stream; equal keys draw alike.
+        key: names the request's random stream; equal keys, equal draws.
         stop: strings that end a response; they are no part of it.
         response: how many of the last tokens are response (a stop string may begin in them).
         hold: whether its row waits, when the request has ended, for `Decoder.fork` or

@@ -63,7 +63,7 @@ class Parked:
 
 
 class RowTable:
-    """Row r of the caches belongs to the r-th of `rows`; behind them lie parked copies.
+    """Row r of the caches belongs to the r-th of `rows`; after them lie parked copies.
 
     Args:
         policy: the caches.

@@ -1,4 +1,4 @@
-"""Scoring given replies: what a policy, and each objective in it, says of every token of a text."""
+"""Scoring given replies: how likely a policy finds every token, and what each objective adds."""
 
 import operator
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ AT_ONCE = 128  # tokens that are scored together: their logits are [128, V]
 
 @dataclass(frozen=True)
 class Score:
-    """What a policy says of a reply, token by token, in nats.
+    """How likely a policy finds a reply, token by token, in nats.
 
     Args:
         prompt: that it replies to.
@@ -94,7 +94,7 @@ def score(policy: PolicyRows, request: PromptRequest, tokens: Sequence[int]) -> 
     for begin in range(0, len(tokens), size):
         part, reply = read[begin : begin + size], tokens[begin : begin + size]
         how = settings.select(torch.arange(len(part), device=device))
-        options, log_pi = policy.every(0, part, how) if size > 1 else policy.step(row, [part], how)
+        options, log_pi = policy.step(row, [part], how, every=size > 1)
         report = _report(policy, options, log_pi, torch.tensor(reply, device=device), how)
         # What is not finite is a model's fault, but for log π, which may be −∞.
         finite = report[:, 1:4].isfinite().all(-1) & ~report[:, 0].isnan()

@@ -7,7 +7,7 @@ standard units (MAVIS, arXiv 2508.13415, eq. 3):
     π(a|s) = softmax over C of  z(a) + β · Σ_m λ_m · q_m(s, a)
 
 A token whose logit is −∞ is forbidden: it is no candidate. Whatever else is not finite, NaN above
-all, makes the whole row NaN: whoever reads its numbers asks `guidance.PolicyRows.fault` why.
+all, makes the whole row NaN: `guidance.PolicyRows.fault` says which model it comes from.
 """
 
 from typing import NamedTuple
@@ -27,13 +27,7 @@ class RowSettings(NamedTuple):
 
     def select(self, index: Tensor) -> "RowSettings":
         """The settings of some of the rows."""
-        return RowSettings(
-            weights=self.weights[index],
-            beta=self.beta[index],
-            temperature=self.temperature[index],
-            top_k=self.top_k[index],
-            top_p=self.top_p[index],
-        )
+        return RowSettings(*(column[index] for column in self))
 
 
 class Candidates(NamedTuple):
@@ -79,7 +73,7 @@ def tilt(log_ref: Tensor, values: Tensor, weights: Tensor, beta: Tensor) -> Tens
     Returns:
         log π [B, K], normalised over the candidates.
     """
-    # What weighs nothing says nothing, even if it forbids a token: there 0 · (−∞) is 0.
+    # What weighs nothing changes nothing, even if it forbids a token: there 0 · (−∞) is 0.
     asked = torch.where(beta[:, None] == 0, 0.0, weights)[:, None, :]  # [B, 1, M]
     # M is 0 (unguided), 1 or a handful: the sum over it costs nothing beside the models.
     advantage = torch.where(asked == 0, 0.0, values.float() * asked).sum(-1)  # [B, K]

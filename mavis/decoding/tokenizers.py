@@ -1,4 +1,4 @@
-"""What can be told from a tokenizer: what its tokens spell, whether another names them alike."""
+"""What a tokenizer shows: what its tokens spell, and whether another has the same ids."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ class Spelling:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder.items()
-        special = {token: str(told) for token, told in added if told.special}
+        special = {token: str(one) for token, one in added if one.special}
         self._known = frozenset(tokenizer.get_vocab().values())
         self._shown = self._known - special.keys()
         self._special = tuple(special.values())
@@ -40,12 +40,12 @@ class Spelling:
         if not named:
             return False
         whole = [token for token in tokens if token in self._known][-reach:]
-        said = str(self.tokenizer.decode(whole))
-        return any(string in said for string in named)
+        text = str(self.tokenizer.decode(whole))
+        return any(string in text for string in named)
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A digest of the vocabulary: two tokenizers with one fingerprint name tokens alike."""
+    """A digest of the vocabulary: tokenizers with one fingerprint have the same ids."""
     return _digest(tokenizer.get_vocab())
 
 
@@ -74,7 +74,7 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> fr
 
 
 def head_of(tokens: Sequence[int], whole: Sequence[int]) -> list[int]:
-    """What stands in front of some tokens in a whole that holds them."""
+    """What comes before some tokens in a whole that holds them."""
     size = len(tokens)
     places = (at for at in range(len(whole) - size + 1) if whole[at : at + size] == tokens)
     return list(whole[: next(places, 0)])

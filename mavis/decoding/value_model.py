@@ -1,4 +1,4 @@
-"""The value network: a small trunk that reads text, and a head that says what is still to come.
+"""The value network: a small trunk that reads text, and a head that gives the values.
 
 Three sources of values share this one class; they differ in what the head is asked:
 
@@ -33,6 +33,12 @@ from mavis.progress import without_bars
 from mavis.reward import Units
 
 
+def _zero(layer: nn.Linear) -> nn.Linear:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
 class ActionHead(nn.Module):
     """Q(s, a) = b(h) + ⟨W h, E_a⟩ + B_a, for M objectives.
 
@@ -42,12 +48,9 @@ class ActionHead(nn.Module):
 
     def __init__(self, hidden: int, embedding: int, vocabulary: int, outputs: int) -> None:
         super().__init__()
-        self.state = nn.Linear(hidden, outputs)
-        self.mix = nn.Linear(hidden, outputs * embedding, bias=False)
+        self.state = _zero(nn.Linear(hidden, outputs))
+        self.mix = _zero(nn.Linear(hidden, outputs * embedding, bias=False))
         self.token = nn.Parameter(torch.zeros(vocabulary, outputs))
-        nn.init.zeros_(self.state.weight)
-        nn.init.zeros_(self.state.bias)
-        nn.init.zeros_(self.mix.weight)
 
     def forward(self, hidden: Tensor, tokens: Tensor, table: Tensor) -> Tensor:
         """Values of some tokens at some states.
@@ -77,9 +80,7 @@ class StateHead(nn.Module):
 
     def __init__(self, hidden: int, outputs: int) -> None:
         super().__init__()
-        self.state = nn.Linear(hidden, outputs)
-        nn.init.zeros_(self.state.weight)
-        nn.init.zeros_(self.state.bias)
+        self.state = _zero(nn.Linear(hidden, outputs))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Values float32 [..., M] of the states [..., H]."""
@@ -96,6 +97,8 @@ class ValueModel(nn.Module):
             policy's own; other sources use their trunk's.
         vocabulary: V, the number of the reference policy's logits.
     """
+
+    kind = "value model"  # for errors
 
     def __init__(
         self, card: ModelCard, trunk: PreTrainedModel | None, table: Tensor, vocabulary: int
@@ -116,11 +119,6 @@ class ValueModel(nn.Module):
     def objectives(self) -> tuple[str, ...]:
         """Names of the M outputs."""
         return self.card.objectives
-
-    @property
-    def kind(self) -> str:
-        """What it is, for errors."""
-        return "value model"
 
     @property
     def needs_hidden(self) -> bool:
@@ -171,7 +169,7 @@ class ValueModel(nn.Module):
         if self.trunk is not None:
             with without_bars():
                 merged(self.trunk).save_pretrained(folder / "trunk")
-        # The card comes last, behind the weights: its presence says that they are whole.
+        # The card comes last: its presence means that the weights are whole.
         (folder / "value.json").write_text(json.dumps(self.card.content(), indent=2) + "\n")
         seal(folder)
         (folder / "README.md").write_text(text, encoding="utf-8")

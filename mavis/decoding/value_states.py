@@ -1,7 +1,7 @@
 """Three sources of values, each as the state of a value model beside the reference policy's rows.
 
 action   Q(s, ·) from the value model's own backbone: one token read per step
-state    V(s·a), each candidate read behind the row: MAVIS as published, K tokens per step
+state    V(s·a), each candidate read after the row: MAVIS as published, K tokens per step
 shared   Q(s, ·) from the reference policy's own hidden state: nothing is read twice
 """
 # ruff: noqa: ARG002 - a state is passed everything, and uses what it needs
@@ -44,7 +44,7 @@ class StateValues(GuideState):
     """V(s·a) from the backbone's state at each candidate."""
 
     rows: CachedRows
-    one_forward = False  # K candidates behind each token would be K · T tokens side by side
+    one_forward = False  # K candidates after each token would be K · T tokens side by side
 
     def __init__(self, backbone: PreTrainedModel, head: StateHead, rows: int) -> None:
         self.head, self.rows = head, CachedRows(backbone, rows)
@@ -55,15 +55,15 @@ class StateValues(GuideState):
         """Read the tokens, but for those that are here already as the chosen candidate."""
         # A drawn candidate was read when it was valued, and `commit` has kept its keys and values;
         # a token that was no candidate, of a prompt or chosen from outside, is still to be read.
-        behind = ~self._ahead[read.rows]
+        late = ~self._ahead[read.rows]
         self._ahead[read.rows] = False
-        if behind.any():
-            unread = [t for t, is_behind in zip(read.tokens, behind, strict=True) if is_behind]
-            self.rows.extend(read.rows[behind], unread)
+        if late.any():
+            unread = [t for t, is_late in zip(read.tokens, late, strict=True) if is_late]
+            self.rows.extend(read.rows[late], unread)
 
     def values(self, rows: Index, candidates: Tensor) -> Tensor:
         """Read the candidates side by side."""
-        # Side by side behind the row: each candidate sees the row and itself, not the others.
+        # Side by side after the row: each candidate sees the row and itself, not the others.
         hidden = self.rows.score(rows, candidates).hidden
         assert hidden is not None
         return _finite(self.head(hidden))
