@@ -68,7 +68,7 @@ def generate(
         stop: stop string, which ends an answer and is left out of it; repeat --stop for several
         n: answers per prompt
         beams: number of beams; turns on beam search instead of sampling, and the n most likely
-            answers are printed
+            answers are printed (with a warning where it finds fewer)
         seed: seed of all random draws
         compare: also print the answer of the reference policy
         score: also print the reward of every objective, in standard units

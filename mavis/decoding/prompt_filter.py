@@ -22,18 +22,11 @@ def fitting_prompts(
     on_bad_row: Literal["stop", "skip"] = "stop",
     quiet: bool = False,
 ) -> list[Prompt]:
-    """Take prompts that fit into the reference policy's context together with an answer.
+    """Take prompts that fit into the reference policy's context with an answer of `max_tokens`.
 
-    Args:
-        reference: π_ref.
-        source: as `prompts.read_prompts` reads it.
-        split: of it.
-        column: that holds the prompts; None finds it by itself.
-        max_tokens: the longest answer.
-        seed: of the order they are taken in; None takes them as they come.
-        wanted: how many, at most; None is all.
-        on_bad_row: whether a row without a prompt stops the reading or is skipped.
-        quiet: whether not to say that some were left out.
+    `source`, `split`, `column` and `on_bad_row` are as in `prompts.read_prompts`. The order is that
+    of the `seed`, or without one that of the source; `wanted` is how many to take at most. Unless
+    `quiet`, a line on stderr says how many were too long.
 
     Raises:
         ValueError: none is short enough.

@@ -94,14 +94,9 @@ def exact_kl(log_pi: Tensor, log_ref: Tensor) -> Tensor:
 
 
 def draw(log_pi: Tensor, uniform: Tensor) -> Tensor:
-    """Draw a candidate per row by inverting its distribution function at `uniform`.
+    """The index [B] of a candidate per row, drawn from log π [B, K].
 
-    Args:
-        log_pi: [B, K].
-        uniform: [B] in [0, 1).
-
-    Returns:
-        index of the chosen candidate [B].
+    The distribution function of each row is inverted at `uniform` [B] in [0, 1).
     """
     cumulative = log_pi.double().exp().cumsum(-1)
     index = (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -388,3 +389,15 @@ def test_temperature_0_takes_the_likeliest_token(policy: GuidedPolicy, naive: An
     mixed = policy.generate(PROMPTS, weights, temperature=[0, 1.0, 0.0], seed=5, **settings)
     assert_same([mixed[0], mixed[2]], [answers[0], answers[4]])
     assert mixed[1].tokens == policy.generate(PROMPTS[1], weights, seed=5, **settings)[0].tokens
+
+
+def test_settings_that_a_method_does_not_take_are_refused(policy: GuidedPolicy) -> None:
+    calls: list[tuple[Callable[..., Any], str]] = [
+        (policy.generate, "tempreature"),
+        (policy.stream, "tempreature"),
+        (policy.beam_search, "seed"),  # it draws nothing
+        (partial(policy.score, completions=["a"]), "max_tokens"),
+    ]
+    for call, name in calls:
+        with pytest.raises(TypeError, match=name):
+            call("um", **{name: 1})
