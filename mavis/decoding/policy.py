@@ -24,12 +24,11 @@ from mavis.decoding.prompt_requests import (
     PromptRequest,
     Refuse,
     RequestSettings,
-    check,
+    ready,
     requests,
-    started,
 )
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.request import SamplingParams, try_rule
+from mavis.decoding.request import SamplingParams
 from mavis.decoding.scoring import Score, score, tokens_of
 from mavis.decoding.tilt import tilt
 from mavis.prompts import Prompt
@@ -228,8 +227,8 @@ class GuidedPolicy:
         Everything is checked first; `refuse` is as in `stream`.
         """
         beams = whole_number("beams", beams)
-        ready = self._ready(asked, refuse)
-        return search(self.reference, self.guides, self.rule, rows, ready, beams)
+        encoded = ready(asked, self.objectives, self.rule, self.reference, refuse)
+        return search(self.reference, self.guides, self.rule, rows, encoded, beams)
 
     def score(
         self,
@@ -263,9 +262,9 @@ class GuidedPolicy:
             )
         tokens = [tokens_of(one, at, self.reference) for at, one in enumerate(completions)]
         asked = [replace(one, limit=len(its)) for one, its in zip(asked, tokens, strict=True)]
-        ready = zip(self._ready(asked), tokens, strict=True)
+        encoded = ready(asked, self.objectives, self.rule, self.reference)
         rows = PolicyRows(self.reference, self.guides, self.rule, 1)
-        return [score(rows, request, its) for request, its in ready]
+        return [score(rows, *pair) for pair in zip(encoded, tokens, strict=True)]
 
     def _answers(
         self,
@@ -278,16 +277,8 @@ class GuidedPolicy:
     ) -> Iterator[Completion]:
         """Check all that is asked, then answer it; `in_order` begins with the first prompts."""
         n, rows = whole_number("n", n), whole_number("rows", rows)
-        ready = self._ready(asked, refuse)
+        encoded = ready(asked, self.objectives, self.rule, self.reference, refuse)
         window = max(1, rows // n) if in_order else len(asked)
-        rows = min(rows, max(1, n * len(ready)))
+        rows = min(rows, max(1, n * len(encoded)))
         decoded = (self.reference, self.guides, self.rule, rows)
-        return replies(*decoded, ready, n, window, on_token)
-
-    def _ready(
-        self, asked: Sequence[PromptRequest], refuse: Refuse | None = None
-    ) -> list[PromptRequest]:
-        """Check all settings, then encode the prompts."""
-        check(asked, self.objectives, self.reference)
-        try_rule(self.rule, [request.sampling for request in asked])
-        return started(asked, self.reference, refuse)
+        return replies(*decoded, encoded, n, window, on_token)

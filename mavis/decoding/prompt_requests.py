@@ -15,8 +15,9 @@ from mavis.decoding.arguments import (
     vectors,
     whole_numbers,
 )
+from mavis.decoding.guidance import MixingRule
 from mavis.decoding.reference import PromptTooLong, ReferencePolicy
-from mavis.decoding.request import Output, SamplingParams
+from mavis.decoding.request import Output, SamplingParams, try_rule
 from mavis.prompts import Prompt
 
 Refuse = Callable[[int, ValueError], None]  # the number of a prompt, and why it has no answer
@@ -149,7 +150,49 @@ def requests(
     return list(map(PromptRequest, asked, samplings, limits, seeds, stops(stop, count)))
 
 
-def check(
+def ready(
+    asked: Sequence[PromptRequest],
+    objectives: Sequence[str],
+    rule: MixingRule,
+    reference: ReferencePolicy,
+    refuse: Refuse | None = None,
+) -> list[PromptRequest]:
+    """Check all settings, and encode the prompts, which must leave room for their longest replies.
+
+    Where there is a `refuse`, it is called for a prompt that cannot be answered; the others go on.
+
+    Raises:
+        ValueError: settings that cannot be.
+        PromptTooLong, ValueError: a prompt that cannot be answered, without `refuse`; it is named.
+    """
+    _check(asked, objectives, reference)
+    try_rule(rule, [request.sampling for request in asked])
+    encoded = []
+    for at, request in enumerate(asked):
+        try:
+            encoded.append(_start(request, at, reference))
+        except ValueError as error:
+            if refuse is None:
+                raise
+            refuse(at, error)
+    return encoded
+
+
+def _start(request: PromptRequest, at: int, reference: ReferencePolicy) -> PromptRequest:
+    try:
+        encoded = reference.encode(request.prompt)
+    except ValueError as error:
+        kind = PromptTooLong if isinstance(error, PromptTooLong) else ValueError
+        raise kind(f"prompt {at}: {error}") from error
+    if len(encoded.tokens) + request.limit > reference.context:
+        raise PromptTooLong(
+            f"prompt {at} ({len(encoded.tokens)} tokens) and max_tokens ({request.limit}) must "
+            f"fit into the context of {reference.context} tokens: shorten one of them."
+        )
+    return replace(request, tokens=encoded.tokens, stop=(*encoded.stop, *request.stop))
+
+
+def _check(
     asked: Sequence[PromptRequest], objectives: Sequence[str], reference: ReferencePolicy
 ) -> None:
     """Raise ValueError for settings that cannot be; the prompt is named where they differ."""
@@ -168,40 +211,3 @@ def check(
                 f"max_tokens ({request.limit}) must fit into the context of {reference.context} "
                 f"tokens of {reference.name}, together with a prompt."
             )
-
-
-def started(
-    asked: Sequence[PromptRequest],
-    reference: ReferencePolicy,
-    refuse: Refuse | None = None,
-) -> list[PromptRequest]:
-    """Encode prompts, each of which must leave room for its longest reply.
-
-    Where there is a `refuse`, it is called for a prompt that cannot be answered; the others go on.
-
-    Raises:
-        PromptTooLong, ValueError: such a prompt, without `refuse`; it is named.
-    """
-    ready = []
-    for at, request in enumerate(asked):
-        try:
-            ready.append(_start(request, at, reference))
-        except ValueError as error:
-            if refuse is None:
-                raise
-            refuse(at, error)
-    return ready
-
-
-def _start(request: PromptRequest, at: int, reference: ReferencePolicy) -> PromptRequest:
-    try:
-        encoded = reference.encode(request.prompt)
-    except ValueError as error:
-        kind = PromptTooLong if isinstance(error, PromptTooLong) else ValueError
-        raise kind(f"prompt {at}: {error}") from error
-    if len(encoded.tokens) + request.limit > reference.context:
-        raise PromptTooLong(
-            f"prompt {at} ({len(encoded.tokens)} tokens) and max_tokens ({request.limit}) must "
-            f"fit into the context of {reference.context} tokens: shorten one of them."
-        )
-    return replace(request, tokens=encoded.tokens, stop=(*encoded.stop, *request.stop))
