@@ -21,8 +21,7 @@ from transformers import PreTrainedModel
 from mavis.baselines.adapters import merged, multiplied
 from mavis.baselines.model_weights import differing, fill, fitted, untie
 from mavis.baselines.policy_guides import PolicyGuide, guide, load_policies
-from mavis.baselines.probe import alike, probe, says
-from mavis.checksums import DRAFT, install_all
+from mavis.baselines.probe import log_probs, probe_tokens, same_policy
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
 
@@ -54,7 +53,10 @@ def soup(
             architecture, an adapter that cannot be merged), or a weight for one that is not there;
             or policies or weights are not given by name.
     """
-    policies = _loaded(reference, policies)
+    if not isinstance(policies, tuple | list) or not all(
+        isinstance(policy, PolicyGuide) for policy in policies
+    ):
+        policies = load_policies(reference, cast(Any, policies))
     if not isinstance(weights, Mapping):
         raise ValueError(f'weights must be by name, as in {{"humor": 0.5}}, got {weights!r}.')
     known = [name for policy in policies for name in policy.objectives]
@@ -64,13 +66,6 @@ def soup(
     factors = how == "factors"
     model = _factors(policies, weights) if factors else _sum(reference, policies, weights)
     return GuidedPolicy(reference, (guide(reference, SOUP, model),))
-
-
-def _loaded(reference: ReferencePolicy, given: Any) -> tuple[PolicyGuide, ...]:
-    """Policies as they are, or from their folders."""
-    if isinstance(given, tuple | list) and all(isinstance(one, PolicyGuide) for one in given):
-        return tuple(given)
-    return load_policies(reference, given)
 
 
 @torch.no_grad()
@@ -87,8 +82,7 @@ def _sum(
     for policy in policies:
         for at, name in enumerate(policy.objectives):
             if name in weights:
-                theirs = _whole(reference, policy, at, model)
-                for part, theta in theirs.items():
+                for part, theta in _whole(reference, policy, at, model).items():
                     sums[part] += weights[name] * (theta.float() - start[part])
     fill(model, reference.model, sums)
     return model
@@ -97,22 +91,22 @@ def _sum(
 def _whole(
     reference: ReferencePolicy, policy: PolicyGuide, at: int, model: PreTrainedModel
 ) -> dict[str, Tensor]:
-    """The full weights of one policy, which `model`, of the reference's architecture, is given.
+    """The full weights of one policy, which are put into `model`, of the reference's architecture.
 
     Raises:
-        ValueError: they are not all that there is to the policy.
+        ValueError: the policy is not all in its weights.
     """
-    what = told(policy, at)
+    what = _description(policy, at)
     if option := differing(reference.model.config, policy.model.config):
         raise ValueError(
             f"{what} and the reference {reference.name} differ in {option}: a sum of their weights "
             "would be neither. MOD mixes such policies."
         )
-    tokens, own = probe(reference.vocabulary), policy.model
+    tokens, own = probe_tokens(reference.vocabulary), policy.model
     if policy.adapters:
         own = deepcopy(policy.model).float()
         own.set_adapter(policy.adapters[at])
-    said = says(own, tokens, reference.vocabulary)
+    wanted = log_probs(own, tokens, reference.vocabulary)
     if policy.adapters:
         untie(own)  # or what an adapter adds to one place would be added to another, too
         own = merged(own, what)
@@ -123,7 +117,7 @@ def _whole(
             "models are of one architecture and size. MOD mixes others."
         )
     model.load_state_dict(theirs)
-    if not alike(says(model, tokens, reference.vocabulary), said, own.dtype):
+    if not same_policy(log_probs(model, tokens, reference.vocabulary), wanted, own.dtype):
         raise ValueError(
             f"{what} is more than its weights: in the place of those of {reference.name} they say "
             "something else. MOD mixes such policies."
@@ -131,7 +125,7 @@ def _whole(
     return theirs
 
 
-def told(policy: PolicyGuide, at: int) -> str:
+def _description(policy: PolicyGuide, at: int) -> str:
     """A policy for messages: its name, and where it lies."""
     place = f" at {policy.folders[at]}" if policy.folders else ""
     return f"the policy {policy.objectives[at]}{place}"
@@ -152,14 +146,5 @@ def _factors(policies: tuple[PolicyGuide, ...], weights: Mapping[str, float]) ->
     }
     model = deepcopy(policy.model)
     untie(model)
-    return multiplied(model, shares, " and ".join(told(policy, at) for at in range(len(shares))))
-
-
-def save(policy: GuidedPolicy, folder: Path) -> None:
-    """Write a soup as a normal model folder, with checksums."""
-    (stirred,) = policy.guides
-    assert isinstance(stirred, PolicyGuide)
-    draft = folder / DRAFT
-    stirred.model.save_pretrained(draft)
-    policy.reference.tokenizer.save_pretrained(draft)
-    install_all(draft, folder)
+    names = " and ".join(_description(policy, at) for at in range(len(shares)))
+    return multiplied(model, shares, names)

@@ -6,8 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mavis.baselines.parm import guided_by, load_parm, new_arm, preferences, save_parm
-from mavis.baselines.parm_card import CARD, WEIGHTS, ParmCard
+from mavis.baselines.parm import (
+    CARD,
+    WEIGHTS,
+    ParmCard,
+    guided_by,
+    load_parm,
+    new_arm,
+    preferences,
+    save_parm,
+)
 from mavis.baselines.pblora import adapters
 from mavis.decoding.decoder import Decoder
 from mavis.decoding.policy import GuidedPolicy

@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from mavis.baselines.adapter_bases import base_of
-from mavis.baselines.policy_guides import PolicyGuide, guide
-from mavis.baselines.soup import save, soup
+from mavis.baselines.policy_guides import PolicyGuide, guide, save_policy
+from mavis.baselines.soup import soup
 from mavis.decoding.backbone import adapting
 from mavis.decoding.reference import ReferencePolicy
 
@@ -43,6 +43,10 @@ def lora(reference):
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     return (PolicyGuide(model.eval(), ("humor", "kind"), reference.vocabulary, ("humor", "kind")),)
+
+
+def save(policy, folder):
+    save_policy(policy.guides[0].model, policy.reference, folder)
 
 
 def stirred(policy):

@@ -10,7 +10,7 @@ import torch
 
 from mavis.baselines.policy_card import TunedCard
 from mavis.baselines.policy_guides import mod
-from mavis.baselines.train import tune as bench_module
+from mavis.baselines.train import tune as tune_module
 from mavis.baselines.train.config import TuneConfig
 from mavis.baselines.train.run import last_checkpoint
 from mavis.cli.tune import tune
@@ -179,7 +179,7 @@ class Killed(Exception):  # noqa: N818
 def test_a_killed_training_goes_on_and_comes_to_the_same(method, tiny_tune, tmp_path, monkeypatch):
     from safetensors.torch import load_file
 
-    from mavis.baselines.train.callback import TrainingWatch
+    from mavis.baselines.train.run import TrainingWatch
 
     whole = load_file(
         tiny_tune(method, steps=8, out=str(tmp_path / "a" / "t")) / "model.safetensors"
@@ -263,7 +263,7 @@ def test_a_model_that_never_ends_is_refused_at_once(tiny_tune, tiny_folder, tmp_
         config.eos_token_id = None
     reference.model.save_pretrained(tmp_path / "base")
     reference.tokenizer.save_pretrained(tmp_path / "base")
-    monkeypatch.setattr(bench_module, "evaluate", None)
+    monkeypatch.setattr("mavis.baselines.train.setup.evaluate", None)
     with pytest.raises(ValueError, match=f"{tmp_path / 'base'} has no end-of-text token"):
         tiny_tune("rloo", reference=str(tmp_path / "base"))
 
@@ -276,7 +276,7 @@ def test_killed_while_it_is_measured_it_does_not_train_again(tiny_tune, monkeypa
         patch.setattr("mavis.baselines.train.tune.PolicyTrainer._measure", dies)
         with pytest.raises(Killed):
             tiny_tune("grpo", steps=3)
-    monkeypatch.setattr("mavis.baselines.train.callback.TrainingWatch.on_step_end", dies)
+    monkeypatch.setattr("mavis.baselines.train.run.TrainingWatch.on_step_end", dies)
     card = TunedCard.read(tiny_tune("grpo", steps=3))
     assert card.measured["kl"] > 0
 
@@ -284,13 +284,13 @@ def test_killed_while_it_is_measured_it_does_not_train_again(tiny_tune, monkeypa
 def test_the_price_of_kl_is_in_deviations_of_the_weighted_reward(tiny_tune, monkeypatch):
     """Two objectives that are one and the same: half and half is that one again."""
     asked = {}
-    train = bench_module.train
+    train = tune_module.train
 
-    def spy(plan, study, folder, callbacks):
-        asked[tuple(s.weight for s in study.scales)] = plan.eta
-        return train(plan, study, folder, callbacks)
+    def spy(config, data, folder, watch):
+        asked[tuple(reward.weight for reward in data.rewards)] = config.eta
+        return train(config, data, folder, watch)
 
-    monkeypatch.setattr(bench_module, "train", spy)
+    monkeypatch.setattr(tune_module, "train", spy)
     tiny_tune("rloo", objectives="trial,rival", weights="trial=0.5,rival=0.5;trial=2,rival=0")
     assert asked[0.5, 0.5] == pytest.approx(0.5, rel=1e-5)  # their reward is the same function
     assert asked[(2.0,)] == pytest.approx(2 * 0.5, rel=1e-5)
@@ -308,7 +308,7 @@ def test_a_policy_is_measured_on_other_draws_than_its_units(tiny_tune, monkeypat
         seeds.append(seed)
         return evaluate(*given, seed=seed, **more)
 
-    monkeypatch.setattr(bench_module, "evaluate", spy)
+    monkeypatch.setattr("mavis.baselines.train.setup.evaluate", spy)
     tiny_tune("rloo", seed=3)
     assert seeds == [3, 4]
 
