@@ -86,7 +86,6 @@ STORY = (
     "baselines.adapters",
     "baselines.probe",
     "baselines.policy_guides",
-    "baselines.model_weights",
     "baselines.soup",
     "baselines.pblora",
     "baselines.parm",

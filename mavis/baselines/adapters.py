@@ -63,11 +63,12 @@ class Adapter:
         """Its configuration, as PEFT reads it.
 
         Raises:
+            FileNotFoundError: the folder holds no weights.
             ValueError: it is no adapter that can be a policy.
         """
         from peft import PeftConfig
 
-        kind = self._content()["peft_type"]
+        kind = _content(Path(self.folder) / CONFIG)["peft_type"]
         with _peft(f"{self.folder}/{CONFIG}"):
             config = PeftConfig.from_pretrained(self.folder)
         task = str(getattr(config.task_type, "value", config.task_type))
@@ -95,16 +96,6 @@ class Adapter:
         with _peft(f"adapter {self.folder}"):
             return dict(load_peft_weights(self.folder, device="cpu"))
 
-    @property
-    def base(self) -> str:
-        """The name of the model that it was trained on; "" if none is named."""
-        return self._content()["base_model_name_or_path"] or ""
-
-    @property
-    def kind(self) -> str:
-        """Its kind, with the options that set it apart."""
-        return description(self.config)
-
     @cached_property
     def plain(self) -> bool:
         """Whether it is LoRA and nothing else, so that it can share its base, and a batch."""
@@ -115,20 +106,6 @@ class Adapter:
             and config.init_lora_weights in _PLAIN_STARTS
             and all(".lora_" in name and "bias" not in name for name in self.weights)
         )
-
-    def _content(self) -> dict[str, Any]:
-        file = Path(self.folder) / CONFIG
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{file} cannot be read: {error}") from error
-        if not isinstance(content, dict):
-            raise ValueError(f"{file} is no configuration of an adapter.")
-        needed = {"peft_type": "kind it is of", "base_model_name_or_path": "model it is for"}
-        for key, what in needed.items():
-            if key not in content:
-                raise ValueError(f"{file} does not say which {what}: {key} is missing.")
-        return content
 
 
 def is_adapter(place: str) -> bool:
@@ -214,7 +191,7 @@ def base_for(reference: ReferencePolicy, adapter: Adapter, given: str | None) ->
     """The name of the model that an adapter is put on; see `adapter_bases.find_base`."""
     return find_base(
         reference,
-        adapter.base,
+        adapter.config.base_model_name_or_path or "",
         f"adapter {adapter.folder}",
         given,
         lambda: put_on(base_of(reference, reference.name, own=not adapter.plain), [adapter]),
@@ -266,6 +243,21 @@ def _unusual(config: Any) -> Iterator[str]:
         default = option.default_factory() if callable(option.default_factory) else option.default
         if getattr(config, option.name) not in (default, None, [], {}):
             yield option.name
+
+
+def _content(file: Path) -> dict[str, Any]:
+    """Read the configuration of an adapter, and check what PEFT does not."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is no configuration of an adapter.")
+    needed = {"peft_type": "kind it is of", "base_model_name_or_path": "model it is for"}
+    for key, what in needed.items():
+        if key not in content:
+            raise ValueError(f"{file} does not say which {what}: {key} is missing.")
+    return content
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from mavis.baselines.adapter_bases import base_of, check_vocabulary, same_model
-from mavis.baselines.adapters import Adapter, base_for, is_adapter, put_on
+from mavis.baselines.adapters import Adapter, base_for, description, is_adapter, put_on
 from mavis.baselines.mod_divergences import mixture
 from mavis.baselines.probe import log_probs, probe_tokens, same_policy
 from mavis.checksums import DRAFT, check, install_all
@@ -68,8 +68,10 @@ class PolicyLogRatios(GuideState):
 
     Tokens that a policy knows beyond the reference's vocabulary are left out of its distribution. A
     token that a policy forbids has the log-ratio -inf; one that the reference forbids has 0, as it
-    is impossible whatever a policy says.
+    is impossible under any policy.
     """
+
+    rows: CachedRows
 
     def __init__(self, policies: PolicyGuide, rows: int) -> None:
         self.policies, self.count = policies, len(policies.objectives)
@@ -254,8 +256,9 @@ def _check_reading(policies: PolicyGuide, adapters: Sequence[Adapter]) -> None:
         alone = log_probs(model, tokens, policies.vocabulary)[-1]
         if not same_policy(ours, alone, model.dtype):
             raise ValueError(
-                f"{adapter.folder} is a {adapter.kind}, which says something else when it is read "
-                "token by token, beside others: it cannot be mixed. Give a full model in its place."
+                f"{adapter.folder} is a {description(adapter.config)}, which is another policy "
+                "when it is read token by token, beside others: it cannot be mixed. Give a full "
+                "model in its place."
             )
     model.requires_grad_(False)
 

@@ -7,19 +7,23 @@ negative. An adapter is the full weights that it makes of its base, merged by it
 is the sum of products, W + Σ λ_i B_i A_i. Others publish the product of sums,
 W + (Σ √λ_i B_i)(Σ √λ_i A_i), which mixes the factors of different policies and is no soup of
 weights; it is here under its own name, to be compared with.
+
+Models often share one matrix between the embeddings and the head. A policy whose two have come
+apart (it was tuned untied, or an adapter changed one of them) can only be summed with others in a
+model where they are apart.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from mavis.baselines.adapters import merged, multiplied
-from mavis.baselines.model_weights import differing, fill, fitted, untie
 from mavis.baselines.policy_guides import PolicyGuide, guide, load_policies
 from mavis.baselines.probe import log_probs, probe_tokens, same_policy
 from mavis.decoding.policy import GuidedPolicy
@@ -27,6 +31,16 @@ from mavis.decoding.reference import ReferencePolicy
 
 How = Literal["products", "factors"]  # the sum of products (exact), or the product of sums
 SOUP = "soup"
+
+# Options of an architecture that change nothing of its logits: names, training, sizes that are
+# those of the weights.
+_IDLE = {
+    *("architectures", "dtype", "transformers_version", "tie_word_embeddings", "vocab_size"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id"),
+    *("use_cache", "return_dict", "output_hidden_states", "output_attentions", "id2label"),
+    *("label2id", "problem_type", "pretraining_tp", "router_aux_loss_coef", "output_router_logits"),
+}
+_IDLE_PARTS = ("dropout", "pdrop", "initializer", "summary_", "_name_or_path")
 
 
 def soup(
@@ -119,8 +133,8 @@ def _whole(
     model.load_state_dict(theirs)
     if not same_policy(log_probs(model, tokens, reference.vocabulary), wanted, own.dtype):
         raise ValueError(
-            f"{what} is more than its weights: in the place of those of {reference.name} they say "
-            "something else. MOD mixes such policies."
+            f"{what} is more than its weights: in the place of those of {reference.name} they are "
+            "another policy. MOD mixes such policies."
         )
     return theirs
 
@@ -148,3 +162,80 @@ def _factors(policies: tuple[PolicyGuide, ...], weights: Mapping[str, float]) ->
     untie(model)
     names = " and ".join(_description(policy, at) for at in range(len(shares)))
     return multiplied(model, shares, names)
+
+
+def untie(model: nn.Module) -> None:
+    """Give every module parameters of its own, where several had one in common."""
+    known = set()
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        if id(parameter) in known:
+            place, _, last = name.rpartition(".")
+            own = nn.Parameter(parameter.detach().clone(), requires_grad=False)
+            setattr(model.get_submodule(place), last, own)
+        known.add(id(parameter))
+
+
+def fill(model: PreTrainedModel, like: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
+    """Put weights into an untied copy of a model, in its types, and tie again what is equal.
+
+    Raises:
+        ValueError: weights differ that the architecture cannot hold apart.
+    """
+    types = {name: tensor.dtype for name, tensor in like.state_dict().items()}
+    model.load_state_dict({n: t.to(types[n]) for n, t in weights.items()}, assign=True)
+    model.requires_grad_(False)
+    groups = defaultdict(list)
+    for name, parameter in like.named_parameters(remove_duplicate=False):
+        groups[id(parameter)].append(name)
+    parts = dict(model.named_parameters(remove_duplicate=False))
+    ends = {id(layer.weight) for layer in _ends(model)}
+    for first, *others in groups.values():
+        for other in others:
+            place, _, last = other.rpartition(".")
+            if torch.equal(parts[first], parts[other]):
+                setattr(model.get_submodule(place), last, parts[first])
+            elif {id(parts[first]), id(parts[other])} == ends:
+                for config in (model.config, model.config.get_text_config()):
+                    config.tie_word_embeddings = False
+            else:
+                raise ValueError(
+                    f"{model.config.model_type} models share one matrix between {first} and "
+                    f"{other}, which differ in this soup: it cannot be a model of this kind."
+                )
+
+
+def fitted(weights: Mapping[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor] | None:
+    """Weights without the rows of tokens that a model does not know; None if they do not fit it."""
+    start, cut = model.state_dict(), dict(weights)
+    for name, module in model.named_modules():
+        if module in _ends(model):
+            for part in (f"{name}.weight", f"{name}.bias"):
+                if part in cut and part in start:
+                    cut[part] = cut[part][: len(start[part])]
+    shapes = {name: tensor.shape for name, tensor in cut.items()}
+    return cut if shapes == {name: tensor.shape for name, tensor in start.items()} else None
+
+
+def differing(config: PreTrainedConfig, other: PreTrainedConfig) -> str | None:
+    """An option by which two models of the same weights would differ, with its two values.
+
+    >>> from transformers import LlamaConfig
+    >>> differing(LlamaConfig(), LlamaConfig(rms_norm_eps=0.1, attention_dropout=0.5))
+    'rms_norm_eps (1e-06 and 0.1)'
+    """
+    if type(config) is not type(other):
+        return f"model_type ({config.model_type} and {other.model_type})"
+    # What the class has no option for, its models do not read.
+    known = type(config)().to_dict().keys()
+    mine, theirs = config.to_dict(), other.to_dict()
+    for name in sorted(known):
+        idle = name in _IDLE or any(part in name for part in _IDLE_PARTS)
+        if name == "max_position_embeddings":  # counts where positions are scaled by it
+            idle = "default" in str(mine.get("rope_parameters", "default"))
+        if not idle and mine.get(name) != theirs.get(name):
+            return f"{name} ({mine.get(name)} and {theirs.get(name)})"
+    return None
+
+
+def _ends(model: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
+    return model.get_input_embeddings(), model.get_output_embeddings()

@@ -23,7 +23,7 @@ from mavis.evaluation.evaluate import evaluate
 from mavis.objective import Objective
 from mavis.prompts import Prompt
 
-_PROMPT, _PADDING = -1, -2  # whose a token is, where it is no answer's
+_PROMPT, _PADDING = -1, -2  # owners of tokens that are no answer's
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,8 @@ def collect(
 ) -> list[Group]:
     """Have the reference policy answer prompts, and all objectives score the answers.
 
-    What is there in `folder` is not made again.
-
     Returns:
-        a group for every prompt.
+        a group for every prompt; what is in `folder` already is not made again.
     """
     samples = evaluate(
         GuidedPolicy(reference),

@@ -35,12 +35,7 @@ from mavis.baselines.train.preferences import collect
 from mavis.decoding.reference import SMALL, ReferencePolicy
 from mavis.prompts import plain
 
-DIVERGENCES = {  # TRL's names
-    "reverse_kl": "reverse_kl",
-    "forward_kl": "forward_kl",
-    "jsd": "js_divergence",
-    "alpha": "alpha_divergence",
-}
+DIVERGENCES = {"jsd": "js_divergence", "alpha": "alpha_divergence"}  # TRL's names for ours
 Arguments = dict[str, Any]  # of a trainer's config, or of the trainer itself
 
 
@@ -198,7 +193,7 @@ def _dpo(config: TuneConfig, data: TrainingData, folder: Path) -> tuple[Argument
     numbers = [str(at) for at in range(len(pairs))]
     sides = {"chosen": ["+"] * len(pairs), "rejected": ["-"] * len(pairs)}
     settings = {
-        "f_divergence_type": DIVERGENCES[config.divergence],
+        "f_divergence_type": DIVERGENCES.get(config.divergence, config.divergence),
         "beta": SHARPNESS * config.eta,
         "max_length": None,
     }
