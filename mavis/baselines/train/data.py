@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mavis.baselines.train.preferences import Group
 from mavis.data_files import splits
+from mavis.decoding.backbone import embeddings
 from mavis.decoding.reference import ReferencePolicy
 from mavis.objective import Objective
 from mavis.prompts import COLUMNS, Prompt, exchange, plain, read_prompts
@@ -35,12 +36,6 @@ class WeightedReward:
     objective: Objective
     units: Units
     weight: float = 1.0
-
-    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
-        """Rewards of B replies [B], unweighted; NaN where the reward abstained."""
-        one = self.objective
-        scores = score(one.name, one.reward, prompts, responses, one.scores_thoughts)
-        return self.units.standard(scores.double()).float()
 
 
 class TokenTable(PreTrainedTokenizerBase):
@@ -84,8 +79,8 @@ def ready_tokenizer(reference: ReferencePolicy) -> PreTrainedTokenizerBase:
     """
     tokenizer: Any = copy.deepcopy(reference.tokenizer)
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_token(reference))
-    layer: Any = reference.model.get_input_embeddings()
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= len(layer.weight):
+    known = len(embeddings(reference.model))
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= known:
         tokenizer.pad_token = tokenizer.eos_token
     return cast(PreTrainedTokenizerBase, tokenizer)
 
@@ -101,18 +96,20 @@ def token_table(reference: ReferencePolicy, table: dict[str, list[int]]) -> PreT
 def reward_function(
     weighted: WeightedReward, reference: ReferencePolicy
 ) -> Callable[..., list[float | None]]:
-    """An objective as TRL calls rewards: on the columns `text` and `stop`, and tokens.
+    """An unweighted reward as TRL calls it: on the columns `text` and `stop`, and tokens.
 
     Not on TRL's own texts: those keep what follows a stop string.
     """
+    one, units = weighted.objective, weighted.units
 
     def reward(
         *, completion_ids: Sequence[list[int]], text: list[str], stop: list[list[str]], **_: Any
     ) -> list[float | None]:
         replies = [reference.decode(t, s) for t, s in zip(completion_ids, stop, strict=True)]
-        return [None if r != r else r for r in weighted(text, replies).tolist()]
+        scores = score(one.name, one.reward, text, replies, one.scores_thoughts).double()
+        return [None if r != r else r for r in units.standard(scores).float().tolist()]
 
-    reward.__name__ = weighted.objective.name  # in TRL's metrics
+    reward.__name__ = one.name  # in TRL's metrics
     return reward
 
 

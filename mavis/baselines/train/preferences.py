@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from mavis.decoding.policy import GuidedPolicy
@@ -83,7 +84,7 @@ def collect(
 
 def side_by_side(groups: Sequence[Group]) -> Groups:
     """Lay groups out as sequences of one length."""
-    columns: list[list[list[int]]] = [[], [], [], []]
+    lines = []
     for group in groups:
         size = len(group.start)
         line = [list(group.start), list(range(size)), [0, *range(size - 1)], [_PROMPT] * size]
@@ -93,21 +94,19 @@ def side_by_side(groups: Sequence[Group]) -> Groups:
             line[1] += range(size, size + len(answer))
             line[2] += [size - 1, *range(here, here + len(answer) - 1)]
             line[3] += [number] * len(answer)
-        for column, part in zip(columns, line, strict=True):
-            column.append(part)
-    width = max(len(line) for line in columns[0])
+        lines.append(map(torch.tensor, line))
     tokens, position, previous, owner = (
-        torch.tensor([line + [empty] * (width - len(line)) for line in column])
-        for column, empty in zip(columns, (0, 0, 0, _PADDING), strict=True)
+        pad_sequence(list(column), batch_first=True, padding_value=empty)
+        for column, empty in zip(zip(*lines, strict=True), (0, 0, 0, _PADDING), strict=True)
     )
+    width = tokens.shape[1]
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     shared = (owner == _PROMPT)[:, None] & (owner != _PADDING)[..., None]
     seen = causal & (shared | (owner[:, None] == owner[..., None]))  # [B, T, T]
     least = torch.finfo(torch.float32).min  # not -inf, which has no gradient in some kernels
     mask = torch.where(seen, 0.0, least)[:, None]
-    rewards = torch.nn.utils.rnn.pad_sequence(
-        [group.rewards for group in groups], batch_first=True, padding_value=float("nan")
-    )
+    all_rewards = [group.rewards for group in groups]
+    rewards = pad_sequence(all_rewards, batch_first=True, padding_value=float("nan"))
     keys = [group.key for group in groups]
     return Groups(keys, tokens, position, previous, owner, mask, rewards)
 

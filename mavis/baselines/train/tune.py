@@ -84,21 +84,25 @@ class PolicyTrainer(TrainingSetup):
 
         1 for one objective; less for several that conflict, whose weighted reward would otherwise
         buy less KL, and stay nearer to the reference, than any of them alone.
+
+        Raises:
+            ValueError: it is 0.
         """
         standard = torch.from_numpy(self._baseline.standard(self._baseline.units)).float()
         by_name = {reward.objective.name: reward.weight for reward in rewards}
         weights = torch.tensor([by_name.get(one.name, 0.0) for one in self.objectives])
         total = standard.flatten(0, 1) @ weights
-        return float(total[~total.isnan()].std())
+        spread = float(total[~total.isnan()].std())
+        if not spread > 0:
+            names = " and ".join(by_name)
+            raise ValueError(f"the weighted reward of {names} is constant: nothing to learn.")
+        return spread
 
     def _training_config(self, rewards: Sequence[WeightedReward]) -> TuneConfig:
         """The config with the price in deviations of this reward, and with a learning rate."""
         large = self.reference.model.num_parameters() >= SMALL
         lr = self.config.default_lr(large) if self.config.lr is None else self.config.lr
         spread = self._spread(rewards) if rewards else 1.0
-        if not spread > 0:
-            names = " and ".join(reward.objective.name for reward in rewards)
-            raise ValueError(f"the weighted reward of {names} is constant: nothing to learn.")
         return replace(self.config, eta=self.config.eta * spread, lr=lr)
 
     def _train(
