@@ -1,7 +1,7 @@
 """The model that an adapter is put on: the one that it names, or the reference policy itself.
 
-An adapter says which model it was trained on by a name that often means nothing elsewhere: a folder
-of another machine, or a name on the hub for what lies here as a folder.
+An adapter names the model that it was trained on, often by a name that means nothing elsewhere: a
+folder of another machine, or a name on the hub for what is a folder here.
 """
 
 import warnings
@@ -16,13 +16,10 @@ from mavis.decoding.reference import ReferencePolicy
 from mavis.hub import MavisWarning, is_local, locate, reachable
 
 
-def base_of(reference: ReferencePolicy, base: str, own: bool = False) -> PreTrainedModel:
-    """The model that adapters are put on, with the reference's own weights where it is that one.
+def base_of(reference: ReferencePolicy, base: str, copied: bool = False) -> PreTrainedModel:
+    """Load the model that adapters are put on.
 
-    Args:
-        reference: π_ref.
-        base: the model's name.
-        own: whether its weights are copied, since they will be changed.
+    If that is the reference policy, its weights are shared, or copied for those who change them.
 
     Raises:
         ValueError: another model has fewer learned positions than the reference reads.
@@ -33,12 +30,12 @@ def base_of(reference: ReferencePolicy, base: str, own: bool = False) -> PreTrai
         check_reach(other, f"the base {base}", reference.context, reference.name)
         return other
     # New modules around the same tensors: adapters change modules, and the reference has none.
-    tensors = () if own else (*model.parameters(), *model.buffers())
+    tensors = () if copied else (*model.parameters(), *model.buffers())
     return deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def same_model(name: str, other: str) -> bool:
-    """Whether two names stand for one folder, or one model on the hub."""
+    """Whether two names mean one folder, or one model on the hub."""
     first, second = _located(name), _located(other)
     if first is None or second is None:
         return name == other
@@ -63,7 +60,7 @@ def find_base(
         reference: π_ref.
         named: the base that the adapter names.
         what: the adapter, for messages.
-        given: what the user says is its base.
+        given: the base that the user names.
         fits: raises ValueError if the adapter does not fit the reference.
 
     Returns:

@@ -48,12 +48,7 @@ _BY_CONTEXT_OPTIONS = ("alora_invocation_tokens", "arrow_config", "layer_replica
 
 @dataclass(frozen=True)
 class Adapter:
-    """A folder with an adapter.
-
-    Args:
-        name: of the policy.
-        folder: where the adapter lies.
-    """
+    """A policy that is an adapter in a folder."""
 
     name: str
     folder: str
@@ -194,7 +189,7 @@ def base_for(reference: ReferencePolicy, adapter: Adapter, given: str | None) ->
         adapter.config.base_model_name_or_path or "",
         f"adapter {adapter.folder}",
         given,
-        lambda: put_on(base_of(reference, reference.name, own=not adapter.plain), [adapter]),
+        lambda: put_on(base_of(reference, reference.name, copied=not adapter.plain), [adapter]),
     )
 
 

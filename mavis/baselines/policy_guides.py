@@ -196,7 +196,7 @@ def load_policies(
         if adapter.plain:
             together.setdefault(model_name, []).append(adapter)
         else:
-            model = base_of(reference, model_name, own=True)
+            model = base_of(reference, model_name, copied=True)
             guides.append(_adapted(reference, model, [adapter]))
     return (
         *guides,

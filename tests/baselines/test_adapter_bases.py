@@ -48,7 +48,7 @@ def test_nothing_fits(reference):
 
 
 def test_the_reference_lends_its_weights(reference):
-    lent, own = base_of(reference, reference.name), base_of(reference, reference.name, own=True)
+    lent, own = base_of(reference, reference.name), base_of(reference, reference.name, copied=True)
     table = reference.model.get_input_embeddings().weight
     assert lent is not reference.model
     assert lent.get_input_embeddings().weight is table

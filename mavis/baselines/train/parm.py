@@ -53,7 +53,7 @@ class RewardModelTrainer(TrainingSetup):
     config: ParmConfig
 
     def train(self) -> None:
-        """Train and measure the reward model, as far as that was not done before.
+        """Train and measure the reward model, unless that was done before.
 
         Raises:
             ValueError: its folder holds a run with other settings.
@@ -130,12 +130,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 class ArmModule(LightningModule):
-    """Learns the adapters of a reward model; a preference is drawn anew for every group and epoch.
-
-    Args:
-        arm: the reward model.
-        config: the factor β_r, the highest learning rate, and the seed of the preferences.
-    """
+    """Learns the adapters of a reward model; a preference is drawn for every group and epoch."""
 
     def __init__(self, arm: AutoregressiveRewardModel, config: ParmConfig) -> None:
         super().__init__()
@@ -166,7 +161,7 @@ class ArmModule(LightningModule):
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW, the rate rising over `WARMUP` of the steps, then falling to 0."""
+        """AdamW, whose rate rises over `WARMUP` of the steps, then falls to 0."""
         trained = [parameter for _, parameter in adapters(self.model)]
         optimizer = torch.optim.AdamW(trained, lr=self.config.lr, weight_decay=0.0)
         steps = int(self.trainer.estimated_stepping_batches)
@@ -185,13 +180,7 @@ def train_arm(
     config: ParmConfig,
     tracking: Tracking | None = None,
 ) -> None:
-    """Train a reward model, in place; its base stays as it is.
-
-    Args:
-        arm: the reward model.
-        groups: answers and their rewards.
-        config: how to train it; `seed` is of the groups' order, and of the preferences.
-        tracking: where metrics go.
+    """Train the adapters of a reward model, in place.
 
     Raises:
         ValueError: an objective prefers no answer to another.

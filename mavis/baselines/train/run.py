@@ -42,10 +42,7 @@ RUN = "run.json"  # of an unfinished training: its settings, and the time that i
 class TrainingWatch(TrainerCallback):
     """Shows progress, tracks metrics, and counts the seconds of all parts of a training.
 
-    Args:
-        folder: the policy's.
-        settings: what it is trained by, for the command that goes on with it.
-        tracking: where metrics go.
+    They are kept in the policy's folder, with the settings, for the command that resumes it.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], tracking: Tracking) -> None:

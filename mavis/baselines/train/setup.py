@@ -38,12 +38,7 @@ _IGNORED = (
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """Loads and measures what the trainings of one command share, once, when it is first used.
-
-    Args:
-        objectives: their rewards are learned.
-        config: the options of the command.
-    """
+    """Loads and measures what the trainings of one command share, once, when it is first used."""
 
     objectives: tuple[Objective, ...]
     config: TrainingOptions

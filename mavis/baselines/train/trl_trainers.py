@@ -47,14 +47,7 @@ def import_trainer(method: str) -> Any:
 def new_trainer(
     config: TuneConfig, data: TrainingData, output: Path, model: PreTrainedModel
 ) -> Any:
-    """Make the trainer of a method by TRL, ready to go.
-
-    Args:
-        config: with a learning rate, and η as the price of a nat.
-        data: what the policy is trained on.
-        output: folder of the checkpoints.
-        model: is trained, in place or by an adapter.
-    """
+    """Make TRL's trainer of a method, which trains `model` and writes checkpoints to `output`."""
     if config.method == "dpo":
         settings, given = _dpo(config, data, output / "pairs")
     elif config.method == "sft":
