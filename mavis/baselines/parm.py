@@ -11,7 +11,7 @@ GenARM for many: log π_ref + β·Σ_m λ_m log π_arm_m.
 
 Saved as a folder: `parm.json`, `pblora.safetensors`, and README.md for people.
 """
-# ruff: noqa: ARG002 - a state is given more than it needs
+# ruff: noqa: ARG002 - a state is passed everything, and uses what it needs
 
 import json
 from collections.abc import Mapping, Sequence
@@ -73,8 +73,8 @@ class AutoregressiveRewards(GuideState):
     It is a reward: a request's temperature is for the reference policy, not for this.
     """
 
-    reads_weights = True
     rows: CachedRows
+    reads_weights = True
 
     def __init__(self, arm: AutoregressiveRewardModel, rows: int) -> None:
         self.arm = arm

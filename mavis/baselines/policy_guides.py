@@ -4,7 +4,7 @@ So MOD, soups and tuned models run in the same decoding core as MAVIS: same prom
 candidates, same random draws, same KL. A policy mixed at weight w and strength β moves the
 reference by β·w·log π_i/π_ref: at β·w = 1 it is the policy itself.
 """
-# ruff: noqa: ARG002 - a state is given more than it needs
+# ruff: noqa: ARG002 - a state is passed everything, and uses what it needs
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -189,10 +189,8 @@ def load_policies(
     together: dict[str, list[Adapter]] = {}
     for adapter in adapters:
         model_name = base_for(reference, adapter, base)
-        if _has_tokenizer(adapter.folder):
-            check_policy(adapter.folder, reference)
-        elif not same_model(model_name, reference.name):
-            _check_tokenizer(adapter.folder, _tokenizer(model_name), reference)
+        other = None if same_model(model_name, reference.name) else model_name
+        check_policy(adapter.folder, reference, other)
         if adapter.plain:
             together.setdefault(model_name, []).append(adapter)
         else:
@@ -274,19 +272,13 @@ def save_policy(model: PreTrainedModel, reference: ReferencePolicy, folder: Path
     install_all(draft, folder)
 
 
-def check_policy(folder: str | Path, reference: ReferencePolicy) -> None:
-    """Raise a ValueError if a policy's folder has a tokenizer other than the reference's."""
-    if _has_tokenizer(folder):
-        _check_tokenizer(folder, _tokenizer(folder), reference)
-
-
-def _has_tokenizer(folder: str | Path) -> bool:
-    return (Path(folder) / "tokenizer_config.json").is_file()
-
-
-def _tokenizer(place: str | Path) -> PreTrainedTokenizerBase:
-    with loading(f"the tokenizer of {place}"):
-        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(locate(str(place))))
+def check_policy(folder: str | Path, reference: ReferencePolicy, base: str | None = None) -> None:
+    """Raise a ValueError if a policy's tokenizer, or else that of its base, differs from ours."""
+    source = folder if (Path(folder) / "tokenizer_config.json").is_file() else base
+    if source is not None:
+        with loading(f"the tokenizer of {source}"):
+            tokenizer = AutoTokenizer.from_pretrained(locate(str(source)))
+        _check_tokenizer(folder, tokenizer, reference)
 
 
 def _check_tokenizer(

@@ -1,7 +1,7 @@
 """`mavis parm`: train the autoregressive reward model of the baseline PARM (or GenARM)."""
 
 from mavis.baselines.train.config import ParmConfig
-from mavis.cli.tune import installed
+from mavis.cli.tune import checked_objectives
 
 
 def parm(config: ParmConfig) -> None:
@@ -9,7 +9,7 @@ def parm(config: ParmConfig) -> None:
 
     With a single objective, this is the baseline GenARM.
     """
-    objectives = installed(config)
+    objectives = checked_objectives(config)
     from mavis.baselines.train.parm import RewardModelTrainer
 
     RewardModelTrainer(objectives, config).train()

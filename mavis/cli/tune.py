@@ -14,7 +14,7 @@ from mavis.options import TrainingOptions
 
 def tune(config: TuneConfig) -> None:
     """Train policies on weighted objectives, as baselines for guided decoding."""
-    objectives, names = installed(config), config.names
+    objectives, names = checked_objectives(config), config.names
     equal = [(1 / len(names),) * len(names)] if names else [()]
     vectors = equal if config.weights is None else weightings(config.weights, names)
     for name in ("trl", "peft") if config.lora else ("trl",):
@@ -31,7 +31,7 @@ def tune(config: TuneConfig) -> None:
         trainer.tune(out, vector)
 
 
-def installed(config: TrainingOptions) -> tuple[Objective, ...]:
+def checked_objectives(config: TrainingOptions) -> tuple[Objective, ...]:
     """Return the objectives, after a check of everything that can be checked without loading it."""
     objectives = tuple(find(name) for name in config.names)
     config.source(objectives)

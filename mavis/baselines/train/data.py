@@ -200,4 +200,4 @@ class TrainingData:
     reference: ReferencePolicy
     rewards: tuple[WeightedReward, ...]
     prompts: tuple[Prompt, ...]
-    dialogues: tuple[Demonstration, ...]  # of sft
+    replies: tuple[str, ...] = ()  # for sft, one to each prompt

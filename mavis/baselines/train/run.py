@@ -48,17 +48,16 @@ class TrainingWatch(TrainerCallback):
     def __init__(self, folder: Path, settings: dict[str, Any], tracking: Tracking) -> None:
         self._file, self._settings, self._tracking = folder / RUN, settings, tracking
         before = read_run(folder)
-        self._before = (float(before.get("wall", 0)), float(before.get("cpu", 0)))
-        self._started = (time.perf_counter(), time.process_time())
+        # When the training would have begun if it had not been interrupted.
+        self._wall = time.perf_counter() - float(before.get("wall", 0))
+        self._cpu = time.process_time() - float(before.get("cpu", 0))
         self._bar: Any = None  # a generator, once the training has begun
         self._keep()
 
     @property
     def seconds(self) -> tuple[float, float]:
         """Wall-clock and CPU seconds so far, those before an interruption included."""
-        now = (time.perf_counter(), time.process_time())
-        wall, cpu = (b + n - s for b, n, s in zip(self._before, now, self._started, strict=True))
-        return wall, cpu
+        return time.perf_counter() - self._wall, time.process_time() - self._cpu
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

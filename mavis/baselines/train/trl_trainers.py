@@ -202,7 +202,7 @@ def _dpo(config: TuneConfig, data: TrainingData, folder: Path) -> tuple[Argument
 def _sft(data: TrainingData) -> tuple[Arguments, Arguments]:
     """Given replies, the loss on their tokens alone."""
     rows = []
-    for prompt, reply in data.dialogues:
+    for prompt, reply in zip(data.prompts, data.replies, strict=True):
         start, end = demonstration_tokens(data.reference, prompt, reply)
         tokens = (start + end)[: data.reference.context]
         labels = ([-100] * len(start) + end)[: data.reference.context]

@@ -24,6 +24,7 @@ from mavis.decoding.request import SamplingParams
 from mavis.evaluation.metrics import mean_reward
 from mavis.evaluation.samples import ScoredSamples
 from mavis.prompts import digest
+from mavis.reward import Units
 from mavis.storage import alone_in, check_same
 from mavis.tracking.mlflow_logger import Tracking
 
@@ -60,8 +61,7 @@ class PolicyTrainer(TrainingSetup):
                 return
             check_same(folder, "policy", read_run(folder).get("settings", {}), settings)
             end_token(self.reference)  # a model without one is refused before it is measured
-            by_name = dict(zip(self._baseline.objectives, self._baseline.units, strict=True))
-            rewards = tuple(WeightedReward(o, by_name[o.name], w) for o, w in kept)
+            rewards = tuple(WeightedReward(o, self._units[o.name], w) for o, w in kept)
             card = self._train(folder, rewards, settings)
         print(_report(folder, card))
 
@@ -71,13 +71,19 @@ class PolicyTrainer(TrainingSetup):
         return self.reference_answers(self.config.held_out)
 
     @cached_property
+    def _units(self) -> dict[str, Units]:
+        """The standard units of each objective by its name."""
+        return dict(zip(self._baseline.objectives, self._baseline.units, strict=True))
+
+    @cached_property
     def _examples(self) -> TrainingData:
         """What policies are trained on, but for the rewards."""
         config, many = self.config, self.config.num_prompts
         if config.method == "sft":
             dialogues = read_dialogues(self.source, config.column)[:many]
-            return TrainingData(self.reference, (), (), tuple(dialogues))
-        return TrainingData(self.reference, (), tuple(self.prompts("train")[:many]), ())
+            prompts, replies = zip(*dialogues, strict=True)
+            return TrainingData(self.reference, (), prompts, replies)
+        return TrainingData(self.reference, (), tuple(self.prompts("train")[:many]))
 
     def _spread(self, rewards: Sequence[WeightedReward]) -> float:
         """The standard deviation of the weighted reward over the reference's answers.
@@ -129,7 +135,6 @@ class PolicyTrainer(TrainingSetup):
         finally:
             watch.close()
             tracking.finalize(status)
-        prompts = data.prompts or [prompt for prompt, _ in data.dialogues]
         card = TunedCard(
             **self.card_entries(settings),
             method=config.method,
@@ -142,7 +147,7 @@ class PolicyTrainer(TrainingSetup):
             cpu_seconds=round(cpu, 1),
             parameters=parameters,
             lora=config.lora,
-            prompts=tuple(sorted({digest(prompt) for prompt in prompts})),
+            prompts=tuple(sorted({digest(prompt) for prompt in data.prompts})),
             measured=measured,
         )
         card.save(folder)
