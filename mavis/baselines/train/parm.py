@@ -83,8 +83,7 @@ class RewardModelTrainer(TrainingSetup):
         tracking = Tracking(str(folder), uri=config.tracking)
         tracking.log_hyperparams(settings)
         wall, answers = time.perf_counter(), folder / "answers"
-        how = (config.answers, config.max_tokens, config.seed, config.rows)
-        groups = collect(reference, self.objectives, prompts, *how, answers)
+        groups = collect(reference, self.objectives, prompts, config.answers, config, answers)
         cpu = time.process_time()
         ranks = (config.rank, config.rank)
         arm = new_arm(reference, reference.name, config.names, ranks, seed=config.seed)

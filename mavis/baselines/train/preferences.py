@@ -22,6 +22,7 @@ from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import SamplingParams, stream
 from mavis.evaluation.evaluate import evaluate
 from mavis.objective import Objective
+from mavis.options import TrainingOptions
 from mavis.prompts import Prompt
 
 _PROMPT, _PADDING = -1, -2  # owners of tokens that are no answer's
@@ -54,9 +55,7 @@ def collect(
     objectives: Sequence[Objective],
     prompts: Sequence[Prompt],
     answers: int,
-    max_tokens: int,
-    seed: int,
-    rows: int,
+    config: TrainingOptions,
     folder: Path,
 ) -> list[Group]:
     """Have the reference policy answer prompts, and all objectives score the answers.
@@ -69,10 +68,10 @@ def collect(
         prompts,
         objectives,
         SamplingParams(top_k=0),  # the whole vocabulary: nothing else is the reference policy
-        max_tokens=max_tokens,
+        max_tokens=config.max_tokens,
         n=answers,
-        seed=seed,
-        rows=rows,
+        seed=config.seed,
+        rows=config.rows,
         folder=folder,
     )
     rewards = torch.from_numpy(samples.rewards).float()  # [P, n, M]

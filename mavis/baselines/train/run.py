@@ -35,7 +35,7 @@ from mavis.progress import track
 from mavis.storage import read_json, write_json
 from mavis.tracking.mlflow_logger import Tracking
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, STATE = "checkpoints", "trainer_state.json"
 RUN = "run.json"  # of an unfinished training: its settings, and the time that it has taken so far
 
 
@@ -117,8 +117,7 @@ def train(
 def read_run(folder: Path) -> dict[str, Any]:
     """What an unfinished training left behind; nothing if there was none."""
     file = folder / RUN
-    content: dict[str, Any] = read_json(file) if file.is_file() else {}
-    return content
+    return cast(dict[str, Any], read_json(file)) if file.is_file() else {}
 
 
 def forget_run(folder: Path) -> None:
@@ -133,11 +132,8 @@ def last_checkpoint(folder: Path) -> str | None:
     One with a damaged file is removed, with a warning that names the file: what it held is trained
     again.
     """
-    written = [
-        (int(file.parent.name.split("-")[-1]), file.parent)
-        for file in (folder / CHECKPOINTS).glob("checkpoint-*/trainer_state.json")
-    ]
-    for _, checkpoint in sorted(written, reverse=True):
+    written = [file.parent for file in folder.glob(f"{CHECKPOINTS}/checkpoint-*/{STATE}")]
+    for checkpoint in sorted(written, key=lambda one: int(one.name.split("-")[-1]), reverse=True):
         if (broken := _damaged(checkpoint)) is None:
             return str(checkpoint)
         warnings.warn(f"{broken} is damaged: the steps up to it are trained again.", stacklevel=2)

@@ -166,17 +166,9 @@ def grpo_beta(eta: float, generations: int) -> float:
 
 def _dpo(config: TuneConfig, data: TrainingData, folder: Path) -> tuple[Arguments, Arguments]:
     """Preference pairs of the reference policy's answers, which are kept in `folder`."""
-    groups = collect(
-        data.reference,
-        [reward.objective for reward in data.rewards],
-        data.prompts,
-        config.generations,
-        config.max_tokens,
-        config.seed,
-        config.rows,
-        folder,
-    )
-    pairs = list(preference_pairs(groups, data.rewards, (config.seed, config.generations)))
+    objectives, answers = [reward.objective for reward in data.rewards], config.generations
+    groups = collect(data.reference, objectives, data.prompts, answers, config, folder)
+    pairs = list(preference_pairs(groups, data.rewards, (config.seed, answers)))
     if not pairs:
         raise ValueError("no two answers differ, or the reward abstained: no pairs for dpo.")
     table: dict[str, list[int]] = {}

@@ -29,6 +29,7 @@ from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import SamplingParams
 from mavis.evaluation.evaluate import evaluate
 from mavis.objective import Objective
+from mavis.options import TrainingOptions
 from mavis.prompts import plain
 from mavis.reward import Units, score
 
@@ -132,7 +133,8 @@ def test_pairs_are_preferred_by_the_odds_of_their_rewards(tiny_reference, tmp_pa
     short = Objective("short", lambda _, responses: [-1.0 * len(r) for r in responses])
     scale = WeightedReward(short, Units(-5.0, 2.0), 1.0)
     prompts = ["a tum", "is it"]
-    groups = collect(tiny_reference, [short], prompts, 200, 5, 0, 32, tmp_path)
+    config = TrainingOptions(max_tokens=5, rows=32)
+    groups = collect(tiny_reference, [short], prompts, 200, config, tmp_path)
     pairs = list(preference_pairs(groups, [scale], (0, 200)))
     assert {tuple(p.start) for p in pairs} == {
         tuple(tiny_reference.encode(p).tokens) for p in prompts
@@ -146,7 +148,7 @@ def test_pairs_are_preferred_by_the_odds_of_their_rewards(tiny_reference, tmp_pa
     count = chosen.total()
     assert count > 100
     assert abs(chosen[True] - odds[True]) < 2 * math.sqrt(count)
-    again = collect(tiny_reference, [short], prompts, 200, 5, 0, 32, tmp_path)
+    again = collect(tiny_reference, [short], prompts, 200, config, tmp_path)
     assert list(preference_pairs(again, [scale], (0, 200))) == pairs
 
 

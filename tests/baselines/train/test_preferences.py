@@ -15,6 +15,7 @@ from mavis.baselines.train.preferences import (
     side_by_side,
 )
 from mavis.objective import Objective
+from mavis.options import TrainingOptions
 
 NAN = math.nan
 GROUPS = [
@@ -102,7 +103,8 @@ def test_answers_are_made_and_scored_once(tiny_reference, tmp_path):
     prompts = ["an um", "the sun is", "a"]
 
     def made():
-        return collect(tiny_reference, wanted, prompts, 4, 6, 0, 8, tmp_path)
+        config = TrainingOptions(max_tokens=6, rows=8)
+        return collect(tiny_reference, wanted, prompts, 4, config, tmp_path)
 
     groups = made()
     assert sum(calls) == 12
