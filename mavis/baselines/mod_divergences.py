@@ -33,8 +33,8 @@ _RARE = -600.0  # log π_i/π_ref below this count as this: exp of it is still a
 
 
 @dataclass(frozen=True)
-class Divergence:
-    """D_f(π ‖ π_ref) = Σ π_ref f(π/π_ref), as much of it as the mixture needs.
+class Mixture:
+    """The mixture under D_f(π ‖ π_ref) = Σ π_ref f(π/π_ref), as a rule of the decoding core.
 
     Args:
         gap: how far f'(eᵘ) lies below its ceiling; it falls with u.
@@ -46,12 +46,45 @@ class Divergence:
     inverse: Callable[[Tensor], tuple[Tensor, Tensor]]
     negative: bool = False
 
+    def __call__(self, log_ref: Tensor, ratios: Tensor, weights: Tensor, beta: Tensor) -> Tensor:
+        """Mix N policies.
 
-def alpha_divergence(alpha: float) -> Divergence:
+        Args:
+            log_ref: log π_ref [B, K], -inf where a token is no candidate.
+            ratios: log π_i/π_ref [B, K, N], -inf where policy i forbids a token.
+            weights: [B, N]; the mixture's are w = β · weights.
+            beta: [B].
+
+        Returns:
+            log π [B, K] float32, normalised over the candidates; NaN in rows without a mixture,
+            where all candidates are forbidden, a negative weight asks for one that is, or a policy
+            gives NaN.
+
+        Raises:
+            ValueError: a weight is negative, and the divergence does not admit it.
+        """
+        strength = (beta[:, None] * weights).double()  # [B, N]
+        if not self.negative and (strength < 0).any():
+            raise ValueError(
+                f"weights must not be negative, got {float(strength.min()):g}, under any "
+                "divergence but reverse_kl and jsd."
+            )
+        inside = log_ref > -torch.inf
+        left, undefined = _left(inside, ratios, strength)
+        base = torch.log_softmax(log_ref.double(), -1)
+        policies = torch.log_softmax(ratios.double() + base[..., None], 1)
+        counted = left[..., None] & policies.isfinite()  # elsewhere a policy is ignored
+        u = torch.where(counted, policies - base[..., None], 0.0).clamp_min(_RARE)
+        gap = (self.gap(u) * strength[:, None, :]).sum(-1)  # [B, K]
+        log_pi = _normalised(self, base.masked_fill(~left, -torch.inf), gap)
+        return log_pi.masked_fill(undefined[:, None], torch.nan).float()
+
+
+def alpha_divergence(alpha: float) -> Mixture:
     """f(x) = (x^{1−α} − (1−α)x − α) / (α(α−1)); reverse KL as α → 0, forward KL at α = 1."""
     # The reward that π_i stands for, −(π_ref/π_i)^α/α, falls without bound where π_i is small: with
     # a negative weight the token that policy i finds least likely would take everything.
-    return Divergence(
+    return Mixture(
         gap=lambda u: (-alpha * u).exp() / alpha,  # f' = (1 − x^{−α}) / α
         inverse=lambda gap: (-(alpha * gap).log() / alpha, -1 / (alpha * gap)),
     )
@@ -74,52 +107,12 @@ def _jeffrey_inverse(gap: Tensor) -> tuple[Tensor, Tensor]:
 
 # f(x) = x log x − (x+1) log((x+1)/2), hence f' = log 2 − log(1 + 1/x); its reward grows no faster
 # than a logarithm, so that weights may be negative.
-JENSEN_SHANNON = Divergence(
+JENSEN_SHANNON = Mixture(
     lambda u: torch.nn.functional.softplus(-u), _jensen_shannon_inverse, negative=True
 )
 # f(x) = x log x − log x, reverse and forward KL together: f' = 1 + log x − 1/x has no ceiling, and
 # the gap may be negative.
-JEFFREY = Divergence(lambda u: (-u).exp() - u, _jeffrey_inverse)
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """The mixture under one divergence, as a rule of the decoding core."""
-
-    divergence: Divergence
-
-    def __call__(self, log_ref: Tensor, ratios: Tensor, weights: Tensor, beta: Tensor) -> Tensor:
-        """Mix N policies.
-
-        Args:
-            log_ref: log π_ref [B, K], -inf where a token is no candidate.
-            ratios: log π_i/π_ref [B, K, N], -inf where policy i forbids a token.
-            weights: [B, N]; the mixture's are w = β · weights.
-            beta: [B].
-
-        Returns:
-            log π [B, K] float32, normalised over the candidates; NaN in rows without a mixture,
-            where all candidates are forbidden, a negative weight asks for one that is, or a policy
-            gives NaN.
-
-        Raises:
-            ValueError: a weight is negative, and the divergence does not admit it.
-        """
-        strength = (beta[:, None] * weights).double()  # [B, N]
-        if not self.divergence.negative and (strength < 0).any():
-            raise ValueError(
-                f"weights must not be negative, got {float(strength.min()):g}, under any "
-                "divergence but reverse_kl and jsd."
-            )
-        inside = log_ref > -torch.inf
-        left, undefined = _left(inside, ratios, strength)
-        base = torch.log_softmax(log_ref.double(), -1)
-        policies = torch.log_softmax(ratios.double() + base[..., None], 1)
-        counted = left[..., None] & policies.isfinite()  # elsewhere a policy is ignored
-        u = torch.where(counted, policies - base[..., None], 0.0).clamp_min(_RARE)
-        gap = (self.divergence.gap(u) * strength[:, None, :]).sum(-1)  # [B, K]
-        log_pi = _normalised(self.divergence, base.masked_fill(~left, -torch.inf), gap)
-        return log_pi.masked_fill(undefined[:, None], torch.nan).float()
+JEFFREY = Mixture(lambda u: (-u).exp() - u, _jeffrey_inverse)
 
 
 def _left(inside: Tensor, ratios: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,10 +142,10 @@ def mixture(divergence: str = "reverse_kl", alpha: float | None = None) -> Mixin
     if divergence == "reverse_kl" or alpha == 0:
         return tilt
     known = {"jsd": JENSEN_SHANNON, "jeffrey": JEFFREY}
-    return Mixture(known.get(divergence) or alpha_divergence(alpha or 1.0))
+    return known.get(divergence) or alpha_divergence(alpha or 1.0)
 
 
-def _normalised(divergence: Divergence, base: Tensor, gap: Tensor) -> Tensor:
+def _normalised(mixing: Mixture, base: Tensor, gap: Tensor) -> Tensor:
     """The log π [B, K] of tokens with these gaps, all moved by the δ for which π sums to 1.
 
     F(δ) = log Σ π falls and is convex (so is each u of its gap), hence Newton's method comes up to
@@ -162,10 +155,10 @@ def _normalised(divergence: Divergence, base: Tensor, gap: Tensor) -> Tensor:
     inside = base > -torch.inf
     gap = gap - gap.masked_fill(~inside, torch.inf).amin(-1, keepdim=True)
     gap = torch.where(inside, gap, 0.0)
-    full = divergence.gap(-base.clamp_min(_RARE)) - gap
+    full = mixing.gap(-base.clamp_min(_RARE)) - gap
     delta = full.masked_fill(~inside, -torch.inf).amax(-1, keepdim=True)  # [B, 1]
     for _ in range(_STEPS):
-        u, slope = divergence.inverse(gap + delta)
+        u, slope = mixing.inverse(gap + delta)
         log_pi = base + u
         total = log_pi.logsumexp(-1, keepdim=True)
         if float(total.abs().max()) < _CLOSE:
