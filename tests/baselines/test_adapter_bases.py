@@ -1,4 +1,4 @@
-"""Which model an adapter is put on: what is said, what it names, or the reference where it fits."""
+"""Which model an adapter is put on: a given one, the named one, or the reference if it fits."""
 
 import pytest
 import torch

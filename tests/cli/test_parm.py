@@ -116,7 +116,7 @@ def test_another_run_does_not_get_in_between(run, small):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"objectives": ""}, "objectives must be named"),
         ({"objectives": "trial,trial"}, "objectives must not contain duplicates"),
@@ -131,7 +131,7 @@ def test_another_run_does_not_get_in_between(run, small):
         ({"objectives": "trial,hh-humor", "prompts": None}, "prompts must be given"),
     ],
 )
-def test_bad_input_is_said_at_once(small, tmp_path, wrong, said):
-    with pytest.raises((ValueError, LookupError, FileNotFoundError), match=said):
+def test_bad_input_is_said_at_once(small, tmp_path, wrong, message):
+    with pytest.raises((ValueError, LookupError, FileNotFoundError), match=message):
         parm(ParmConfig(**(small | wrong), out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()

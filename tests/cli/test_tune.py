@@ -130,9 +130,9 @@ def test_a_finished_policy_is_not_trained_again(tiny_tune, monkeypatch, capsys):
     capsys.readouterr()
     monkeypatch.setattr("mavis.baselines.train.tune.train", None)
     assert tiny_tune("rloo") == folder
-    said = capsys.readouterr().out
-    assert said.startswith(f"{folder} is finished: reward ")
-    assert said.count("\n") == 1
+    output = capsys.readouterr().out
+    assert output.startswith(f"{folder} is finished: reward ")
+    assert output.count("\n") == 1
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
 
 
@@ -408,24 +408,24 @@ def test_a_missing_extra_is_named(missing, lora, tiny_tune, monkeypatch):
     ],
 )
 def test_trl_is_told_the_divergence(divergence, alpha, name, order, tiny_tune, monkeypatch):
-    told: list[Any] = []
-    monkeypatch.setattr("trl.DPOTrainer.train", lambda self, **_: told.append(self.args))
+    given: list[Any] = []
+    monkeypatch.setattr("trl.DPOTrainer.train", lambda self, **_: given.append(self.args))
     tiny_tune("dpo", divergence=divergence, alpha=alpha, eta=0.2)
-    assert (told[0].f_divergence_type, told[0].beta) == (
+    assert (given[0].f_divergence_type, given[0].beta) == (
         name,
         0.8,
     )  # 4 η: labels are four times as sharp
     if alpha is not None:  # TRL's exponent α' − 1 is MOD's −α
-        assert told[0].f_alpha_divergence_coef == order
+        assert given[0].f_alpha_divergence_coef == order
 
 
 @pytest.mark.parametrize("method", ["rloo", "grpo"])
 def test_trl_is_told_the_price_of_kl(method, tiny_tune, monkeypatch):
-    told: list[Any] = []
+    given: list[Any] = []
     kind = f"trl.{method.upper()}Trainer.train"
-    monkeypatch.setattr(kind, lambda self, **_: told.append(self))
+    monkeypatch.setattr(kind, lambda self, **_: given.append(self))
     tiny_tune(method, eta=0.2)
-    args = told[0].args
+    args = given[0].args
     assert args.beta == (0.2 if method == "rloo" else 0.1)  # η, and η·(1 − 1/2)
     assert args.gradient_accumulation_steps == args.steps_per_generation
     assert args.top_k == 0
@@ -435,8 +435,8 @@ def test_trl_is_told_the_price_of_kl(method, tiny_tune, monkeypatch):
         assert (args.loss_type, args.scale_rewards) == ("dr_grpo", "none")
         assert args.use_bias_correction_kl
     reference = ReferencePolicy.load(
-        told[0].args.output_dir and str(told[0].ref_model.name_or_path)
+        given[0].args.output_dir and str(given[0].ref_model.name_or_path)
     )
-    for row in told[0].train_dataset:
-        tokens = told[0].processing_class(row["prompt"])["input_ids"]
+    for row in given[0].train_dataset:
+        tokens = given[0].processing_class(row["prompt"])["input_ids"]
         assert tokens == reference.encode(row["text"]).tokens

@@ -46,8 +46,8 @@ def right(arm, groups, alpha, objective):
 def test_it_can_memorise_preferences_that_never_agree(tiny_reference, groups):
     before = [parameter.clone() for parameter in tiny_reference.model.parameters()]
     arm = trained(tiny_reference, groups)
-    found = [right(arm, groups, *where) for where in (((1.0, 0.0), 0), ((0.0, 1.0), 1))]
-    assert min(found) > 0.9, found
+    result = [right(arm, groups, *where) for where in (((1.0, 0.0), 0), ((0.0, 1.0), 1))]
+    assert min(result) > 0.9, result
     after = list(tiny_reference.model.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert not any(parameter.requires_grad for parameter in arm.model.parameters())

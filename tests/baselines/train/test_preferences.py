@@ -54,9 +54,9 @@ def test_log_probs_are_those_of_separate_forwards(tiny_lm, family):
 
 def test_ties_and_abstentions_are_no_preference():
     wins = preferred(side_by_side(GROUPS).rewards)
-    found = [tuple(entry) for entry in wins.nonzero().tolist()]
+    result = [tuple(entry) for entry in wins.nonzero().tolist()]
     # Of each: the group, who wins, who loses, and for which objective.
-    assert found == [(0, 1, 0, 0), (0, 2, 0, 1), (0, 2, 1, 1), (1, 0, 1, 0), (1, 1, 0, 1)]
+    assert result == [(0, 1, 0, 0), (0, 2, 0, 1), (0, 2, 1, 1), (1, 0, 1, 0), (1, 1, 0, 1)]
 
 
 def test_the_loss_by_hand():
