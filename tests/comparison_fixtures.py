@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mavis.baselines.parm import new_arm, save_parm
-from mavis.baselines.parm_card import ParmCard
+from mavis.baselines.parm import ParmCard, new_arm, save_parm
 from mavis.baselines.pblora import adapters
 from mavis.baselines.policy_card import TunedCard, tuned_folder
 from mavis.comparison.analysis import Analysis

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from mavis.baselines.parm_card import WEIGHTS, ParmCard
+from mavis.baselines.parm import WEIGHTS, ParmCard
 from mavis.baselines.policy_card import TunedCard
 from mavis.decoding.model_card import ModelCard
 from mavis.reward import Units

@@ -22,9 +22,8 @@ TESTS = ROOT / "tests"
 # A module a.b is tested by tests/a/test_b.py, or else by what this says.
 NEIGHBOURS = {
     "__main__": "cli/test_main.py",
-    "baselines.parm_card": "baselines/test_parm.py",
-    "baselines.train.callback": "cli/test_tune.py",
     "baselines.train.run": "cli/test_tune.py",
+    "baselines.train.setup": "cli/test_tune.py",
     "baselines.train.trl_trainers": "cli/test_tune.py",
     "baselines.train.tune": "cli/test_tune.py",
     "cli.fit": "training/test_callbacks.py",

@@ -1,7 +1,7 @@
 """The model that an adapter is put on: the one that it names, or the reference policy itself.
 
-An adapter says which model it was trained on by a name that often means nothing elsewhere: a folder
-of another machine, or a name on the hub for what lies here as a folder.
+An adapter names the model that it was trained on, often by a name that means nothing elsewhere: a
+folder of another machine, or a name on the hub for what is a folder here.
 """
 
 import warnings
@@ -16,13 +16,10 @@ from mavis.decoding.reference import ReferencePolicy
 from mavis.hub import MavisWarning, is_local, locate, reachable
 
 
-def base_of(reference: ReferencePolicy, base: str, own: bool = False) -> PreTrainedModel:
-    """The model that adapters are put on, with the reference's own weights where it is that one.
+def base_of(reference: ReferencePolicy, base: str, copied: bool = False) -> PreTrainedModel:
+    """Load the model that adapters are put on.
 
-    Args:
-        reference: π_ref.
-        base: the model's name.
-        own: whether it shall have weights of its own, since they will be changed.
+    If that is the reference policy, its weights are shared, or copied for those who change them.
 
     Raises:
         ValueError: another model has fewer learned positions than the reference reads.
@@ -33,20 +30,25 @@ def base_of(reference: ReferencePolicy, base: str, own: bool = False) -> PreTrai
         check_reach(other, f"the base {base}", reference.context, reference.name)
         return other
     # New modules around the same tensors: adapters change modules, and the reference has none.
-    tensors = () if own else (*model.parameters(), *model.buffers())
+    tensors = () if copied else (*model.parameters(), *model.buffers())
     return deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def same_model(name: str, other: str) -> bool:
-    """Whether two names stand for one folder, or one model on the hub."""
-    places = []
-    for told in (name, other):
-        try:
-            place = Path(locate(told))
-        except (FileNotFoundError, ValueError):  # a folder that is gone is equal to none
-            return name == other
-        places.append(str(place.resolve()) if place.exists() else told)
-    return places[0] == places[1]
+    """Whether two names mean one folder, or one model on the hub."""
+    first, second = _located(name), _located(other)
+    if first is None or second is None:
+        return name == other
+    return first.resolve() == second.resolve()
+
+
+def check_vocabulary(reference: ReferencePolicy, what: str, model: PreTrainedModel) -> None:
+    """Raise ValueError when a model knows fewer tokens than the reference policy."""
+    size = len(model.get_output_embeddings().weight)
+    if size < reference.vocabulary:
+        raise ValueError(
+            f"{what} knows {size} tokens, the reference {reference.name} {reference.vocabulary}."
+        )
 
 
 def find_base(
@@ -58,7 +60,7 @@ def find_base(
         reference: π_ref.
         named: the base that the adapter names.
         what: the adapter, for messages.
-        given: what the user says is its base.
+        given: the base that the user names.
         fits: raises ValueError if the adapter does not fit the reference.
 
     Returns:
@@ -76,19 +78,19 @@ def find_base(
     if (here := _on_this_machine(named)) is not None:
         return here
     gone = f"is for the model {named!r}, which is not on this machine"
-    told = f"{what} {gone if named else 'does not say which model it is for'}"
+    problem = f"{what} {gone if named else 'does not say which model it is for'}"
     try:
         fits()
     except ValueError as error:
         if named and not is_local(named):  # nothing else is left
             return reachable(named, f"base of {what},")
         raise ValueError(
-            f"{told}, and it does not fit the reference {reference.name} ({error}): say by `base` "
-            "where its model is."
+            f"{problem}, and it does not fit the reference {reference.name} ({error}): say by "
+            "`base` where its model is."
         ) from error
     warnings.warn(
-        f"{told}: it is put on the reference {reference.name}, whose shapes it fits. Say by `base` "
-        "if that is not the model it was trained on.",
+        f"{problem}: it is put on the reference {reference.name}, whose shapes it fits. Say by "
+        "`base` if that is not the model it was trained on.",
         MavisWarning,
         stacklevel=2,
     )
@@ -97,11 +99,8 @@ def find_base(
 
 def _on_this_machine(named: str) -> str | None:
     """A folder of the named model: a local one, or an earlier download."""
-    if not named:
-        return None
-    try:
-        place = Path(locate(named))
-    except (FileNotFoundError, ValueError):
+    place = _located(named)
+    if place is None:
         return None
     if place.exists():
         return str(place) if (place / "config.json").is_file() else None
@@ -115,3 +114,11 @@ def _on_this_machine(named: str) -> str | None:
     folder = Path(config).parent if isinstance(config, str) else None
     weights = folder is not None and any((*folder.glob("*.safetensors"), *folder.glob("*.bin")))
     return str(folder) if weights else None
+
+
+def _located(name: str) -> Path | None:
+    """The path of a folder, or a name on the hub; None for a folder that is gone, or no name."""
+    try:
+        return Path(locate(name))
+    except (FileNotFoundError, ValueError):
+        return None

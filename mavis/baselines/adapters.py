@@ -1,7 +1,7 @@
-"""Adapters by PEFT, of any kind: what a folder holds, and how it is put on its base.
+"""Adapters by PEFT, of any kind: what a folder holds, and how it is put on its base model.
 
 Plain LoRA adapters of one base share it, and are read side by side in one batch. Every other kind
-may change the base's own weights, or cannot be told apart row by row: it gets a copy to itself.
+may change the base's own weights, or cannot be chosen row by row: it gets a copy to itself.
 """
 
 import json
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from mavis.baselines.adapter_bases import base_of, find_base
 from mavis.decoding.backbone import adapting, embeddings
+from mavis.decoding.model_folders import loading
 from mavis.decoding.reference import ReferencePolicy
 
 CONFIG = "adapter_config.json"
@@ -47,38 +48,34 @@ _BY_CONTEXT_OPTIONS = ("alora_invocation_tokens", "arrow_config", "layer_replica
 
 @dataclass(frozen=True)
 class Adapter:
-    """A folder with an adapter.
-
-    Args:
-        name: of the policy that it is.
-        folder: an existing one.
-    """
+    """A policy that is an adapter in a folder."""
 
     name: str
     folder: str
 
     @cached_property
     def config(self) -> Any:
-        """What PEFT says of it.
+        """Its configuration, as PEFT reads it.
 
         Raises:
+            FileNotFoundError: the folder holds no weights.
             ValueError: it is no adapter that can be a policy.
         """
         from peft import PeftConfig
 
-        content = self._content()
-        told = content.get("peft_type")
+        kind = _content(Path(self.folder) / CONFIG)["peft_type"]
         with _peft(f"{self.folder}/{CONFIG}"):
             config = PeftConfig.from_pretrained(self.folder)
         task = str(getattr(config.task_type, "value", config.task_type))
         if task not in {"CAUSAL_LM", "None"}:
-            raise ValueError(f"{self.folder} is a {told} adapter for {task}, not for CAUSAL_LM.")
+            raise ValueError(f"{self.folder} is a {kind} adapter for {task}, not for CAUSAL_LM.")
         options = [name for name in _BY_CONTEXT_OPTIONS if getattr(config, name, None)]
-        if config.is_prompt_learning or told in _BY_CONTEXT or options:
-            kind = f"{told} adapter{f' with {options[0]}' if options else ''}"
+        if config.is_prompt_learning or kind in _BY_CONTEXT or options:
+            option = f" with {options[0]}" if options else ""
             raise ValueError(
-                f"{self.folder} is a {kind}: only adapters that change weights, the same ones for "
-                "every text, can be mixed with other policies. Give a full model in its place."
+                f"{self.folder} is a {kind} adapter{option}: only adapters that change weights, "
+                "the same ones for every text, can be mixed with other policies. Give a full model "
+                "in its place."
             )
         if not any((Path(self.folder) / file).is_file() for file in WEIGHTS):
             raise FileNotFoundError(
@@ -88,25 +85,15 @@ class Adapter:
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """What the folder's file of weights holds."""
+        """Its weights by name."""
         from peft import load_peft_weights
 
         with _peft(f"adapter {self.folder}"):
             return dict(load_peft_weights(self.folder, device="cpu"))
 
-    @property
-    def base(self) -> str:
-        """The name of the model that it was trained on; "" if none is named."""
-        return self._content()["base_model_name_or_path"] or ""
-
-    @property
-    def kind(self) -> str:
-        """Its kind, with the options that set it apart."""
-        return described(self.config)
-
     @cached_property
     def plain(self) -> bool:
-        """Whether it is LoRA and nothing else, so that it can share its base and a batch."""
+        """Whether it is LoRA and nothing else, so that it can share its base, and a batch."""
         config = self.config
         return (
             _type(config) == "LORA"
@@ -115,29 +102,13 @@ class Adapter:
             and all(".lora_" in name and "bias" not in name for name in self.weights)
         )
 
-    def _content(self) -> dict[str, Any]:
-        file = Path(self.folder) / CONFIG
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{file} cannot be read: {error}") from error
-        if not isinstance(content, dict):
-            raise ValueError(f"{file} is no configuration of an adapter.")
-        for key, what in (
-            ("peft_type", "kind it is of"),
-            ("base_model_name_or_path", "model it is for"),
-        ):
-            if key not in content:
-                raise ValueError(f"{file} does not say which {what}: {key} is missing.")
-        return content
-
 
 def is_adapter(place: str) -> bool:
     """Whether a folder holds an adapter, not a model."""
     return (Path(place) / CONFIG).is_file()
 
 
-def described(config: Any) -> str:
+def description(config: Any) -> str:
     """The kind of an adapter, with the options that set it apart: "LORA adapter with use_dora"."""
     unusual = [name for name in _unusual(config) if name not in _PLAIN]
     return f"{_type(config)} adapter{' with ' if unusual else ''}{', '.join(unusual)}"
@@ -156,17 +127,17 @@ def put_on(
     """
     from peft import PeftModel
 
-    first, *others = adapters
     names = [f"policy_{number}" for number in range(len(adapters))]  # PEFT does not take all names
-    with adapting():
-        with _peft(f"adapter {first.folder}"):
-            _grow(model, first)
-            adapted: Any = PeftModel.from_pretrained(model, first.folder, adapter_name=names[0])
-        for one, name in zip(others, names[1:], strict=True):
-            with _peft(f"adapter {one.folder}"):
-                adapted.load_adapter(one.folder, adapter_name=name)
-    for one, name in zip(adapters, names, strict=True):
-        _check_whole(adapted, one, name)
+    adapted: Any = None
+    for adapter, name in zip(adapters, names, strict=True):
+        with adapting(), _peft(f"adapter {adapter.folder}"):
+            if adapted is None:
+                _grow(model, adapter)
+                adapted = PeftModel.from_pretrained(model, adapter.folder, adapter_name=name)
+            else:
+                adapted.load_adapter(adapter.folder, adapter_name=name)
+    for adapter, name in zip(adapters, names, strict=True):
+        _check_whole(adapted, adapter, name)
     return cast(PreTrainedModel, adapted.eval().requires_grad_(False)), names
 
 
@@ -177,7 +148,7 @@ def merged(model: PreTrainedModel, what: str) -> PreTrainedModel:
         ValueError: it cannot be.
     """
     adapted: Any = model
-    kind = described(adapted.active_peft_config)
+    kind = description(adapted.active_peft_config)
     try:
         with _peft(what):
             return cast(PreTrainedModel, adapted.merge_and_unload())
@@ -212,13 +183,14 @@ def multiplied(model: PreTrainedModel, weights: Mapping[str, float], what: str) 
 
 
 def base_for(reference: ReferencePolicy, adapter: Adapter, given: str | None) -> str:
-    """The name of the model that an adapter is put on; see `bases.find_base`."""
-
-    def fits() -> None:
-        put_on(base_of(reference, reference.name, own=not adapter.plain), [adapter])
-
-    what = f"adapter {adapter.folder}"
-    return find_base(reference, adapter.base, what, given, fits)
+    """The name of the model that an adapter is put on; see `adapter_bases.find_base`."""
+    return find_base(
+        reference,
+        adapter.config.base_model_name_or_path or "",
+        f"adapter {adapter.folder}",
+        given,
+        lambda: put_on(base_of(reference, reference.name, copied=not adapter.plain), [adapter]),
+    )
 
 
 def _grow(model: PreTrainedModel, adapter: Adapter) -> None:
@@ -234,23 +206,23 @@ def _grow(model: PreTrainedModel, adapter: Adapter) -> None:
 
 
 def _token_indices(config: Any) -> list[int]:
-    found = getattr(config, "trainable_token_indices", None) or getattr(
-        config, "token_indices", None
-    )
-    groups = found.values() if isinstance(found, dict) else [found or []]
+    """The tokens whose embeddings an adapter replaces: a list, or one for each layer."""
+    indices = getattr(config, "trainable_token_indices", None)
+    indices = indices or getattr(config, "token_indices", None) or []
+    groups = indices.values() if isinstance(indices, dict) else [indices]
     return [int(index) for group in groups for index in group]
 
 
 def _check_whole(model: Any, adapter: Adapter, name: str) -> None:
-    """What PEFT has loaded must be what the file holds: it is silent about much of the rest."""
+    """See that PEFT has loaded all that the file holds: it is silent about much of the rest."""
     from peft import get_peft_model_state_dict
 
     with _peft(f"adapter {adapter.folder}"):
         loaded = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     state = model.state_dict()
     for key, tensor in adapter.weights.items():
-        found = loaded.get(key, state.get(key))
-        if found is None or found.shape != tensor.shape:
+        place = loaded.get(key, state.get(key))
+        if place is None or place.shape != tensor.shape:
             raise ValueError(f"adapter {adapter.folder} does not fit its base: {key} has no place.")
     if missing := sorted(loaded.keys() - adapter.weights.keys()):
         raise ValueError(f"adapter {adapter.folder} is not whole: it lacks {missing[0]}.")
@@ -268,18 +240,24 @@ def _unusual(config: Any) -> Iterator[str]:
             yield option.name
 
 
+def _content(file: Path) -> dict[str, Any]:
+    """Read the configuration of an adapter, and check what PEFT does not."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is no configuration of an adapter.")
+    needed = {"peft_type": "kind it is of", "base_model_name_or_path": "model it is for"}
+    for key, what in needed.items():
+        if key not in content:
+            raise ValueError(f"{file} does not say which {what}: {key} is missing.")
+    return content
+
+
 @contextmanager
 def _peft(what: str) -> Iterator[None]:
-    """Turn PEFT's errors, which have no common class, into one line.
-
-    Its warnings are of what is checked here.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        # The first line of what a module says of its weights is only its name.
-        said = lines[1].strip() if lines[0].startswith("Error(s) in loading") else lines[0]
-        raise ValueError(f"{what} cannot be loaded: {said}") from error
+    """Turn PEFT's errors into one line, and drop its warnings: they are of what is checked here."""
+    with loading(what), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -6,19 +6,19 @@ D_f(π_i ‖ π_ref), the policy that maximises Σ w_i R_i − D_f(π ‖ π_ref
     π = π_ref · (f')⁻¹( c + Σ w_i f'(π_i / π_ref) )        with c such that π sums to 1
 
 The constant c stands *inside* the inverse, so that it has to be solved for, per state; dividing by
-the sum is right for reverse KL alone, where the mixture is the tilt of `guide.tilt` with the
+the sum is right for reverse KL alone, where the mixture is `decoding.tilt.tilt` with the
 log-ratios log π_i/π_ref in the place of values. Pure functions of tensors, in float64: there are
 no models in here. All is taken over a row's candidates, to which π_ref and π_i are restricted.
 
-Each divergence is told by the gap between f' and its ceiling, as a function of u = log x: that is
-where f' loses its digits, for a token that π_ref finds unlikely and π does not.
+Each divergence is given by the gap between f' and its ceiling, as a function of u = log x: there f'
+loses its digits, for a token that π_ref finds unlikely and π does not.
 
 A token that a policy forbids has the log-ratio −∞, where every f' here is −∞: the mixture forbids
-it, too, unless the policy's weight is 0, as then it has no say.
+it, too, unless the policy's weight is 0: such a policy is ignored.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,84 +29,22 @@ from mavis.options import check_alpha
 
 DIVERGENCES = ("reverse_kl", "forward_kl", "jsd", "alpha", "jeffrey")
 _STEPS, _CLOSE = 200, 1e-12  # of Newton's method, and where log Σ π counts as 0
-_RARE = -600.0  # log π_i/π_ref below this are alike: exp of it is still a number
-
-
-class Divergence(Protocol):
-    """D_f(π ‖ π_ref) = Σ π_ref f(π/π_ref), as much of it as the mixture needs."""
-
-    @property
-    def negative(self) -> bool:
-        """Whether weights below 0 are admitted."""
-        ...
-
-    def gap(self, u: Tensor) -> Tensor:
-        """How far f'(eᵘ) lies below its ceiling; it falls with u."""
-        ...
-
-    def inverse(self, gap: Tensor) -> tuple[Tensor, Tensor]:
-        """The u that has this gap, and the derivative of u by it."""
-        ...
-
-
-@dataclass(frozen=True)
-class Alpha:
-    """f(x) = (x^{1−α} − (1−α)x − α) / (α(α−1)); reverse KL as α → 0, forward KL at α = 1."""
-
-    alpha: float
-    # The reward that π_i stands for, −(π_ref/π_i)^α/α, falls without bound where π_i is small: with
-    # a negative weight the token that policy i finds least likely would take everything.
-    negative: bool = False
-
-    def gap(self, u: Tensor) -> Tensor:
-        """x^{−α} / α, as f' = (1 − x^{−α}) / α."""
-        return (-self.alpha * u).exp() / self.alpha
-
-    def inverse(self, gap: Tensor) -> tuple[Tensor, Tensor]:
-        """−log(α · gap) / α."""
-        return -(self.alpha * gap).log() / self.alpha, -1 / (self.alpha * gap)
-
-
-@dataclass(frozen=True)
-class JensenShannon:
-    """f(x) = x log x − (x+1) log((x+1)/2)."""
-
-    negative: bool = True  # its reward grows no faster than a logarithm
-
-    def gap(self, u: Tensor) -> Tensor:
-        """log(1 + 1/x), as f' = log 2 − log(1 + 1/x)."""
-        return torch.nn.functional.softplus(-u)
-
-    def inverse(self, gap: Tensor) -> tuple[Tensor, Tensor]:
-        """−log(e^gap − 1)."""
-        rest = -torch.expm1(-gap)
-        return -gap - rest.log(), -1 / rest
-
-
-@dataclass(frozen=True)
-class Jeffrey:
-    """f(x) = x log x − log x: reverse and forward KL together."""
-
-    negative: bool = False  # for the part of it that is forward KL
-
-    def gap(self, u: Tensor) -> Tensor:
-        """1/x − log x, as f' = 1 + log x − 1/x; it has no ceiling, and this may be negative."""
-        return (-u).exp() - u
-
-    def inverse(self, gap: Tensor) -> tuple[Tensor, Tensor]:
-        """−log W(e^gap), with Lambert's W: the root v = −u of v + eᵛ = gap."""
-        v = torch.where(gap > 1, gap.clamp_min(1).log(), gap)  # right of the root: from there
-        for _ in range(8):  # Newton's method on a convex function comes down to it
-            grown = v.exp()
-            v = v - (v + grown - gap) / (1 + grown)
-        return -v, -1 / (1 + v.exp())
+_RARE = -600.0  # log π_i/π_ref below this count as this: exp of it is still a number
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """The mixture under one divergence, as a rule of the decoding core."""
+    """The mixture under D_f(π ‖ π_ref) = Σ π_ref f(π/π_ref), as a rule of the decoding core.
 
-    divergence: Divergence
+    Args:
+        gap: how far f'(eᵘ) lies below its ceiling; it falls with u.
+        inverse: the u that has this gap, and the derivative of u by it.
+        negative: whether weights below 0 are admitted.
+    """
+
+    gap: Callable[[Tensor], Tensor]
+    inverse: Callable[[Tensor], tuple[Tensor, Tensor]]
+    negative: bool = False
 
     def __call__(self, log_ref: Tensor, ratios: Tensor, weights: Tensor, beta: Tensor) -> Tensor:
         """Mix N policies.
@@ -120,13 +58,13 @@ class Mixture:
         Returns:
             log π [B, K] float32, normalised over the candidates; NaN in rows without a mixture,
             where all candidates are forbidden, a negative weight asks for one that is, or a policy
-            says NaN.
+            gives NaN.
 
         Raises:
             ValueError: a weight is negative, and the divergence does not admit it.
         """
         strength = (beta[:, None] * weights).double()  # [B, N]
-        if not self.divergence.negative and (strength < 0).any():
+        if not self.negative and (strength < 0).any():
             raise ValueError(
                 f"weights must not be negative, got {float(strength.min()):g}, under any "
                 "divergence but reverse_kl and jsd."
@@ -135,11 +73,46 @@ class Mixture:
         left, undefined = _left(inside, ratios, strength)
         base = torch.log_softmax(log_ref.double(), -1)
         policies = torch.log_softmax(ratios.double() + base[..., None], 1)
-        told = left[..., None] & policies.isfinite()  # where it is not, a policy has no say
-        u = torch.where(told, policies - base[..., None], 0.0).clamp_min(_RARE)
-        gap = (self.divergence.gap(u) * strength[:, None, :]).sum(-1)  # [B, K]
-        log_pi = _normalised(self.divergence, base.masked_fill(~left, -torch.inf), gap)
+        counted = left[..., None] & policies.isfinite()  # elsewhere a policy is ignored
+        u = torch.where(counted, policies - base[..., None], 0.0).clamp_min(_RARE)
+        gap = (self.gap(u) * strength[:, None, :]).sum(-1)  # [B, K]
+        log_pi = _normalised(self, base.masked_fill(~left, -torch.inf), gap)
         return log_pi.masked_fill(undefined[:, None], torch.nan).float()
+
+
+def alpha_divergence(alpha: float) -> Mixture:
+    """f(x) = (x^{1−α} − (1−α)x − α) / (α(α−1)); reverse KL as α → 0, forward KL at α = 1."""
+    # The reward that π_i stands for, −(π_ref/π_i)^α/α, falls without bound where π_i is small: with
+    # a negative weight the token that policy i finds least likely would take everything.
+    return Mixture(
+        gap=lambda u: (-alpha * u).exp() / alpha,  # f' = (1 − x^{−α}) / α
+        inverse=lambda gap: (-(alpha * gap).log() / alpha, -1 / (alpha * gap)),
+    )
+
+
+def _jensen_shannon_inverse(gap: Tensor) -> tuple[Tensor, Tensor]:
+    """−log(e^gap − 1)."""
+    rest = -torch.expm1(-gap)
+    return -gap - rest.log(), -1 / rest
+
+
+def _jeffrey_inverse(gap: Tensor) -> tuple[Tensor, Tensor]:
+    """−log W(e^gap), with Lambert's W: the root v = −u of v + eᵛ = gap."""
+    v = torch.where(gap > 1, gap.clamp_min(1).log(), gap)  # right of the root: from there
+    for _ in range(8):  # Newton's method on a convex function comes down to it
+        grown = v.exp()
+        v = v - (v + grown - gap) / (1 + grown)
+    return -v, -1 / (1 + v.exp())
+
+
+# f(x) = x log x − (x+1) log((x+1)/2), hence f' = log 2 − log(1 + 1/x); its reward grows no faster
+# than a logarithm, so that weights may be negative.
+JENSEN_SHANNON = Mixture(
+    lambda u: torch.nn.functional.softplus(-u), _jensen_shannon_inverse, negative=True
+)
+# f(x) = x log x − log x, reverse and forward KL together: f' = 1 + log x − 1/x has no ceiling, and
+# the gap may be negative.
+JEFFREY = Mixture(lambda u: (-u).exp() - u, _jeffrey_inverse)
 
 
 def _left(inside: Tensor, ratios: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,12 +141,11 @@ def mixture(divergence: str = "reverse_kl", alpha: float | None = None) -> Mixin
     check_alpha(divergence, alpha)
     if divergence == "reverse_kl" or alpha == 0:
         return tilt
-    if divergence == "jsd":
-        return Mixture(JensenShannon())
-    return Mixture(Jeffrey() if divergence == "jeffrey" else Alpha(alpha or 1.0))
+    known = {"jsd": JENSEN_SHANNON, "jeffrey": JEFFREY}
+    return known.get(divergence) or alpha_divergence(alpha or 1.0)
 
 
-def _normalised(divergence: Divergence, base: Tensor, gap: Tensor) -> Tensor:
+def _normalised(mixing: Mixture, base: Tensor, gap: Tensor) -> Tensor:
     """The log π [B, K] of tokens with these gaps, all moved by the δ for which π sums to 1.
 
     F(δ) = log Σ π falls and is convex (so is each u of its gap), hence Newton's method comes up to
@@ -183,10 +155,10 @@ def _normalised(divergence: Divergence, base: Tensor, gap: Tensor) -> Tensor:
     inside = base > -torch.inf
     gap = gap - gap.masked_fill(~inside, torch.inf).amin(-1, keepdim=True)
     gap = torch.where(inside, gap, 0.0)
-    full = divergence.gap(-base.clamp_min(_RARE)) - gap
+    full = mixing.gap(-base.clamp_min(_RARE)) - gap
     delta = full.masked_fill(~inside, -torch.inf).amax(-1, keepdim=True)  # [B, 1]
     for _ in range(_STEPS):
-        u, slope = divergence.inverse(gap + delta)
+        u, slope = mixing.inverse(gap + delta)
         log_pi = base + u
         total = log_pi.logsumexp(-1, keepdim=True)
         if float(total.abs().max()) < _CLOSE:

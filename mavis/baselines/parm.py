@@ -5,7 +5,7 @@ token by its log-probability (PARM, arXiv 2505.06274; GenARM, arXiv 2410.08193):
 
     π(a|s) ∝ π_ref(a|s) · π_arm(a|s; α)^(1/β_arm)
 
-In the decoding core that is the ordinary tilt: a row's weights λ say α = λ / Σλ, its values are
+In the decoding core that is the ordinary tilt: α = λ / Σλ of a row's weights λ, its values are
 log π_arm for every objective, and β·Σλ is 1/β_arm. Several guides with an objective each make
 GenARM for many: log π_ref + β·Σ_m λ_m log π_arm_m.
 
@@ -13,21 +13,22 @@ Saved as a folder: `parm.json`, `pblora.safetensors`, and README.md for people.
 """
 # ruff: noqa: ARG002 - a state is passed everything, and uses what it needs
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mavis.baselines.adapter_bases import base_of, find_base
-from mavis.baselines.parm_card import CARD, WEIGHTS, ParmCard
+from mavis.baselines.adapter_bases import base_of, check_vocabulary, find_base
 from mavis.baselines.pblora import SCALE, Preference, adapt, adapters, set_adapters
-from mavis.checksums import DRAFT, install
+from mavis.cards import TrainedCard
+from mavis.checksums import DRAFT, check, install
 from mavis.decoding.guides import GuideState, Reading
 from mavis.decoding.kv_cache import CachedRows, Index
 from mavis.decoding.model_folders import loading
@@ -37,14 +38,16 @@ from mavis.decoding.tilt import tilt
 from mavis.hub import locate
 from mavis.reward import Units
 
+CARD, WEIGHTS = "parm.json", "pblora.safetensors"
+
 
 @dataclass(frozen=True)
 class AutoregressiveRewardModel:
-    """An autoregressive reward model; it guides through `open`.
+    """An autoregressive reward model as a guide.
 
     Args:
         model: a causal LM with adapters.
-        preference: where its layers look for the rows' preferences.
+        preference: of the rows that are read, for its layers.
         objectives: the M names by which weights are given.
         vocabulary: V of the reference policy.
     """
@@ -98,7 +101,7 @@ class AutoregressiveRewards(GuideState):
     def _preferences(self, weights: Tensor) -> Tensor:
         """α [R, M] from the weights [R, M] of a request's rows."""
         names = self.arm.objectives
-        if len(names) == 1:  # its preference is always the same, whatever else guides
+        if len(names) == 1:  # its preference is always the same, whatever guides beside it
             return weights.new_ones(len(weights), 1)
         if weights.shape[1] != len(names):
             raise ValueError(
@@ -109,10 +112,10 @@ class AutoregressiveRewards(GuideState):
 
 
 def preferences(weights: Tensor) -> Tensor:
-    """The preferences α on the simplex that weights λ [R, M] stand for: λ / Σλ.
+    """The preferences α on the simplex for weights λ [R, M]: λ / Σλ.
 
     Raises:
-        ValueError: weights without a direction on the simplex.
+        ValueError: a weight is negative, or all of a row's are 0.
 
     >>> preferences(torch.tensor([[2.0, 2.0], [0.0, 0.3]]))
     tensor([[0.5000, 0.5000],
@@ -130,7 +133,7 @@ def preferences(weights: Tensor) -> Tensor:
 
 
 def preference_tilt(log_ref: Tensor, values: Tensor, weights: Tensor, beta: Tensor) -> Tensor:
-    """`tilt` by log π_arm, for weights that are preferences; arguments as there."""
+    """`tilt` by log π_arm, with weights that are checked to be preferences."""
     preferences(weights)
     return tilt(log_ref, values, weights, beta)
 
@@ -145,20 +148,73 @@ def guided_by(reference: ReferencePolicy, *arms: AutoregressiveRewardModel) -> G
     return GuidedPolicy(reference, arms, tilt if single else preference_tilt)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ParmCard(TrainedCard):
+    """Where an autoregressive reward model comes from; preferences are in the objectives' order.
+
+    The reference policy wrote its training answers, and is what it adapts.
+
+    Args:
+        ranks: LoRA ranks of the shared and of the preference-conditioned adapter.
+        scale: of the adapters.
+        targets: names of the adapted layers, without their numbers.
+        beta_r: factor β_r of the log-probabilities in the preference loss.
+        measured: by preference.
+    """
+
+    FILE: ClassVar[str] = CARD
+    KIND: ClassVar[str] = "reward model"
+    MAKER: ClassVar[str] = "mavis parm"
+
+    ranks: tuple[int, int]
+    beta_r: float
+    scale: float = SCALE
+    targets: tuple[str, ...] = ()
+    measured: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Self:
+        """Read the card, and check that the weights beside it are those that were written."""
+        card = super().read(folder)
+        remedy = f"delete {CARD} beside it, and `mavis parm` trains it again."
+        check(Path(folder) / WEIGHTS, remedy)
+        return card
+
+    def for_people(self) -> str:
+        """The card as text."""
+        rows = []
+        for row in self.measured:
+            alpha = ", ".join(f"{share:.2g}" for share in row["preference"])
+            rewards = " | ".join(f"{row['reward'][name]:+.2f}" for name in self.objectives)
+            rows.append(f"| {alpha} | {row['beta']:g} | {rewards} | {row['kl']:.2f} |\n")
+        return f"""# An autoregressive reward model of {", ".join(self.objectives)}
+
+PBLoRA (ranks {self.ranks[0]} + {self.ranks[1]}, {self.parameters:,} parameters) over \
+{self.reference}; method PARM, arXiv 2505.06274 (GenARM, 2410.08193, for one objective).
+
+Trained on answers to {len(self.prompts)} prompts in {self.train_seconds:.0f} s \
+({self.cpu_seconds:.0f} s of CPU). Settings: `{json.dumps(self.settings)}`.
+
+Held-out prompts; rewards in standard units, KL in nats per response:
+
+| preference | 1/β_arm | {" | ".join(self.objectives)} | KL |
+|---|---{"|---" * (len(self.objectives) + 1)}|
+{"".join(rows)}"""
+
+
 def new_arm(
     reference: ReferencePolicy, base: str, objectives: Sequence[str], ranks: tuple[int, int],
     scale: float = SCALE, seed: int = 0,
 ) -> AutoregressiveRewardModel:  # fmt: skip
-    """A reward model that still says what its base says; only its adapters can be trained."""
+    """A reward model that is still the same policy as its base; its adapters can be trained."""
     model = base_of(reference, base)
-    if len(model.get_output_embeddings().weight) < reference.vocabulary:
-        raise ValueError(f"{base} knows fewer tokens than the reference {reference.name}.")
+    check_vocabulary(reference, f"the base {base}", model)
     preference = adapt(model.eval().requires_grad_(False), len(objectives), ranks, seed, scale)
     return AutoregressiveRewardModel(model, preference, tuple(objectives), reference.vocabulary)
 
 
 def save_parm(arm: AutoregressiveRewardModel, card: ParmCard, folder: Path) -> None:
-    """Write a reward model as a folder; the card last, which says that the folder is whole."""
+    """Write a reward model as a folder; the card is last: with it the folder is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).unlink(missing_ok=True)
     tensors = {name: part.detach().contiguous().cpu() for name, part in adapters(arm.model)}

@@ -10,6 +10,7 @@ that an adapted model begins as the model that it adapts.
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +21,10 @@ SCALE = 1.0  # s
 
 
 class Preference:
-    """The preferences of the rows that are read next; all layers of a model look here.
-
-    Attributes:
-        rows: α [R, M], to be set before each forward.
-    """
+    """The preferences of the rows that are read next, which all layers of a model share."""
 
     def __init__(self) -> None:
-        self.rows = torch.empty(0, 0)
+        self.rows = torch.empty(0, 0)  # α [R, M], to be set before each forward
 
 
 class PBLoRA(nn.Module):
@@ -35,7 +32,7 @@ class PBLoRA(nn.Module):
 
     Args:
         base: the frozen layer.
-        preference: where the rows' preferences are.
+        preference: of the rows that are read.
         objectives: M.
         ranks: r₁ of the shared adapter, r₂ of the preference-conditioned adapter.
         scale: s.
@@ -54,7 +51,8 @@ class PBLoRA(nn.Module):
         super().__init__()
         self.base, self.scale = base, scale
         self.preference = preference
-        inner, outer = _sizes(base)
+        weight = cast(Tensor, base.weight)
+        outer, inner = weight.shape if isinstance(base, nn.Linear) else weight.T.shape  # Conv1D
         agnostic, aware = ranks
         self.down = nn.Parameter(torch.empty(agnostic + aware, inner))  # A₁ over A₂
         self.up = nn.Parameter(torch.zeros(outer, agnostic + aware))  # B₁ beside B₂
@@ -76,10 +74,10 @@ class PBLoRA(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """W(α_r) x for states [R, T, in] -> [R, T, out], each row with its own preference."""
-        straight: Tensor = self.base(states)
+        plain: Tensor = self.base(states)
         low = states.to(self.down.dtype) @ self.down.T  # [R, T, r]
         low = low @ self.middle(self.preference.rows).transpose(1, 2)
-        return straight + (self.scale * (low @ self.up.T)).to(straight.dtype)
+        return plain + (self.scale * (low @ self.up.T)).to(plain.dtype)
 
 
 def adapt(
@@ -92,21 +90,21 @@ def adapt(
     """Put adapters, in place, on all linear layers of a model but its output layer.
 
     Returns:
-        where to say the preferences of the rows before each forward.
+        the preferences that all layers share, to be set before each forward.
 
     Raises:
         ValueError: the model has no linear layers.
     """
     preference, draws = Preference(), torch.Generator().manual_seed(seed)
     head = model.get_output_embeddings()
-    linear = [
-        (name, layer)
+    linear = {
+        name: layer
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear | Conv1D) and layer is not head
-    ]
+    }
     if not linear:
         raise ValueError(f"{model.config.model_type} models have no linear layers to adapt.")
-    for name, layer in linear:
+    for name, layer in linear.items():
         adapted = PBLoRA(layer, preference, objectives, ranks, scale, draws)
         place, _, last = name.rpartition(".")
         setattr(model.get_submodule(place), last, adapted.to(model.device))
@@ -139,12 +137,3 @@ def set_adapters(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 f"got {list(tensors[name].shape)}."
             )
         parameter.copy_(tensors[name])
-
-
-def _sizes(layer: nn.Module) -> tuple[int, int]:
-    """How many numbers go in, and come out."""
-    if isinstance(layer, nn.Linear):
-        return layer.in_features, layer.out_features
-    assert isinstance(layer, Conv1D)  # GPT-2's linear layer: weights lie the other way round
-    inner, outer = layer.weight.shape
-    return inner, outer

@@ -1,7 +1,6 @@
-"""A tuned policy's folder: what its card says, how it is called, and what it was trained on.
+"""The card of a tuned policy, and the name of its folder.
 
-The card, `tuned.json`, is written last: its presence says that the folder is whole. Knows nothing
-of training.
+The card, `tuned.json`, is written last: with it the folder is complete.
 """
 
 from collections.abc import Sequence
@@ -22,8 +21,8 @@ class TunedCard(TrainedCard):
     Args:
         method: `rloo`, `grpo`, `dpo` or `sft`.
         weights: λ of each objective.
-        divergence: the distance that training charged for.
-        eta: its price.
+        divergence: between policy and reference, for which training charged a price.
+        eta: the price of a nat.
         lora: whether the folder holds an adapter for the reference, not a model.
     """
 
@@ -41,7 +40,7 @@ class TunedCard(TrainedCard):
 
     @property
     def label(self) -> str:
-        """What the policy is called."""
+        """The policy's name by its weighted objectives."""
         return label(self.objectives, self.weights)
 
     def for_people(self) -> str:
@@ -69,7 +68,7 @@ On held-out prompts (rewards in standard units, the reference's are 0; KL in nat
 
 
 def label(objectives: Sequence[str], weights: Sequence[float]) -> str:
-    """What a policy for weighted objectives is called; a weight of 0 is left out.
+    """The name of a policy for weighted objectives; those of weight 0 are left out.
 
     >>> label(["humor"], [1.0]), label(["humor", "helpfulness"], [0.5, 0.5])
     ('humor', 'humor0.5_helpfulness0.5')
@@ -90,7 +89,7 @@ def tuned_folder(
     divergence: str = "reverse_kl",
     lora: bool = False,
 ) -> Path:
-    """Where `mavis tune` keeps a policy: other methods, and adapters, never meet in a folder.
+    """Where `mavis tune` keeps a policy, apart from those of other methods and from adapters.
 
     >>> tuned_folder("runs/tuned", ["humor"], [1.0], "dpo", "jsd").as_posix()
     'runs/tuned/dpo-humor-jsd'

@@ -1,11 +1,12 @@
-"""Other policies as guides: what they say of a token, as a log-ratio to the reference policy.
+"""Other policies as guides: a token's value is its log-ratio to the reference policy.
 
-A policy stands where a value stands, so that MOD, soups and tuned models run in the same decoding
-core as MAVIS: same prompts, same candidates, same random draws, same KL. A policy mixed at weight
-w and strength β moves the reference by β·w·log π_i/π_ref: at β·w = 1 it is the policy itself.
+So MOD, soups and tuned models run in the same decoding core as MAVIS: same prompts, same
+candidates, same random draws, same KL. A policy mixed at weight w and strength β moves the
+reference by β·w·log π_i/π_ref: at β·w = 1 it is the policy itself.
 """
 # ruff: noqa: ARG002 - a state is passed everything, and uses what it needs
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,11 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from mavis.baselines.adapter_bases import base_of, same_model
-from mavis.baselines.adapters import Adapter, base_for, is_adapter, put_on
+from mavis.baselines.adapter_bases import base_of, check_vocabulary, same_model
+from mavis.baselines.adapters import Adapter, base_for, description, is_adapter, put_on
 from mavis.baselines.mod_divergences import mixture
-from mavis.baselines.probe import alike, probe, says
-from mavis.checksums import check
+from mavis.baselines.probe import log_probs, probe_tokens, same_policy
+from mavis.checksums import DRAFT, check, install_all
 from mavis.decoding.architectures import check_reach
 from mavis.decoding.guides import GuideState, Reading
 from mavis.decoding.kv_cache import CachedRows, Index
@@ -31,8 +32,6 @@ from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.tokenizers import names_alike
 from mavis.hub import locate
 from mavis.reward import Units
-
-RIGHT_FOLDERS = '{"humor": "runs/tuned/rloo-humor"}'
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class PolicyLogRatios(GuideState):
 
     Tokens that a policy knows beyond the reference's vocabulary are left out of its distribution. A
     token that a policy forbids has the log-ratio -inf; one that the reference forbids has 0, as it
-    is impossible whatever a policy says.
+    is impossible under any policy.
     """
 
     rows: CachedRows
@@ -91,7 +90,7 @@ class PolicyLogRatios(GuideState):
         temperature = settings.temperature[:, None]
         log_ref = torch.log_softmax(output.logits.flatten(0, -2) / temperature, -1)  # [R, V]
         logits = logits[..., : self.policies.vocabulary]  # of all policies of a row, in turn
-        # [R·N, V], or [R·N, q, V] at every token, as [R, N, V] or [R·q, N, V].
+        # From [R·N, V], or [R·N, q, V] with `every`, to [R, N, V] or [R·q, N, V].
         logits = logits.view(len(rows), self.count, *logits.shape[1:]).movedim(1, -2)
         logits = logits.flatten(0, -3)
         log_pi = torch.log_softmax(logits / temperature[..., None], -1)  # [R, N, V]
@@ -137,7 +136,7 @@ def mod(
     Args:
         reference: π_ref, with the tokenizer that all of them have.
         folders: of each objective's policy: a model of any size, or an adapter.
-        divergence: that the policies were trained under; see `divergence.mixture`.
+        divergence: that the policies were trained under; see `mod_divergences.mixture`.
         alpha: of the α-divergence.
         base: the model that adapters are put on, in place of the one that each names.
 
@@ -171,34 +170,35 @@ def load_policies(
     for adapter in adapters:  # refused before any model is loaded
         check(Path(adapter.folder))
         _ = adapter.config
-    loaded = []
+    guides = []
     for name, place in places.items():
         if not is_adapter(place):
             policy = ReferencePolicy.load(place, device=str(reference.model.device))
             _check_tokenizer(place, policy.tokenizer, reference)
-            loaded.append(guide(reference, name, policy.model, place))
+            guides.append(guide(reference, name, policy.model, place))
     together: dict[str, list[Adapter]] = {}
     for adapter in adapters:
-        found = base_for(reference, adapter, base)
-        if _has_tokenizer(adapter.folder):
-            check_policy(adapter.folder, reference)
-        elif not same_model(found, reference.name):
-            _check_tokenizer(adapter.folder, _tokenizer(found), reference)
+        model_name = base_for(reference, adapter, base)
+        other = None if same_model(model_name, reference.name) else model_name
+        check_policy(adapter.folder, reference, other)
         if adapter.plain:
-            together.setdefault(found, []).append(adapter)
+            together.setdefault(model_name, []).append(adapter)
         else:
-            model = base_of(reference, found, own=True)
-            loaded.append(_adapted(reference, model, [adapter]))
-    shared = [_adapted(reference, base_of(reference, one), all_) for one, all_ in together.items()]
-    return (*loaded, *shared)
+            model = base_of(reference, model_name, copied=True)
+            guides.append(_adapted(reference, model, [adapter]))
+    return (
+        *guides,
+        *(_adapted(reference, base_of(reference, one), many) for one, many in together.items()),
+    )
 
 
 def _check_folders(folders: Any) -> None:
-    """What is no mapping does not say which policy is whose."""
+    """Raise a ValueError unless each folder is given by the name of its policy."""
     given = list(folders.values()) if isinstance(folders, Mapping) else [None]
     if not all(isinstance(one, str | Path) and str(one).strip() for one in given):
         raise ValueError(
-            f"policies must be folders by objective, as in {RIGHT_FOLDERS}, got {folders!r}."
+            'policies must be folders by objective, as in {"humor": "runs/tuned/rloo-humor"}, '
+            f"got {folders!r}."
         )
 
 
@@ -210,7 +210,7 @@ def guide(
     Raises:
         ValueError: the model knows fewer tokens, or fewer positions, than the reference policy.
     """
-    _check_size(reference, f"the policy {name}", model)
+    check_vocabulary(reference, f"the policy {name}", model)
     check_reach(model, f"the policy {name}", reference.context, reference.name)
     places = (place,) if place else ()
     frozen = model.eval().requires_grad_(False)
@@ -220,9 +220,9 @@ def guide(
 def _adapted(
     reference: ReferencePolicy, base: PreTrainedModel, adapters: Sequence[Adapter]
 ) -> PolicyGuide:
-    """Put adapters on a base, which is changed, and see that they are read as PEFT reads them."""
+    """Put adapters on a base, which is changed, and check that they are read as PEFT reads them."""
     model, names = put_on(base, adapters)
-    _check_size(reference, f"the base of {adapters[0].folder}", model)
+    check_vocabulary(reference, f"the base of {adapters[0].folder}", model)
     objectives, places = zip(*((one.name, one.folder) for one in adapters), strict=True)
     policies = PolicyGuide(model, objectives, reference.vocabulary, tuple(names), places)
     _check_reading(policies, adapters)
@@ -230,50 +230,45 @@ def _adapted(
 
 
 def _check_reading(policies: PolicyGuide, adapters: Sequence[Adapter]) -> None:
-    """See that adapters, read in steps and side by side, say what PEFT says by each alone."""
+    """Check that adapters, read in steps and side by side, are what PEFT makes of each alone."""
     model: Any = policies.model
-    tokens, every = probe(policies.vocabulary), np.arange(len(adapters))
+    tokens, every = probe_tokens(policies.vocabulary), np.arange(len(adapters))
     with torch.no_grad():
         rows = policies.start(1).rows
         rows.extend(every, [tokens[:-3]] * len(every), silent=True)
         logits = rows.extend(every, [tokens[-3:]] * len(every)).logits
         assert logits is not None
-    found = logits[:, : policies.vocabulary].log_softmax(-1)  # [N, V]
-    for line, name, adapter in zip(found, policies.adapters, adapters, strict=True):
+    together = logits[:, : policies.vocabulary].log_softmax(-1)  # [N, V]
+    for ours, name, adapter in zip(together, policies.adapters, adapters, strict=True):
         model.set_adapter(name)
-        if not alike(line, says(model, tokens, policies.vocabulary)[-1], model.dtype):
+        alone = log_probs(model, tokens, policies.vocabulary)[-1]
+        if not same_policy(ours, alone, model.dtype):
             raise ValueError(
-                f"{adapter.folder} is a {adapter.kind}, which says something else when it is read "
-                "token by token, beside others: it cannot be mixed. Give a full model in its place."
+                f"{adapter.folder} is a {description(adapter.config)}, which is another policy "
+                "when it is read token by token, beside others: it cannot be mixed. Give a full "
+                "model in its place."
             )
     model.requires_grad_(False)
 
 
-def _check_size(reference: ReferencePolicy, what: str, model: PreTrainedModel) -> None:
-    size = len(model.get_output_embeddings().weight)
-    if size < reference.vocabulary:
-        raise ValueError(
-            f"{what} knows {size} tokens, the reference {reference.name} {reference.vocabulary}."
-        )
+def save_policy(model: PreTrainedModel, reference: ReferencePolicy, folder: Path) -> None:
+    """Write a model, or the adapter on it, and its tokenizer to a folder, with checksums."""
+    draft = folder / DRAFT
+    shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
+    # Of a model with an adapter nothing but the adapter is saved, and nothing asked of the hub.
+    adapted = hasattr(model, "merge_and_unload")
+    cast(Any, model).save_pretrained(draft, **({"save_embedding_layers": False} if adapted else {}))
+    reference.tokenizer.save_pretrained(draft)
+    install_all(draft, folder)
 
 
-def check_policy(folder: str | Path, reference: ReferencePolicy) -> None:
-    """See that a policy's folder, if it has a tokenizer, has the reference's.
-
-    Raises:
-        ValueError: it has another.
-    """
-    if _has_tokenizer(folder):
-        _check_tokenizer(folder, _tokenizer(folder), reference)
-
-
-def _has_tokenizer(folder: str | Path) -> bool:
-    return (Path(folder) / "tokenizer_config.json").is_file()
-
-
-def _tokenizer(place: str | Path) -> PreTrainedTokenizerBase:
-    with loading(f"the tokenizer of {place}"):
-        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(locate(str(place))))
+def check_policy(folder: str | Path, reference: ReferencePolicy, base: str | None = None) -> None:
+    """Raise a ValueError if a policy's tokenizer, or else that of its base, differs from ours."""
+    source = folder if (Path(folder) / "tokenizer_config.json").is_file() else base
+    if source is not None:
+        with loading(f"the tokenizer of {source}"):
+            tokenizer = AutoTokenizer.from_pretrained(locate(str(source)))
+        _check_tokenizer(folder, tokenizer, reference)
 
 
 def _check_tokenizer(

@@ -1,7 +1,7 @@
-"""A guard: what a model says after a few tokens, to hold what was made of it against what it is.
+"""A check that two models are the same policy: they are compared on a few tokens.
 
 Kinds of adapters and options of architectures are many, and a list of those that are understood is
-never whole. So whoever turns a policy into something else asks both for the same few tokens.
+never complete. So a policy that is read, or merged, in another way is compared with the original.
 """
 
 import math
@@ -11,29 +11,29 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 _LENGTH = 24
-_LEAST = -99.0  # of a log-probability: -inf is like it
-# Of float32, and of half precision, in which batches round in other ways: how likely a token must
-# be to be looked at, and how many nats may lie between.
+_LEAST = -99.0  # a log-probability of -inf counts as this
+# For float32, and for half precision, in which batches round in other ways: tokens less likely than
+# this are not compared, and others may differ by so many nats.
 _FULL, _HALF = (1e-6, 5e-3), (1e-2, 0.5)
 
 
-def probe(vocabulary: int) -> list[int]:
-    """Token ids from all of a vocabulary, in no order; no two places hold the same, if they can."""
+def probe_tokens(vocabulary: int) -> list[int]:
+    """24 token ids, spread over a vocabulary in no order, all different if it is large enough."""
     step = max(1, int(0.618 * vocabulary))
     return [(7 + at * step) % vocabulary for at in range(_LENGTH)]
 
 
 @torch.no_grad()
-def says(model: PreTrainedModel, tokens: list[int], vocabulary: int) -> Tensor:
+def log_probs(model: PreTrainedModel, tokens: list[int], vocabulary: int) -> Tensor:
     """Log-probabilities of the first V tokens after each of T tokens [T, V], by a plain forward."""
     ids = torch.tensor([tokens], device=model.device)
     logits: Tensor = model(input_ids=ids, use_cache=False).logits[0]
     return logits[:, :vocabulary].float().log_softmax(-1)
 
 
-def alike(found: Tensor, wanted: Tensor, dtype: torch.dtype) -> bool:
-    """Whether log-probabilities [..., V] are the same, but for the rounding of models of a type."""
+def same_policy(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
+    """Whether log-probabilities [..., V] are equal, but for the rounding of models of this type."""
     least, most = _FULL if dtype == torch.float32 else _HALF
-    likely = torch.maximum(found, wanted) > math.log(least)
-    gap = (found.clamp_min(_LEAST) - wanted.clamp_min(_LEAST)).abs()
-    return not found.isnan().any() and bool((gap[likely] < most).all())
+    likely = torch.maximum(one, other) > math.log(least)
+    gap = (one.clamp_min(_LEAST) - other.clamp_min(_LEAST)).abs()
+    return not one.isnan().any() and bool((gap[likely] < most).all())

@@ -7,27 +7,40 @@ negative. An adapter is the full weights that it makes of its base, merged by it
 is the sum of products, W + Σ λ_i B_i A_i. Others publish the product of sums,
 W + (Σ √λ_i B_i)(Σ √λ_i A_i), which mixes the factors of different policies and is no soup of
 weights; it is here under its own name, to be compared with.
+
+Models often share one matrix between the embeddings and the head. A policy whose two have come
+apart (it was tuned untied, or an adapter changed one of them) can only be summed with others in a
+model where they are apart.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from mavis.baselines.adapters import merged, multiplied
-from mavis.baselines.model_weights import differing, fill, fitted, untie
 from mavis.baselines.policy_guides import PolicyGuide, guide, load_policies
-from mavis.baselines.probe import alike, probe, says
-from mavis.checksums import DRAFT, install_all
+from mavis.baselines.probe import log_probs, probe_tokens, same_policy
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
 
 How = Literal["products", "factors"]  # the sum of products (exact), or the product of sums
 SOUP = "soup"
+
+# Options of an architecture that change nothing of its logits: names, training, sizes that are
+# those of the weights.
+_IDLE = {
+    *("architectures", "dtype", "transformers_version", "tie_word_embeddings", "vocab_size"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id"),
+    *("use_cache", "return_dict", "output_hidden_states", "output_attentions", "id2label"),
+    *("label2id", "problem_type", "pretraining_tp", "router_aux_loss_coef", "output_router_logits"),
+}
+_IDLE_PARTS = ("dropout", "pdrop", "initializer", "summary_", "_name_or_path")
 
 
 def soup(
@@ -54,7 +67,10 @@ def soup(
             architecture, an adapter that cannot be merged), or a weight for one that is not there;
             or policies or weights are not given by name.
     """
-    policies = _loaded(reference, policies)
+    if not isinstance(policies, tuple | list) or not all(
+        isinstance(policy, PolicyGuide) for policy in policies
+    ):
+        policies = load_policies(reference, cast(Any, policies))
     if not isinstance(weights, Mapping):
         raise ValueError(f'weights must be by name, as in {{"humor": 0.5}}, got {weights!r}.')
     known = [name for policy in policies for name in policy.objectives]
@@ -64,13 +80,6 @@ def soup(
     factors = how == "factors"
     model = _factors(policies, weights) if factors else _sum(reference, policies, weights)
     return GuidedPolicy(reference, (guide(reference, SOUP, model),))
-
-
-def _loaded(reference: ReferencePolicy, given: Any) -> tuple[PolicyGuide, ...]:
-    """Policies as they are, or from their folders."""
-    if isinstance(given, tuple | list) and all(isinstance(one, PolicyGuide) for one in given):
-        return tuple(given)
-    return load_policies(reference, given)
 
 
 @torch.no_grad()
@@ -87,8 +96,7 @@ def _sum(
     for policy in policies:
         for at, name in enumerate(policy.objectives):
             if name in weights:
-                theirs = _whole(reference, policy, at, model)
-                for part, theta in theirs.items():
+                for part, theta in _whole(reference, policy, at, model).items():
                     sums[part] += weights[name] * (theta.float() - start[part])
     fill(model, reference.model, sums)
     return model
@@ -97,22 +105,22 @@ def _sum(
 def _whole(
     reference: ReferencePolicy, policy: PolicyGuide, at: int, model: PreTrainedModel
 ) -> dict[str, Tensor]:
-    """The full weights of one policy, which `model`, of the reference's architecture, is given.
+    """The full weights of one policy, which are put into `model`, of the reference's architecture.
 
     Raises:
-        ValueError: they are not all that there is to the policy.
+        ValueError: the policy is not all in its weights.
     """
-    what = told(policy, at)
+    what = _description(policy, at)
     if option := differing(reference.model.config, policy.model.config):
         raise ValueError(
             f"{what} and the reference {reference.name} differ in {option}: a sum of their weights "
             "would be neither. MOD mixes such policies."
         )
-    tokens, own = probe(reference.vocabulary), policy.model
+    tokens, own = probe_tokens(reference.vocabulary), policy.model
     if policy.adapters:
         own = deepcopy(policy.model).float()
         own.set_adapter(policy.adapters[at])
-    said = says(own, tokens, reference.vocabulary)
+    wanted = log_probs(own, tokens, reference.vocabulary)
     if policy.adapters:
         untie(own)  # or what an adapter adds to one place would be added to another, too
         own = merged(own, what)
@@ -123,15 +131,15 @@ def _whole(
             "models are of one architecture and size. MOD mixes others."
         )
     model.load_state_dict(theirs)
-    if not alike(says(model, tokens, reference.vocabulary), said, own.dtype):
+    if not same_policy(log_probs(model, tokens, reference.vocabulary), wanted, own.dtype):
         raise ValueError(
-            f"{what} is more than its weights: in the place of those of {reference.name} they say "
-            "something else. MOD mixes such policies."
+            f"{what} is more than its weights: in the place of those of {reference.name} they are "
+            "another policy. MOD mixes such policies."
         )
     return theirs
 
 
-def told(policy: PolicyGuide, at: int) -> str:
+def _description(policy: PolicyGuide, at: int) -> str:
     """A policy for messages: its name, and where it lies."""
     place = f" at {policy.folders[at]}" if policy.folders else ""
     return f"the policy {policy.objectives[at]}{place}"
@@ -152,14 +160,82 @@ def _factors(policies: tuple[PolicyGuide, ...], weights: Mapping[str, float]) ->
     }
     model = deepcopy(policy.model)
     untie(model)
-    return multiplied(model, shares, " and ".join(told(policy, at) for at in range(len(shares))))
+    names = " and ".join(_description(policy, at) for at in range(len(shares)))
+    return multiplied(model, shares, names)
 
 
-def save(policy: GuidedPolicy, folder: Path) -> None:
-    """Write a soup as a normal model folder, with checksums."""
-    (stirred,) = policy.guides
-    assert isinstance(stirred, PolicyGuide)
-    draft = folder / DRAFT
-    stirred.model.save_pretrained(draft)
-    policy.reference.tokenizer.save_pretrained(draft)
-    install_all(draft, folder)
+def untie(model: nn.Module) -> None:
+    """Give every module parameters of its own, where several had one in common."""
+    known = set()
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        if id(parameter) in known:
+            place, _, last = name.rpartition(".")
+            own = nn.Parameter(parameter.detach().clone(), requires_grad=False)
+            setattr(model.get_submodule(place), last, own)
+        known.add(id(parameter))
+
+
+def fill(model: PreTrainedModel, like: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
+    """Put weights into an untied copy of a model, in its types, and tie again what is equal.
+
+    Raises:
+        ValueError: weights differ that the architecture cannot hold apart.
+    """
+    types = {name: tensor.dtype for name, tensor in like.state_dict().items()}
+    model.load_state_dict({n: t.to(types[n]) for n, t in weights.items()}, assign=True)
+    model.requires_grad_(False)
+    groups = defaultdict(list)
+    for name, parameter in like.named_parameters(remove_duplicate=False):
+        groups[id(parameter)].append(name)
+    parts = dict(model.named_parameters(remove_duplicate=False))
+    ends = {id(layer.weight) for layer in _ends(model)}
+    for first, *others in groups.values():
+        for other in others:
+            place, _, last = other.rpartition(".")
+            if torch.equal(parts[first], parts[other]):
+                setattr(model.get_submodule(place), last, parts[first])
+            elif {id(parts[first]), id(parts[other])} == ends:
+                for config in (model.config, model.config.get_text_config()):
+                    config.tie_word_embeddings = False
+            else:
+                raise ValueError(
+                    f"{model.config.model_type} models share one matrix between {first} and "
+                    f"{other}, which differ in this soup: it cannot be a model of this kind."
+                )
+
+
+def fitted(weights: Mapping[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor] | None:
+    """Weights without the rows of tokens that a model does not know; None if they do not fit it."""
+    start, cut = model.state_dict(), dict(weights)
+    for name, module in model.named_modules():
+        if module in _ends(model):
+            for part in (f"{name}.weight", f"{name}.bias"):
+                if part in cut and part in start:
+                    cut[part] = cut[part][: len(start[part])]
+    shapes = {name: tensor.shape for name, tensor in cut.items()}
+    return cut if shapes == {name: tensor.shape for name, tensor in start.items()} else None
+
+
+def differing(config: PreTrainedConfig, other: PreTrainedConfig) -> str | None:
+    """An option by which two models of the same weights would differ, with its two values.
+
+    >>> from transformers import LlamaConfig
+    >>> differing(LlamaConfig(), LlamaConfig(rms_norm_eps=0.1, attention_dropout=0.5))
+    'rms_norm_eps (1e-06 and 0.1)'
+    """
+    if type(config) is not type(other):
+        return f"model_type ({config.model_type} and {other.model_type})"
+    # What the class has no option for, its models do not read.
+    known = type(config)().to_dict().keys()
+    mine, theirs = config.to_dict(), other.to_dict()
+    for name in sorted(known):
+        idle = name in _IDLE or any(part in name for part in _IDLE_PARTS)
+        if name == "max_position_embeddings":  # counts where positions are scaled by it
+            idle = "default" in str(mine.get("rope_parameters", "default"))
+        if not idle and mine.get(name) != theirs.get(name):
+            return f"{name} ({mine.get(name)} and {theirs.get(name)})"
+    return None
+
+
+def _ends(model: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
+    return model.get_input_embeddings(), model.get_output_embeddings()

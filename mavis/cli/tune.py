@@ -5,19 +5,18 @@ import os
 from pathlib import Path
 
 from mavis.baselines.train.config import TuneConfig
-from mavis.comparison.preferences import Weighting, weightings
+from mavis.comparison.preferences import weightings
 from mavis.devices import check_device
 from mavis.hub import locate
-from mavis.objective import find
+from mavis.objective import Objective, find
+from mavis.options import TrainingOptions
 
 
 def tune(config: TuneConfig) -> None:
     """Train policies on weighted objectives, as baselines for guided decoding."""
-    objectives = tuple(find(name) for name in config.names)
-    vectors = _vectors(config)
-    config.source(objectives)
-    locate(config.reference, "reference")
-    check_device(config.device)
+    objectives, names = checked_objectives(config), config.names
+    equal = [(1 / len(names),) * len(names)] if names else [()]
+    vectors = equal if config.weights is None else weightings(config.weights, names)
     for name in ("trl", "peft") if config.lora else ("trl",):
         if importlib.util.find_spec(name) is None:
             raise ImportError(f'{name} is not installed: pip install "mavis[baselines]".')
@@ -32,9 +31,10 @@ def tune(config: TuneConfig) -> None:
         trainer.tune(out, vector)
 
 
-def _vectors(config: TuneConfig) -> list[Weighting]:
-    """Return the weight vectors to train policies for; by default, equal weights."""
-    names = config.names
-    if config.weights is None or not names:
-        return [(1 / len(names),) * len(names)] if names else [()]
-    return weightings(config.weights, names)
+def checked_objectives(config: TrainingOptions) -> tuple[Objective, ...]:
+    """Return the objectives, after a check of everything that can be checked without loading it."""
+    objectives = tuple(find(name) for name in config.names)
+    config.source(objectives)
+    locate(config.reference, "reference")
+    check_device(config.device)
+    return objectives

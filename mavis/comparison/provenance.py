@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
-from mavis.baselines.parm_card import ParmCard
+from mavis.baselines.parm import ParmCard
 from mavis.baselines.policy_card import TunedCard
 from mavis.cards import TrainedCard
 from mavis.decoding.model_card import ModelCard

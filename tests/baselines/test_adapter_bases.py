@@ -1,4 +1,4 @@
-"""Which model an adapter is put on: what is said, what it names, or the reference where it fits."""
+"""Which model an adapter is put on: a given one, the named one, or the reference if it fits."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_nothing_fits(reference):
 
 
 def test_the_reference_lends_its_weights(reference):
-    lent, own = base_of(reference, reference.name), base_of(reference, reference.name, own=True)
+    lent, own = base_of(reference, reference.name), base_of(reference, reference.name, copied=True)
     table = reference.model.get_input_embeddings().weight
     assert lent is not reference.model
     assert lent.get_input_embeddings().weight is table

@@ -95,7 +95,7 @@ def configured(kind):
 
 
 def trained(reference, config, folder, seed=1):
-    """An adapter's folder, all that it trains moved by noise, and what plain PEFT says with it."""
+    """Save an adapter with noise in all that it trains; return what plain PEFT makes of it."""
     with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
@@ -104,10 +104,10 @@ def trained(reference, config, folder, seed=1):
             if parameter.requires_grad:
                 parameter.data += 0.1 * torch.randn_like(parameter)
         model.save_pretrained(folder)
-        return says(PeftModel.from_pretrained(fresh(reference), folder).eval(), reference)
+        return last_log_probs(PeftModel.from_pretrained(fresh(reference), folder).eval(), reference)
 
 
-def says(model, reference):
+def last_log_probs(model, reference):
     tokens = torch.tensor([reference.encode("the sun is an umm").tokens])
     with torch.no_grad():
         return model(input_ids=tokens).logits[0, -1, : reference.vocabulary].log_softmax(-1)
@@ -121,15 +121,15 @@ def first_step(policy, weights):
     settings = RowSettings(torch.tensor([weights]), one, one, torch.tensor([vocabulary]), one)
     with torch.inference_mode():
         options, log_pi = states.step(np.array([0]), [tokens], settings)
-    found = torch.empty(vocabulary)
-    found[options.tokens[0]] = log_pi[0]
-    return found
+    result = torch.empty(vocabulary)
+    result[options.tokens[0]] = log_pi[0]
+    return result
 
 
 @pytest.mark.parametrize(("kind", "base"), KINDS)
 def test_a_kind_is_what_peft_makes_of_it_or_is_refused_by_name(references, kind, base, tmp_path):
-    told, reference = "LORA" if kind in LORA else kind, references[base]
-    before = says(reference.model, reference)
+    name, reference = "LORA" if kind in LORA else kind, references[base]
+    before = last_log_probs(reference.model, reference)
     try:
         config = configured(kind)
         want = trained(reference, config, tmp_path)
@@ -138,16 +138,16 @@ def test_a_kind_is_what_peft_makes_of_it_or_is_refused_by_name(references, kind,
             raise
         pytest.skip(f"PEFT itself cannot: {error}")
     if kind in NEVER:
-        with pytest.raises(ValueError, match=f"{tmp_path} is a {told} adapter"):
+        with pytest.raises(ValueError, match=f"{tmp_path} is a {name} adapter"):
             load_policies(reference, {"a": tmp_path})
         return
     mixture = mod(reference, {"a": tmp_path})
     torch.testing.assert_close(first_step(mixture, [1.0]), want, atol=1e-3, rtol=0)
-    assert (want - before).abs().max() > 1e-2  # or it would say nothing that they agree
+    assert (want - before).abs().max() > 1e-2  # or their agreement would mean nothing
     if kind in {"BEFT", "new biases"} and base == "tied":  # no bias there that could take theirs
-        with pytest.raises(ValueError, match=f"{tmp_path} is a {told} adapter.* cannot be merged"):
+        with pytest.raises(ValueError, match=f"{tmp_path} is a {name} adapter.* cannot be merged"):
             soup(reference, mixture.guides, {"a": 1.0})
     else:
-        found = soup(reference, mixture.guides, {"a": 1.0}).guides[0].model
-        torch.testing.assert_close(says(found, reference), want, atol=1e-3, rtol=0)
-    assert torch.equal(says(reference.model, reference), before)  # nothing was done to it
+        result = soup(reference, mixture.guides, {"a": 1.0}).guides[0].model
+        torch.testing.assert_close(last_log_probs(result, reference), want, atol=1e-3, rtol=0)
+    assert torch.equal(last_log_probs(reference.model, reference), before)  # nothing was done to it

@@ -6,8 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mavis.baselines.parm import guided_by, load_parm, new_arm, preferences, save_parm
-from mavis.baselines.parm_card import CARD, WEIGHTS, ParmCard
+from mavis.baselines.parm import (
+    CARD,
+    WEIGHTS,
+    ParmCard,
+    guided_by,
+    load_parm,
+    new_arm,
+    preferences,
+    save_parm,
+)
 from mavis.baselines.pblora import adapters
 from mavis.decoding.decoder import Decoder
 from mavis.decoding.policy import GuidedPolicy
@@ -201,8 +209,8 @@ def test_a_saved_model_decodes_alike(reference, tmp_path):
     card = replace(card, prompts=("ab",), settings={"lr": 1.0}, measured=[measured])
     save_parm(arm, card, tmp_path / "parm")
     assert ParmCard.read(tmp_path / "parm") == card
-    said = (tmp_path / "parm" / "README.md").read_text()
-    assert "| 1, 0 | 0.5 | +1.00 | +0.00 | 2.00 |" in said
+    text = (tmp_path / "parm" / "README.md").read_text()
+    assert "| 1, 0 | 0.5 | +1.00 | +0.00 | 2.00 |" in text
     files = {file.name for file in (tmp_path / "parm").iterdir()}
     assert files == {CARD, f".{CARD}.sha256", WEIGHTS, f".{WEIGHTS}.sha256", "README.md"}
     loaded = load_parm(reference, tmp_path / "parm")

@@ -60,7 +60,7 @@ def test_a_broken_card_is_a_line(content, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "weights", "said"),
+    ("names", "weights", "expected"),
     [
         (["humor"], [1.0], "humor"),
         (["humor"], [2.0], "humor2"),
@@ -70,8 +70,8 @@ def test_a_broken_card_is_a_line(content, message, tmp_path):
         ([], [], ""),
     ],
 )
-def test_labels(names, weights, said):
-    assert label(names, weights) == said
+def test_labels(names, weights, expected):
+    assert label(names, weights) == expected
 
 
 def test_no_two_policies_share_a_folder():

@@ -246,7 +246,7 @@ def build_small(vocab):
 def test_an_adapter_of_nothing_is_refused(reference, adapters, tmp_path):
     file = tmp_path / "adapter_config.json"
     config = json.loads((adapters["humor"] / "adapter_config.json").read_text())
-    for content, said in [
+    for content, message in [
         ("{}", "does not say which kind"),
         (json.dumps({"peft_type": "LORA"}), "does not say which model"),
         ("[]", "no configuration of an adapter"),
@@ -255,7 +255,7 @@ def test_an_adapter_of_nothing_is_refused(reference, adapters, tmp_path):
         (json.dumps(config | {"task_type": "SEQ_CLS"}), "is a LORA adapter for SEQ_CLS"),
     ]:
         file.write_text(content)
-        with pytest.raises(ValueError, match=said) as error:
+        with pytest.raises(ValueError, match=message) as error:
             mod(reference, {"humor": tmp_path})
         assert str(tmp_path) in str(error.value)
     file.write_text(json.dumps(config))
@@ -294,9 +294,9 @@ def moved(adapters, tmp_path):
 def test_an_adapter_whose_base_is_gone_is_put_on_the_reference(reference, adapters, moved, base):
     folder = moved(base)
     with pytest.warns(UserWarning, match=f"{folder} .*it is put on the reference {reference.name}"):
-        found = mod(reference, {"humor": folder})
+        result = mod(reference, {"humor": folder})
     want = mod(reference, {"humor": adapters["humor"]})
-    ours, theirs = (p.generate(PROMPTS, {"humor": 1.0}, max_tokens=4) for p in (found, want))
+    ours, theirs = (p.generate(PROMPTS, {"humor": 1.0}, max_tokens=4) for p in (result, want))
     assert [(a.tokens, a.kl) for a in ours] == [(a.tokens, a.kl) for a in theirs]
 
 

@@ -4,10 +4,9 @@ import json
 
 import pytest
 
-from mavis.baselines.parm import guided_by, load_parm
-from mavis.baselines.parm_card import ParmCard
+from mavis.baselines.parm import ParmCard, guided_by, load_parm
 from mavis.baselines.train.config import ParmConfig
-from mavis.cli import parm as command
+from mavis.baselines.train.parm import RewardModelTrainer
 from mavis.cli.parm import parm
 from mavis.decoding.reference import ReferencePolicy
 from mavis.prompts import digest, read_prompts
@@ -78,13 +77,13 @@ def test_a_model_that_is_not_measured_yet_is_not_trained_again(small, tmp_path, 
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "_measure", stopped)
-    monkeypatch.setattr("mavis.evaluation.collect.collected", lambda _: 1000.0)
+    monkeypatch.setattr(RewardModelTrainer, "_measure", stopped)
+    monkeypatch.setattr("mavis.baselines.train.parm.collected", lambda _: 1000.0)
     with pytest.raises(KeyboardInterrupt):
         parm(ParmConfig(**small, out=str(tmp_path / "parm")))
     kept = (tmp_path / "parm" / "pblora.safetensors").read_bytes()
     monkeypatch.undo()
-    monkeypatch.setattr(command, "_train", stopped)
+    monkeypatch.setattr(RewardModelTrainer, "_train", stopped)
     parm(ParmConfig(**small, out=str(tmp_path / "parm")))
     card = ParmCard.read(tmp_path / "parm")
     assert (tmp_path / "parm" / "pblora.safetensors").read_bytes() == kept
@@ -93,7 +92,7 @@ def test_a_model_that_is_not_measured_yet_is_not_trained_again(small, tmp_path, 
 
 
 def test_a_model_of_an_edited_reward_is_another_one(run, small, monkeypatch):
-    monkeypatch.setattr("mavis.cli.parm.identity", lambda _: "edited")
+    monkeypatch.setattr("mavis.baselines.train.setup.identity", lambda _: "edited")
     with pytest.raises(ValueError, match="holds a run with other rewards: give another --out"):
         parm(ParmConfig(**small, out=str(run)))
 
@@ -117,7 +116,7 @@ def test_another_run_does_not_get_in_between(run, small):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"objectives": ""}, "objectives must be named"),
         ({"objectives": "trial,trial"}, "objectives must not contain duplicates"),
@@ -132,7 +131,7 @@ def test_another_run_does_not_get_in_between(run, small):
         ({"objectives": "trial,hh-humor", "prompts": None}, "prompts must be given"),
     ],
 )
-def test_bad_input_is_said_at_once(small, tmp_path, wrong, said):
-    with pytest.raises((ValueError, LookupError, FileNotFoundError), match=said):
+def test_bad_input_is_said_at_once(small, tmp_path, wrong, message):
+    with pytest.raises((ValueError, LookupError, FileNotFoundError), match=message):
         parm(ParmConfig(**(small | wrong), out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ import torch
 
 from mavis.baselines.policy_card import TunedCard
 from mavis.baselines.policy_guides import mod
-from mavis.baselines.train import tune as bench_module
+from mavis.baselines.train import tune as tune_module
 from mavis.baselines.train.config import TuneConfig
 from mavis.baselines.train.run import last_checkpoint
 from mavis.cli.tune import tune
@@ -130,9 +130,9 @@ def test_a_finished_policy_is_not_trained_again(tiny_tune, monkeypatch, capsys):
     capsys.readouterr()
     monkeypatch.setattr("mavis.baselines.train.tune.train", None)
     assert tiny_tune("rloo") == folder
-    said = capsys.readouterr().out
-    assert said.startswith(f"{folder} is finished: reward ")
-    assert said.count("\n") == 1
+    output = capsys.readouterr().out
+    assert output.startswith(f"{folder} is finished: reward ")
+    assert output.count("\n") == 1
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
 
 
@@ -179,7 +179,7 @@ class Killed(Exception):  # noqa: N818
 def test_a_killed_training_goes_on_and_comes_to_the_same(method, tiny_tune, tmp_path, monkeypatch):
     from safetensors.torch import load_file
 
-    from mavis.baselines.train.callback import TrainingWatch
+    from mavis.baselines.train.run import TrainingWatch
 
     whole = load_file(
         tiny_tune(method, steps=8, out=str(tmp_path / "a" / "t")) / "model.safetensors"
@@ -263,7 +263,7 @@ def test_a_model_that_never_ends_is_refused_at_once(tiny_tune, tiny_folder, tmp_
         config.eos_token_id = None
     reference.model.save_pretrained(tmp_path / "base")
     reference.tokenizer.save_pretrained(tmp_path / "base")
-    monkeypatch.setattr(bench_module, "evaluate", None)
+    monkeypatch.setattr("mavis.baselines.train.setup.evaluate", None)
     with pytest.raises(ValueError, match=f"{tmp_path / 'base'} has no end-of-text token"):
         tiny_tune("rloo", reference=str(tmp_path / "base"))
 
@@ -276,7 +276,7 @@ def test_killed_while_it_is_measured_it_does_not_train_again(tiny_tune, monkeypa
         patch.setattr("mavis.baselines.train.tune.PolicyTrainer._measure", dies)
         with pytest.raises(Killed):
             tiny_tune("grpo", steps=3)
-    monkeypatch.setattr("mavis.baselines.train.callback.TrainingWatch.on_step_end", dies)
+    monkeypatch.setattr("mavis.baselines.train.run.TrainingWatch.on_step_end", dies)
     card = TunedCard.read(tiny_tune("grpo", steps=3))
     assert card.measured["kl"] > 0
 
@@ -284,13 +284,13 @@ def test_killed_while_it_is_measured_it_does_not_train_again(tiny_tune, monkeypa
 def test_the_price_of_kl_is_in_deviations_of_the_weighted_reward(tiny_tune, monkeypatch):
     """Two objectives that are one and the same: half and half is that one again."""
     asked = {}
-    train = bench_module.train
+    train = tune_module.train
 
-    def spy(plan, study, folder, callbacks):
-        asked[tuple(s.weight for s in study.scales)] = plan.eta
-        return train(plan, study, folder, callbacks)
+    def spy(config, data, folder, watch):
+        asked[tuple(reward.weight for reward in data.rewards)] = config.eta
+        return train(config, data, folder, watch)
 
-    monkeypatch.setattr(bench_module, "train", spy)
+    monkeypatch.setattr(tune_module, "train", spy)
     tiny_tune("rloo", objectives="trial,rival", weights="trial=0.5,rival=0.5;trial=2,rival=0")
     assert asked[0.5, 0.5] == pytest.approx(0.5, rel=1e-5)  # their reward is the same function
     assert asked[(2.0,)] == pytest.approx(2 * 0.5, rel=1e-5)
@@ -308,7 +308,7 @@ def test_a_policy_is_measured_on_other_draws_than_its_units(tiny_tune, monkeypat
         seeds.append(seed)
         return evaluate(*given, seed=seed, **more)
 
-    monkeypatch.setattr(bench_module, "evaluate", spy)
+    monkeypatch.setattr("mavis.baselines.train.setup.evaluate", spy)
     tiny_tune("rloo", seed=3)
     assert seeds == [3, 4]
 
@@ -408,24 +408,24 @@ def test_a_missing_extra_is_named(missing, lora, tiny_tune, monkeypatch):
     ],
 )
 def test_trl_is_told_the_divergence(divergence, alpha, name, order, tiny_tune, monkeypatch):
-    told: list[Any] = []
-    monkeypatch.setattr("trl.DPOTrainer.train", lambda self, **_: told.append(self.args))
+    given: list[Any] = []
+    monkeypatch.setattr("trl.DPOTrainer.train", lambda self, **_: given.append(self.args))
     tiny_tune("dpo", divergence=divergence, alpha=alpha, eta=0.2)
-    assert (told[0].f_divergence_type, told[0].beta) == (
+    assert (given[0].f_divergence_type, given[0].beta) == (
         name,
         0.8,
     )  # 4 η: labels are four times as sharp
     if alpha is not None:  # TRL's exponent α' − 1 is MOD's −α
-        assert told[0].f_alpha_divergence_coef == order
+        assert given[0].f_alpha_divergence_coef == order
 
 
 @pytest.mark.parametrize("method", ["rloo", "grpo"])
 def test_trl_is_told_the_price_of_kl(method, tiny_tune, monkeypatch):
-    told: list[Any] = []
+    given: list[Any] = []
     kind = f"trl.{method.upper()}Trainer.train"
-    monkeypatch.setattr(kind, lambda self, **_: told.append(self))
+    monkeypatch.setattr(kind, lambda self, **_: given.append(self))
     tiny_tune(method, eta=0.2)
-    args = told[0].args
+    args = given[0].args
     assert args.beta == (0.2 if method == "rloo" else 0.1)  # η, and η·(1 − 1/2)
     assert args.gradient_accumulation_steps == args.steps_per_generation
     assert args.top_k == 0
@@ -435,8 +435,8 @@ def test_trl_is_told_the_price_of_kl(method, tiny_tune, monkeypatch):
         assert (args.loss_type, args.scale_rewards) == ("dr_grpo", "none")
         assert args.use_bias_correction_kl
     reference = ReferencePolicy.load(
-        told[0].args.output_dir and str(told[0].ref_model.name_or_path)
+        given[0].args.output_dir and str(given[0].ref_model.name_or_path)
     )
-    for row in told[0].train_dataset:
-        tokens = told[0].processing_class(row["prompt"])["input_ids"]
+    for row in given[0].train_dataset:
+        tokens = given[0].processing_class(row["prompt"])["input_ids"]
         assert tokens == reference.encode(row["text"]).tokens

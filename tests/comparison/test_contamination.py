@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mavis.baselines.parm_card import ParmCard
+from mavis.baselines.parm import ParmCard
 from mavis.baselines.policy_card import TunedCard
 from mavis.comparison.checkpoints import Models
 from mavis.comparison.contamination import check

@@ -13,13 +13,13 @@ from mavis.options import (
     positive,
 )
 
-SIZES = {  # method -> default number of optimizer steps, default answers per step
-    "rloo": (48, 128),
-    "grpo": (48, 128),
-    "dpo": (176, 64),
-    "sft": (100, 32),
+DEFAULTS = {  # method -> number of optimizer steps, answers per step, learning rate if small
+    "rloo": (48, 128, 1e-3),
+    "grpo": (48, 128, 7e-4),
+    "dpo": (176, 64, 5e-4),
+    "sft": (100, 32, 5e-4),
 }
-BY_METHOD: Any = None  # placeholder for the default in `SIZES`, until the method is known
+BY_METHOD: Any = None  # placeholder for the default in `DEFAULTS`, until the method is known
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class TuneConfig(PolicyOptions, TrainingOptions):
     def __post_init__(self) -> None:
         """Fill in the defaults that depend on the method, and check the values."""
         super().__post_init__()
-        if self.method not in SIZES:  # the parser checks this; calls from Python do not
-            raise ValueError(f"method must be one of {', '.join(SIZES)}, got {self.method!r}.")
-        for name, size in zip(("steps", "batch"), SIZES[self.method], strict=True):
+        if self.method not in DEFAULTS:  # the parser checks this; calls from Python do not
+            raise ValueError(f"method must be one of {', '.join(DEFAULTS)}, got {self.method!r}.")
+        for name, size in zip(("steps", "batch"), DEFAULTS[self.method][:2], strict=True):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, size)
         if self.method == "sft":
@@ -81,7 +81,7 @@ class TuneConfig(PolicyOptions, TrainingOptions):
 
     def default_lr(self, large: bool) -> float:
         """Return a tested rate for small models, else TRL's default, times ten for LoRA."""
-        small = {"rloo": 1e-3, "grpo": 7e-4, "dpo": 5e-4, "sft": 5e-4}[self.method]
+        small = DEFAULTS[self.method][2]
         usual = 2e-5 if self.method == "sft" else 1e-6
         if large:
             return 10 * usual if self.lora else usual

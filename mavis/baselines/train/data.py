@@ -7,24 +7,26 @@ the same text in training as in evaluation. Knows nothing of TRL.
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from mavis.baselines.train.preferences import Group, collect
+from mavis.baselines.train.preferences import Group
 from mavis.data_files import splits
+from mavis.decoding.backbone import embeddings
 from mavis.decoding.reference import ReferencePolicy
 from mavis.objective import Objective
 from mavis.prompts import COLUMNS, Prompt, exchange, plain, read_prompts
 from mavis.reward import Units, score
 
 REPLIES = ("response", "completion", "answer", "output", "reply")  # columns beside a prompt's
-# Of preferences. A label of nearly even odds says little, one without doubt nothing of the scale.
+# Of preference labels. One of nearly even odds teaches little, a certain one nothing of the scale.
 # Sandbox, humor, share of best-of-N's reward at equal KL: 0.76 at 1, 0.81 at 2, 0.80 and 0.94 at 4.
 SHARPNESS = 4.0
+
+Demonstration = tuple[Prompt, str]  # a prompt and the reply to it that is to be learned
 
 
 @dataclass(frozen=True)
@@ -35,24 +37,18 @@ class WeightedReward:
     units: Units
     weight: float = 1.0
 
-    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
-        """Rewards of B replies [B], unweighted; NaN where the reward abstained."""
-        one = self.objective
-        scores = score(one.name, one.reward, prompts, responses, one.scores_thoughts)
-        return self.units.standard(scores.double()).float()
-
 
 class TokenTable(PreTrainedTokenizerBase):
-    """A tokenizer that looks texts up in place of reading them.
+    """A tokenizer that looks texts up in place of splitting them.
 
     TRL tokenizes by itself, by rules that differ between its trainers and from those of decoding.
-    So it is given keys for texts, and the tokens behind a key are those that decoding would use.
+    So it is given keys for texts, and looks up the tokens that decoding would use.
     """
 
     table: dict[str, list[int]]
 
     def __call__(self, text: str | list[str], **_: Any) -> Any:
-        """The tokens of a key, or of each of several; TRL may have put an end token behind it."""
+        """The tokens of a key, or of each of several; TRL may have appended an end token."""
         end = str(self.eos_token or "")
         if isinstance(text, str):
             return {"input_ids": list(self.table[text.removesuffix(end)])}
@@ -79,45 +75,46 @@ def ready_tokenizer(reference: ReferencePolicy) -> PreTrainedTokenizerBase:
     """A copy of the reference's tokenizer with an end token, and a padding token that it can embed.
 
     Many models come without a padding token. Which one is taken makes no difference: an answer
-    ends behind its first end token, and what comes later is masked.
+    ends with its first end token, and what comes later is masked.
     """
     tokenizer: Any = copy.deepcopy(reference.tokenizer)
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_token(reference))
-    layer: Any = reference.model.get_input_embeddings()
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= len(layer.weight):
+    known = len(embeddings(reference.model))
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= known:
         tokenizer.pad_token = tokenizer.eos_token
     return cast(PreTrainedTokenizerBase, tokenizer)
 
 
 def token_table(reference: ReferencePolicy, table: dict[str, list[int]]) -> PreTrainedTokenizerBase:
     """A copy of the reference's tokenizer that knows keys only; it decodes as before."""
-    known = cast(Any, ready_tokenizer(reference))
-    known.__class__ = type("TokenTable", (TokenTable, type(known)), {})
-    known.table = table
-    return cast(PreTrainedTokenizerBase, known)
+    tokenizer = cast(Any, ready_tokenizer(reference))
+    tokenizer.__class__ = type("TokenTable", (TokenTable, type(tokenizer)), {})
+    tokenizer.table = table
+    return cast(PreTrainedTokenizerBase, tokenizer)
 
 
 def reward_function(
-    scale: WeightedReward, reference: ReferencePolicy
+    weighted: WeightedReward, reference: ReferencePolicy
 ) -> Callable[..., list[float | None]]:
-    """An objective as TRL calls rewards: on the columns `text` and `stop`, and tokens.
+    """An unweighted reward as TRL calls it: on the columns `text` and `stop`, and tokens.
 
     Not on TRL's own texts: those keep what follows a stop string.
     """
+    one, units = weighted.objective, weighted.units
 
     def reward(
         *, completion_ids: Sequence[list[int]], text: list[str], stop: list[list[str]], **_: Any
     ) -> list[float | None]:
         replies = [reference.decode(t, s) for t, s in zip(completion_ids, stop, strict=True)]
-        return [None if r != r else r for r in scale(text, replies).tolist()]
+        scores = score(one.name, one.reward, text, replies, one.scores_thoughts).double()
+        return [None if r != r else r for r in units.standard(scores).float().tolist()]
 
-    reward.__name__ = scale.objective.name  # in TRL's metrics
+    reward.__name__ = one.name  # in TRL's metrics
     return reward
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two answers to a prompt, of which the first was preferred."""
+class Pair(NamedTuple):
+    """Tokens of a prompt and of two answers to it, of which the first was preferred."""
 
     start: list[int]
     chosen: list[int]
@@ -125,54 +122,31 @@ class Pair:
 
 
 def preference_pairs(
-    reference: ReferencePolicy,
-    scales: Sequence[WeightedReward],
-    prompts: Sequence[Prompt],
-    answers: int,
-    max_tokens: int,
-    seed: int,
-    rows: int,
-    folder: Path,
-) -> list[Pair]:
+    groups: Sequence[Group], rewards: Sequence[WeightedReward], seed: tuple[int, int]
+) -> Iterator[Pair]:
     """Answers of the reference policy, two by two, preferred as Bradley and Terry have it.
 
     The better of two is preferred with probability σ(s·(r − r')), s being `SHARPNESS`: DPO's
-    optimum is that of E[r] − η·KL for labels with such odds, and for no others. What is sampled
-    and scored is kept in `folder`, for a run that goes on.
+    optimum is that of E[r] − η·KL for labels with such odds, and for no others.
     """
-    objectives = [scale.objective for scale in scales]
-    groups = collect(reference, objectives, prompts, answers, max_tokens, seed, rows, folder)
-    draws = np.random.default_rng((seed, answers))
-    return [pair for group in groups for pair in _pairs(group, scales, draws)]
-
-
-def _pairs(
-    group: Group, scales: Sequence[WeightedReward], draws: np.random.Generator
-) -> Iterator[Pair]:
-    parts = zip(scales, group.rewards.T, strict=True)
-    rewards = sum(scale.weight * scale.units.standard(raw.double()) for scale, raw in parts)
-    assert isinstance(rewards, Tensor)  # [n]
-    for at in range(0, len(rewards) - 1, 2):
-        first, second = group.answers[at : at + 2]
-        gap = float(rewards[at] - rewards[at + 1])
-        if first == second or gap != gap:  # nothing to learn, or a reward abstained
-            continue
-        if draws.random() < 1 / (1 + np.exp(-SHARPNESS * gap)):
-            yield Pair(group.start, first, second)
-        else:
-            yield Pair(group.start, second, first)
-
-
-@dataclass(frozen=True)
-class Demonstration:
-    """A prompt and the reply that is to be learned."""
-
-    prompt: Prompt
-    reply: str
+    draws = np.random.default_rng(seed)
+    for group in groups:
+        columns = zip(rewards, group.rewards.T, strict=True)
+        total = sum(one.weight * one.units.standard(raw.double()) for one, raw in columns)
+        assert isinstance(total, Tensor)  # [n]
+        for at in range(0, len(total) - 1, 2):
+            first, second = group.answers[at : at + 2]
+            gap = float(total[at] - total[at + 1])
+            if first == second or gap != gap:  # nothing to learn, or a reward abstained
+                continue
+            if draws.random() < 1 / (1 + np.exp(-SHARPNESS * gap)):
+                yield Pair(group.start, first, second)
+            else:
+                yield Pair(group.start, second, first)
 
 
 def read_dialogues(source: str, column: str | None) -> list[Demonstration]:
-    """Replies to the training prompts of a source, for supervised fine-tuning.
+    """Training prompts of a source with the replies to be learned, for supervised fine-tuning.
 
     A row is a chat or a Human/Assistant dialogue that ends with the assistant, or has a column of
     `REPLIES` beside its prompt.
@@ -183,8 +157,8 @@ def read_dialogues(source: str, column: str | None) -> list[Demonstration]:
     parts = splits(source)
     rows = parts.get("train") or parts.get("training") or next(iter(parts.values()))
     allowed = {plain(prompt) for prompt in read_prompts(source, "train", column)}
-    told = [one for row in rows() if (one := _told(row, column)) is not None]
-    kept = [one for one in told if plain(one.prompt) in allowed]
+    read = [one for row in rows() if (one := _demonstration(row, column)) is not None]
+    kept = [(prompt, reply) for prompt, reply in read if plain(prompt) in allowed]
     if not kept:
         raise ValueError(
             f"prompts must be whole dialogues for sft, got none in {source!r}: give chats, "
@@ -193,7 +167,7 @@ def read_dialogues(source: str, column: str | None) -> list[Demonstration]:
     return kept
 
 
-def _told(row: Any, column: str | None) -> Demonstration | None:
+def _demonstration(row: Any, column: str | None) -> Demonstration | None:
     """The prompt and the reply in a row: in one column, or in two."""
     columns = row if isinstance(row, Mapping) else {}
     beside = next((str(columns[name]) for name in REPLIES if columns.get(name)), None)
@@ -205,16 +179,18 @@ def _told(row: Any, column: str | None) -> Demonstration | None:
             continue
         reply = reply or beside
         if prompt is not None and reply is not None:
-            return Demonstration(prompt, reply)
+            return prompt, reply
     return None
 
 
-def told_tokens(reference: ReferencePolicy, told: Demonstration) -> tuple[list[int], list[int]]:
+def demonstration_tokens(
+    reference: ReferencePolicy, prompt: Prompt, reply: str
+) -> tuple[list[int], list[int]]:
     """Tokens of the prompt as decoding reads it, and of the reply up to its end token."""
-    start = reference.encode(told.prompt)
-    text = f" {told.reply}" if start.stop else told.reply  # "Assistant:" wants a space
-    reply = list(reference.tokenizer(text, add_special_tokens=False).input_ids)
-    return start.tokens, [*reply, end_token(reference)]
+    start = reference.encode(prompt)
+    text = f" {reply}" if start.stop else reply  # "Assistant:" wants a space
+    tokens = list(reference.tokenizer(text, add_special_tokens=False).input_ids)
+    return start.tokens, [*tokens, end_token(reference)]
 
 
 @dataclass(frozen=True)
@@ -222,7 +198,6 @@ class TrainingData:
     """What a policy is trained on."""
 
     reference: ReferencePolicy
-    scales: tuple[WeightedReward, ...]
+    rewards: tuple[WeightedReward, ...]
     prompts: tuple[Prompt, ...]
-    dialogues: tuple[Demonstration, ...]  # of sft
-    rows: int  # answers that are made, or trained on, side by side
+    replies: tuple[str, ...] = ()  # for sft, one to each prompt

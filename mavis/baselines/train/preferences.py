@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from mavis.decoding.policy import GuidedPolicy
@@ -21,9 +22,10 @@ from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import SamplingParams, stream
 from mavis.evaluation.evaluate import evaluate
 from mavis.objective import Objective
+from mavis.options import TrainingOptions
 from mavis.prompts import Prompt
 
-_PROMPT, _PADDING = -1, -2  # whose a token is, where it is no answer's
+_PROMPT, _PADDING = -1, -2  # owners of tokens that are no answer's
 
 
 @dataclass(frozen=True)
@@ -53,27 +55,23 @@ def collect(
     objectives: Sequence[Objective],
     prompts: Sequence[Prompt],
     answers: int,
-    max_tokens: int,
-    seed: int,
-    rows: int,
+    config: TrainingOptions,
     folder: Path,
 ) -> list[Group]:
     """Have the reference policy answer prompts, and all objectives score the answers.
 
-    What is there in `folder` is not made again.
-
     Returns:
-        a group for every prompt.
+        a group for every prompt; what is in `folder` already is not made again.
     """
     samples = evaluate(
         GuidedPolicy(reference),
         prompts,
         objectives,
         SamplingParams(top_k=0),  # the whole vocabulary: nothing else is the reference policy
-        max_tokens=max_tokens,
+        max_tokens=config.max_tokens,
         n=answers,
-        seed=seed,
-        rows=rows,
+        seed=config.seed,
+        rows=config.rows,
         folder=folder,
     )
     rewards = torch.from_numpy(samples.rewards).float()  # [P, n, M]
@@ -85,7 +83,7 @@ def collect(
 
 def side_by_side(groups: Sequence[Group]) -> Groups:
     """Lay groups out as sequences of one length."""
-    columns: list[list[list[int]]] = [[], [], [], []]
+    lines = []
     for group in groups:
         size = len(group.start)
         line = [list(group.start), list(range(size)), [0, *range(size - 1)], [_PROMPT] * size]
@@ -95,21 +93,19 @@ def side_by_side(groups: Sequence[Group]) -> Groups:
             line[1] += range(size, size + len(answer))
             line[2] += [size - 1, *range(here, here + len(answer) - 1)]
             line[3] += [number] * len(answer)
-        for column, part in zip(columns, line, strict=True):
-            column.append(part)
-    width = max(len(line) for line in columns[0])
+        lines.append(map(torch.tensor, line))
     tokens, position, previous, owner = (
-        torch.tensor([line + [empty] * (width - len(line)) for line in column])
-        for column, empty in zip(columns, (0, 0, 0, _PADDING), strict=True)
+        pad_sequence(list(column), batch_first=True, padding_value=empty)
+        for column, empty in zip(zip(*lines, strict=True), (0, 0, 0, _PADDING), strict=True)
     )
+    width = tokens.shape[1]
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     shared = (owner == _PROMPT)[:, None] & (owner != _PADDING)[..., None]
     seen = causal & (shared | (owner[:, None] == owner[..., None]))  # [B, T, T]
     least = torch.finfo(torch.float32).min  # not -inf, which has no gradient in some kernels
     mask = torch.where(seen, 0.0, least)[:, None]
-    rewards = torch.nn.utils.rnn.pad_sequence(
-        [group.rewards for group in groups], batch_first=True, padding_value=float("nan")
-    )
+    all_rewards = [group.rewards for group in groups]
+    rewards = pad_sequence(all_rewards, batch_first=True, padding_value=float("nan"))
     keys = [group.key for group in groups]
     return Groups(keys, tokens, position, previous, owner, mask, rewards)
 

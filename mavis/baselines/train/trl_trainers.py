@@ -25,44 +25,55 @@ from mavis.baselines.train.config import TuneConfig
 from mavis.baselines.train.data import (
     SHARPNESS,
     TrainingData,
+    demonstration_tokens,
     preference_pairs,
     ready_tokenizer,
     reward_function,
     token_table,
-    told_tokens,
 )
+from mavis.baselines.train.preferences import collect
 from mavis.decoding.reference import SMALL, ReferencePolicy
 from mavis.prompts import plain
 
-DIVERGENCES = {  # TRL's names
-    "reverse_kl": "reverse_kl",
-    "forward_kl": "forward_kl",
-    "jsd": "js_divergence",
-    "alpha": "alpha_divergence",
-}
+DIVERGENCES = {"jsd": "js_divergence", "alpha": "alpha_divergence"}  # TRL's names for ours
+Arguments = dict[str, Any]  # of a trainer's config, or of the trainer itself
 
 
-def _trl() -> Any:
-    """TRL: an extra, and without types that would be exported."""
-    return import_module("trl")
+def import_trainer(method: str) -> Any:
+    """Import what a method trains with: TRL's trainer; it takes seconds."""
+    return getattr(import_module("trl"), f"{method.upper()}Trainer")
 
 
-def import_trainer(method: str) -> None:
-    """Import what a method trains with, so that the seconds this takes count as no training."""
-    getattr(_trl(), f"{method.upper()}Trainer")
-
-
-def _common(plan: TuneConfig, study: TrainingData, output: Path, answers: int) -> dict[str, Any]:
-    """Settings of every trainer; `answers` are what a row of TRL's batches holds."""
-    device, large = study.reference.model.device, study.reference.model.num_parameters() >= SMALL
-    rows = plan.batch // answers
-    size = max(
-        n for n in range(1, rows + 1) if rows % n == 0 and n <= max(1, study.rows // answers)
+def new_trainer(
+    config: TuneConfig, data: TrainingData, output: Path, model: PreTrainedModel
+) -> Any:
+    """Make TRL's trainer of a method, which trains `model` and writes checkpoints to `output`."""
+    if config.method == "dpo":
+        settings, given = _dpo(config, data, output / "pairs")
+    elif config.method == "sft":
+        settings, given = _sft(data)
+    else:
+        settings, given = _online(config, data, model)
+    configured = getattr(import_module("trl"), f"{config.method.upper()}Config")
+    return import_trainer(config.method)(
+        model=model,
+        args=configured(**(_common(config, data.reference, output) | settings)),
+        peft_config=_adapter(config),
+        **given,
     )
-    return {
+
+
+def _common(config: TuneConfig, reference: ReferencePolicy, output: Path) -> Arguments:
+    """Settings of every trainer."""
+    device, large = reference.model.device, reference.model.num_parameters() >= SMALL
+    answers = 2 if config.method == "dpo" else 1  # what a row of TRL's batches holds
+    rows = config.batch // answers
+    most = max(1, config.rows // answers)
+    size = max(n for n in range(1, rows + 1) if rows % n == 0 and n <= most)
+    common = {
         "output_dir": str(output),
-        "max_steps": plan.steps,
-        "learning_rate": plan.lr,
+        "max_steps": config.steps,
+        "learning_rate": config.lr,
         "lr_scheduler_type": "linear",
         "warmup_steps": 0.05,
         "weight_decay": 0.0,
@@ -72,75 +83,76 @@ def _common(plan: TuneConfig, study: TrainingData, output: Path, answers: int) -
         "gradient_checkpointing": large,
         "bf16": large and device.type == "cuda",
         "use_cpu": device.type == "cpu",
-        "disable_dropout": True,
-        "seed": plan.seed,
+        "seed": config.seed,
         "save_strategy": "steps",
-        "save_steps": max(1, plan.steps // 8),
+        "save_steps": max(1, config.steps // 8),
         "save_total_limit": 1,
         "logging_steps": 1,
         "report_to": [],
         "disable_tqdm": True,
         "log_level": "error",
     }
+    if config.method in ("rloo", "grpo"):
+        common["steps_per_generation"] = rows // size
+    return common if config.method == "sft" else common | {"disable_dropout": True}
 
 
-def _adapter(plan: TuneConfig) -> Any:
-    if not plan.lora:
+def _adapter(config: TuneConfig) -> Any:
+    if not config.lora:
         return None
     from peft import LoraConfig
 
     return LoraConfig(
         task_type="CAUSAL_LM",
-        r=plan.lora_rank,
-        lora_alpha=2 * plan.lora_rank,
+        r=config.lora_rank,
+        lora_alpha=2 * config.lora_rank,
         lora_dropout=0.0,
         target_modules="all-linear",
     )
 
 
 def _online(
-    plan: TuneConfig, study: TrainingData, output: Path, model: PreTrainedModel
-) -> dict[str, Any]:
-    """What the two trainers have in common that sample as they go; `args` are still a dict."""
-    reference = study.reference
-    encoded = [reference.encode(prompt) for prompt in study.prompts]
+    config: TuneConfig, data: TrainingData, model: PreTrainedModel
+) -> tuple[Arguments, Arguments]:
+    """Policy gradient on answers that are sampled as it goes.
+
+    RLOO has a leave-one-out baseline, and the KL is part of the reward; GRPO has the group's mean
+    as baseline, and the KL is part of the loss.
+    """
+    reference = data.reference
+    encoded = [reference.encode(prompt) for prompt in data.prompts]
     keys = [str(at) for at in range(len(encoded))]
     stops = {string for start in encoded for string in start.stop}
-    args = _common(plan, study, output, 1)
-    args |= {
-        "num_generations": plan.generations,
-        "steps_per_generation": args["gradient_accumulation_steps"],
-        "max_completion_length": plan.max_tokens,
+    settings = {
+        "num_generations": config.generations,
+        "max_completion_length": config.max_tokens,
         "temperature": 1.0,
         "top_k": 0,  # the whole vocabulary: policy gradients are of what was sampled from
-        "reward_weights": [scale.weight for scale in study.scales],
+        "reward_weights": [reward.weight for reward in data.rewards],
     }
+    if config.method == "rloo":
+        settings |= {"beta": config.eta, "normalize_advantages": False}
+    else:
+        settings |= {
+            "beta": grpo_beta(config.eta, config.generations),
+            "loss_type": "dr_grpo",
+            "scale_rewards": "none",
+            "use_bias_correction_kl": True,
+        }
     tokenizer = token_table(reference, {k: e.tokens for k, e in zip(keys, encoded, strict=True)})
     if stops:
-        args["generation_kwargs"] = {"stop_strings": sorted(stops)}
+        settings["generation_kwargs"] = {"stop_strings": sorted(stops)}
         end_at_strings(model, reference, tokenizer)
     rows = {
         "prompt": keys,
-        "text": [plain(prompt) for prompt in study.prompts],
+        "text": [plain(prompt) for prompt in data.prompts],
         "stop": [list(start.stop) for start in encoded],
     }
-    return {
-        "model": model,
-        "reward_funcs": [reward_function(scale, reference) for scale in study.scales],
-        "args": args,
+    return settings, {
+        "reward_funcs": [reward_function(reward, reference) for reward in data.rewards],
         "train_dataset": Dataset.from_dict(rows),
         "processing_class": tokenizer,
-        "peft_config": _adapter(plan),
     }
-
-
-def rloo_trainer(
-    plan: TuneConfig, study: TrainingData, output: Path, model: PreTrainedModel
-) -> Any:
-    """Policy gradient with a leave-one-out baseline; the KL is part of the reward."""
-    given = _online(plan, study, output, model)
-    args = _trl().RLOOConfig(**given.pop("args"), beta=plan.eta, normalize_advantages=False)
-    return _trl().RLOOTrainer(args=args, **given)
 
 
 def grpo_beta(eta: float, generations: int) -> float:
@@ -152,85 +164,45 @@ def grpo_beta(eta: float, generations: int) -> float:
     return eta * (1 - 1 / generations)
 
 
-def grpo_trainer(
-    plan: TuneConfig, study: TrainingData, output: Path, model: PreTrainedModel
-) -> Any:
-    """Policy gradient with the group's mean as baseline; the KL is part of the loss."""
-    given = _online(plan, study, output, model)
-    args = _trl().GRPOConfig(
-        **given.pop("args"),
-        beta=grpo_beta(plan.eta, plan.generations),
-        loss_type="dr_grpo",
-        scale_rewards="none",
-        use_bias_correction_kl=True,
-    )
-    return _trl().GRPOTrainer(args=args, **given)
-
-
-def dpo_beta(eta: float) -> float:
-    """What DPO must charge for a price of η, given how sharp its labels are.
-
-    >>> dpo_beta(0.5)
-    2.0
-    """
-    return SHARPNESS * eta
-
-
-def dpo_trainer(plan: TuneConfig, study: TrainingData, output: Path, model: PreTrainedModel) -> Any:
-    """Preference pairs of the reference policy's answers."""
-    pairs = preference_pairs(
-        study.reference,
-        study.scales,
-        study.prompts,
-        plan.generations,
-        plan.max_tokens,
-        plan.seed,
-        study.rows,
-        output / "pairs",
-    )
+def _dpo(config: TuneConfig, data: TrainingData, folder: Path) -> tuple[Arguments, Arguments]:
+    """Preference pairs of the reference policy's answers, which are kept in `folder`."""
+    objectives, answers = [reward.objective for reward in data.rewards], config.generations
+    groups = collect(data.reference, objectives, data.prompts, answers, config, folder)
+    pairs = list(preference_pairs(groups, data.rewards, (config.seed, answers)))
     if not pairs:
         raise ValueError("no two answers differ, or the reward abstained: no pairs for dpo.")
     table: dict[str, list[int]] = {}
     for at, pair in enumerate(pairs):
-        both = {"+": pair.chosen, "-": pair.rejected}
-        table |= {str(at): pair.start} | {f"{at}{s}": pair.start + t for s, t in both.items()}
+        table[f"{at}"] = pair.start
+        table[f"{at}+"], table[f"{at}-"] = pair.start + pair.chosen, pair.start + pair.rejected
     numbers = [str(at) for at in range(len(pairs))]
     sides = {"chosen": ["+"] * len(pairs), "rejected": ["-"] * len(pairs)}
-    kind = {"f_divergence_type": DIVERGENCES[plan.divergence]}
-    # TRL counts α from the other end: f'(x) = (x^(α'−1) − 1)/(α'−1) is MOD's with α' = 1 − α.
-    order = {} if plan.alpha is None else {"f_alpha_divergence_coef": 1 - plan.alpha}
-    args = _trl().DPOConfig(
-        **_common(plan, study, output, 2), **kind, **order, beta=dpo_beta(plan.eta), max_length=None
-    )
-    return _trl().DPOTrainer(
-        model=model,
-        args=args,
-        train_dataset=Dataset.from_dict({"prompt": numbers, **sides}),
-        processing_class=token_table(study.reference, table),
-        peft_config=_adapter(plan),
-    )
+    settings = {
+        "f_divergence_type": DIVERGENCES.get(config.divergence, config.divergence),
+        "beta": SHARPNESS * config.eta,
+        "max_length": None,
+    }
+    if config.alpha is not None:
+        # TRL counts α from the other end: f'(x) = (x^(α'−1) − 1)/(α'−1) is MOD's with α' = 1 − α.
+        settings["f_alpha_divergence_coef"] = 1 - config.alpha
+    return settings, {
+        "train_dataset": Dataset.from_dict({"prompt": numbers, **sides}),
+        "processing_class": token_table(data.reference, table),
+    }
 
 
-def sft_trainer(plan: TuneConfig, study: TrainingData, output: Path, model: PreTrainedModel) -> Any:
+def _sft(data: TrainingData) -> tuple[Arguments, Arguments]:
     """Given replies, the loss on their tokens alone."""
     rows = []
-    for told in study.dialogues:
-        start, reply = told_tokens(study.reference, told)
-        tokens = (start + reply)[: study.reference.context]
-        labels = ([-100] * len(start) + reply)[: study.reference.context]
+    for prompt, reply in zip(data.prompts, data.replies, strict=True):
+        start, end = demonstration_tokens(data.reference, prompt, reply)
+        tokens = (start + end)[: data.reference.context]
+        labels = ([-100] * len(start) + end)[: data.reference.context]
         rows.append({"input_ids": tokens, "labels": labels})
-    common = _common(plan, study, output, 1)
-    del common["disable_dropout"]
-    args = _trl().SFTConfig(
-        **common, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}
-    )
-    return _trl().SFTTrainer(
-        model=model,
-        args=args,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=ready_tokenizer(study.reference),
-        peft_config=_adapter(plan),
-    )
+    return {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}, {
+        "train_dataset": Dataset.from_list(rows),
+        "processing_class": ready_tokenizer(data.reference),
+    }
 
 
 def end_at_strings(
@@ -238,7 +210,7 @@ def end_at_strings(
 ) -> None:
     """Let a model end replies at stop strings, and mark the end as TRL finds it: by an end token.
 
-    Without the mark, TRL would train on the padding behind; where end tokens are the padding, the
+    Without the mark, TRL would train on the padding after it; where end tokens are the padding, the
     first of it is the mark.
     """
     generate: Any = model.generate

@@ -1,4 +1,4 @@
-"""What a training is told, where nothing else was asked for."""
+"""The defaults of a training."""
 
 from dataclasses import replace
 

@@ -11,16 +11,16 @@ import torch
 from mavis.baselines.policy_guides import guide
 from mavis.baselines.train.data import (
     SHARPNESS,
-    Demonstration,
     WeightedReward,
+    demonstration_tokens,
     end_token,
     preference_pairs,
     read_dialogues,
     ready_tokenizer,
     reward_function,
     token_table,
-    told_tokens,
 )
+from mavis.baselines.train.preferences import collect
 from mavis.baselines.train.trl_trainers import end_at_strings, grpo_beta
 from mavis.decoding.model_card import read_card
 from mavis.decoding.policy import GuidedPolicy
@@ -29,6 +29,7 @@ from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import SamplingParams
 from mavis.evaluation.evaluate import evaluate
 from mavis.objective import Objective
+from mavis.options import TrainingOptions
 from mavis.prompts import plain
 from mavis.reward import Units, score
 
@@ -132,7 +133,9 @@ def test_pairs_are_preferred_by_the_odds_of_their_rewards(tiny_reference, tmp_pa
     short = Objective("short", lambda _, responses: [-1.0 * len(r) for r in responses])
     scale = WeightedReward(short, Units(-5.0, 2.0), 1.0)
     prompts = ["a tum", "is it"]
-    pairs = preference_pairs(tiny_reference, [scale], prompts, 200, 5, 0, 32, tmp_path)
+    config = TrainingOptions(max_tokens=5, rows=32)
+    groups = collect(tiny_reference, [short], prompts, 200, config, tmp_path)
+    pairs = list(preference_pairs(groups, [scale], (0, 200)))
     assert {tuple(p.start) for p in pairs} == {
         tuple(tiny_reference.encode(p).tokens) for p in prompts
     }
@@ -145,8 +148,8 @@ def test_pairs_are_preferred_by_the_odds_of_their_rewards(tiny_reference, tmp_pa
     count = chosen.total()
     assert count > 100
     assert abs(chosen[True] - odds[True]) < 2 * math.sqrt(count)
-    again = preference_pairs(tiny_reference, [scale], prompts, 200, 5, 0, 32, tmp_path)
-    assert again == pairs
+    again = collect(tiny_reference, [short], prompts, 200, config, tmp_path)
+    assert list(preference_pairs(again, [scale], (0, 200))) == pairs
 
 
 def test_grpo_charges_what_a_nat_of_kl_costs():
@@ -206,14 +209,14 @@ def test_replies_are_found_in_all_shapes_of_rows(row, prompt, tmp_path):
     (tmp_path / "validation.jsonl").write_text('{"prompt": "not this", "answer": "No."}')
     (tmp_path / "test.jsonl").write_text('{"prompt": "nor this", "answer": "No."}')
     prompt = prompt or f"{DIALOGUE} No.\n\nHuman: Yes\n\nAssistant:"
-    assert read_dialogues(str(tmp_path), None) == [Demonstration(prompt, "Ho.")]
+    assert read_dialogues(str(tmp_path), None) == [(prompt, "Ho.")]
 
 
 def test_a_reply_is_learned_up_to_its_end(tiny_reference):
-    start, reply = told_tokens(tiny_reference, Demonstration(DIALOGUE, "it is"))
+    start, reply = demonstration_tokens(tiny_reference, DIALOGUE, "it is")
     assert start == tiny_reference.encode(DIALOGUE).tokens
     assert tiny_reference.tokenizer.decode(reply) == " it is<end>"
-    assert told_tokens(tiny_reference, Demonstration("a tum", "it"))[1][0] != reply[0]  # no space
+    assert demonstration_tokens(tiny_reference, "a tum", "it")[1][0] != reply[0]  # no space
 
 
 def test_prompts_alone_are_no_replies(tiny_folder):

@@ -5,6 +5,7 @@ import torch
 
 from mavis.baselines.parm import new_arm
 from mavis.baselines.pblora import adapters
+from mavis.baselines.train.config import ParmConfig
 from mavis.baselines.train.parm import train_arm
 from mavis.baselines.train.preferences import Group, answer_log_probs, preferred, side_by_side
 from mavis.decoding.policy import GuidedPolicy
@@ -27,7 +28,8 @@ def groups(tiny_reference):
 
 def trained(reference, groups, names=("up", "down"), epochs=40, seed=0):
     arm = new_arm(reference, reference.name, names, (4, 4), seed=seed)
-    train_arm(arm, groups, beta_r=0.3, lr=0.02, epochs=epochs, batch=3, seed=seed)
+    options = {"beta_r": 0.3, "lr": 0.02, "epochs": epochs, "batch": 3, "seed": seed}
+    train_arm(arm, groups, ParmConfig(objectives=list(names), **options))
     return arm
 
 
@@ -44,8 +46,8 @@ def right(arm, groups, alpha, objective):
 def test_it_can_memorise_preferences_that_never_agree(tiny_reference, groups):
     before = [parameter.clone() for parameter in tiny_reference.model.parameters()]
     arm = trained(tiny_reference, groups)
-    found = [right(arm, groups, *where) for where in (((1.0, 0.0), 0), ((0.0, 1.0), 1))]
-    assert min(found) > 0.9, found
+    result = [right(arm, groups, *where) for where in (((1.0, 0.0), 0), ((0.0, 1.0), 1))]
+    assert min(result) > 0.9, result
     after = list(tiny_reference.model.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert not any(parameter.requires_grad for parameter in arm.model.parameters())
@@ -73,4 +75,4 @@ def test_nothing_to_learn_is_said(tiny_reference, groups):
     flat = [Group(g.key, g.start, g.answers, g.rewards * torch.tensor([1.0, 0.0])) for g in groups]
     arm = new_arm(tiny_reference, tiny_reference.name, ("up", "down"), (2, 2))
     with pytest.raises(ValueError, match="objective 'down' prefers no answer to another"):
-        train_arm(arm, flat, 0.1, 1e-3, 1, 2, 0)
+        train_arm(arm, flat, ParmConfig(objectives="up,down", epochs=1))

@@ -15,6 +15,7 @@ from mavis.baselines.train.preferences import (
     side_by_side,
 )
 from mavis.objective import Objective
+from mavis.options import TrainingOptions
 
 NAN = math.nan
 GROUPS = [
@@ -53,9 +54,9 @@ def test_log_probs_are_those_of_separate_forwards(tiny_lm, family):
 
 def test_ties_and_abstentions_are_no_preference():
     wins = preferred(side_by_side(GROUPS).rewards)
-    found = [tuple(entry) for entry in wins.nonzero().tolist()]
+    result = [tuple(entry) for entry in wins.nonzero().tolist()]
     # Of each: the group, who wins, who loses, and for which objective.
-    assert found == [(0, 1, 0, 0), (0, 2, 0, 1), (0, 2, 1, 1), (1, 0, 1, 0), (1, 1, 0, 1)]
+    assert result == [(0, 1, 0, 0), (0, 2, 0, 1), (0, 2, 1, 1), (1, 0, 1, 0), (1, 1, 0, 1)]
 
 
 def test_the_loss_by_hand():
@@ -102,7 +103,8 @@ def test_answers_are_made_and_scored_once(tiny_reference, tmp_path):
     prompts = ["an um", "the sun is", "a"]
 
     def made():
-        return collect(tiny_reference, wanted, prompts, 4, 6, 0, 8, tmp_path)
+        config = TrainingOptions(max_tokens=6, rows=8)
+        return collect(tiny_reference, wanted, prompts, 4, config, tmp_path)
 
     groups = made()
     assert sum(calls) == 12
