@@ -21,7 +21,7 @@ from mavis.baselines.parm import guided_by, load_parm
 from mavis.baselines.policy_guides import PolicyGuide, load_policies, mod
 from mavis.baselines.soup import SOUP, soup
 from mavis.comparison.checkpoints import Models
-from mavis.comparison.preferences import Weighting, told
+from mavis.comparison.preferences import Weighting, as_option
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.value_model import ValueModel
@@ -49,12 +49,8 @@ class Method:
 class MethodModels:
     """A method's models for every seed, loaded when they are first used.
 
-    Args:
-        method: name of the method.
-        reference: π_ref.
-        objectives: names of the M weights, in order.
-        models: how the policies were tuned.
-        folders: model folders of each seed; seeds with the same folders share their models.
+    Its arguments are those of `open_method`, but `folders` are the model folders of each seed;
+    seeds with the same folders share their models.
     """
 
     def __init__(
@@ -82,7 +78,7 @@ class MethodModels:
         return lambda seed: opened(self._first[seed])
 
 
-def served(chosen: Chosen) -> Chosen:
+def as_deployed(chosen: Chosen) -> Chosen:
     """Return the policy as it would be deployed: without π_ref where one model is enough."""
     policy, _ = chosen
     for guide in policy.guides:
@@ -126,7 +122,7 @@ def open_method(
     if method == "morlhf":
 
         def tuned(weights: Weighting) -> Chosen:
-            place = folders[told(weights, objectives)]
+            place = folders[as_option(weights, objectives)]
             whole = load_policies(reference, {WHOLE: place}, models.base)
             return GuidedPolicy(reference, whole), (1.0,)
 

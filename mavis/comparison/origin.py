@@ -44,9 +44,10 @@ class Origin:
 
     def given(self, objectives: Sequence[Objective]) -> dict[str, str]:
         """Return the options that a training command needs, where its defaults differ."""
-        usual = {"reference": EMBEDDED, "prompts": _own(objectives)}
-        told = {n: v for n, v in vars(self).items() if v is not None and v != usual.get(n)}
-        return {n: v if isinstance(v, str) else json.dumps(v) for n, v in told.items()}
+        sources = {objective.prompts for objective in objectives}
+        defaults = {"reference": EMBEDDED, "prompts": min(sources) if len(sources) == 1 else None}
+        options = {n: v for n, v in vars(self).items() if v is not None and v != defaults.get(n)}
+        return {n: v if isinstance(v, str) else json.dumps(v) for n, v in options.items()}
 
 
 def origin(asked: ParetoConfig, places: Sequence[Path], objectives: Sequence[Objective]) -> Origin:
@@ -62,8 +63,8 @@ def origin(asked: ParetoConfig, places: Sequence[Path], objectives: Sequence[Obj
         ValueError: an option is not given and the models were trained under different ones, or a
             card is broken.
     """
-    known = {place: card for place in places if place.is_dir() and (card := read(place))}
-    names = {place: lasting(card.reference) for place, card in known.items()}
+    cards = {place: card for place in places if place.is_dir() and (card := read(place))}
+    names = {place: lasting(card.reference) for place, card in cards.items()}
     reference = asked.reference or _agreed("reference", names) or EMBEDDED
     if not asked.reference and is_local(reference) and not Path(reference).exists():
         first = next(place for place, name in names.items() if name == reference)
@@ -71,50 +72,42 @@ def origin(asked: ParetoConfig, places: Sequence[Path], objectives: Sequence[Obj
             f"the model at {first} was trained under the reference policy {reference}, which is "
             "no longer there: give its new place by --reference."
         )
-    template = asked.template
-    if template is None:
-        template = _agreed("template", {place: card.template for place, card in known.items()})
-    arguments: Mapping[str, Any] | None = asked.template_args
-    if arguments is None:
-        arguments = _agreed(
-            "template_args", {place: card.template_args for place, card in known.items()}
-        )
-    column = asked.column
-    if (source := asked.prompts) is None:
-        homes = {place: _prompts(place, objectives) for place in known}
-        sure = {place: home for place, home in homes.items() if home is not None}
-        source, trained = _agreed("prompts", sure) or (None, None)
+    formats = {}
+    for name in ("template", "template_args"):
+        formats[name] = getattr(asked, name)
+        if formats[name] is None:
+            of_cards = {place: getattr(card, name) for place, card in cards.items()}
+            formats[name] = _agreed(name, of_cards)
+    source, column = asked.prompts, asked.column
+    if source is None:
+        sources = {place: _prompts(place, objectives) for place in cards}
+        known = {place: source for place, source in sources.items() if source is not None}
+        source, trained = _agreed("prompts", known) or (None, None)
         column = column or trained
     source = source or common_source("prompts", None, objectives)
-    return Origin(reference, template, arguments, source, column)
+    return Origin(reference, prompts=source, column=column, **formats)
 
 
-def _own(objectives: Sequence[Objective]) -> str | None:
-    """Return the data set that all objectives share, if there is one."""
-    homes = {one.prompts for one in objectives}
-    return homes.pop() if len(homes) == 1 else None
-
-
-def _agreed(what: str, told: Mapping[Path, T]) -> T | None:
+def _agreed(what: str, values: Mapping[Path, T]) -> T | None:
     """Return the value that all models agree on; None if there are no models.
 
     Raises:
         ValueError: the models disagree.
     """
-    first = next(iter(told.items()), None)
-    other = next((item for item in told.items() if first and item[1] != first[1]), None)
-    if first and other:
-        raise ValueError(
-            f"{what} must be given, by --{what}, for the models were trained under different ones: "
-            f"{first[0]} under {_said(first[1])}, {other[0]} under {_said(other[1])}."
-        )
-    return first[1] if first else None
+    places, agreed = list(values), list(values.values())
+    for place, value in values.items():
+        if value != agreed[0]:
+            raise ValueError(
+                f"{what} must be given, by --{what}, for the models were trained under different "
+                f"ones: {places[0]} under {_shown(agreed[0])}, {place} under {_shown(value)}."
+            )
+    return agreed[0] if agreed else None
 
 
-def _said(value: object) -> str:
+def _shown(value: object) -> str:
     """Format a value for messages.
 
-    >>> _said(("a.jsonl", None)), _said(None)
+    >>> _shown(("a.jsonl", None)), _shown(None)
     ('a.jsonl', 'none')
     """
     parts = value if isinstance(value, tuple) else (value,)

@@ -1,6 +1,7 @@
 """Read a model's training cost, training prompts and purpose from its folder without loading it."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from mavis.training.callbacks import SEEN
 
 ADAPTER = "adapter_config.json"  # PEFT's file
 
+Folders = Sequence[Mapping[str, Path]]  # of the models of one method, by name, for each seed
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -35,7 +38,7 @@ class Cost:
     seen: frozenset[str] | None
 
 
-def cost(folders: Sequence[Mapping[str, Path]]) -> Cost:
+def cost(folders: Folders) -> Cost:
     """Read a method's cost from its cards: mean seconds over seeds, and all prompts seen."""
     parts = [[_cost(place) for place in dict.fromkeys(mine.values())] for mine in folders]
     seconds = [part.seconds for mine in parts for part in mine]
@@ -110,14 +113,9 @@ def _weights(place: Path) -> list[Path]:
 
 
 def _parameters(file: Path) -> int:
-    total = 0
     with safe_open(file, "pt") as tensors:
-        for name in tensors.keys():  # noqa: SIM118 - not a dict
-            size = 1
-            for length in tensors.get_slice(name).get_shape():
-                size *= length
-            total += size
-    return total
+        shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
+    return sum(map(math.prod, shapes))
 
 
 def identity(place: Path) -> str:

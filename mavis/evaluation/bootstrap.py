@@ -38,7 +38,7 @@ class Interval:
     high: float
 
     def __format__(self, spec: str) -> str:
-        """Each of the three numbers by `spec`, two decimals unless told."""
+        """Format each of the three numbers by `spec`; with two decimals by default."""
         value, low, high = (format(x, spec or ".2f") for x in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]"
 
