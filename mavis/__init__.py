@@ -122,7 +122,6 @@ STORY = (
     "report.html",
     "tracking.sweep_run",
     "judge.verdicts",
-    "judge.answer",
     "judge.client",
     "judge.pairs",
     "sandbox.lexicon",

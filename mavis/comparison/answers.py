@@ -24,9 +24,8 @@ def write_answers(folder: Path, analysis: Analysis) -> None:
         folder: the folder of the sweep.
         analysis: the points of the sweep.
     """
-    shutil.rmtree(
-        folder / ANSWERS, ignore_errors=True
-    )  # an earlier sweep may have had other methods or weightings
+    # An earlier sweep may have had other methods or weightings.
+    shutil.rmtree(folder / ANSWERS, ignore_errors=True)
     methods = ["reference", *analysis.curves, *(["best_of"] if analysis.best_of else [])]
     for method in methods:
         for point in analysis.nearest(method):

@@ -23,29 +23,19 @@ TUNED_UNDER = ("reverse_kl", "forward_kl", "jsd", "alpha")  # the divergences of
 
 @dataclass(frozen=True)
 class Models:
-    """Where the models of a comparison are.
+    """Where the models of a comparison are. Every folder may have `{seed}` in its name."""
 
-    Args:
-        runs: the folder of all runs; `{seed}` in it stands for the number of the replicate.
-        tuned: how the policies of mod, soup and morlhf were tuned.
-        divergence: divergence that policies were tuned under, and that MOD mixes them under.
-        alpha: parameter of the α-divergence.
-        lora: whether the policies are LoRA adapters.
-        values: folders of value models, by objective, where they lie elsewhere; with `{seed}`, too.
-        policies: folders of single-objective policies, by objective, where they lie elsewhere.
-        given: options that training has in common with the sweep, for the commands that are named.
-        base: base model of all adapters, in place of the one that each adapter names.
-    """
-
-    runs: str = "runs"
-    tuned: str = DEFAULT_METHOD
-    divergence: str = "reverse_kl"
-    alpha: float | None = None
-    lora: bool = False
+    runs: str = "runs"  # the folder of all runs
+    tuned: str = DEFAULT_METHOD  # how the policies of mod, soup and morlhf were tuned
+    divergence: str = "reverse_kl"  # that policies were tuned under, and that MOD mixes them under
+    alpha: float | None = None  # parameter of the α-divergence
+    lora: bool = False  # whether the policies are LoRA adapters
+    # Folders of value models and of single-objective policies, by objective, if they lie elsewhere:
     values: Mapping[str, str] = field(default_factory=dict)
     policies: Mapping[str, str] = field(default_factory=dict)
+    # Options that training has in common with the sweep, for the commands in error messages:
     given: Mapping[str, str] = field(default_factory=dict)
-    base: str | None = None
+    base: str | None = None  # base model of all adapters, in place of the one that each names
 
     @classmethod
     def of(cls, config: ParetoConfig) -> "Models":

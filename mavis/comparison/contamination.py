@@ -14,17 +14,11 @@ from mavis.reward import identity
 
 @dataclass(frozen=True)
 class Checks:
-    """The results of the contamination checks.
+    """The results of the contamination checks, by trained method; None: not recorded."""
 
-    Args:
-        overlap: number of prompts that each trained method was trained on; None: not recorded.
-        judged: objectives that were trained with another reward; None: not recorded.
-        warnings: findings that may change how the results are to be read.
-    """
-
-    overlap: Mapping[str, int | None]
-    judged: Mapping[str, list[str] | None]
-    warnings: list[str]
+    overlap: Mapping[str, int | None]  # number of the sweep's prompts that it was trained on
+    judged: Mapping[str, list[str] | None]  # objectives that were trained with another reward
+    warnings: list[str]  # findings that may change how the results are to be read
 
 
 def check(sweep: Sweep, folders: Mapping[str, Folders], costs: Mapping[str, Cost]) -> Checks:

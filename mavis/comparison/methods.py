@@ -13,9 +13,10 @@ At strength 0 every method is π_ref. The strength is swept so that methods are 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from mavis.baselines.parm import guided_by, load_parm
 from mavis.baselines.policy_guides import PolicyGuide, load_policies, mod
@@ -31,19 +32,11 @@ Chosen = tuple[GuidedPolicy, tuple[float, ...]]  # a policy, and the weights to 
 WHOLE = "policy"  # the only guide of a policy that was tuned for a whole weighting
 
 
-@dataclass(frozen=True)
-class Method:
-    """A method with its models loaded.
+class Method(NamedTuple):
+    """A method with its models loaded."""
 
-    Args:
-        method: name of the method.
-        strength: natural strength, at which a sweep begins.
-        open: returns the policy for a weighting, and the weights to sample it with.
-    """
-
-    method: str
-    strength: float
-    open: Callable[[Weighting], Chosen]
+    strength: float  # natural strength, at which a sweep begins
+    open: Callable[[Weighting], Chosen]  # the policy for a weighting, and the weights to sample it
 
 
 class MethodModels:
@@ -108,17 +101,17 @@ def open_method(
         networks = [ValueModel.from_pretrained(place, reference) for place in folders.values()]
         policy = GuidedPolicy(reference, tuple(networks))
         etas = [network.card.eta or 1.0 for network in networks]
-        return Method(method, 1 / max(etas), _by_name(policy, objectives))
+        return Method(1 / max(etas), _by_name(policy, objectives))
     if method == "mod":
         policy = mod(reference, folders, models.divergence, models.alpha, models.base)
-        return Method(method, 1.0, _by_name(policy, objectives))
+        return Method(1.0, _by_name(policy, objectives))
     if method == "soup":
         policies = load_policies(reference, folders, models.base)
 
         def stir(weights: Weighting) -> Chosen:
             return soup(reference, policies, dict(zip(objectives, weights, strict=True))), (1.0,)
 
-        return Method(method, 1.0, stir)
+        return Method(1.0, stir)
     if method == "morlhf":
 
         def tuned(weights: Weighting) -> Chosen:
@@ -126,12 +119,12 @@ def open_method(
             whole = load_policies(reference, {WHOLE: place}, models.base)
             return GuidedPolicy(reference, whole), (1.0,)
 
-        return Method(method, 1.0, tuned)
+        return Method(1.0, tuned)
     if method == "parm":
         (place,) = folders.values()
         arm = load_parm(reference, place, models.base)
-        return Method(method, 0.5, _by_name(guided_by(reference, arm), objectives))
-    return Method(method, 0.0, lambda _: (GuidedPolicy(reference), ()))
+        return Method(0.5, _by_name(guided_by(reference, arm), objectives))
+    return Method(0.0, lambda _: (GuidedPolicy(reference), ()))
 
 
 def _by_name(policy: GuidedPolicy, objectives: tuple[str, ...]) -> Callable[[Weighting], Chosen]:

@@ -26,21 +26,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Origin:
-    """The reference policy, template and prompts of a sweep.
+    """The reference policy, template and prompts of a sweep."""
 
-    Args:
-        reference: name of the reference policy.
-        template: dotted name of a function that formats prompts; None: the chat template.
-        template_args: arguments of the chat template.
-        prompts: data set of the prompts.
-        column: column of the data set; None finds it.
-    """
-
-    reference: str
-    template: str | None
-    template_args: Mapping[str, Any] | None
-    prompts: str
-    column: str | None
+    reference: str  # name of the reference policy
+    template: str | None  # dotted name of a function that formats prompts; None: the chat template
+    template_args: Mapping[str, Any] | None  # of the chat template
+    prompts: str  # data set of the prompts
+    column: str | None  # column of the data set; None finds it
 
     def given(self, objectives: Sequence[Objective]) -> dict[str, str]:
         """Return the options that a training command needs, where its defaults differ."""

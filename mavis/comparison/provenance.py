@@ -25,17 +25,11 @@ Folders = Sequence[Mapping[str, Path]]  # of the models of one method, by name, 
 
 @dataclass(frozen=True)
 class Cost:
-    """The training cost of a method's models.
+    """The training cost of a method's models."""
 
-    Args:
-        seconds: CPU seconds of training, rollouts and rewards, without evaluation; None: unknown.
-        parameters: number of parameters in all model files.
-        seen: digests of the training prompts; None: unknown.
-    """
-
-    seconds: float | None
-    parameters: int
-    seen: frozenset[str] | None
+    seconds: float | None  # CPU seconds of training, without evaluation; None: unknown
+    parameters: int  # in all model files
+    seen: frozenset[str] | None  # digests of the training prompts; None: unknown
 
 
 def cost(folders: Folders) -> Cost:

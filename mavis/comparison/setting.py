@@ -28,19 +28,12 @@ HELD_EQUAL = ("seeds", "best_of", "max_tokens", "temperature", "top_k")  # optio
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything that is held equal for all methods.
+    """Everything that is held equal for all methods."""
 
-    Args:
-        reference: π_ref.
-        objectives: their rewards score every answer.
-        prompts: P held-out prompts.
-        config: the options of the sweep, of which `HELD_EQUAL` and the batch size are used.
-    """
-
-    reference: ReferencePolicy
-    objectives: tuple[Objective, ...]
-    prompts: list[Prompt]
-    config: ParetoConfig
+    reference: ReferencePolicy  # π_ref
+    objectives: tuple[Objective, ...]  # their rewards score every answer
+    prompts: list[Prompt]  # P held-out prompts
+    config: ParetoConfig  # of which `HELD_EQUAL` and the batch size are used here
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -63,10 +63,10 @@ def _pair(name: str, mine: npt.ArrayLike, other: str, theirs: npt.ArrayLike) -> 
 def _union(sets: Sequence[npt.ArrayLike]) -> Array:
     if not len(sets):
         raise ValueError("sets must hold at least one set of points, got none.")
-    found = [matrix(f"set {i}", points) for i, points in enumerate(sets)]
-    for i, points in enumerate(found):
-        _agree(f"set {i}", points, "set 0", found[0])
-    return np.concatenate(found)
+    checked = [matrix(f"set {i}", points) for i, points in enumerate(sets)]
+    for i, points in enumerate(checked):
+        _agree(f"set {i}", points, "set 0", checked[0])
+    return np.concatenate(checked)
 
 
 def nondominated(points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
@@ -77,8 +77,8 @@ def nondominated(points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     >>> nondominated([[0, 2], [1, 1], [1, 1], [0, 1]]).tolist()
     [True, True, True, False]
     """
-    found = moocore.is_nondominated(matrix("points", points), maximise=True, keep_weakly=True)
-    return np.asarray(found, dtype=np.bool_)
+    mask = moocore.is_nondominated(matrix("points", points), maximise=True, keep_weakly=True)
+    return np.asarray(mask, dtype=np.bool_)
 
 
 def union_front(sets: Sequence[npt.ArrayLike]) -> Array:
@@ -128,9 +128,9 @@ def hypervolume(points: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     >>> hypervolume([[1, 3], [2, 2], [3, 1]], reference=[0, 0])
     6.0
     """
-    found, corner = matrix("points", points), vector("reference", reference)
-    _agree("reference", corner, "points", found)
-    return float(moocore.hypervolume(found, ref=corner, maximise=True))
+    mine, corner = matrix("points", points), vector("reference", reference)
+    _agree("reference", corner, "points", mine)
+    return float(moocore.hypervolume(mine, ref=corner, maximise=True))
 
 
 def igd_plus(points: npt.ArrayLike, front: npt.ArrayLike) -> float:
@@ -187,12 +187,12 @@ def inner_product(rewards: npt.ArrayLike, weights: npt.ArrayLike) -> float:
     >>> inner_product([[1, 0], [0, 2]], weights=[[1, 0], [0.5, 0.5]])
     1.0
     """
-    found, asked = matrix("rewards", rewards), matrix("weights", weights)
-    if found.shape != asked.shape:
+    mine, asked = matrix("rewards", rewards), matrix("weights", weights)
+    if mine.shape != asked.shape:
         raise ValueError(
-            f"weights must have the shape of rewards (W, M = {found.shape}), got {asked.shape}."
+            f"weights must have the shape of rewards (W, M = {mine.shape}), got {asked.shape}."
         )
-    return float((found * asked).sum(axis=1).mean())
+    return float((mine * asked).sum(axis=1).mean())
 
 
 def weighted_gain(rewards: npt.ArrayLike, baseline: npt.ArrayLike, weights: npt.ArrayLike) -> float:
@@ -201,9 +201,9 @@ def weighted_gain(rewards: npt.ArrayLike, baseline: npt.ArrayLike, weights: npt.
     >>> weighted_gain([[1, 0], [0, 2]], baseline=[0.5, 0.5], weights=[[1, 0], [0.5, 0.5]])
     0.5
     """
-    found, start = matrix("rewards", rewards), vector("baseline", baseline)
-    _agree("baseline", start, "rewards", found)
-    return inner_product(found - start, weights)
+    mine, start = matrix("rewards", rewards), vector("baseline", baseline)
+    _agree("baseline", start, "rewards", mine)
+    return inner_product(mine - start, weights)
 
 
 def worst_case(rewards: npt.ArrayLike) -> float:

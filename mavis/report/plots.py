@@ -122,8 +122,9 @@ def bar_kinds(results: Results) -> list[str]:
 def bar(results: Results, method: str, kind: str) -> Estimate:
     """Return the value of one bar of a method that can be compared."""
     gain = results["methods"][method]["indicators"]["weighted_gain"]
-    main = gain is None or kind == main_indicator(results).name
-    return measured(results, method) if main else gain
+    if gain is None or kind == main_indicator(results).name:
+        return measured(results, method)
+    return gain
 
 
 def bars_figure(results: Results) -> Figure:
