@@ -40,13 +40,16 @@ def pareto(config: ParetoConfig) -> None:
     check_device(config.device)
 
     from mavis.report.console import table
-    from mavis.report.html import REPORT
-    from mavis.storage import alone_in, legal
+    from mavis.report.html import REPORT, write_report
+    from mavis.storage import alone_in, legal, write_json
+    from mavis.tracking.sweep_run import log_sweep
 
     sweep, out = _sweep(config, objectives, weightings), Path(config.out)
     with alone_in(out):
         results = _run(sweep)
-        _keep(out, results, config.tracking)
+        write_json(out / RESULTS, results)
+        files = write_report(out, results)
+        log_sweep(out, results, [out / RESULTS, *files], config.tracking)
     if config.json:
         print(jsonlib.dumps(legal(results), allow_nan=False))
     else:
@@ -68,7 +71,8 @@ def _sweep(
     models.check(config.names)
     models.check_weights(config.chosen, weightings)
     each = [(m, config.names, weightings, s) for s in range(config.seeds) for m in config.chosen]
-    start = origin(config, [place for one in each for place in models.places(*one)], objectives)
+    places = [place for one in each for place in models.expected(*one)[0].values()]
+    start = origin(config, places, objectives)
     models = replace(models, given=start.given(objectives))
     for one in each:  # reads cards only, so that missing models are reported before any is loaded
         models.folders(*one)
@@ -120,17 +124,6 @@ def _run(sweep: "Sweep") -> "Results":
     checks, analysis = check(sweep, folders, costs), replace(analysis, curves=curves)
     write_answers(sweep.folder, analysis)
     return results(analysis, costs, speeds, _settings(sweep), checks)
-
-
-def _keep(out: Path, results: "Results", tracking: str | None) -> None:
-    """Save the results as JSON and as a report with plots, and log them to MLflow."""
-    from mavis.report.html import write_report
-    from mavis.storage import write_json
-    from mavis.tracking.sweep_run import log_sweep
-
-    write_json(out / RESULTS, results)
-    files = write_report(out, results)
-    log_sweep(out, results, [out / RESULTS, *files], tracking)
 
 
 def _settings(sweep: "Sweep") -> dict[str, Any]:

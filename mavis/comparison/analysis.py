@@ -116,15 +116,10 @@ class Analysis:
 
 
 def replicates(analysis: Analysis, corner: Sequence[float] | None) -> list[Replicate]:
-    """Compute the indicators of each seed separately.
+    """Compute the indicators of each seed separately; empty where there is only one seed.
 
-    Args:
-        analysis: the points of all seeds.
-        corner: the reference point of the hypervolume [M]; None where it is undefined.
-
-    Returns:
-        for each seed, the indicators of the methods that reach the KL at every weighting; empty
-        where there is only one seed.
+    A seed has the methods that reach the KL at every weighting. The reference point of the
+    hypervolume [M] is None where the hypervolume is undefined.
     """
     seeds = analysis.reference.rewards.shape[1]
     return [_of(analysis, seed, corner) for seed in range(seeds)] if seeds > 1 else []

@@ -52,7 +52,7 @@ class Models:
             FileNotFoundError: a model is missing; the error names the command that trains it.
             ValueError: a model was trained for something else.
         """
-        places, commands = self._places(method, objectives, weightings, seed)
+        places, commands = self.expected(method, objectives, weightings, seed)
         given = self._given(method, seed)
         by_name = {as_option(w, objectives): w for w in weightings}
         for name, place in places.items():
@@ -72,11 +72,33 @@ class Models:
                 )
         return places
 
-    def places(
+    def expected(
         self, method: str, objectives: Sequence[str], weightings: Sequence[Weighting], seed: int
-    ) -> list[Path]:
-        """Return the folders that a method needs, whether or not they exist."""
-        return list(self._places(method, objectives, weightings, seed)[0].values())
+    ) -> tuple[dict[str, Path], dict[str, str]]:
+        """Return the expected model folders and the commands that train the models, by name."""
+        runs = _of_seed(self.runs, seed)
+        kind = (self.tuned, self.divergence, self.lora)
+        names = ",".join(objectives)
+        if method == "mavis":
+            places = {n: runs / n / "value" for n in objectives}
+            commands = {n: f"mavis fit --objective {n} --out {runs / n}" for n in objectives}
+        elif method in ("mod", "soup"):
+            places = {n: tuned_folder(runs / "tuned", [n], (1.0,), *kind) for n in objectives}
+            commands = {n: f"{self._tune(runs)} --objectives {n}" for n in objectives}
+        elif method == "morlhf":
+            by_name = {as_option(w, objectives): w for w in weightings}
+            places = {
+                n: tuned_folder(runs / "tuned", objectives, w, *kind) for n, w in by_name.items()
+            }
+            tune = f"{self._tune(runs)} --objectives {names} --weights"
+            return places, {n: f"{tune} {n}" for n in by_name}
+        elif method == "parm":
+            place = runs / "tuned" / f"parm-{'+'.join(objectives)}"
+            return {names: place}, {names: f"mavis parm --objectives {names} --out {place}"}
+        else:
+            return {}, {}
+        given = self._given(method, seed)
+        return {name: given.get(name, place) for name, place in places.items()}, commands
 
     def check(self, objectives: Sequence[str]) -> None:
         """Raise ValueError for options that contradict each other.
@@ -125,34 +147,6 @@ class Models:
         """Return the folders that the user has given, by objective."""
         given = self.values if method == "mavis" else self.policies
         return {name: _of_seed(place, seed) for name, place in given.items()}
-
-    def _places(
-        self, method: str, objectives: Sequence[str], weightings: Sequence[Weighting], seed: int
-    ) -> tuple[dict[str, Path], dict[str, str]]:
-        """Return the expected model folders and the commands that train the models, by name."""
-        runs = _of_seed(self.runs, seed)
-        kind = (self.tuned, self.divergence, self.lora)
-        names = ",".join(objectives)
-        if method == "mavis":
-            places = {n: runs / n / "value" for n in objectives}
-            commands = {n: f"mavis fit --objective {n} --out {runs / n}" for n in objectives}
-        elif method in ("mod", "soup"):
-            places = {n: tuned_folder(runs / "tuned", [n], (1.0,), *kind) for n in objectives}
-            commands = {n: f"{self._tune(runs)} --objectives {n}" for n in objectives}
-        elif method == "morlhf":
-            by_name = {as_option(w, objectives): w for w in weightings}
-            places = {
-                n: tuned_folder(runs / "tuned", objectives, w, *kind) for n, w in by_name.items()
-            }
-            tune = f"{self._tune(runs)} --objectives {names} --weights"
-            return places, {n: f"{tune} {n}" for n in by_name}
-        elif method == "parm":
-            place = runs / "tuned" / f"parm-{'+'.join(objectives)}"
-            return {names: place}, {names: f"mavis parm --objectives {names} --out {place}"}
-        else:
-            return {}, {}
-        given = self._given(method, seed)
-        return {name: given.get(name, place) for name, place in places.items()}, commands
 
     def _tune(self, runs: Path) -> str:
         more = "" if self.divergence == "reverse_kl" else f" --divergence {self.divergence}"

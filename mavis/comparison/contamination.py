@@ -22,12 +22,12 @@ class Checks:
 
 
 def check(sweep: Sweep, folders: Mapping[str, Folders], costs: Mapping[str, Cost]) -> Checks:
-    """Check the cards of all models.
+    """Check the cards of all models of an opened sweep.
 
     Args:
-        sweep: an opened sweep.
-        folders: the folders of its models, by method.
-        costs: training costs of the trained methods, with the prompts they have seen.
+        sweep: the sweep.
+        folders: of its models, by method.
+        costs: of the trained methods, with the prompts that these have seen.
     """
     setting = sweep.setting
     asked = [digest(prompt) for prompt in setting.prompts]

@@ -42,23 +42,21 @@ class Method(NamedTuple):
 class MethodModels:
     """A method's models for every seed, loaded when they are first used.
 
-    Its arguments are those of `open_method`, but `folders` are the model folders of each seed;
-    seeds with the same folders share their models.
+    Args:
+        method: name of the method.
+        load: loads the models from the folders of a seed.
+        folders: model folders of each seed; seeds with the same folders share their models.
     """
 
     def __init__(
         self,
         method: str,
-        reference: ReferencePolicy,
-        objectives: tuple[str, ...],
-        models: Models,
+        load: Callable[[Mapping[str, Path]], Method],
         folders: Sequence[Mapping[str, Path]],
     ) -> None:
         self.method = method
         self._first = [folders.index(mine) for mine in folders]
-        self._open = cache(
-            lambda at: open_method(method, reference, objectives, models, folders[at])
-        )
+        self._open = cache(lambda at: load(folders[at]))
 
     @property
     def strength(self) -> float:

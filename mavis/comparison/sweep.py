@@ -14,7 +14,7 @@ from pathlib import Path
 from mavis.baselines.policy_guides import check_policy
 from mavis.classifier import ClassifierReward
 from mavis.comparison.checkpoints import Models
-from mavis.comparison.methods import Chosen, MethodModels, as_deployed
+from mavis.comparison.methods import Chosen, MethodModels, as_deployed, open_method
 from mavis.comparison.preferences import Weighting, label
 from mavis.comparison.provenance import Folders, identity, tokenizer
 from mavis.comparison.setting import Setting
@@ -115,10 +115,10 @@ class Sweep:
         """Return the answers of π_ref that best-of-N chooses from, [P, best_of]."""
         return self._kept("best_of", (), 0.0, lambda _: self._plain, self.setting.config.best_of)
 
-    def load(self, method: str, folders: Sequence[Mapping[str, Path]]) -> MethodModels:
+    def load(self, method: str, folders: Folders) -> MethodModels:
         """Return a method's models, which are loaded when they are first used."""
-        setting = self.setting
-        return MethodModels(method, setting.reference, setting.names, self.models, folders)
+        shared = (method, self.setting.reference, self.setting.names, self.models)
+        return MethodModels(method, partial(open_method, *shared), folders)
 
     def curves(self, models: MethodModels, kl: float) -> Iterator[list[ScoredSamples]]:
         """Yield a method's points for each weighting, by strength, on both sides of a KL."""

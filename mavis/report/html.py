@@ -33,15 +33,7 @@ REPORT, TEMPLATE = "report.html", "report.html.jinja"
 
 
 def write_report(folder: Path, results: Results) -> list[Path]:
-    """Draw the pictures of a sweep and write its report.
-
-    Args:
-        folder: folder to write to.
-        results: the results of the sweep.
-
-    Returns:
-        the files: the report, then the pictures.
-    """
+    """Draw the pictures of a sweep and write its report; return its file, then the pictures."""
     drawn = pictures(folder, results)
     text = page(results, {name: file.read_bytes() for name, file in drawn.items()})
     file = folder / REPORT
@@ -50,12 +42,7 @@ def write_report(folder: Path, results: Results) -> list[Path]:
 
 
 def page(results: Results, images: Mapping[str, bytes]) -> str:
-    """Render the report.
-
-    Args:
-        results: the results of the sweep.
-        images: PNGs by name, as `plots.pictures` names them.
-    """
+    """Render the report, with PNGs by name, as `plots.pictures` names them."""
     source = files("mavis.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

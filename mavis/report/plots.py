@@ -58,7 +58,8 @@ def front_figure(results: Results, x: int, y: int) -> Figure:
     axes.set_xlabel(f"mean reward of {names[x]} ({UNITS}, 95 % interval)")
     axes.set_ylabel(f"mean reward of {names[y]} ({UNITS}, 95 % interval)")
     for method in ordered(results):
-        rows = [_cross(cell, x, y) for cell in results["methods"][method]["rewards"]]
+        cells = [cell for cell in results["methods"][method]["rewards"] if cell is not None]
+        rows = [[_interval(cell[x]), _interval(cell[y])] for cell in cells]
         _draw_front(axes, look(method), np.array(rows).reshape(-1, 2, 3))
     start = _numbers(results["reference"]["rewards"])
     axes.plot(start[x], start[y], "s", color=BLACK, markersize=7, label="reference", zorder=6)
@@ -232,16 +233,9 @@ def _label_ends(axes: Axes, results: Results, x: int, y: int) -> None:
                           color=look(method).colour, path_effects=halo)  # fmt: skip
 
 
-def _cross(cell: Sequence[Estimate] | None, x: int, y: int) -> Array:
-    """Return two objectives' intervals [2, 3]; NaN where the KL was not reached."""
-    if cell is None:
-        return np.full((2, 3), np.nan)
-    return np.array([_interval(cell[m]) for m in (x, y)])
-
-
-def _interval(cell: Estimate) -> list[float]:
+def _interval(cell: Estimate) -> Array:
     """Return value, low and high end."""
-    return list(map(number, (cell["value"], cell["low"], cell["high"])))
+    return _numbers([cell["value"], cell["low"], cell["high"]])
 
 
 def _arms(values: Array) -> Array:
@@ -253,7 +247,7 @@ def _arms(values: Array) -> Array:
 
 
 def _numbers(values: Sequence[float | None]) -> Array:
-    return np.array([number(value) for value in values])
+    return np.array(values, dtype=np.float64)  # None becomes NaN
 
 
 def _text(words: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from safetensors.torch import load_file, save_file
 
 from mavis.comparison.checkpoints import Models
-from mavis.comparison.methods import MethodModels, as_deployed
+from mavis.comparison.methods import as_deployed
 
 
 def test_seeds_have_models_of_their_own(sweep, tiny_runs, tmp_path):
@@ -47,8 +47,7 @@ def test_models_are_loaded_when_they_are_used(sweep, monkeypatch):
     folders = sweep.open(["mavis"])["mavis"]
     loaded = []
     monkeypatch.setattr(
-        "mavis.comparison.methods.open_method", lambda *args: loaded.append(args) or None
+        "mavis.comparison.sweep.open_method", lambda *args: loaded.append(args) or None
     )
-    setting = sweep.setting
-    MethodModels("mavis", setting.reference, setting.names, sweep.models, folders)
+    sweep.load("mavis", folders)
     assert not loaded
