@@ -86,14 +86,14 @@ def open_method(
     models: Models,
     folders: Mapping[str, Path],
 ) -> Method:
-    """Load a method's models.
+    """Load a method's models from the folders that `Models.folders` returns.
 
     Args:
         method: one of `config.METHODS`.
         reference: π_ref.
         objectives: names of the M weights, in order.
         models: how the policies were tuned.
-        folders: as `models.folders` gives them.
+        folders: by objective, or by weighting for morlhf.
     """
     if method == "mavis":
         networks = [ValueModel.from_pretrained(place, reference) for place in folders.values()]

@@ -45,10 +45,7 @@ class Origin:
 def origin(asked: ParetoConfig, places: Sequence[Path], objectives: Sequence[Objective]) -> Origin:
     """Resolve options in this order: the user's, those of training, the embedded defaults.
 
-    Args:
-        asked: options of the sweep.
-        places: folders of the models, which need not exist.
-        objectives: objectives of the sweep.
+    The folders of the models, `places`, need not exist.
 
     Raises:
         FileNotFoundError: the models' reference policy has moved.

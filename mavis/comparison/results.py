@@ -39,12 +39,8 @@ def results(
 ) -> Results:
     """Compute the results of a sweep as an object that JSON can hold.
 
-    Args:
-        analysis: the points of the sweep.
-        costs: training costs, by trained method.
-        speeds: tokens per CPU second, by method.
-        settings: everything needed to repeat the sweep.
-        checks: contamination of the models' training data and rewards.
+    Training costs and speeds (tokens per CPU second) are by trained method; the settings are what
+    is needed to repeat the sweep.
     """
     comparison = analysis.at_equal_kl()
     near = {m: analysis.nearest(m) for m in comparison.readings}

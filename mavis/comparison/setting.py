@@ -70,14 +70,10 @@ class Setting:
         choose: Callable[[int], Chosen],
         n: int = 1,
     ) -> ScoredSamples:
-        """Answer all prompts with a method's policies and score the answers.
+        """Answer all prompts with a method's policies at weights λ [M], and score the answers.
 
-        Args:
-            method: name of the method.
-            weights: λ [M].
-            strength: multiplies the weights.
-            choose: returns the policy of a seed.
-            n: answers to a prompt; more than 1 are all drawn from the first seed's policy.
+        `choose` returns the policy of a seed. If n > 1 answers are drawn for each prompt, all are
+        from the policy of the first seed.
         """
         parts = []
         for seed in range(self.config.seeds if n == 1 else 1):

@@ -161,10 +161,7 @@ class Sweep:
 def reach(make: Callable[[float], ScoredSamples], start: float, kl: float) -> list[ScoredSamples]:
     """Step the strength until the KL of every seed has passed a value; sort points by strength.
 
-    Args:
-        make: returns the point at a strength.
-        start: the first strength.
-        kl: mean nats per answer.
+    `make` returns the point at a strength; the KL is the mean in nats per answer.
     """
     points = [make(start)]
     for way in (1, -1):

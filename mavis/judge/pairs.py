@@ -134,12 +134,9 @@ def _is_chat(prompt: Any) -> bool:
 
 
 def count(pairs: Sequence[Pair], verdicts: Sequence[Both], seed: int = 0) -> Comparison:
-    """Count wins, ties and losses.
+    """Count wins, ties and losses of at least one pair, by the verdicts on its `questions`.
 
-    Args:
-        pairs: at least one.
-        verdicts: verdicts on each pair's `questions`; those on equal texts are ignored.
-        seed: seed of the bootstrap resamples.
+    Verdicts on equal texts are ignored. The seed is that of the bootstrap.
     """
     from mavis.evaluation.bootstrap import means, ratio, resamples
 
@@ -174,8 +171,6 @@ def outcome(forward: Verdict | None, backward: Verdict | None) -> float:
     >>> outcome("A", "B"), outcome("B", "A"), outcome("A", "A"), outcome("A", "tie")
     (1.0, 0.0, 0.5, 0.5)
 
-    Args:
-        forward: verdict when it was shown first, as A.
-        backward: verdict when it was shown last, as B.
+    `forward` is the verdict when it was shown first, as A; `backward` when shown last, as B.
     """
     return {("A", "B"): 1.0, ("B", "A"): 0.0}.get((str(forward), str(backward)), 0.5)

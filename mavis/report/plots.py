@@ -45,10 +45,7 @@ def front_figure(results: Results, x: int, y: int) -> Figure:
     Crosses are 95 % intervals; a line joins the points that no other point of the method beats in
     both objectives.
 
-    Args:
-        results: the contents of `results.json`.
-        x: index of the objective on the horizontal axis.
-        y: index of the objective on the vertical axis.
+    `x` and `y` are the indices of the objectives on the horizontal and the vertical axis.
     """
     figure = Figure(figsize=(WIDTH, 6.4), layout="constrained")
     axes = figure.subplots()
@@ -158,7 +155,7 @@ def bars_figure(results: Results) -> Figure:
         axes.margins(x=0.16)
     left.set_yticks(range(len(methods)), [_text(look(m).name) for m in methods])
     if not methods:
-        left.text(0.5, 0.5, "no method gets that far at every weighting", ha="center",
+        left.text(0.5, 0.5, "no method reaches this KL at every weighting", ha="center",
                   transform=left.transAxes)  # fmt: skip
     return figure
 

@@ -70,7 +70,8 @@ def headline(results: Results) -> str:
     cell = measured(results, best)
     value = f"{decimal(cell['value'])} {between(cell)}"
     if len(compared) == 1:
-        return f"{look(best).name} has a {measure} of {value}; there is nothing beside it."
+        alone = "there is no other method to compare it with"
+        return f"{look(best).name} has a {measure} of {value}; {alone}."
     return f"The largest {measure} is that of {look(best).name}, {value}."
 
 
@@ -117,10 +118,10 @@ def seeds(results: Results) -> str:
     """Explain what differs between the columns of several seeds."""
     if "{seed}" in str(results["settings"].get("models", {}).get("runs", "")):
         return (
-            "Each has models of its own: how far the columns differ is what the intervals above "
-            "cannot say, which are over prompts."
+            "Each has models of its own: the differences between columns show the variance of "
+            "training, which the intervals above, over prompts, do not cover."
         )
-    return "They are draws from the same models, and say nothing of the luck of a training."
+    return "All sample from the same models, so they do not show the variance of training."
 
 
 def describe_front(results: Results, x: int, y: int) -> str:
@@ -134,7 +135,7 @@ def describe_front(results: Results, x: int, y: int) -> str:
         spots = [
             f"({decimal(cell[x]['value'])}, {decimal(cell[y]['value'])})" for cell in cells if cell
         ]
-        parts.append(f"{look(method).name} {' to '.join(spots) or 'does not get that far'}")
+        parts.append(f"{look(method).name} {' to '.join(spots) or 'does not reach this KL'}")
     return (
         f"Mean reward of {across} across and of {up} upwards at {results['kl']:g} nats, from "
         f"the weighting with most {across} to that with most {up}: {'; '.join(parts)}."
@@ -184,9 +185,10 @@ def checks(results: Results) -> Iterator[str]:
         f"{settings.get('temperature', '?')}, at most {settings.get('max_tokens', '?')} tokens)."
     )
     yield (
-        "KL is to the untruncated reference and exact over the candidates; rewards are read at "
-        "equal KL, linear in √KL between the two points on either side. Best of N is its exact "
-        "expectation over the answers drawn, at log N − (N−1)/N nats and what truncation costs."
+        "KL is to the untruncated reference and exact over the candidates; rewards are "
+        "interpolated at equal KL, linear in √KL between the two points on either side. Best of N "
+        "is its exact expectation over the answers drawn, at log N − (N−1)/N nats and the KL of "
+        "truncation."
     )
 
 
