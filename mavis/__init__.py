@@ -103,7 +103,6 @@ STORY = (
     "comparison.preferences",
     "comparison.config",
     "comparison.provenance",
-    "comparison.origin",
     "comparison.checkpoints",
     "comparison.methods",
     "comparison.setting",

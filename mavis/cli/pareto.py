@@ -61,7 +61,7 @@ def _sweep(
 ) -> "Sweep":
     """Find the models and their training settings, and load the reference policy."""
     from mavis.comparison.checkpoints import Models
-    from mavis.comparison.origin import origin
+    from mavis.comparison.provenance import origin
     from mavis.comparison.setting import Setting
     from mavis.comparison.sweep import Sweep
     from mavis.decoding.prompt_filter import fitting_prompts
