@@ -7,22 +7,20 @@ is escaped, because prompts and answers may hold anything.
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
 from mavis.comparison.indicators import INDICATORS
-from mavis.comparison.result_format import Results, Sample
+from mavis.comparison.result_format import Results
 from mavis.comparison.results import three
-from mavis.report import cells
+from mavis.report import cells, style
 from mavis.report import text as sentences
 from mavis.report.plots import bar, bar_kinds, pictures
 from mavis.report.style import (
     is_compared,
     look,
-    main_indicator,
     ordered,
 )
 from mavis.report.text import decimal
@@ -51,12 +49,12 @@ def page(results: Results, images: Mapping[str, bytes]) -> str:
     command, reward_models = settings.pop("command", ""), settings.pop("reward_models", {})
     return template.render(
         results=results,
+        style=style,
         sentences=sentences,
         cells=cells,
         meanings=[(cells.head(n), f"{INDICATORS[n]}.") for n in cells.shown_indicators(results)],
         corner=_corner(results),
         draws=_draws(results),
-        samples=_samples(results),
         reward_models=reward_models,
         command=without_secrets(command),
         settings=[(name, without_secrets(str(value))) for name, value in _flat(settings)],
@@ -65,44 +63,26 @@ def page(results: Results, images: Mapping[str, bytes]) -> str:
 
 
 def _figures(results: Results, images: Mapping[str, bytes]) -> dict[str, Any]:
-    """Return the pictures with their alternative texts and captions."""
+    """Return the pictures with their alternative texts."""
 
-    def figure(name: str, alt: str, caption: str) -> dict[str, str]:
+    def figure(name: str, alt: str) -> dict[str, str]:
         data = b64encode(images[name]).decode("ascii")
-        return {"src": f"data:image/png;base64,{data}", "alt": alt, "caption": caption}
+        return {"src": f"data:image/png;base64,{data}", "alt": alt}
 
     fronts = [
-        figure(name, sentences.describe_front(results, *map(int, name.split()[1:])), FRONT)
+        figure(name, sentences.describe_front(results, *map(int, name.split()[1:])))
         for name in images
         if name.startswith("front ")
     ]
+    curves = sentences.describe_curves(results, three(len(results["weightings"])))
     kinds = bar_kinds(results)
-    values = ", ".join(
+    values = [
         f"{look(m).name} {' and '.join(decimal(bar(results, m, name)['value']) for name in kinds)}"
         for m in ordered(results)
         if is_compared(results["methods"][m])
-    )
-    return {
-        "fronts": fronts,
-        "curves": figure(
-            "curves", sentences.describe_curves(results, three(len(results["weightings"]))), CURVES
-        ),
-        "bars": figure(
-            "bars",
-            f"{' and '.join(kinds).capitalize()}: {values or 'none'}.",
-            f"By {main_indicator(results).name}; bars are values, whiskers 95 % intervals.",
-        ),
-    }
-
-
-FRONT = (
-    "One point for each weighting; crosses are 95 % intervals. A line joins the points that no "
-    "other point of its method beats in both of these objectives."
-)
-CURVES = (
-    "Every curve starts at the reference and is drawn as it is read, linear in √KL between the "
-    "points; best of N at N = 1, 2, 4 and so on."
-)
+    ]
+    bars = f"{' and '.join(kinds).capitalize()}: {', '.join(values) or 'none'}."
+    return {"fronts": fronts, "curves": figure("curves", curves), "bars": figure("bars", bars)}
 
 
 def _corner(results: Results) -> str:
@@ -122,33 +102,6 @@ def _draws(results: Results) -> str:
     least, most = min(counts), max(counts)
     many = f"{least:g}" if least == most else f"{least:g} to {most:g}"
     return f"Best of N trains nothing and writes {many} answers for each one that it keeps."
-
-
-def _samples(results: Results) -> list[dict[str, Any]]:
-    """Group the sample prompts by weighting."""
-    names = ["reference", *ordered(results)]
-
-    def shown(sample: Sample) -> dict[str, Any]:
-        answers = [(m, sample["answers"][m]) for m in names if m in sample["answers"]]
-        return {
-            "number": sample["number"],
-            "text": sample["prompt"],
-            "answers": [
-                {
-                    "name": look(m).name,
-                    "text": answer["text"],
-                    "numbers": [decimal(x) for x in (*answer["rewards"], answer["kl"])],
-                }
-                for m, answer in answers
-            ],
-        }
-
-    def title(sample: Sample) -> str:
-        weights = zip(results["objectives"], sample["weights"], strict=True)
-        return ", ".join(f"{name} {weight:.3g}" for name, weight in weights)
-
-    parts = groupby(results.get("samples", ()), key=title)
-    return [{"title": name, "prompts": list(map(shown, part))} for name, part in parts]
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

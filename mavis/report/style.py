@@ -110,6 +110,16 @@ def shares(weights: Sequence[float]) -> str:
     return " : ".join(f"{weight:.3g}" for weight in weights)
 
 
+def named_weights(results: Results, weights: Sequence[float]) -> str:
+    """Format a weighting with the names of its objectives.
+
+    >>> named_weights({"objectives": ["humor", "kind"]}, (1 / 3, 2 / 3))
+    'humor 0.333, kind 0.667'
+    """
+    pairs = zip(results["objectives"], weights, strict=True)
+    return ", ".join(f"{name} {weight:.3g}" for name, weight in pairs)
+
+
 def ratio(mine: float, theirs: float) -> float:
     """Divide two gains; NaN where one of them is not a gain and a ratio means nothing.
 
