@@ -42,19 +42,18 @@ def write_report(folder: Path, results: Results) -> list[Path]:
 def page(results: Results, images: Mapping[str, bytes]) -> str:
     """Render the report, with PNGs by name, as `plots.pictures` names them."""
     source = files("mavis.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    template = Environment(
+    environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(source)
+    )
+    environment.filters |= {"decimal": decimal, "together": sentences.together}
     settings = dict(results["settings"])
     command, reward_models = settings.pop("command", ""), settings.pop("reward_models", {})
-    return template.render(
+    return environment.from_string(source).render(
         results=results,
         style=style,
         sentences=sentences,
         cells=cells,
-        meanings=[(cells.head(n), f"{INDICATORS[n]}.") for n in cells.shown_indicators(results)],
-        corner=_corner(results),
-        draws=_draws(results),
+        meanings=INDICATORS,
         reward_models=reward_models,
         command=without_secrets(command),
         settings=[(name, without_secrets(str(value))) for name, value in _flat(settings)],
@@ -83,25 +82,6 @@ def _figures(results: Results, images: Mapping[str, bytes]) -> dict[str, Any]:
     ]
     bars = f"{' and '.join(kinds).capitalize()}: {', '.join(values) or 'none'}."
     return {"fronts": fronts, "curves": figure("curves", curves), "bars": figure("bars", bars)}
-
-
-def _corner(results: Results) -> str:
-    if reason := results.get("hypervolume_undefined"):
-        return f"Hypervolume is undefined: {reason}." if len(results["objectives"]) > 1 else ""
-    if results["reference_point"] is None:
-        return "No method can be compared, so there is no hypervolume."
-    point = ", ".join(map(decimal, results["reference_point"]))
-    return f"The hypervolume is that above ({point}): it means nothing without this point."
-
-
-def _draws(results: Results) -> str:
-    """Describe the cost of best-of-N, which is the answers that it discards."""
-    best_of = results["methods"].get("best_of")
-    if best_of is None or not (counts := best_of["strengths"]):
-        return ""
-    least, most = min(counts), max(counts)
-    many = f"{least:g}" if least == most else f"{least:g} to {most:g}"
-    return f"Best of N trains nothing and writes {many} answers for each one that it keeps."
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

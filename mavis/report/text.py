@@ -17,7 +17,6 @@ from mavis.report.style import (
     ordered,
     ordered_baselines,
     shares,
-    weightings,
 )
 
 AHEAD_OF, BEHIND = "ahead of", "behind"
@@ -98,32 +97,6 @@ def title(results: Results) -> str:
     return f"Trade-offs of {together(results['objectives'])} at {at}"
 
 
-def about(results: Results) -> str:
-    """Describe what was compared, and on how many prompts and answers."""
-    settings = results["settings"]
-    count, seeds = settings.get("prompts", "?"), settings.get("seeds", 1)
-    answers = "one answer" if seeds == 1 else f"{seeds} answers"
-    what = f"{weightings(results)} of {together(results['objectives'])}"
-    if is_single(results):
-        what = f"Reward of {results['objectives'][0]}"
-    return (
-        f"{what}, on {count} "
-        f"prompts with {answers} to each; KL is to the reference policy, per answer. In brackets: "
-        "95 % intervals by bootstrap over prompts. A standard unit is the standard deviation of "
-        "the reference’s own rewards; 0 is their mean."
-    )
-
-
-def seeds(results: Results) -> str:
-    """Explain what differs between the columns of several seeds."""
-    if "{seed}" in str(results["settings"].get("models", {}).get("runs", "")):
-        return (
-            "Each has models of its own: the differences between columns show the variance of "
-            "training, which the intervals above, over prompts, do not cover."
-        )
-    return "All sample from the same models, so they do not show the variance of training."
-
-
 def describe_front(results: Results, x: int, y: int) -> str:
     """Describe a plot of a front, as its alternative text."""
     across, up = results["objectives"][x], results["objectives"][y]
@@ -156,40 +129,6 @@ def describe_curves(results: Results, panels: Sequence[int]) -> str:
         parts.append(f"{head}{', '.join(ends)}")
     what = "Reward" if is_single(results) else "Weighted reward"
     return f"{what} at {results['kl']:g} nats. {'; '.join(parts)}."
-
-
-def checks(results: Results) -> Iterator[str]:
-    """Yield what was checked, so that the methods differ in nothing else."""
-    settings = results["settings"]
-    for method, both in results.get("overlap", {}).items():
-        answer = "its models do not say which prompts they were trained on"
-        if both is not None:
-            prompts = f"{both} of the {settings.get('prompts', '?')} prompts, by hash,"
-            answer = f"{prompts} were among those it was trained on"
-        yield f"{look(method).name}: {answer}."
-    for method, others in results.get("judged", {}).items():
-        answer = "it learned from the rewards that judge here"
-        if others is None:
-            answer = "its models do not say which rewards they learned from"
-        elif others:
-            answer = f"it learned from another reward of {together(others)}"
-        yield f"{look(method).name}: {answer}."
-    yield (
-        "One function scores the answers of all methods, and it is given nothing but the prompt "
-        "and the answer’s text."
-    )
-    yield (
-        f"All methods answer the same {settings.get('prompts', '')} prompts (digest "
-        f"{settings.get('prompts_digest', '?')}) with the same random draws and the same "
-        f"candidates (top-k {settings.get('top_k', '?')}, temperature "
-        f"{settings.get('temperature', '?')}, at most {settings.get('max_tokens', '?')} tokens)."
-    )
-    yield (
-        "KL is to the untruncated reference and exact over the candidates; rewards are "
-        "interpolated at equal KL, linear in √KL between the two points on either side. Best of N "
-        "is its exact expectation over the answers drawn, at log N − (N−1)/N nats and the KL of "
-        "truncation."
-    )
 
 
 def _verdict(lead: Lead) -> str:
