@@ -18,11 +18,7 @@ from mavis.comparison.results import three
 from mavis.report import cells, style
 from mavis.report import text as sentences
 from mavis.report.plots import bar, bar_kinds, pictures
-from mavis.report.style import (
-    is_compared,
-    look,
-    ordered,
-)
+from mavis.report.style import is_compared, look, ordered
 from mavis.report.text import decimal
 from mavis.storage import write_whole
 from mavis.tracking.mlflow_run import without_secrets

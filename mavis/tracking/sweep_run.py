@@ -85,27 +85,24 @@ def _params(settings: Mapping[str, Any]) -> dict[str, str]:
 
 def _indicators(results: Results) -> dict[str, float]:
     """Return all indicators of all methods, for the sweep's own run, to compare sweeps by."""
-    table = {m: method["indicators"] for m, method in results["methods"].items()}
-    return _finite({f"{m}/{n}": cell for m, each in table.items() for n, cell in each.items()})
+    return _finite({name: method["indicators"] for name, method in results["methods"].items()})
 
 
 def _points(results: Results, method: str) -> list[tuple[int, dict[str, float]]]:
     """Return a method's metrics: at step 0 all but rewards, then rewards by weighting."""
     this = results["methods"][method]
-    leads = dict(results["ahead"].get(method) or {})
-    lead = {f"behind_mavis/{n}": cell for n, cell in leads.items()}
-    once: dict[str, Any] = {
+    once = {
         **this["indicators"],
-        **lead,
+        "behind_mavis": results["ahead"].get(method),
         "training_cpu_seconds": this["training_cpu_seconds"],
         "parameters": this["parameters"],
         "tokens_per_cpu_second": this["tokens_per_cpu_second"],
-        **{f"answers/{name}": value for name, value in this["answers"].items()},
+        "answers": this["answers"],
     }
     steps = [
         {
-            **{f"weight/{n}": w for n, w in zip(results["objectives"], weights, strict=True)},
-            **{f"reward/{n}": c for n, c in zip(results["objectives"], cells or (), strict=False)},
+            "weight": dict(zip(results["objectives"], weights, strict=True)),
+            "reward": dict(zip(results["objectives"], cells or (), strict=False)),
         }
         for weights, cells in zip(results["weightings"], this["rewards"], strict=True)
     ]
@@ -113,7 +110,7 @@ def _points(results: Results, method: str) -> list[tuple[int, dict[str, float]]]
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:
-    """Return the finite numbers; an interval is NAME, NAME/low and NAME/high."""
+    """Flatten to finite numbers; an interval becomes NAME, NAME/low and NAME/high."""
     known = ((name, x) for name, x in numbers(values).items() if math.isfinite(x))
     return {name.removesuffix("/value"): x for name, x in known}
 
