@@ -1,4 +1,4 @@
-"""Describe a sweep in sentences: the comparison, the checks, and alternative texts."""
+"""Describe a sweep in sentences: which method is ahead, and the alternative texts of pictures."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
