@@ -1,6 +1,6 @@
 """Reward against KL: best-of-N, and the rewards of any method at a given KL.
 
-A curve is a list of points, each with the rewards and the KL of every prompt; its place is its
+A curve is a list of points, each with the rewards and the KL of every prompt; it lies at their
 means over prompts. Between two points reward is taken to be linear in √KL, as it is to first order
 for a tilt (KL grows with the square of the strength, reward with the strength). Everything is done
 per prompt, so that prompts can be resampled. Pure functions of arrays.
