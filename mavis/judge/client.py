@@ -91,29 +91,15 @@ class Answer:
 
 @dataclass
 class Endpoint:
-    """A model at an endpoint.
+    """A model at an endpoint; a ValueError is raised if an argument is invalid."""
 
-    Args:
-        url: base address of `/chat/completions`, with or without a final `/v1`; may hold
-            credentials.
-        model: name of the model at the endpoint.
-        key: API key, if one is needed. Credentials in the address take precedence.
-        timeout: seconds without a response after which an attempt fails.
-        wait: sleeps between attempts.
-
-    Attributes:
-        temperature: whether it accepts a temperature; learned from its responses.
-        versioned: whether /v1 must be appended to the address; learned likewise.
-
-    Raises:
-        ValueError: if an argument is invalid.
-    """
-
+    # Base address of `/chat/completions`, with or without a final `/v1`; may hold credentials.
     url: str = field(repr=False)
-    model: str
-    key: str = field(default="", repr=False)
-    timeout: float = 60.0
-    wait: Callable[[float], object] = time.sleep
+    model: str  # its name at the endpoint
+    key: str = field(default="", repr=False)  # API key; credentials in the address go first
+    timeout: float = 60.0  # seconds without a response after which an attempt fails
+    wait: Callable[[float], object] = time.sleep  # between attempts
+    # Learned from responses: whether it accepts a temperature, and needs /v1 after the address.
     temperature: bool = field(default=True, init=False)
     versioned: bool = field(default=False, init=False)
 

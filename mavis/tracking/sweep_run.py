@@ -31,10 +31,10 @@ def log_sweep(
     """Write a sweep to MLflow; if that fails, print a warning.
 
     Args:
-        folder: the sweep's; `mlflow.json` in it names its run.
+        folder: of the sweep; `mlflow.json` in it names its run.
         results: of the sweep.
-        files: what else to keep: pictures under `plots`, the rest by its name.
-        uri: of the store; `MLFLOW_TRACKING_URI` or `mlflow.db` beside `folder` by default.
+        files: to keep with the run, pictures under `plots`.
+        uri: of the store; `MLFLOW_TRACKING_URI` or `mlflow.db` beside the folder by default.
     """
     folder = folder.absolute()
     beside = f"sqlite:///{(folder.parent / 'mlflow.db').as_posix()}"
