@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 SIZE, TALL, BROAD = 9, 12.0, 52.0  # of a label: the font's, and the room it takes in points
-BELOW, ABOVE = (6.0, -12.0), (-7.0, 7.0)  # where it stands from its point
+BELOW, ABOVE = (6.0, -12.0), (-7.0, 7.0)  # of the label, from its point
 AWAY = 22.0  # from the points, for a stack of labels
 
 

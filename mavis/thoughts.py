@@ -1,6 +1,6 @@
 r"""Thoughts: what a reasoning model writes between tags before it answers.
 
-A reward is asked about the answer, and a judge's verdict is what it says when it has thought.
+A reward scores the answer alone, and a judge's verdict is what it writes after its thoughts.
 """
 
 import re
@@ -23,22 +23,22 @@ def without_thought(reply: str) -> str:
     >>> without_thought(" 2 < 3, I think.")
     ' 2 < 3, I think.'
     """
-    said, at, inside = "", 0, ""  # inside: the name of the tag that is open
+    answer, at, inside = "", 0, ""  # inside: the name of the tag that is open
     for tag in _TAG.finditer(reply):
         name = tag["name"].lower()
         if inside and not (tag["close"] and name == inside):
             continue  # a thought may speak of tags
         if not inside:
-            said = "" if tag["close"] else _joined(said, reply[at : tag.start()], at)
+            answer = "" if tag["close"] else _joined(answer, reply[at : tag.start()], at)
         inside, at = ("" if tag["close"] else name), tag.end()
-    return said if inside else _joined(said, reply[at:], at)
+    return answer if inside else _joined(answer, reply[at:], at)
 
 
-def _joined(said: str, text: str, at: int) -> str:
-    """Put together what is said before and behind a thought, which ended at `at` (0: no thought).
+def _joined(before: str, after: str, at: int) -> str:
+    """Join the texts before and after a thought, which ended at `at` (0: there was no thought).
 
-    The white space on its two sides parts the words that it stood between, but is not doubled.
+    White space on its two sides is kept between the words around it, but is not doubled.
     """
     if not at:
-        return text
-    return said + text.removeprefix(said[-1]) if said.strip() else text.lstrip()
+        return after
+    return before + after.removeprefix(before[-1]) if before.strip() else after.lstrip()

@@ -15,6 +15,7 @@ from mavis.baselines.pblora import adapters
 from mavis.baselines.policy_card import TunedCard, tuned_folder
 from mavis.comparison.analysis import Analysis
 from mavis.comparison.checkpoints import Models
+from mavis.comparison.config import ParetoConfig
 from mavis.comparison.setting import Setting
 from mavis.comparison.sweep import Sweep
 from mavis.decoding.reference import ReferencePolicy
@@ -168,7 +169,8 @@ def tiny_runs(tmp_path_factory, tiny_folder, disk_reference, tiny_network, tiny_
 
 @pytest.fixture
 def setting(disk_reference, two_objectives):
-    return Setting(disk_reference, two_objectives, PROMPTS, 2, 3, 6, 1.0, 20, 64)
+    config = ParetoConfig(seeds=2, best_of=3, max_tokens=6, top_k=20, rows=64)
+    return Setting(disk_reference, two_objectives, PROMPTS, config)
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def judge(
     pairs = read_pairs(Path(first), Path(second))
     endpoint = Endpoint(url, model, os.environ.get(KEY, "").strip(), timeout)
     result = compare(pairs, endpoint, criterion, Path(out), parallel, seed)
-    if not endpoint.manner.temperature:
+    if not endpoint.temperature:
         warning = f"{model} accepts no temperature, so its verdicts may not be reproducible."
         print(f"mavis: {warning}", file=sys.stderr)
     mine, theirs = (mean_kl(Path(file)) for file in (first, second))
@@ -91,13 +91,7 @@ def compare(
 ) -> Comparison:
     """Ask for all missing verdicts, in both orders, and count wins, ties and losses.
 
-    Args:
-        pairs: at least one pair of answers.
-        endpoint: the judge.
-        criterion: criterion by which the judge compares two answers.
-        out: folder of `verdicts.jsonl`.
-        parallel: number of requests in flight at the same time.
-        seed: seed of the bootstrap for the confidence interval.
+    The arguments are those of `judge`, with at least one pair of answers.
 
     Raises:
         ConnectionError: the judge stops answering; the verdicts so far are saved.
@@ -138,8 +132,11 @@ def _replies(
         reply = endpoint.ask(messages)
         if read_verdict(reply):
             return reply
-        said = {"role": "assistant", "content": reply or "…"}  # some servers refuse empty messages
-        return endpoint.ask([*messages, said, {"role": "user", "content": REMINDER}])
+        messages += [
+            {"role": "assistant", "content": reply or "…"},  # some servers refuse empty messages
+            {"role": "user", "content": REMINDER},
+        ]
+        return endpoint.ask(messages)
 
     silent: list[Reply] = []
     for question, reply in _each(ask, questions[:trial], parallel):
@@ -200,17 +197,13 @@ def _each(
 def _table(result: Comparison) -> Iterator[str]:
     """Yield the lines of the result table."""
     first = "none" if result.shown_first is None else f"{result.shown_first:.2f}"
-    ends = f"[{result.low:.2f}, {result.high:.2f}]"
+    interval = f"[{result.low:.2f}, {result.high:.2f}], 95 % bootstrap over prompts"
     rows = [
         ("pairs", result.pairs, ""),
         ("wins", result.wins, "of the first file, in both orders"),
         ("ties", result.ties, f"{result.equal} of them between equal texts"),
         ("losses", result.losses, ""),
-        (
-            "win rate",
-            f"{result.win_rate:.2f}",
-            f"{ends}, 95 % bootstrap over prompts; a tie counts half",
-        ),
+        ("win rate", f"{result.win_rate:.2f}", f"{interval}; a tie counts half"),
         ("shown first", first, "share of verdicts for A or B; 0.50 is no position bias"),
         ("unparseable", result.unparseable, "verdicts, counted as ties"),
     ]

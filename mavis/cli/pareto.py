@@ -40,17 +40,20 @@ def pareto(config: ParetoConfig) -> None:
     check_device(config.device)
 
     from mavis.report.console import table
-    from mavis.report.html import REPORT
-    from mavis.storage import alone_in, legal
+    from mavis.report.html import REPORT, write_report
+    from mavis.storage import alone_in, legal, write_json
+    from mavis.tracking.sweep_run import log_sweep
 
     sweep, out = _sweep(config, objectives, weightings), Path(config.out)
     with alone_in(out):
-        found = _run(sweep, config)
-        _keep(out, found, config.tracking)
+        results = _run(sweep)
+        write_json(out / RESULTS, results)
+        files = write_report(out, results)
+        log_sweep(out, results, [out / RESULTS, *files], config.tracking)
     if config.json:
-        print(jsonlib.dumps(legal(found), allow_nan=False))
+        print(jsonlib.dumps(legal(results), allow_nan=False))
     else:
-        print("\n".join([*table(found), f"report: {out / REPORT}"]))
+        print("\n".join([*table(results), f"report: {out / REPORT}"]))
 
 
 def _sweep(
@@ -58,7 +61,7 @@ def _sweep(
 ) -> "Sweep":
     """Find the models and their training settings, and load the reference policy."""
     from mavis.comparison.checkpoints import Models
-    from mavis.comparison.origin import origin
+    from mavis.comparison.provenance import origin
     from mavis.comparison.setting import Setting
     from mavis.comparison.sweep import Sweep
     from mavis.decoding.prompt_filter import fitting_prompts
@@ -68,7 +71,8 @@ def _sweep(
     models.check(config.names)
     models.check_weights(config.chosen, weightings)
     each = [(m, config.names, weightings, s) for s in range(config.seeds) for m in config.chosen]
-    start = origin(config, [place for one in each for place in models.places(*one)], objectives)
+    places = [place for one in each for place in models.expected(*one)[0].values()]
+    start = origin(config, places, objectives)
     models = replace(models, given=start.given(objectives))
     for one in each:  # reads cards only, so that missing models are reported before any is loaded
         models.folders(*one)
@@ -83,12 +87,11 @@ def _sweep(
             f"only 1 prompt of split {config.split!r} of {start.prompts} fits into the context "
             "window; at least 2 are needed."
         )
-    draws = (config.seeds, config.best_of, config.max_tokens, config.temperature, config.top_k)
-    setting = Setting(policy, objectives, prompts, *draws, config.rows)
+    setting = Setting(policy, objectives, prompts, config)
     return Sweep(Path(config.out), setting, models, tuple(weightings))
 
 
-def _run(sweep: "Sweep", config: ParetoConfig) -> "Results":
+def _run(sweep: "Sweep") -> "Results":
     """Decode the missing points, and compute the results."""
     from mavis.comparison.analysis import Analysis
     from mavis.comparison.answers import write_answers
@@ -97,43 +100,42 @@ def _run(sweep: "Sweep", config: ParetoConfig) -> "Results":
     from mavis.comparison.results import results
     from mavis.progress import track
 
-    kl, corner = config.kl, config.reference_point
+    setting, config = sweep.setting, sweep.setting.config
     folders = sweep.open(config.chosen)
-    reference = sweep.reference()
-    best = sweep.best_of() if "best_of" in config.chosen else None
-    setting = sweep.setting
-    texts = [plain(prompt) for prompt in setting.prompts]
-    analysis = Analysis(setting.names, sweep.weightings, kl, reference, best, {}, corner, texts)
+    analysis = Analysis(
+        objectives=setting.names,
+        weightings=sweep.weightings,
+        kl=config.kl,
+        reference=sweep.reference(),
+        best_of=sweep.best_of() if "best_of" in config.chosen else None,
+        curves={},
+        corner=config.reference_point,
+        prompts=[plain(prompt) for prompt in setting.prompts],
+    )
     _ = analysis.units  # a reward that is constant is refused before any method is swept
-    teams = {m: sweep.team(m, f) for m, f in folders.items() if m not in UNTRAINED}
-    work = ((name, curve) for name, team in teams.items() for curve in sweep.curves(team, kl))
-    curves: dict[str, list[list[ScoredSamples]]] = {name: [] for name in teams}
-    total = len(teams) * len(sweep.weightings)
-    for name, curve in track(work, "sweep", "weightings", total):
-        curves[name].append(curve)
-    speeds = {name: sweep.speed(team) for name, team in teams.items()}
-    costs = {name: cost(folders[name]) for name in teams}
+    trained = {m: sweep.load(m, f) for m, f in folders.items() if m not in UNTRAINED}
+    work = ((m, c) for m, models in trained.items() for c in sweep.curves(models, config.kl))
+    curves: dict[str, list[list[ScoredSamples]]] = {method: [] for method in trained}
+    total = len(trained) * len(sweep.weightings)
+    for method, curve in track(work, "sweep", "weightings", total):
+        curves[method].append(curve)
+    speeds = {method: sweep.speed(models) for method, models in trained.items()}
+    costs = {method: cost(folders[method]) for method in trained}
     checks, analysis = check(sweep, folders, costs), replace(analysis, curves=curves)
-    settings = {"command": config.command} | _again(sweep, kl)
     write_answers(sweep.folder, analysis)
-    return results(analysis, costs, speeds, settings, checks)
+    return results(analysis, costs, speeds, _settings(sweep), checks)
 
 
-def _keep(out: Path, found: "Results", tracking: str | None) -> None:
-    """Save the results as JSON and as a report with plots, and log them to MLflow."""
-    from mavis.report.html import write_report
-    from mavis.storage import write_json
-    from mavis.tracking.sweep_run import log_sweep
-
-    write_json(out / RESULTS, found)
-    files = write_report(out, found)
-    log_sweep(out, found, [out / RESULTS, *files], tracking)
-
-
-def _again(sweep: "Sweep", kl: float) -> dict[str, Any]:
-    """The settings needed to run a sweep again."""
+def _settings(sweep: "Sweep") -> dict[str, Any]:
+    """Return the command and the settings that are needed to run a sweep again."""
     setting = sweep.setting
-    named = {o.name: described(o.reward) for o in setting.objectives}
-    kept = setting.settings() | {"models": asdict(sweep.models), "reward_models": named}
-    kept |= {"prompts": len(setting.prompts), "prompts_digest": setting.fingerprint}
-    return kept | {"kl": kl, "mavis": version("mavis")}
+    return {
+        "command": setting.config.command,
+        **setting.settings(),
+        "models": asdict(sweep.models),
+        "reward_models": {o.name: described(o.reward) for o in setting.objectives},
+        "prompts": len(setting.prompts),
+        "prompts_digest": setting.fingerprint,
+        "kl": setting.config.kl,
+        "mavis": version("mavis"),
+    }

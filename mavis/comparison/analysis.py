@@ -14,13 +14,7 @@ import numpy as np
 from mavis.comparison.indicators import AtEqualKL
 from mavis.comparison.preferences import Weighting
 from mavis.evaluation.bootstrap import means, resamples
-from mavis.evaluation.kl_matching import (
-    PerPrompt,
-    RewardsAtKL,
-    analytic_kl,
-    at_kl,
-    stand,
-)
+from mavis.evaluation.kl_matching import PerPrompt, RewardsAtKL, analytic_kl, at_kl, per_prompt
 from mavis.evaluation.samples import Array, ScoredSamples
 from mavis.reward import Units
 
@@ -32,29 +26,17 @@ Replicate = dict[str, dict[str, float]]  # method -> indicator -> value
 
 @dataclass(frozen=True)
 class Analysis:
-    """All points of a sweep, and the settings they are analysed under.
+    """All points of a sweep, and the settings they are analysed under."""
 
-    Args:
-        objectives: names of the M objectives.
-        weightings: λ [W][M].
-        kl: nats per answer at which methods are compared.
-        reference: π_ref's answers.
-        best_of: many answers of π_ref, for best-of-N; None if it is not compared.
-        curves: the points of every other method, by method and weighting.
-        corner: the reference point of the hypervolume [M], if one was given.
-        prompts: their texts [P]; the report shows some of them.
-        given: standard units of a larger sweep that these answers are a part of.
-    """
-
-    objectives: tuple[str, ...]
-    weightings: Sequence[Weighting]
-    kl: float
-    reference: ScoredSamples
-    best_of: ScoredSamples | None
-    curves: Mapping[str, Sequence[Sequence[ScoredSamples]]]
-    corner: Sequence[float] | None = None
-    prompts: Sequence[str] = ()
-    given: Sequence[Units] = ()
+    objectives: tuple[str, ...]  # names [M]
+    weightings: Sequence[Weighting]  # λ [W][M]
+    kl: float  # nats per answer at which methods are compared
+    reference: ScoredSamples  # π_ref's answers
+    best_of: ScoredSamples | None  # many answers of π_ref; None: best-of-N is not compared
+    curves: Mapping[str, Sequence[Sequence[ScoredSamples]]]  # points by method and weighting
+    corner: Sequence[float] | None = None  # the reference point of the hypervolume [M], if given
+    prompts: Sequence[str] = ()  # their texts [P]; the report shows some of them
+    given: Sequence[Units] = ()  # standard units of a larger sweep that has these answers, too
 
     @property
     def plain(self) -> ScoredSamples:
@@ -72,7 +54,7 @@ class Analysis:
 
     def per_prompt(self, point: ScoredSamples) -> PerPrompt:
         """Average a point's standardised rewards and KL for each prompt."""
-        return stand(self.standard(point), point.kl)
+        return per_prompt(self.standard(point), point.kl)
 
     def at_equal_kl(self, resampled: int | None = None) -> AtEqualKL:
         """Interpolate each method's reward–KL curve at the common KL.
@@ -80,12 +62,13 @@ class Analysis:
         Args:
             resampled: bootstrap resamples of the prompts; None takes `RESAMPLES`.
         """
-        counts = resamples(len(self.reference.kl), resampled or RESAMPLES)
+        counts = resamples(len(self.reference.kl), resampled or RESAMPLES)  # [S, P]
         start = self.per_prompt(self.plain)
         readings: dict[str, list[RewardsAtKL | None]] = {}
         for method, curves in self.curves.items():
-            stands = [[start, *map(self.per_prompt, points)] for points in curves]
-            readings[method] = [at_kl(curve, self.kl, counts) for curve in stands]
+            readings[method] = [
+                at_kl([start, *map(self.per_prompt, points)], self.kl, counts) for points in curves
+            ]
         if self.best_of is not None:
             readings["best_of"] = [
                 at_kl(self.best_curve(weights), self.kl, counts) for weights in self.weightings
@@ -114,9 +97,8 @@ class Analysis:
         away = [abs(point.mean_kl - self.kl) for point in self.best_curve(weights)]
         n, size = int(np.argmin(away)) + 1, many.rewards.shape[1]
         scores = self.standard(many) @ np.asarray(weights)  # [P, size]
-        scores = np.where(
-            np.isfinite(scores), scores, -np.inf
-        )  # an answer without a reward is chosen last
+        # An answer without a reward is chosen last.
+        scores = np.where(np.isfinite(scores), scores, -np.inf)
         seeds = self.reference.rewards.shape[1]
         sets = [(np.arange(n) + seed * size // seeds) % size for seed in range(seeds)]
         best = np.stack([one[scores[:, one].argmax(1)] for one in sets], axis=1)  # [P, S]
@@ -134,15 +116,10 @@ class Analysis:
 
 
 def replicates(analysis: Analysis, corner: Sequence[float] | None) -> list[Replicate]:
-    """Compute the indicators of each seed separately.
+    """Compute the indicators of each seed separately; empty where there is only one seed.
 
-    Args:
-        analysis: the points of all seeds.
-        corner: the reference point of the hypervolume [M]; None where it is undefined.
-
-    Returns:
-        for each seed, the indicators of the methods that reach the KL at every weighting; empty
-        where there is only one seed.
+    A seed has the methods that reach the KL at every weighting. The reference point of the
+    hypervolume [M] is None where the hypervolume is undefined.
     """
     seeds = analysis.reference.rewards.shape[1]
     return [_of(analysis, seed, corner) for seed in range(seeds)] if seeds > 1 else []

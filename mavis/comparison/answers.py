@@ -18,15 +18,9 @@ ANSWERS = "answers"  # the subfolder of a sweep
 
 
 def write_answers(folder: Path, analysis: Analysis) -> None:
-    """Write one file per method and weighting, with the point nearest to the common KL.
-
-    Args:
-        folder: the folder of the sweep.
-        analysis: the points of the sweep.
-    """
-    shutil.rmtree(
-        folder / ANSWERS, ignore_errors=True
-    )  # an earlier sweep may have had other methods or weightings
+    """Write one file per method and weighting, with the point nearest to the common KL."""
+    # An earlier sweep may have had other methods or weightings.
+    shutil.rmtree(folder / ANSWERS, ignore_errors=True)
     methods = ["reference", *analysis.curves, *(["best_of"] if analysis.best_of else [])]
     for method in methods:
         for point in analysis.nearest(method):

@@ -15,42 +15,27 @@ from mavis.baselines.mod_divergences import mixture
 from mavis.baselines.parm import preferences
 from mavis.baselines.policy_card import DEFAULT_METHOD, label, tuned_folder
 from mavis.comparison.config import ParetoConfig
-from mavis.comparison.preferences import Weighting, told
+from mavis.comparison.preferences import Weighting, as_option
 from mavis.comparison.provenance import divergence, lack, purpose
 
-TUNED_UNDER = (
-    "reverse_kl",
-    "forward_kl",
-    "jsd",
-    "alpha",
-)  # the divergences that `mavis tune` offers
+TUNED_UNDER = ("reverse_kl", "forward_kl", "jsd", "alpha")  # the divergences of `mavis tune`
 
 
 @dataclass(frozen=True)
 class Models:
-    """Where the models of a comparison are.
+    """Where the models of a comparison are. Every folder may have `{seed}` in its name."""
 
-    Args:
-        runs: the folder of all runs; `{seed}` in it stands for the number of the replicate.
-        tuned: how the policies of mod, soup and morlhf were tuned.
-        divergence: divergence that policies were tuned under, and that MOD mixes them under.
-        alpha: parameter of the α-divergence.
-        lora: whether the policies are LoRA adapters.
-        values: folders of value models, by objective, where they lie elsewhere; with `{seed}`, too.
-        policies: folders of single-objective policies, by objective, where they lie elsewhere.
-        given: options that training has in common with the sweep, for the commands that are named.
-        base: base model of all adapters, in place of the one that each adapter names.
-    """
-
-    runs: str = "runs"
-    tuned: str = DEFAULT_METHOD
-    divergence: str = "reverse_kl"
-    alpha: float | None = None
-    lora: bool = False
+    runs: str = "runs"  # the folder of all runs
+    tuned: str = DEFAULT_METHOD  # how the policies of mod, soup and morlhf were tuned
+    divergence: str = "reverse_kl"  # that policies were tuned under, and that MOD mixes them under
+    alpha: float | None = None  # parameter of the α-divergence
+    lora: bool = False  # whether the policies are LoRA adapters
+    # Folders of value models and of single-objective policies, by objective, if they lie elsewhere:
     values: Mapping[str, str] = field(default_factory=dict)
     policies: Mapping[str, str] = field(default_factory=dict)
+    # Options that training has in common with the sweep, for the commands in error messages:
     given: Mapping[str, str] = field(default_factory=dict)
-    base: str | None = None
+    base: str | None = None  # base model of all adapters, in place of the one that each names
 
     @classmethod
     def of(cls, config: ParetoConfig) -> "Models":
@@ -67,32 +52,53 @@ class Models:
             FileNotFoundError: a model is missing; the error names the command that trains it.
             ValueError: a model was trained for something else.
         """
-        found, make = self._places(method, objectives, weightings, seed)
-        others = self._others(method, seed)
-        keys = {told(w, objectives): w for w in weightings}
-        for name, place in found.items():
-            if lacking := lack(method, Path(place)):
-                said = f"`{make[name]}{self._options(method, seed)}` makes it."
-                if place == others.get(name):
-                    said = f"{lacking}."
-                raise FileNotFoundError(f"{method} needs a model of {name} at {place}: {said}")
-            wanted = label(objectives, keys[name]) if method == "morlhf" else name
-            if (made := purpose(Path(place))) not in {None, wanted}:
+        places, commands = self.expected(method, objectives, weightings, seed)
+        given = self._given(method, seed)
+        by_name = {as_option(w, objectives): w for w in weightings}
+        for name, place in places.items():
+            if missing := lack(method, place):
+                remedy = f"`{commands[name]}{self._options(method, seed)}` makes it."
+                if place == given.get(name):
+                    remedy = f"{missing}."
+                raise FileNotFoundError(f"{method} needs a model of {name} at {place}: {remedy}")
+            wanted = label(objectives, by_name[name]) if method == "morlhf" else name
+            if (made := purpose(place)) not in {None, wanted}:
                 raise ValueError(f"{method}: the model at {place} is for {made}, not for {name}.")
-            under = divergence(Path(place))
+            under = divergence(place)
             if under not in {None, (self.divergence, self.alpha)}:
                 raise ValueError(
                     f"{method}: the policy at {place} was tuned under {_under(*under)}, "
                     f"not under {_under(self.divergence, self.alpha)}."
                 )
-        return {name: Path(place) for name, place in found.items()}
+        return places
 
-    def places(
+    def expected(
         self, method: str, objectives: Sequence[str], weightings: Sequence[Weighting], seed: int
-    ) -> list[Path]:
-        """Return the folders that a method needs, whether or not they exist."""
-        found, _ = self._places(method, objectives, weightings, seed)
-        return [Path(place) for place in found.values()]
+    ) -> tuple[dict[str, Path], dict[str, str]]:
+        """Return the expected model folders and the commands that train the models, by name."""
+        runs = _of_seed(self.runs, seed)
+        kind = (self.tuned, self.divergence, self.lora)
+        names = ",".join(objectives)
+        if method == "mavis":
+            places = {n: runs / n / "value" for n in objectives}
+            commands = {n: f"mavis fit --objective {n} --out {runs / n}" for n in objectives}
+        elif method in ("mod", "soup"):
+            places = {n: tuned_folder(runs / "tuned", [n], (1.0,), *kind) for n in objectives}
+            commands = {n: f"{self._tune(runs)} --objectives {n}" for n in objectives}
+        elif method == "morlhf":
+            by_name = {as_option(w, objectives): w for w in weightings}
+            places = {
+                n: tuned_folder(runs / "tuned", objectives, w, *kind) for n, w in by_name.items()
+            }
+            tune = f"{self._tune(runs)} --objectives {names} --weights"
+            return places, {n: f"{tune} {n}" for n in by_name}
+        elif method == "parm":
+            place = runs / "tuned" / f"parm-{'+'.join(objectives)}"
+            return {names: place}, {names: f"mavis parm --objectives {names} --out {place}"}
+        else:
+            return {}, {}
+        given = self._given(method, seed)
+        return {name: given.get(name, place) for name, place in places.items()}, commands
 
     def check(self, objectives: Sequence[str]) -> None:
         """Raise ValueError for options that contradict each other.
@@ -132,43 +138,15 @@ class Models:
     def _options(self, method: str, seed: int) -> str:
         """Format the remaining options of the command that trains a method's models."""
         fit = method == "mavis"
-        told = {("data." if fit else "") + name: value for name, value in self.given.items()}
+        options = {("data." if fit else "") + name: value for name, value in self.given.items()}
         if seed and "{seed}" in self.runs:
-            told["seed_everything" if fit else "seed"] = str(seed)
-        return "".join(f" --{name} {quote(value)}" for name, value in told.items())
+            options["seed_everything" if fit else "seed"] = str(seed)
+        return "".join(f" --{name} {quote(value)}" for name, value in options.items())
 
-    def _others(self, method: str, seed: int) -> dict[str, str]:
-        """Return the folders that the user has given."""
-        others = self.values if method == "mavis" else self.policies
-        return {name: _of_seed(place, seed) for name, place in others.items()}
-
-    def _places(
-        self, method: str, objectives: Sequence[str], weightings: Sequence[Weighting], seed: int
-    ) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the expected model folders and the commands that train the models, by name."""
-        runs = Path(_of_seed(self.runs, seed))
-        others = self._others(method, seed)
-        names = ",".join(objectives)
-        keys = {told(w, objectives): w for w in weightings}
-        if method == "mavis":
-            found = {n: others.get(n, str(runs / n / "value")) for n in objectives}
-            make = {n: f"mavis fit --objective {n} --out {runs / n}" for n in objectives}
-        elif method in ("mod", "soup"):
-            found = {n: others.get(n, self._tuned(runs, [n], (1.0,))) for n in objectives}
-            make = {n: f"{self._tune(runs)} --objectives {n}" for n in objectives}
-        elif method == "morlhf":
-            found = {key: self._tuned(runs, objectives, w) for key, w in keys.items()}
-            make = {k: f"{self._tune(runs)} --objectives {names} --weights {k}" for k in keys}
-        elif method == "parm":
-            found = {names: str(runs / "tuned" / f"parm-{'+'.join(objectives)}")}
-            make = {names: f"mavis parm --objectives {names} --out {found[names]}"}
-        else:
-            return {}, {}
-        return found, make
-
-    def _tuned(self, runs: Path, objectives: Sequence[str], weights: Weighting) -> str:
-        kind = (self.tuned, self.divergence, self.lora)
-        return str(tuned_folder(runs / "tuned", objectives, weights, *kind))
+    def _given(self, method: str, seed: int) -> dict[str, Path]:
+        """Return the folders that the user has given, by objective."""
+        given = self.values if method == "mavis" else self.policies
+        return {name: _of_seed(place, seed) for name, place in given.items()}
 
     def _tune(self, runs: Path) -> str:
         more = "" if self.divergence == "reverse_kl" else f" --divergence {self.divergence}"
@@ -177,8 +155,8 @@ class Models:
         return f"mavis tune --method {self.tuned}{more} --out {runs / 'tuned'}"
 
 
-def _of_seed(place: str, seed: int) -> str:
-    return place.replace("{seed}", str(seed))
+def _of_seed(place: str, seed: int) -> Path:
+    return Path(place.replace("{seed}", str(seed)))
 
 
 def _under(divergence: str, alpha: float | None) -> str:

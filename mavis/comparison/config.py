@@ -118,6 +118,6 @@ class ParetoConfig(PolicyOptions, PromptCount, Options):
             elif name in ("reference_point", "template_args"):
                 words.append(f"--{name} {quote(jsonlib.dumps(value))}")
             else:
-                told = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-                words.append(f"--{name} {quote(told)}")
+                text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+                words.append(f"--{name} {quote(text)}")
         return " ".join(words)

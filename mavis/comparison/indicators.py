@@ -21,7 +21,7 @@ Indicator = Callable[[Array, Array, Array], float]
 
 SAME = 1e-9  # standard units; rewards that differ by less count as equal
 
-INDICATORS = {  # name -> what it says, for people; more is better but where it says less
+INDICATORS = {  # name -> its meaning, for people; more is better unless stated otherwise
     "hypervolume": "volume of the rewards that the front dominates, above the reference point",
     "weighted_gain": "mean over weightings of the weighted reward, less the reference policy's",
     "inner_product": "mean inner product of weighting and reward; the reference policy's own is 0 "
@@ -37,20 +37,15 @@ INDICATORS = {  # name -> what it says, for people; more is better but where it 
 class AtEqualKL:
     """The rewards of all methods, interpolated at one KL.
 
-    Args:
-        kl: nats per answer.
-        weightings: λ [W][M].
-        reference: the reference policy's rewards.
-        readings: by method, for each weighting; None where it does not reach the KL.
-        corner: the reference point of the hypervolume [M]; None: a tenth of the range below the
-            worst reward of any method, or of the reference policy.
+    Where no reference point of the hypervolume is given, it is a tenth of the range below the worst
+    reward of any method, or of the reference policy.
     """
 
-    kl: float
-    weightings: Sequence[Sequence[float]]
-    reference: RewardsAtKL
-    readings: Mapping[str, Sequence[RewardsAtKL | None]]
-    corner: Sequence[float] | None = None
+    kl: float  # nats per answer
+    weightings: Sequence[Sequence[float]]  # λ [W][M]
+    reference: RewardsAtKL  # the reference policy's rewards
+    readings: Mapping[str, Sequence[RewardsAtKL | None]]  # [W] by method; None: KL not reached
+    corner: Sequence[float] | None = None  # the reference point of the hypervolume [M]
     _samples: dict[tuple[str, str], Array] = field(default_factory=dict)
 
     @cached_property
@@ -58,8 +53,8 @@ class AtEqualKL:
         """The methods that reach the KL at every weighting, and so can be compared."""
         return [
             m
-            for m, found in self.readings.items()
-            if all(r is not None and np.isfinite(r.rewards).all() for r in found)
+            for m, readings in self.readings.items()
+            if all(r is not None and np.isfinite(r.rewards).all() for r in readings)
         ]
 
     @cached_property
@@ -151,8 +146,7 @@ class AtEqualKL:
 
     def _indicators(self) -> dict[str, Indicator]:
         def volume(rewards: Array, *_: Array) -> float:
-            corner = self.reference_point if self.has_volume else None
-            return np.nan if corner is None else pareto.hypervolume(rewards, corner)
+            return pareto.hypervolume(rewards, self.reference_point) if self.has_volume else np.nan
 
         return {
             "hypervolume": volume,
@@ -165,6 +159,6 @@ class AtEqualKL:
         }
 
     def _read(self, method: str) -> list[RewardsAtKL]:
-        found = [reading for reading in self.readings[method] if reading is not None]
-        assert len(found) == len(self.weightings)
-        return found
+        readings = [reading for reading in self.readings[method] if reading is not None]
+        assert len(readings) == len(self.weightings)
+        return readings

@@ -13,15 +13,16 @@ At strength 0 every method is π_ref. The strength is swept so that methods are 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from mavis.baselines.parm import guided_by, load_parm
 from mavis.baselines.policy_guides import PolicyGuide, load_policies, mod
 from mavis.baselines.soup import SOUP, soup
 from mavis.comparison.checkpoints import Models
-from mavis.comparison.preferences import Weighting, told
+from mavis.comparison.preferences import Weighting, as_option
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.value_model import ValueModel
@@ -31,19 +32,11 @@ Chosen = tuple[GuidedPolicy, tuple[float, ...]]  # a policy, and the weights to 
 WHOLE = "policy"  # the only guide of a policy that was tuned for a whole weighting
 
 
-@dataclass(frozen=True)
-class Method:
-    """A method with its models loaded.
+class Method(NamedTuple):
+    """A method with its models loaded."""
 
-    Args:
-        method: name of the method.
-        strength: natural strength, at which a sweep begins.
-        open: returns the policy for a weighting, and the weights to sample it with.
-    """
-
-    method: str
-    strength: float
-    open: Callable[[Weighting], Chosen]
+    strength: float  # natural strength, at which a sweep begins
+    open: Callable[[Weighting], Chosen]  # the policy for a weighting, and the weights to sample it
 
 
 class MethodModels:
@@ -51,25 +44,19 @@ class MethodModels:
 
     Args:
         method: name of the method.
-        reference: π_ref.
-        objectives: names of the M weights, in order.
-        models: how the policies were tuned.
+        load: loads the models from the folders of a seed.
         folders: model folders of each seed; seeds with the same folders share their models.
     """
 
     def __init__(
         self,
         method: str,
-        reference: ReferencePolicy,
-        objectives: tuple[str, ...],
-        models: Models,
+        load: Callable[[Mapping[str, Path]], Method],
         folders: Sequence[Mapping[str, Path]],
     ) -> None:
         self.method = method
         self._first = [folders.index(mine) for mine in folders]
-        self._open = cache(
-            lambda at: open_method(method, reference, objectives, models, folders[at])
-        )
+        self._open = cache(lambda at: load(folders[at]))
 
     @property
     def strength(self) -> float:
@@ -82,7 +69,7 @@ class MethodModels:
         return lambda seed: opened(self._first[seed])
 
 
-def served(chosen: Chosen) -> Chosen:
+def as_deployed(chosen: Chosen) -> Chosen:
     """Return the policy as it would be deployed: without π_ref where one model is enough."""
     policy, _ = chosen
     for guide in policy.guides:
@@ -99,43 +86,43 @@ def open_method(
     models: Models,
     folders: Mapping[str, Path],
 ) -> Method:
-    """Load a method's models.
+    """Load a method's models from the folders that `Models.folders` returns.
 
     Args:
         method: one of `config.METHODS`.
         reference: π_ref.
         objectives: names of the M weights, in order.
         models: how the policies were tuned.
-        folders: as `models.folders` gives them.
+        folders: by objective, or by weighting for morlhf.
     """
     if method == "mavis":
         networks = [ValueModel.from_pretrained(place, reference) for place in folders.values()]
         policy = GuidedPolicy(reference, tuple(networks))
         etas = [network.card.eta or 1.0 for network in networks]
-        return Method(method, 1 / max(etas), _by_name(policy, objectives))
+        return Method(1 / max(etas), _by_name(policy, objectives))
     if method == "mod":
         policy = mod(reference, folders, models.divergence, models.alpha, models.base)
-        return Method(method, 1.0, _by_name(policy, objectives))
+        return Method(1.0, _by_name(policy, objectives))
     if method == "soup":
         policies = load_policies(reference, folders, models.base)
 
         def stir(weights: Weighting) -> Chosen:
             return soup(reference, policies, dict(zip(objectives, weights, strict=True))), (1.0,)
 
-        return Method(method, 1.0, stir)
+        return Method(1.0, stir)
     if method == "morlhf":
 
         def tuned(weights: Weighting) -> Chosen:
-            place = folders[told(weights, objectives)]
+            place = folders[as_option(weights, objectives)]
             whole = load_policies(reference, {WHOLE: place}, models.base)
             return GuidedPolicy(reference, whole), (1.0,)
 
-        return Method(method, 1.0, tuned)
+        return Method(1.0, tuned)
     if method == "parm":
         (place,) = folders.values()
         arm = load_parm(reference, place, models.base)
-        return Method(method, 0.5, _by_name(guided_by(reference, arm), objectives))
-    return Method(method, 0.0, lambda _: (GuidedPolicy(reference), ()))
+        return Method(0.5, _by_name(guided_by(reference, arm), objectives))
+    return Method(0.0, lambda _: (GuidedPolicy(reference), ()))
 
 
 def _by_name(policy: GuidedPolicy, objectives: tuple[str, ...]) -> Callable[[Weighting], Chosen]:

@@ -37,20 +37,20 @@ def weightings(spec: str, objectives: Sequence[str], seed: int = 0) -> list[Weig
     """
     if ";" in spec:
         several = [part.strip() for part in spec.split(";") if part.strip()]
-        found = [weighting for part in several for weighting in weightings(part, objectives, seed)]
+        parsed = [w for part in several for w in weightings(part, objectives, seed)]
     elif spec.startswith("grid:"):
-        found = _grid(spec.removeprefix("grid:"), len(objectives))
+        parsed = _grid(spec.removeprefix("grid:"), len(objectives))
     elif spec.startswith("dirichlet:"):
-        found = _draws(spec.removeprefix("dirichlet:"), len(objectives), seed)
+        parsed = _draws(spec.removeprefix("dirichlet:"), len(objectives), seed)
     elif "=" in spec and not Path(spec).exists():
         parts = [_assignment(part) for part in spec.split(",")]
         if len({name for name, _ in parts}) < len(parts):
             raise ValueError(f"weights must name each objective once, got {spec!r}.")
-        found = [_named(dict(parts), objectives, spec)]
+        parsed = [_named(dict(parts), objectives, spec)]
     else:
-        found = _file(spec, objectives)
+        parsed = _file(spec, objectives)
     names: dict[str, Weighting] = {}
-    for weighting in dict.fromkeys(found):
+    for weighting in dict.fromkeys(parsed):
         name = label(weighting, objectives)
         if name in names:
             raise ValueError(
@@ -69,10 +69,10 @@ def label(weighting: Weighting, objectives: Sequence[str]) -> str:
     return "_".join(f"{n}{w:g}" for n, w in zip(objectives, weighting, strict=True))
 
 
-def told(weighting: Weighting, objectives: Sequence[str]) -> str:
+def as_option(weighting: Weighting, objectives: Sequence[str]) -> str:
     """Format a weighting so that `weightings` can parse it.
 
-    >>> told((0.25, 0.75), ["humor", "helpfulness"])
+    >>> as_option((0.25, 0.75), ["humor", "helpfulness"])
     'humor=0.25,helpfulness=0.75'
     """
     return ",".join(f"{n}={w:g}" for n, w in zip(objectives, weighting, strict=True))

@@ -39,12 +39,8 @@ def results(
 ) -> Results:
     """Compute the results of a sweep as an object that JSON can hold.
 
-    Args:
-        analysis: the points of the sweep.
-        costs: training costs, by trained method.
-        speeds: tokens per CPU second, by method.
-        settings: everything needed to repeat the sweep.
-        checks: contamination of the models' training data and rewards.
+    Training costs and speeds (tokens per CPU second) are by trained method; the settings are what
+    is needed to repeat the sweep.
     """
     comparison = analysis.at_equal_kl()
     near = {m: analysis.nearest(m) for m in comparison.readings}
@@ -85,15 +81,15 @@ def _method(
     speed: float | None,
 ) -> MethodResults:
     reached = method in comparison.methods
-    said = [point.summary for point in near]
-    about = ("kl", "length", "distinct_3", "repetition", "perplexity", "kl_truncation")
+    summaries = [point.summary for point in near]
+    names = ("kl", "length", "distinct_3", "repetition", "perplexity", "kl_truncation")
     return {
         "rewards": [_rewards(reading) for reading in comparison.readings[method]],
         "indicators": {
             name: _cell(comparison, name, comparison.indicator(method, name)) if reached else None
             for name in INDICATORS
         },
-        "answers": {name: float(np.mean([s[name] for s in said])) for name in about},
+        "answers": {name: float(np.mean([s[name] for s in summaries])) for name in names},
         "strengths": [point.strength for point in near],
         "training_cpu_seconds": cost.seconds if cost else 0.0,
         "parameters": cost.parameters if cost else 0,
@@ -147,8 +143,7 @@ def _rewards(reading: RewardsAtKL | None) -> list[Estimate] | None:
 
 def _point(analysis: Analysis, point: ScoredSamples) -> Point:
     rewards = analysis.per_prompt(point).mean_rewards.tolist()
-    found = {"strength": point.strength, "rewards": rewards, **point.summary}
-    return cast(Point, found)
+    return cast(Point, {"strength": point.strength, "rewards": rewards, **point.summary})
 
 
 def _curves(analysis: Analysis, method: str) -> list[list[Point]]:
@@ -157,31 +152,24 @@ def _curves(analysis: Analysis, method: str) -> list[list[Point]]:
 
 def _best_curves(analysis: Analysis) -> list[list[Point]]:
     """Return the best-of-N points at N = 1, 2, 4 … for each weighting."""
-    curves: list[list[Point]] = []
-    for weights in analysis.weightings:
-        curve = analysis.best_curve(weights)
-        powers = [n for n in range(1, len(curve) + 1) if n & (n - 1) == 0]
-        curves.append(
-            [
-                {
-                    "strength": n,
-                    "kl": curve[n - 1].mean_kl,
-                    "rewards": curve[n - 1].mean_rewards.tolist(),
-                }
-                for n in powers
-            ]
-        )
-    return curves
+    return [
+        [
+            {"strength": n, "kl": point.mean_kl, "rewards": point.mean_rewards.tolist()}
+            for n, point in enumerate(analysis.best_curve(weights), 1)
+            if n.bit_count() == 1  # a power of 2
+        ]
+        for weights in analysis.weightings
+    ]
 
 
-def _estimate(found: Interval) -> Estimate:
-    return {"value": found.value, "low": found.low, "high": found.high}
+def _estimate(number: Interval) -> Estimate:
+    return {"value": number.value, "low": number.low, "high": number.high}
 
 
-def _cell(comparison: AtEqualKL, name: str, found: Interval) -> Estimate | None:
+def _cell(comparison: AtEqualKL, name: str, number: Interval) -> Estimate | None:
     """Convert an interval for JSON; None for a hypervolume that is undefined."""
-    undefined = name.startswith("hypervolume") and not comparison.has_volume
-    return None if undefined else _estimate(found)
+    undefined = name == "hypervolume" and not comparison.has_volume
+    return None if undefined else _estimate(number)
 
 
 def _undefined(comparison: AtEqualKL, objectives: Sequence[str]) -> str | None:
@@ -236,9 +224,10 @@ def _paired(comparison: AtEqualKL) -> list[Pair]:
 def _short_of(comparison: AtEqualKL) -> list[str]:
     return [
         f"{method} does not reach {comparison.kl:g} nats, or has no reward there, at "
-        f"{sum(r is None or not np.isfinite(r.rewards).all() for r in found)} of {len(found)} "
+        f"{sum(r is None or not np.isfinite(r.rewards).all() for r in by_weighting)} of "
+        f"{len(by_weighting)} "
         "weightings: it is left out of the comparison there and of the indicators. "
         "Another --kl may lie within its reach."
-        for method, found in comparison.readings.items()
+        for method, by_weighting in comparison.readings.items()
         if method not in comparison.methods
     ]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from mavis.comparison.config import ParetoConfig
 from mavis.comparison.methods import Chosen
 from mavis.comparison.preferences import Weighting
 from mavis.decoding.reference import ReferencePolicy
@@ -22,33 +23,17 @@ from mavis.prompts import Prompt, digest
 from mavis.reward import identity
 
 TIMED = 64  # prompts that decoding speed is measured on
+HELD_EQUAL = ("seeds", "best_of", "max_tokens", "temperature", "top_k")  # options of every point
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything that is held equal for all methods.
+    """Everything that is held equal for all methods."""
 
-    Args:
-        reference: π_ref.
-        objectives: their rewards score every answer.
-        prompts: P held-out prompts.
-        seeds: S, the number of answers to each prompt.
-        best_of: answers of π_ref to each prompt, the largest N for best-of-N.
-        max_tokens: most tokens of an answer.
-        temperature: of π_ref and of every policy that is mixed into it.
-        top_k: candidates per token; 0 is the whole vocabulary.
-        rows: how many answers are decoded in parallel.
-    """
-
-    reference: ReferencePolicy
-    objectives: tuple[Objective, ...]
-    prompts: list[Prompt]
-    seeds: int
-    best_of: int
-    max_tokens: int
-    temperature: float
-    top_k: int
-    rows: int
+    reference: ReferencePolicy  # π_ref
+    objectives: tuple[Objective, ...]  # their rewards score every answer
+    prompts: list[Prompt]  # P held-out prompts
+    config: ParetoConfig  # of which `HELD_EQUAL` and the batch size are used here
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -69,12 +54,13 @@ class Setting:
             "objectives": list(self.names),
             "rewards": [identity(objective) for objective in self.objectives],
             "prompts": [digest(prompt) for prompt in self.prompts],
-            "seeds": self.seeds,
-            "best_of": self.best_of,
-            "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
-            "top_k": self.top_k,
+            **{name: getattr(self.config, name) for name in HELD_EQUAL},
         }
+
+    def sampling(self, weights: Weighting, strength: float) -> SamplingParams:
+        """Return the sampling settings of a policy."""
+        config = self.config
+        return SamplingParams(weights, strength, config.temperature, config.top_k)
 
     def point(
         self,
@@ -84,31 +70,24 @@ class Setting:
         choose: Callable[[int], Chosen],
         n: int = 1,
     ) -> ScoredSamples:
-        """Answer all prompts with a method's policies and score the answers.
+        """Answer all prompts with a method's policies at weights λ [M], and score the answers.
 
-        Args:
-            method: name of the method.
-            weights: λ [M].
-            strength: multiplies the weights.
-            choose: returns the policy of a seed.
-            n: answers to a prompt; more than 1 are all drawn from the first seed's policy.
+        `choose` returns the policy of a seed. If n > 1 answers are drawn for each prompt, all are
+        from the policy of the first seed.
         """
         parts = []
-        for seed in range(self.seeds if n == 1 else 1):
+        for seed in range(self.config.seeds if n == 1 else 1):
             policy, vector = choose(seed)
-            sampling = SamplingParams(
-                vector, strength, temperature=self.temperature, top_k=self.top_k
-            )
             samples = evaluate(
                 policy,
                 self.prompts,
                 self.objectives,
-                sampling,
-                max_tokens=self.max_tokens,
+                self.sampling(vector, strength),
+                max_tokens=self.config.max_tokens,
                 n=n,
                 seed=seed,
-                rows=self.rows,
-                collector=Collector(bars=False),  # a sweep has one already
+                rows=self.config.rows,
+                collector=Collector(bars=False),  # the sweep shows a progress bar of its own
             )
             parts.append(samples)
         return replace(side_by_side(parts), method=method, weights=weights, strength=strength)
@@ -116,11 +95,9 @@ class Setting:
     def speed(self, chosen: Chosen, strength: float) -> float:
         """Measure a policy's tokens per CPU second on the first `TIMED` prompts."""
         policy, vector = chosen
-        sampling = SamplingParams(vector, strength, temperature=self.temperature, top_k=self.top_k)
-        some = self.prompts[:TIMED]
-        count = len(some)
+        prompts = self.prompts[:TIMED]
+        sampling = [self.sampling(vector, strength)] * len(prompts)
+        lengths, streams = [self.config.max_tokens] * len(prompts), [0] * len(prompts)
         began = time.process_time()
-        answers = policy.sample(
-            some, [sampling] * count, [self.max_tokens] * count, [0] * count, rows=self.rows
-        )
+        answers = policy.sample(prompts, sampling, lengths, streams, rows=self.config.rows)
         return sum(len(a.tokens) for a in answers) / max(time.process_time() - began, 1e-9)

@@ -14,27 +14,27 @@ from pathlib import Path
 from mavis.baselines.policy_guides import check_policy
 from mavis.classifier import ClassifierReward
 from mavis.comparison.checkpoints import Models
-from mavis.comparison.methods import Chosen, MethodModels, served
+from mavis.comparison.methods import Chosen, MethodModels, as_deployed, open_method
 from mavis.comparison.preferences import Weighting, label
-from mavis.comparison.provenance import identity, tokenizer
+from mavis.comparison.provenance import Folders, identity, tokenizer
 from mavis.comparison.setting import Setting
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.request import SamplingParams
 from mavis.evaluation.samples import ScoredSamples
 from mavis.hub import lasting, locate
 from mavis.storage import check_same, read_json, write_json
 
 SETTINGS, SPEED = "sweep.json", "speed.json"
 POINTS = "points"  # the subfolder of a sweep
-RULE = "--divergence"  # stored with the models of mod; no objective can have this name
-BASE = "--base"  # stored with the models that may be adapters
+# Names of no objective, under which an option is stored beside the digests of the models:
+RULE = "--divergence"  # of mod
+BASE = "--base"  # of models that may be adapters
 POLICIES = {"mod", "soup", "morlhf"}
 OVER_BASES = POLICIES | {"parm"}
 RUNG = 2**0.5  # from one strength to the next: KL about doubles
 RUNGS = 12  # most steps from the natural strength: up to 64 times it, or a 64th
 
-Marks = dict[str, list[dict[str, str]]]  # method -> for each seed, a digest of each model
+Digests = dict[str, list[dict[str, str]]]  # method -> for each seed, a digest of each model
 
 
 @dataclass(frozen=True)
@@ -58,24 +58,25 @@ class Sweep:
                 reference, or the folder holds points of other settings, or of other models.
         """
         # Settings that cannot be decoded with must not be recorded in the folder.
-        plain = SamplingParams(temperature=self.setting.temperature, top_k=self.setting.top_k)
-        plain.check(())
-        names, seeds = self.setting.names, range(self.setting.seeds)
-        found = {
-            m: [self.models.folders(m, names, self.weightings, seed) for seed in seeds]
+        self.setting.sampling((), 0.0).check(())
+        names, seeds = self.setting.names, self.setting.config.seeds
+        folders = {
+            m: [self.models.folders(m, names, self.weightings, seed) for seed in range(seeds)]
             for m in methods
         }
-        _check_tokenizers(found, self.setting.reference)
-        marks = {m: [{n: identity(p) for n, p in f.items()} for f in found[m]] for m in methods}
-        if "mod" in marks:
-            rule = (self.models.divergence, self.models.alpha)
-            marks["mod"] = [mark | {RULE: f"{rule}"} for mark in marks["mod"]]
-        base = self.models.base and lasting(self.models.base)
-        for method in OVER_BASES & marks.keys():
-            marks[method] = [mark | {BASE: base or "its own"} for mark in marks[method]]
-        marks["reference"] = [
-            self._setting_marks()
-        ] * self.setting.seeds  # every point depends on it
+        _check_tokenizers(folders, self.setting.reference)
+        rule = f"{(self.models.divergence, self.models.alpha)}"
+        base = lasting(self.models.base) if self.models.base else "its own"
+        digests = {}
+        for method in methods:
+            options = {RULE: rule} if method == "mod" else {}
+            options |= {BASE: base} if method in OVER_BASES else {}
+            digests[method] = [
+                {name: identity(place) for name, place in places.items()} | options
+                for places in folders[method]
+            ]
+        # Every point depends on the reference policy and the rewards.
+        digests["reference"] = [self._setting_digests()] * seeds
         settings = self.setting.settings()
         file = self.folder / SETTINGS
         if file.is_file():
@@ -85,11 +86,11 @@ class Sweep:
                     f"{file} is damaged: it is not the record of a sweep. Give another --out."
                 )
             check_same(self.folder, "sweep", before["settings"], settings)
-            marks = _with_earlier(self.folder, before["models"], marks)
-        write_json(file, {"settings": settings, "models": marks})
-        return found
+            digests = _with_earlier(self.folder, before["models"], digests)
+        write_json(file, {"settings": settings, "models": digests})
+        return folders
 
-    def _setting_marks(self) -> dict[str, str]:
+    def _setting_digests(self) -> dict[str, str]:
         """Compute digests of the local models that all points depend on: π_ref and the rewards."""
         setting = self.setting
         named = {"reference": setting.reference.name}
@@ -99,12 +100,12 @@ class Sweep:
         places = {what: Path(locate(name, what)) for what, name in named.items()}
         return {what: identity(place) for what, place in places.items() if place.is_dir()}
 
-    def twins(self, method: str) -> bool:
+    def shares_models(self, method: str) -> bool:
         """Whether two seeds share a model although each should have its own."""
         seeds = read_json(self.folder / SETTINGS)["models"][method]
-        names = {name for marks in seeds for name in marks} - {RULE, BASE}
-        alike = any(len({marks.get(name) for marks in seeds}) < len(seeds) for name in names)
-        return alike and "{seed}" in self.models.runs
+        names = {name for digests in seeds for name in digests} - {RULE, BASE}
+        shared = any(len({digests.get(name) for digests in seeds}) < len(seeds) for name in names)
+        return shared and "{seed}" in self.models.runs
 
     def reference(self) -> ScoredSamples:
         """Return π_ref's answers."""
@@ -112,28 +113,28 @@ class Sweep:
 
     def best_of(self) -> ScoredSamples:
         """Return the answers of π_ref that best-of-N chooses from, [P, best_of]."""
-        return self._kept("best_of", (), 0.0, lambda _: self._plain, self.setting.best_of)
+        return self._kept("best_of", (), 0.0, lambda _: self._plain, self.setting.config.best_of)
 
-    def team(self, method: str, folders: Sequence[Mapping[str, Path]]) -> MethodModels:
-        """Return a method's models."""
-        setting = self.setting
-        return MethodModels(method, setting.reference, setting.names, self.models, folders)
+    def load(self, method: str, folders: Folders) -> MethodModels:
+        """Return a method's models, which are loaded when they are first used."""
+        shared = (method, self.setting.reference, self.setting.names, self.models)
+        return MethodModels(method, partial(open_method, *shared), folders)
 
-    def curves(self, team: MethodModels, kl: float) -> Iterator[list[ScoredSamples]]:
+    def curves(self, models: MethodModels, kl: float) -> Iterator[list[ScoredSamples]]:
         """Yield a method's points for each weighting, by strength, on both sides of a KL."""
         for weights in self.weightings:
-            choose = team.weighted(weights)
-            make = partial(self._kept, team.method, weights, choose=choose)
-            yield reach(make, team.strength, kl)
+            choose = models.weighted(weights)
+            make = partial(self._kept, models.method, weights, choose=choose)
+            yield reach(make, models.strength, kl)
 
-    def speed(self, team: MethodModels) -> float:
+    def speed(self, models: MethodModels) -> float:
         """Measure a method's tokens per CPU second at the middle weighting, as deployed."""
-        file = self.folder / POINTS / team.method / SPEED
-        if _damaged(file, read_json):
+        file = self.folder / POINTS / models.method / SPEED
+        if _must_write(file, read_json):
             middle = self.weightings[len(self.weightings) // 2]
-            chosen = served(team.weighted(middle)(0))
-            found = self.setting.speed(chosen, team.strength)
-            write_json(file, {"tokens_per_cpu_second": found})
+            policy = as_deployed(models.weighted(middle)(0))
+            speed = self.setting.speed(policy, models.strength)
+            write_json(file, {"tokens_per_cpu_second": speed})
         return float(read_json(file)["tokens_per_cpu_second"])
 
     @cached_property
@@ -151,7 +152,7 @@ class Sweep:
         """Load a point from its file; decode and save it first if it is missing."""
         names = list(self.setting.names) if weights else []
         file = place(self.folder, method, weights, strength, names)
-        if _damaged(file, ScoredSamples.load):
+        if _must_write(file, ScoredSamples.load):
             point = self.setting.point(method, weights, strength, choose, n)
             point.save(file)
         return ScoredSamples.load(file)
@@ -160,10 +161,7 @@ class Sweep:
 def reach(make: Callable[[float], ScoredSamples], start: float, kl: float) -> list[ScoredSamples]:
     """Step the strength until the KL of every seed has passed a value; sort points by strength.
 
-    Args:
-        make: returns the point at a strength.
-        start: the first strength.
-        kl: mean nats per answer.
+    `make` returns the point at a strength; the KL is the mean in nats per answer.
     """
     points = [make(start)]
     for way in (1, -1):
@@ -181,7 +179,7 @@ def place(folder: Path, method: str, weights: Weighting, strength: float, names:
     return folder / POINTS / method / f"{label(weights, names)}@{strength:.4g}.parquet"
 
 
-def _damaged(file: Path, read: Callable[[Path], object]) -> bool:
+def _must_write(file: Path, read: Callable[[Path], object]) -> bool:
     """Whether a file must be written: it is missing or damaged. Damage is reported."""
     if not file.is_file():
         return True
@@ -193,31 +191,27 @@ def _damaged(file: Path, read: Callable[[Path], object]) -> bool:
     return False
 
 
-def _check_tokenizers(
-    found: Mapping[str, Sequence[Mapping[str, Path]]], reference: ReferencePolicy
-) -> None:
-    for method, seeds in found.items():
-        for folder in (one for folders in seeds for one in folders.values()):
+def _check_tokenizers(folders: Mapping[str, Folders], reference: ReferencePolicy) -> None:
+    for method, seeds in folders.items():
+        for folder in (place for places in seeds for place in places.values()):
             if method in POLICIES:  # a policy may have more tokens than the reference
                 check_policy(folder, reference)
-            elif (mark := tokenizer(folder)) is not None and not reference.knows(mark):
+            elif (fingerprint := tokenizer(folder)) and not reference.knows(fingerprint):
                 raise ValueError(
                     f"{method}: {folder} and the reference {reference.name} have different "
                     "tokenizers: compare models that were made from this reference."
                 )
 
 
-def _with_earlier(folder: Path, before: Marks, marks: Marks) -> Marks:
+def _with_earlier(folder: Path, before: Digests, now: Digests) -> Digests:
     """Merge the digests of this sweep's models with those that earlier points were made with."""
-    together = dict(before)
-    for method, seeds in marks.items():
-        if not any(
-            (folder / POINTS / method).glob("*.parquet")
-        ):  # no point was finished with the earlier models
-            together[method] = seeds
+    merged = dict(before)
+    for method, seeds in now.items():
+        if not any((folder / POINTS / method).glob("*.parquet")):
+            merged[method] = seeds  # no point was finished with the earlier models
             continue
         pairs = list(zip(before.get(method, [{}] * len(seeds)), seeds, strict=True))
-        changed = {n for old, new in pairs for n, mark in new.items() if old.get(n, mark) != mark}
+        changed = {n for old, new in pairs for n, one in new.items() if old.get(n, one) != one}
         if changed == {RULE}:
             raise ValueError(
                 f"{folder} holds points of {method} under another divergence: give another --out."
@@ -227,5 +221,5 @@ def _with_earlier(folder: Path, before: Marks, marks: Marks) -> Marks:
                 f"{folder} holds points of other models of {method}, or of these before they were "
                 f"trained anew ({', '.join(sorted(changed))}): give another --out."
             )
-        together[method] = [old | new for old, new in pairs]
-    return together
+        merged[method] = [old | new for old, new in pairs]
+    return merged

@@ -38,7 +38,7 @@ class Interval:
     high: float
 
     def __format__(self, spec: str) -> str:
-        """Each of the three numbers by `spec`, two decimals unless told."""
+        """Format each of the three numbers by `spec`; with two decimals by default."""
         value, low, high = (format(x, spec or ".2f") for x in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]"
 
@@ -88,20 +88,20 @@ def means(values: npt.ArrayLike, counts: npt.NDArray[np.int64]) -> Array:
     Raises:
         ValueError: if the numbers of prompts differ.
     """
-    found = np.asarray(values, dtype=np.float64)
-    if counts.ndim != 2 or found.shape[:1] != counts.shape[1:]:
+    array = np.asarray(values, dtype=np.float64)
+    if counts.ndim != 2 or array.shape[:1] != counts.shape[1:]:
         raise ValueError(
             f"values [B, …] must have the prompts of counts [S, B], "
-            f"got shapes {found.shape} and {counts.shape}."
+            f"got shapes {array.shape} and {counts.shape}."
         )
-    flat = found.reshape(len(found), -1)
+    flat = array.reshape(len(array), -1)
     known = np.isfinite(flat)
     draws = counts.astype(np.float64)
     # Over the draws that are known: one that is not takes no part in the sum nor in the count.
     weight = draws @ known
     total = draws @ np.where(known, flat, 0.0)
     mean = np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
-    return mean.reshape(len(counts), *found.shape[1:])
+    return mean.reshape(len(counts), *array.shape[1:])
 
 
 def interval(value: float, samples: npt.ArrayLike, level: float = 0.95) -> Interval:
@@ -120,16 +120,16 @@ def interval(value: float, samples: npt.ArrayLike, level: float = 0.95) -> Inter
     Raises:
         ValueError: if samples is not a vector, or level not between 0 and 1.
     """
-    found = np.asarray(samples, dtype=np.float64)
-    if found.ndim != 1:
-        raise ValueError(f"samples must be a vector [S], got shape {found.shape}.")
+    known = np.asarray(samples, dtype=np.float64)
+    if known.ndim != 1:
+        raise ValueError(f"samples must be a vector [S], got shape {known.shape}.")
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}.")
-    found = found[~np.isnan(found)]
-    if not len(found):
+    known = known[~np.isnan(known)]
+    if not len(known):
         return Interval(float(value), np.nan, np.nan)
     tails = [(1 - level) / 2, (1 + level) / 2]
-    low, high = np.quantile(found, tails, method="inverted_cdf")
+    low, high = np.quantile(known, tails, method="inverted_cdf")
     return Interval(float(value), float(low), float(high))
 
 

@@ -1,6 +1,6 @@
-"""Reward against KL: best-of-N, and what the curve of any method says at a given KL.
+"""Reward against KL: best-of-N, and the rewards of any method at a given KL.
 
-A curve is a list of points, each with the rewards and the KL of every prompt; a point stands at its
+A curve is a list of points, each with the rewards and the KL of every prompt; it lies at their
 means over prompts. Between two points reward is taken to be linear in √KL, as it is to first order
 for a tilt (KL grows with the square of the strength, reward with the strength). Everything is done
 per prompt, so that prompts can be resampled. Pure functions of arrays.
@@ -42,7 +42,7 @@ class RewardsAtKL(NamedTuple):
     samples: Array  # the same on each resample of the prompts [S, M]
 
 
-def stand(rewards: Array, kl: Array) -> PerPrompt:
+def per_prompt(rewards: Array, kl: Array) -> PerPrompt:
     """Average the answers to each prompt: rewards [P, S, M], kl [P, S]."""
     known = np.isfinite(rewards)
     count = known.sum(1)
@@ -54,8 +54,7 @@ def stand(rewards: Array, kl: Array) -> PerPrompt:
 
 def mean(values: Array) -> Array:
     """Mean over prompts of what is known: [P, …] -> […]."""
-    (found,) = means(values, np.ones((1, len(values)), dtype=np.int64))
-    average: Array = found
+    average: Array = means(values, np.ones((1, len(values)), dtype=np.int64))[0]
     return average
 
 
@@ -112,7 +111,7 @@ def best_of_n(rewards: Array, truncation: Array, weights: Sequence[float]) -> li
     """
     counted = without_abstentions(rewards, weights)
     scores = counted @ np.asarray(weights, dtype=np.float64)  # [P, n]
-    # By rising score, an answer is the best of N whenever the N − 1 others stand before it.
+    # By rising score, an answer is the best of N whenever the N − 1 others come before it.
     order = np.argsort(scores, axis=1)
     ranked = np.take_along_axis(counted, order[..., None], axis=1)
     # A prompt that is left out has no KL either: both are means over the same prompts.
@@ -160,5 +159,5 @@ def _between(low: PerPrompt, high: PerPrompt, kl: float, counts: npt.NDArray[np.
     gap = end - start
     # In a resample the KL may lie outside of the two points; it is then read on the same line.
     share = np.divide(math.sqrt(kl) - start, gap, out=np.zeros_like(gap), where=gap > 0)
-    found: Array = near + share[:, None] * (far - near)
-    return found
+    rewards: Array = near + share[:, None] * (far - near)
+    return rewards

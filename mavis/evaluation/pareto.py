@@ -1,8 +1,12 @@
 """How good a set of trade-offs is: dominance, fronts, and one number for a set of points.
 
 Everything is maximised. A point [M] is the mean reward of one setting of one method, in standard
-units; a method is a set of points [P, M]. Sets must hold at least one point, and every entry must
-be finite: an indicator of a set with a hole in it is a number about nothing.
+units. A method is a set of `points` [P, M]; where each belongs to a weighting, they are `rewards`
+and `weights` [W, M], and the rewards of another policy are its `baseline` [M]. A `front` [F, M] is
+what `union_front` returns.
+
+Every function raises a ValueError if a set has no point, an entry is not finite, or two arguments
+have different objectives: an indicator of a set with a hole in it is a number about nothing.
 
 Sources:
     Zitzler, Thiele (1998): hypervolume.
@@ -23,11 +27,7 @@ Array = npt.NDArray[np.float64]
 
 
 def matrix(name: str, values: npt.ArrayLike) -> Array:
-    """Rows of finite numbers [P, M], P ≥ 1 and M ≥ 1.
-
-    Raises:
-        ValueError: if they are not; it says which row.
-    """
+    """Check that values are rows of finite numbers [P, M], P ≥ 1 and M ≥ 1."""
     rows = np.asarray(values, dtype=np.float64)
     if rows.ndim != 2 or rows.size == 0:
         raise ValueError(f"{name} must be a matrix [rows, objectives], got shape {rows.shape}.")
@@ -38,11 +38,7 @@ def matrix(name: str, values: npt.ArrayLike) -> Array:
 
 
 def vector(name: str, values: npt.ArrayLike) -> Array:
-    """One finite number per objective [M].
-
-    Raises:
-        ValueError: if they are not.
-    """
+    """Check that values are one finite number per objective [M]."""
     entries = np.asarray(values, dtype=np.float64)
     if entries.ndim != 1 or entries.size == 0 or not np.isfinite(entries).all():
         raise ValueError(f"{name} must be one finite number per objective, got {entries.tolist()}.")
@@ -67,47 +63,29 @@ def _pair(name: str, mine: npt.ArrayLike, other: str, theirs: npt.ArrayLike) -> 
 def _union(sets: Sequence[npt.ArrayLike]) -> Array:
     if not len(sets):
         raise ValueError("sets must hold at least one set of points, got none.")
-    found = [matrix(f"set {i}", points) for i, points in enumerate(sets)]
-    for i, points in enumerate(found):
-        _agree(f"set {i}", points, "set 0", found[0])
-    return np.concatenate(found)
+    checked = [matrix(f"set {i}", points) for i, points in enumerate(sets)]
+    for i, points in enumerate(checked):
+        _agree(f"set {i}", points, "set 0", checked[0])
+    return np.concatenate(checked)
 
 
 def nondominated(points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Which points no other point dominates: as good in every objective and better in one.
+    """Which points [P] no other point dominates: as good in every objective and better in one.
 
     Equal points do not dominate each other: all copies of a nondominated point count.
 
     >>> nondominated([[0, 2], [1, 1], [1, 1], [0, 1]]).tolist()
     [True, True, True, False]
-
-    Args:
-        points: [P, M].
-
-    Returns:
-        [P].
-
-    Raises:
-        ValueError: if points is no finite matrix.
     """
-    found = moocore.is_nondominated(matrix("points", points), maximise=True, keep_weakly=True)
-    return np.asarray(found, dtype=np.bool_)
+    mask = moocore.is_nondominated(matrix("points", points), maximise=True, keep_weakly=True)
+    return np.asarray(mask, dtype=np.bool_)
 
 
 def union_front(sets: Sequence[npt.ArrayLike]) -> Array:
-    """The nondominated points of several sets together, each once, sorted.
+    """The nondominated points [F, M] of several sets together, each once, sorted by objective.
 
     >>> union_front([[[0, 2], [1, 0]], [[1, 1], [0, 2]]]).tolist()
     [[0.0, 2.0], [1.0, 1.0]]
-
-    Args:
-        sets: each [P, M], P may differ.
-
-    Returns:
-        [F, M], by the first objective, then the next.
-
-    Raises:
-        ValueError: if there is no set, a set is no finite matrix, or their objectives differ.
     """
     points = _union(sets)
     return np.unique(points[nondominated(points)], axis=0)
@@ -142,26 +120,17 @@ def reference_point(sets: Sequence[npt.ArrayLike], margin: float = 0.1) -> Array
 
 
 def hypervolume(points: npt.ArrayLike, reference: npt.ArrayLike) -> float:
-    """The volume that the points dominate above a reference point. More is better.
+    """The volume that the points dominate above a reference point [M]. More is better.
 
-    Points that do not exceed the reference in every objective add nothing.
+    It is in the product of the objectives' units. Points that do not exceed the reference in every
+    objective add nothing.
 
     >>> hypervolume([[1, 3], [2, 2], [3, 1]], reference=[0, 0])
     6.0
-
-    Args:
-        points: [P, M].
-        reference: [M].
-
-    Returns:
-        Volume, in the product of the objectives' units.
-
-    Raises:
-        ValueError: if points or reference is not finite, or their objectives differ.
     """
-    found, corner = matrix("points", points), vector("reference", reference)
-    _agree("reference", corner, "points", found)
-    return float(moocore.hypervolume(found, ref=corner, maximise=True))
+    mine, corner = matrix("points", points), vector("reference", reference)
+    _agree("reference", corner, "points", mine)
+    return float(moocore.hypervolume(mine, ref=corner, maximise=True))
 
 
 def igd_plus(points: npt.ArrayLike, front: npt.ArrayLike) -> float:
@@ -172,13 +141,6 @@ def igd_plus(points: npt.ArrayLike, front: npt.ArrayLike) -> float:
 
     >>> igd_plus([[0, 2], [2, 0]], front=[[0, 3], [3, 0]])
     1.0
-
-    Args:
-        points: [P, M].
-        front: [F, M], e.g. of `union_front`.
-
-    Raises:
-        ValueError: if either is no finite matrix, or their objectives differ.
     """
     mine, best = _pair("points", points, "front", front)
     return float(moocore.igd_plus(mine, ref=best, maximise=True))
@@ -191,13 +153,6 @@ def epsilon_dominance(points: npt.ArrayLike, front: npt.ArrayLike) -> float:
 
     >>> epsilon_dominance([[0, 2], [2, 0]], front=[[0, 3], [2.5, 0]])
     1.0
-
-    Args:
-        points: [P, M].
-        front: [F, M].
-
-    Raises:
-        ValueError: if either is no finite matrix, or their objectives differ.
     """
     mine, best = _pair("points", points, "front", front)
     return float(moocore.epsilon_additive(mine, ref=best, maximise=True))
@@ -215,15 +170,8 @@ def maximin(points: npt.ArrayLike, front: npt.ArrayLike) -> float:
     >>> maximin([[0, 2], [0, 0]], front=[[0, 2], [1, 1]])  # −1 and +1
     0.0
 
-    Args:
-        points: [P, M].
-        front: [F, M].
-
     Returns:
         NaN if the front is one point that is in the set: it has no other to be held against.
-
-    Raises:
-        ValueError: if either is no finite matrix, or their objectives differ.
     """
     mine, best = _pair("points", points, "front", front)
     gaps = best[None, :, :] - mine[:, None, :]  # [P, F, M]
@@ -238,20 +186,13 @@ def inner_product(rewards: npt.ArrayLike, weights: npt.ArrayLike) -> float:
 
     >>> inner_product([[1, 0], [0, 2]], weights=[[1, 0], [0.5, 0.5]])
     1.0
-
-    Args:
-        rewards: mean reward under each weighting [W, M].
-        weights: [W, M].
-
-    Raises:
-        ValueError: if either is no finite matrix, or their shapes differ.
     """
-    found, asked = matrix("rewards", rewards), matrix("weights", weights)
-    if found.shape != asked.shape:
+    mine, asked = matrix("rewards", rewards), matrix("weights", weights)
+    if mine.shape != asked.shape:
         raise ValueError(
-            f"weights must have the shape of rewards (W, M = {found.shape}), got {asked.shape}."
+            f"weights must have the shape of rewards (W, M = {mine.shape}), got {asked.shape}."
         )
-    return float((found * asked).sum(axis=1).mean())
+    return float((mine * asked).sum(axis=1).mean())
 
 
 def weighted_gain(rewards: npt.ArrayLike, baseline: npt.ArrayLike, weights: npt.ArrayLike) -> float:
@@ -259,18 +200,10 @@ def weighted_gain(rewards: npt.ArrayLike, baseline: npt.ArrayLike, weights: npt.
 
     >>> weighted_gain([[1, 0], [0, 2]], baseline=[0.5, 0.5], weights=[[1, 0], [0.5, 0.5]])
     0.5
-
-    Args:
-        rewards: [W, M].
-        baseline: [M].
-        weights: [W, M].
-
-    Raises:
-        ValueError: as `inner_product`, or if baseline has not M finite entries.
     """
-    found, start = matrix("rewards", rewards), vector("baseline", baseline)
-    _agree("baseline", start, "rewards", found)
-    return inner_product(found - start, weights)
+    mine, start = matrix("rewards", rewards), vector("baseline", baseline)
+    _agree("baseline", start, "rewards", mine)
+    return inner_product(mine - start, weights)
 
 
 def worst_case(rewards: npt.ArrayLike) -> float:
@@ -282,11 +215,5 @@ def worst_case(rewards: npt.ArrayLike) -> float:
 
     >>> worst_case([[1, 0], [3, 2]])
     1.0
-
-    Args:
-        rewards: [W, M].
-
-    Raises:
-        ValueError: if rewards is no finite matrix.
     """
     return float(matrix("rewards", rewards).min(axis=1).mean())

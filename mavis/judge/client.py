@@ -1,5 +1,7 @@
 """A client of an OpenAI-compatible chat endpoint: one question at a time, with retries.
 
+An `Answer` is the server's response: the model's reply, or an error message.
+
 Secrets (the API key and any credentials in the address) are sent but never shown: every text that
 leaves this module has been through `clean`.
 """
@@ -11,12 +13,14 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from email.message import Message
 from http.client import HTTPException, HTTPResponse
+from typing import Any
 from urllib.error import URLError
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from urllib.request import HTTPErrorProcessor, Request, build_opener
 
-from mavis.judge.answer import Answer
+from mavis.judge.verdicts import CUT
 
 Messages = list[dict[str, str]]  # {"role": "user" | "assistant", "content": "…"}
 
@@ -24,43 +28,80 @@ KEY = "OPENAI_API_KEY"
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before another attempt
 LONGEST = 60.0  # most seconds to wait when the server asks for a pause
 _REFUSED = (400, 413, 422)  # this question cannot be answered; others may be
+_UNFIT = (400, 422)  # the model does not support what the request asks for
 _NOWHERE = (404, 405)  # there is no endpoint at this address
 _ASKED_AT = "/chat/completions"
 _VERSION = re.compile(r"/v[0-9]+\w*(/|$)")  # in a path
+_WRONG = ("error", "message", "detail")  # keys of error messages
 _SECRET = 4  # characters; a shorter secret may be an ordinary word of a reply
 
 
-@dataclass
-class Manner:
-    """What is known of the requests that an endpoint accepts."""
-
-    temperature: bool = True  # whether it accepts a temperature
-    versioned: bool = False  # whether /v1 must be appended to the address
-
-
 @dataclass(frozen=True)
+class Answer:
+    """A server's response, or the reason why there is none."""
+
+    status: int | None  # None: no response
+    body: str  # or why there is no response
+    after: float = 0.0  # seconds that the server asks to wait
+
+    @classmethod
+    def read(cls, status: int, headers: Message, body: bytes) -> "Answer":
+        """Build it from an HTTP response."""
+        after = str(headers.get("Retry-After", ""))  # the other form, a date, is ignored
+        seconds = float(after) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", after) else 0.0
+        return cls(status, body.decode(errors="replace"), seconds)
+
+    @property
+    def transient(self) -> bool:
+        """Whether another attempt may succeed."""
+        return self.status is None or self.status in (408, 429) or self.status >= 500
+
+    @property
+    def words(self) -> str | None:
+        """The model's reply, "" if it holds thoughts only; None if this is not a reply.
+
+        The text parts of a reply are joined, and a refusal counts as a reply. A reply that the
+        server has cut off ends with the line `CUT`.
+        """
+        try:
+            choice = json.loads(self.body)["choices"][0]
+            message = choice["message"]
+            text = _text(message.get("content")) or _text(message.get("refusal"))
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return None
+        if self.status != 200:
+            return None
+        return f"{text}\n{CUT}" if choice.get("finish_reason") == "length" else text
+
+    def refuses(self, name: str) -> bool:
+        """Whether the request is refused with a message that names this field."""
+        return self.status in _UNFIT and bool(re.search(rf"\b{name}\b", self.body))
+
+    @property
+    def message(self) -> str:
+        """The server's error message in one of the usual forms, or else the whole body."""
+        try:
+            message = json.loads(self.body)
+        except ValueError:
+            return self.body
+        while isinstance(message, dict):
+            message = next((message[name] for name in _WRONG if name in message), None)
+        return message if isinstance(message, str) else self.body
+
+
+@dataclass
 class Endpoint:
-    """A model at an endpoint.
+    """A model at an endpoint; a ValueError is raised if an argument is invalid."""
 
-    Args:
-        url: base address of `/chat/completions`, with or without a final `/v1`; may hold
-            credentials.
-        model: name of the model at the endpoint.
-        key: API key, if one is needed. Credentials in the address take precedence.
-        timeout: seconds without a response after which an attempt fails.
-        wait: sleeps between attempts.
-        manner: what the endpoint accepts; learned from its responses.
-
-    Raises:
-        ValueError: if an argument is invalid.
-    """
-
+    # Base address of `/chat/completions`, with or without a final `/v1`; may hold credentials.
     url: str = field(repr=False)
-    model: str
-    key: str = field(default="", repr=False)
-    timeout: float = 60.0
-    wait: Callable[[float], object] = time.sleep
-    manner: Manner = field(default_factory=Manner, repr=False, compare=False)
+    model: str  # its name at the endpoint
+    key: str = field(default="", repr=False)  # API key; credentials in the address go first
+    timeout: float = 60.0  # seconds without a response after which an attempt fails
+    wait: Callable[[float], object] = time.sleep  # between attempts
+    # Learned from responses: whether it accepts a temperature, and needs /v1 after the address.
+    temperature: bool = field(default=True, init=False)
+    versioned: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         """Check the arguments before anything is sent."""
@@ -131,17 +172,17 @@ class Endpoint:
 
         A change that helps is kept for later questions.
         """
-        temperature, versioned = self.manner.temperature, self.manner.versioned
+        temperature, versioned = self.temperature, self.versioned
         answer = self._send(messages, temperature, versioned)
         if answer.status in _NOWHERE and not (versioned or _VERSION.search(self._parts.path)):
             other = self._send(messages, temperature, True)
             if other.status is not None:
                 answer, versioned = other, other.status not in _NOWHERE
-                self.manner.versioned |= versioned
+                self.versioned |= versioned
         if temperature and answer.refuses("temperature"):
             answer = self._send(messages, False, versioned)
             if answer.status == 200:
-                self.manner.temperature = False
+                self.temperature = False
         return answer
 
     def _send(self, messages: Messages, temperature: bool, versioned: bool) -> Answer:
@@ -170,8 +211,8 @@ class Endpoint:
 
     def _reply(self, answer: Answer) -> str:
         """Return the reply, or raise an error that says why there is none."""
-        said = _brief(self.clean(answer.message))
-        status = f"HTTP {answer.status}: {said}" if answer.status else said
+        message = _brief(self.clean(answer.message))
+        status = f"HTTP {answer.status}: {message}" if answer.status else message
         if answer.transient:
             raise ConnectionError(f"no answer from {self.shown} ({status}).")
         if answer.status in _REFUSED:
@@ -199,3 +240,12 @@ class _AsItIs(HTTPErrorProcessor):
 def _brief(text: str, width: int = 200) -> str:
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def _text(content: Any) -> str:
+    """Join the text of a message; parts of another kind, such as reasoning, are left out."""
+    if isinstance(content, list):
+        return "".join(map(_text, content))
+    if isinstance(content, dict) and content.get("type", "text") in ("text", "output_text"):
+        content = content.get("text")
+    return content if isinstance(content, str) else ""

@@ -28,10 +28,9 @@ class Pair:
 
     def questions(self, model: str, criterion: str) -> tuple[Question, Question]:
         """Return the questions to the judge, with the answers in both orders."""
-        one, other = self.first, self.second
         return (
-            Question(model, criterion, self.prompt, one, other),
-            Question(model, criterion, self.prompt, other, one),
+            Question(model, criterion, self.prompt, self.first, self.second),
+            Question(model, criterion, self.prompt, self.second, self.first),
         )
 
 
@@ -39,30 +38,20 @@ class Pair:
 class Comparison:
     """How the first set of answers compares with the second.
 
-    Args:
-        pairs: number of pairs of answers.
-        wins: pairs where the first answer wins in both orders.
-        ties: pairs that are neither a win nor a loss.
-        losses: pairs where the first answer loses in both orders.
-        equal: ties between equal texts, which the judge is not asked about.
-        unparseable: verdicts that could not be read.
-        win_rate: share of wins, with ties counted as half.
-        low: lower end of its 95 % percentile bootstrap over prompts.
-        high: upper end. Below some thirty prompts, the interval is too narrow.
-        shown_first: share of the verdicts for A or B that went to the answer shown first. Each
-            answer is shown first once, so anything but 0.5 is position bias. None: there are none.
+    The interval is a 95 % percentile bootstrap over prompts; below some thirty prompts, it is too
+    narrow. Each answer is shown first once, so a `shown_first` other than 0.5 is position bias.
     """
 
-    pairs: int
-    wins: int
-    ties: int
-    losses: int
-    equal: int
-    unparseable: int
-    win_rate: float
-    low: float
-    high: float
-    shown_first: float | None
+    pairs: int  # number of pairs of answers
+    wins: int  # pairs where the first answer wins in both orders
+    ties: int  # pairs that are neither a win nor a loss
+    losses: int  # pairs where the first answer loses in both orders
+    equal: int  # ties between equal texts, which the judge is not asked about
+    unparseable: int  # verdicts that could not be read
+    win_rate: float  # share of wins, with ties counted as half
+    low: float  # lower end of its interval
+    high: float  # upper end
+    shown_first: float | None  # share of the verdicts for A or B that the answer shown first got
 
 
 # From files to pairs
@@ -93,10 +82,10 @@ def read_pairs(first: Path, second: Path) -> list[Pair]:
 def mean_kl(file: Path) -> float | None:
     """Return the mean KL of a file's answers in nats; None if any answer has no finite KL."""
     rows = [json.loads(line) for line in file.read_bytes().split(b"\n") if line.strip()]
-    said = [row.get("kl") for row in rows]
-    if not all(isinstance(kl, int | float) and math.isfinite(kl) for kl in said):
+    kls = [row.get("kl") for row in rows]
+    if not all(isinstance(kl, int | float) and math.isfinite(kl) for kl in kls):
         return None
-    return sum(map(float, said)) / len(said)
+    return sum(map(float, kls)) / len(kls)
 
 
 def _answers(file: Path) -> dict[str, list[str]]:
@@ -105,14 +94,14 @@ def _answers(file: Path) -> dict[str, list[str]]:
         raise FileNotFoundError(f"answers {str(file)!r}: there is no such file.")
     if not file.is_file():
         raise ValueError(f"answers {str(file)!r}: this is a folder; give a file.")
-    found: dict[str, list[str]] = {}
+    answers: dict[str, list[str]] = {}
     for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
         if line.strip():
             prompt, text = _answer(line, f"line {number} of {file}")
-            found.setdefault(prompt, []).append(text)
-    if not found:
+            answers.setdefault(prompt, []).append(text)
+    if not answers:
         raise ValueError(f"no answers in {file}.")
-    return found
+    return answers
 
 
 def _answer(line: bytes, where: str) -> tuple[str, str]:
@@ -134,36 +123,28 @@ def _answer(line: bytes, where: str) -> tuple[str, str]:
 
 
 def _is_chat(prompt: Any) -> bool:
-    return (
-        isinstance(prompt, list)
-        and bool(prompt)
-        and all(
-            isinstance(turn, dict)
-            and isinstance(turn.get("role"), str)
-            and isinstance(turn.get("content"), str)
-            for turn in prompt
-        )
-    )
+    def is_text(turn: Any, name: str) -> bool:
+        return isinstance(turn, dict) and isinstance(turn.get(name), str)
+
+    turns = prompt if isinstance(prompt, list) else []
+    return bool(turns) and all(is_text(t, "role") and is_text(t, "content") for t in turns)
 
 
 # From verdicts to the result
 
 
 def count(pairs: Sequence[Pair], verdicts: Sequence[Both], seed: int = 0) -> Comparison:
-    """Count wins, ties and losses.
+    """Count wins, ties and losses of at least one pair, by the verdicts on its `questions`.
 
-    Args:
-        pairs: at least one.
-        verdicts: verdicts on each pair's `questions`; those on equal texts are ignored.
-        seed: seed of the bootstrap resamples.
+    Verdicts on equal texts are ignored. The seed is that of the bootstrap.
     """
     from mavis.evaluation.bootstrap import means, ratio, resamples
 
     points = [
         outcome(*both) if pair.differ else 0.5 for pair, both in zip(pairs, verdicts, strict=True)
     ]
-    said = [v for pair, both in zip(pairs, verdicts, strict=True) if pair.differ for v in both]
-    decided = [verdict for verdict in said if verdict in ("A", "B")]
+    asked = [v for pair, both in zip(pairs, verdicts, strict=True) if pair.differ for v in both]
+    decided = [verdict for verdict in asked if verdict in ("A", "B")]
     won: dict[str, list[float]] = {}
     for pair, point in zip(pairs, points, strict=True):
         won.setdefault(pair.prompt, []).append(point)
@@ -176,7 +157,7 @@ def count(pairs: Sequence[Pair], verdicts: Sequence[Both], seed: int = 0) -> Com
         ties=points.count(0.5),
         losses=points.count(0.0),
         equal=sum(not pair.differ for pair in pairs),
-        unparseable=said.count(None),
+        unparseable=asked.count(None),
         win_rate=rate.value,
         low=rate.low,
         high=rate.high,
@@ -190,8 +171,6 @@ def outcome(forward: Verdict | None, backward: Verdict | None) -> float:
     >>> outcome("A", "B"), outcome("B", "A"), outcome("A", "A"), outcome("A", "tie")
     (1.0, 0.0, 0.5, 0.5)
 
-    Args:
-        forward: verdict when it was shown first, as A.
-        backward: verdict when it was shown last, as B.
+    `forward` is the verdict when it was shown first, as A; `backward` when shown last, as B.
     """
     return {("A", "B"): 1.0, ("B", "A"): 0.0}.get((str(forward), str(backward)), 0.5)

@@ -87,8 +87,8 @@ def read_verdict(reply: str) -> Verdict | None:
         lines = lines[-2:-1]
     for line in reversed(lines):
         words = " ".join(re.findall(r"[^\W_]+", line.lower()))
-        if found := _VERDICT.fullmatch(words):
-            letter = found["letter"]
+        if match := _VERDICT.fullmatch(words):
+            letter = match["letter"]
             return "tie" if letter is None else "A" if letter == "a" else "B"
     return None
 

@@ -14,15 +14,15 @@ from mavis.report.style import (
     look,
     number,
     ordered,
+    ordered_baselines,
     ratio,
     shares,
 )
 from mavis.report.text import decimal
 
 HEADS = {"inner_product": "MIP", "igd_plus": "IGD+", "epsilon": "ε\N{NON-BREAKING HYPHEN}dominance"}
-PAIRED = [
-    name for name in INDICATORS if name != "inner_product"
-]  # whose paired difference equals weighted_gain's
+# The paired difference of inner products equals that of weighted gains.
+PAIRED = [name for name in INDICATORS if name != "inner_product"]
 LESS = ("igd_plus", "epsilon", "maximin")  # indicators where less is better
 ANSWERS = {  # statistics of answers: the name shown, and its decimals
     "kl": ("KL, nats", 2),
@@ -55,9 +55,9 @@ class Table(NamedTuple):
     rows: list[tuple[str, list[Cell]]]
 
 
-def told(found: Results) -> list[str]:
+def shown_indicators(results: Results) -> list[str]:
     """Choose the indicators to show: with one objective, all of them amount to its reward."""
-    return list(INDICATORS) if len(found["objectives"]) > 1 else ["weighted_gain"]
+    return list(INDICATORS) if len(results["objectives"]) > 1 else ["weighted_gain"]
 
 
 def head(name: str) -> str:
@@ -65,69 +65,70 @@ def head(name: str) -> str:
     return HEADS.get(name, name.replace("_", " "))
 
 
-def indicators(found: Results) -> Table:
+def indicators(results: Results) -> Table:
     """Tabulate the indicators of every method."""
-    names = told(found)
+    names = shown_indicators(results)
     heads = [f"{head(name)}\N{NO-BREAK SPACE}{'↓' if name in LESS else '↑'}" for name in names]
 
     def cell(method: MethodResults, name: str) -> Cell:
-        if name == "hypervolume" and found.get("hypervolume_undefined") and is_compared(method):
+        if name == "hypervolume" and results.get("hypervolume_undefined") and is_compared(method):
             return Cell("undefined")
         return _cell(method["indicators"][name])
 
-    return Table(heads, _rows(found, lambda m: [cell(m, name) for name in names]))
+    return Table(heads, _rows(results, lambda m: [cell(m, name) for name in names]))
 
 
-def answers(found: Results) -> Table:
+def answers(results: Results) -> Table:
     """Tabulate the answer statistics of every method."""
-    start = [("reference", _said(found["reference"]))]
-    rows = _rows(found, lambda method: _said(method["answers"]))
+
+    def row(numbers: Mapping[str, object]) -> list[Cell]:
+        return [Cell(decimal(numbers.get(name), digits)) for name, (_, digits) in ANSWERS.items()]
+
+    start = [("reference", row(results["reference"]))]
+    rows = _rows(results, lambda method: row(method["answers"]))
     return Table([head for head, _ in ANSWERS.values()], start + rows)
 
 
-def _said(numbers: Mapping[str, object]) -> list[Cell]:
-    return [Cell(decimal(numbers.get(name), digits)) for name, (_, digits) in ANSWERS.items()]
-
-
-def costs(found: Results) -> Table:
+def costs(results: Results) -> Table:
     """Tabulate the training and decoding cost of every method."""
-    rows = _rows(found, lambda method: [Cell(decimal(method[name], 0)) for name in COSTS])
+    rows = _rows(results, lambda method: [Cell(decimal(method[name], 0)) for name in COSTS])
     return Table(list(COSTS.values()), rows)
 
 
-def ahead(found: Results) -> Table:
+def ahead(results: Results) -> Table:
     """Tabulate MAVIS against each baseline."""
     kinds: dict[LeadName, str] = {
         "hypervolume_ratio": "hypervolume, ratio",
         "gain_ratio": "weighted gain, ratio",
         "gain_difference": "weighted gain, difference",
     }
-    if found.get("hypervolume_undefined"):
+    if results.get("hypervolume_undefined"):
         del kinds["hypervolume_ratio"]
-    leads = found["ahead"]
-    baselines = [baseline for baseline in ordered(found) if baseline in leads]
-    rows = [(look(r).name, [_cell(leads[r][k]) for k in kinds]) for r in baselines]
+    rows = [
+        (look(baseline).name, [_cell(results["ahead"][baseline][kind]) for kind in kinds])
+        for baseline in ordered_baselines(results)
+    ]
     return Table(list(kinds.values()), rows)
 
 
-def paired(found: Results) -> Table:
+def paired(results: Results) -> Table:
     """Tabulate the paired differences between all pairs of methods."""
-    undefined = {"hypervolume"} if found.get("hypervolume_undefined") else set()
-    names = [name for name in told(found) if name in PAIRED and name not in undefined]
+    undefined = {"hypervolume"} if results.get("hypervolume_undefined") else set()
+    names = [name for name in shown_indicators(results) if name in PAIRED and name not in undefined]
     rows = [
         (
             " − ".join(look(method).name for method in pair["methods"]),
             [_cell(pair["differences"][name]) for name in names],
         )
-        for pair in found.get("paired", ())
+        for pair in results.get("paired", ())
     ]
     return Table(list(map(head, names)), rows)
 
 
-def by_seed(found: Results) -> Table:
+def by_seed(results: Results) -> Table:
     """Tabulate the indicators of each seed, and the ratio of MAVIS's to each baseline's."""
-    seeds, methods = found["by_seed"], ordered(found)
-    names = BY_SEED[1:] if found.get("hypervolume_undefined") else BY_SEED
+    seeds, methods = results["by_seed"], ordered(results)
+    names = BY_SEED[1:] if results.get("hypervolume_undefined") else BY_SEED
     columns = [(name, at) for name in names for at in range(len(seeds))]
 
     def value(method: str, name: str, at: int) -> float:
@@ -141,23 +142,23 @@ def by_seed(found: Results) -> Table:
     return Table([f"{head(name)}, seed {at}" for name, at in columns], known if seeds else [])
 
 
-def rewards(found: Results) -> list[tuple[str, Table]]:
+def rewards(results: Results) -> list[tuple[str, Table]]:
     """Tabulate the rewards at equal KL: a table per objective, a row per weighting."""
-    methods = ordered(found)
+    methods = ordered(results)
 
     def rows(m: int) -> Iterator[tuple[str, list[Cell]]]:
-        for at, weights in enumerate(found["weightings"]):
-            cells = [found["methods"][method]["rewards"][at] for method in methods]
+        for at, weights in enumerate(results["weightings"]):
+            cells = [results["methods"][method]["rewards"][at] for method in methods]
             yield shares(weights), [_cell(cell[m] if cell else None) for cell in cells]
 
     heads = [look(method).name for method in methods]
-    return [(name, Table(heads, list(rows(m)))) for m, name in enumerate(found["objectives"])]
+    return [(name, Table(heads, list(rows(m)))) for m, name in enumerate(results["objectives"])]
 
 
 def _rows(
-    found: Results, cells: Callable[[MethodResults], list[Cell]]
+    results: Results, cells: Callable[[MethodResults], list[Cell]]
 ) -> list[tuple[str, list[Cell]]]:
-    return [(look(m).name, cells(found["methods"][m])) for m in ordered(found)]
+    return [(look(m).name, cells(results["methods"][m])) for m in ordered(results)]
 
 
 def _cell(numbers: Estimate | None) -> Cell:

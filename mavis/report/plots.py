@@ -1,8 +1,7 @@
 """Plot a sweep: fronts at equal KL, reward against KL, and bars of the indicators.
 
-All are drawn from `results.json` alone. Each picture has two functions: one draws a `Figure`, the
-other saves it as a PNG. Unknown numbers are left out, and a sweep with few points gives a
-sparse picture, not an error.
+All are drawn from the contents of `results.json` alone. Unknown numbers are left out, and a sweep
+with few points gives a sparse picture, not an error.
 """
 
 import re
@@ -27,11 +26,11 @@ from mavis.report.style import (
     is_compared,
     is_single,
     look,
+    main_indicator,
     measured,
     number,
     ordered,
     shares,
-    yardstick,
 )
 
 FLAT = 1e-6  # standard units; an axis with a smaller range is widened
@@ -40,41 +39,34 @@ STEPS = 24  # line segments between two points of a curve that is linear in √K
 Array = npt.NDArray[np.float64]
 
 
-def front(path: Path, found: Results, x: int, y: int) -> Path:
-    """Save `front_figure` as a PNG; returns its path."""
-    return save(path, front_figure(found, x, y))
-
-
-def front_figure(found: Results, x: int, y: int) -> Figure:
+def front_figure(results: Results, x: int, y: int) -> Figure:
     """Draw mean rewards of two objectives at equal KL, a point per method and weighting.
 
     Crosses are 95 % intervals; a line joins the points that no other point of the method beats in
     both objectives.
 
-    Args:
-        found: the results of the sweep.
-        x: index of the objective on the horizontal axis.
-        y: index of the objective on the vertical axis.
+    `x` and `y` are the indices of the objectives on the horizontal and the vertical axis.
     """
     figure = Figure(figsize=(WIDTH, 6.4), layout="constrained")
     axes = figure.subplots()
-    names = [_text(name) for name in found["objectives"]]
-    both = f"{names[x]} and {names[y]} at {found['kl']:g} nats of KL"
-    name_axes(axes, f"{both}\n{_legend_of_weights(found)}", size=11)
+    names = [_text(name) for name in results["objectives"]]
+    both = f"{names[x]} and {names[y]} at {results['kl']:g} nats of KL"
+    name_axes(axes, f"{both}\n{_legend_of_weights(results)}", size=11)
     axes.set_xlabel(f"mean reward of {names[x]} ({UNITS}, 95 % interval)")
     axes.set_ylabel(f"mean reward of {names[y]} ({UNITS}, 95 % interval)")
-    for method in ordered(found):
-        rows = [_cross(cell, x, y) for cell in found["methods"][method]["rewards"]]
+    for method in ordered(results):
+        cells = [cell for cell in results["methods"][method]["rewards"] if cell is not None]
+        rows = [[_interval(cell[x]), _interval(cell[y])] for cell in cells]
         _draw_front(axes, look(method), np.array(rows).reshape(-1, 2, 3))
-    start = _numbers(found["reference"]["rewards"])
+    start = _numbers(results["reference"]["rewards"])
     axes.plot(start[x], start[y], "s", color=BLACK, markersize=7, label="reference", zorder=6)
-    if found["reference_point"] is not None:
-        corner = _numbers(found["reference_point"])
+    if results["reference_point"] is not None:
+        corner = _numbers(results["reference_point"])
         axes.plot(corner[x], corner[y], "+", color=GREY, markersize=11, markeredgewidth=2,
                   label="hypervolume's reference point")  # fmt: skip
         for draw, at in ((axes.axvline, corner[x]), (axes.axhline, corner[y])):
             draw(at, color=GREY, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
-    _label_ends(axes, found, x, y)
+    _label_ends(axes, results, x, y)
     axes.margins(0.09)
     # Where an objective is constant, do not magnify rounding errors.
     for low, high, limit in (
@@ -87,35 +79,27 @@ def front_figure(found: Results, x: int, y: int) -> Figure:
     return figure
 
 
-def curves(path: Path, found: Results) -> Path:
-    """Save `curves_figure` as a PNG; returns its path."""
-    return save(path, curves_figure(found))
-
-
-def curves_figure(found: Results) -> Figure:
+def curves_figure(results: Results) -> Figure:
     """Draw weighted reward against KL, a panel for each of three weightings.
 
     Every curve starts at the reference and is interpolated linearly in √KL between its points.
-
-    Args:
-        found: the results of the sweep.
     """
-    panels = three(len(found["weightings"]))
+    panels = three(len(results["weightings"]))
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
-    single = is_single(found)
-    weighted = f"weighted reward against KL\n{_legend_of_weights(found)}"
-    title = f"reward of {_text(found['objectives'][0])} against KL" if single else weighted
+    single = is_single(results)
+    weighted = f"weighted reward against KL\n{_legend_of_weights(results)}"
+    title = f"reward of {_text(results['objectives'][0])} against KL" if single else weighted
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     every = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True).ravel()
-    start = found["reference"]
+    start = results["reference"]
     for axes, at in zip(every, panels, strict=True):
-        weights = np.array(found["weightings"][at])
-        name_axes(axes, "" if single else f"λ = {shares(found['weightings'][at])}", size=10)
+        weights = np.array(results["weightings"][at])
+        name_axes(axes, "" if single else f"λ = {shares(results['weightings'][at])}", size=10)
         axes.set_xlabel("KL to the reference (nats)")
-        axes.axvline(found["kl"], color=GREY, linestyle=(0, (2, 3)), label="compared here")
+        axes.axvline(results["kl"], color=GREY, linestyle=(0, (2, 3)), label="compared here")
         origin = np.array([number(start["kl"]), _numbers(start["rewards"]) @ weights])
-        for method in ordered(found):
-            points = found["methods"][method]["points"][at]
+        for method in ordered(results):
+            points = results["methods"][method]["points"][at]
             rows = [(number(p["kl"]), _numbers(p["rewards"]) @ weights) for p in points]
             first = [] if method == "best_of" else [origin]  # its N = 1 is the reference
             _draw_curve(axes, look(method), np.array([*first, *rows]).reshape(-1, 2))
@@ -127,34 +111,28 @@ def curves_figure(found: Results) -> Figure:
     return figure
 
 
-def bars(path: Path, found: Results) -> Path:
-    """Save `bars_figure` as a PNG; returns its path."""
-    return save(path, bars_figure(found))
-
-
-def bar_kinds(found: Results) -> list[str]:
+def bar_kinds(results: Results) -> list[str]:
     """Choose the bars: the main indicator, and the weighted gain beside a hypervolume."""
-    name = yardstick(found).name
+    name = main_indicator(results).name
     return [name, "weighted gain"] if name == "hypervolume" else [name]
 
 
-def bar(found: Results, method: str, kind: str) -> Estimate:
+def bar(results: Results, method: str, kind: str) -> Estimate:
     """Return the value of one bar of a method that can be compared."""
-    gain = found["methods"][method]["indicators"]["weighted_gain"]
-    return measured(found, method) if gain is None or kind == yardstick(found).name else gain
+    gain = results["methods"][method]["indicators"]["weighted_gain"]
+    if gain is None or kind == main_indicator(results).name:
+        return measured(results, method)
+    return gain
 
 
-def bars_figure(found: Results) -> Figure:
+def bars_figure(results: Results) -> Figure:
     """Draw hypervolume and weighted gain of the compared methods, with 95 % intervals.
 
     With one objective, draw its reward instead.
-
-    Args:
-        found: the results of the sweep.
     """
-    kinds = bar_kinds(found)
-    known = [method for method in ordered(found) if is_compared(found["methods"][method])]
-    methods = sorted(known, key=lambda m: number(bar(found, m, kinds[0])["value"]))
+    kinds = bar_kinds(results)
+    known = [method for method in ordered(results) if is_compared(results["methods"][method])]
+    methods = sorted(known, key=lambda m: number(bar(results, m, kinds[0])["value"]))
     figure = Figure(figsize=(WIDTH, 1.5 + 0.42 * max(1, len(methods))), layout="constrained")
     room = {"wspace": 0.08}
     every = figure.subplots(1, len(kinds), sharey=True, squeeze=False, gridspec_kw=room).ravel()
@@ -164,7 +142,7 @@ def bars_figure(found: Results) -> Figure:
         name_axes(axes, name, size=12)
         axes.set_xlabel(f"{unit}, 95 % interval")
         axes.grid(visible=False, axis="y")
-        values = np.array([_interval(bar(found, m, name)) for m in methods]).reshape(-1, 3)
+        values = np.array([_interval(bar(results, m, name)) for m in methods]).reshape(-1, 3)
         axes.barh(range(len(methods)), values[:, 0], 0.62, alpha=0.8,
                   color=[look(m).colour for m in methods])  # fmt: skip
         axes.errorbar(values[:, 0], range(len(methods)), xerr=_arms(values), fmt="none",
@@ -177,23 +155,23 @@ def bars_figure(found: Results) -> Figure:
         axes.margins(x=0.16)
     left.set_yticks(range(len(methods)), [_text(look(m).name) for m in methods])
     if not methods:
-        left.text(0.5, 0.5, "no method gets that far at every weighting", ha="center",
+        left.text(0.5, 0.5, "no method reaches this KL at every weighting", ha="center",
                   transform=left.transAxes)  # fmt: skip
     return figure
 
 
-def pictures(folder: Path, found: Results) -> dict[str, Path]:
+def pictures(folder: Path, results: Results) -> dict[str, Path]:
     """Save all pictures of a sweep: a front for each pair of objectives, curves and bars.
 
     Returns:
         the files by name: `front 0 1`, …, `curves`, `bars`.
     """
     saved = {}
-    for x, y in combinations(range(len(found["objectives"])), 2):
-        both = "_".join(re.sub(r"[^\w-]", "_", found["objectives"][m]) for m in (x, y))
-        saved[f"front {x} {y}"] = front(folder / f"front_{both}.png", found, x, y)
-    saved["curves"] = curves(folder / "curves.png", found)
-    saved["bars"] = bars(folder / "bars.png", found)
+    for x, y in combinations(range(len(results["objectives"])), 2):
+        both = "_".join(re.sub(r"[^\w-]", "_", results["objectives"][m]) for m in (x, y))
+        saved[f"front {x} {y}"] = save(folder / f"front_{both}.png", front_figure(results, x, y))
+    saved["curves"] = save(folder / "curves.png", curves_figure(results))
+    saved["bars"] = save(folder / "bars.png", bars_figure(results))
     return saved
 
 
@@ -229,51 +207,44 @@ def _draw_curve(axes: Axes, style: Look, points: Array) -> None:
               label=_text(style.name))  # fmt: skip
 
 
-def _legend_of_weights(found: Results) -> str:
-    return fill(f"λ = {' : '.join(map(_text, found['objectives']))}", 90)
+def _legend_of_weights(results: Results) -> str:
+    return fill(f"λ = {' : '.join(map(_text, results['objectives']))}", 90)
 
 
-def _label_ends(axes: Axes, found: Results, x: int, y: int) -> None:
+def _label_ends(axes: Axes, results: Results, x: int, y: int) -> None:
     """Write λ beside one method's points with the largest weight on x, and on y."""
-    methods = sorted(ordered(found), key=lambda m: m != AHEAD)
-    method = next((m for m in methods if all(found["methods"][m]["rewards"])), None)
+    methods = sorted(ordered(results), key=lambda m: m != AHEAD)
+    method = next((m for m in methods if all(results["methods"][m]["rewards"])), None)
     if method is None:
         return
-    weights = np.array(found["weightings"])
+    weights = np.array(results["weightings"])
     halo = [withStroke(linewidth=3, foreground="white")]
     ends = ((x, y, (0, -24), "center"), (y, x, (-9, 9), "right"))
     for m, n, away, side in ends[: len(weights)]:
         at = int((weights[:, m] - weights[:, n]).argmax())
-        cell = found["methods"][method]["rewards"][at] or []
+        cell = results["methods"][method]["rewards"][at] or []
         place = (number(cell[x]["value"]), number(cell[y]["value"]))
         if np.isfinite(place).all():
-            axes.annotate(f"λ = {shares(found['weightings'][at])}", place, away,
+            axes.annotate(f"λ = {shares(results['weightings'][at])}", place, away,
                           textcoords="offset points", ha=side, fontsize=9, zorder=7,
                           color=look(method).colour, path_effects=halo)  # fmt: skip
 
 
-def _cross(cell: Sequence[Estimate] | None, x: int, y: int) -> Array:
-    """Return two objectives' intervals [2, 3]; NaN where the KL was not reached."""
-    if cell is None:
-        return np.full((2, 3), np.nan)
-    return np.array([_interval(cell[m]) for m in (x, y)])
-
-
-def _interval(cell: Estimate) -> list[float]:
+def _interval(cell: Estimate) -> Array:
     """Return value, low and high end."""
-    return list(map(number, (cell["value"], cell["low"], cell["high"])))
+    return _numbers([cell["value"], cell["low"], cell["high"]])
 
 
 def _arms(values: Array) -> Array:
     """Return error-bar lengths [2, N] from value, low and high [N, 3]; 0 where unknown."""
     value, low, high = values.T
-    found = np.stack([value - low, high - value])
+    arms = np.stack([value - low, high - value])
     # A percentile interval may lie beside its value; an arm cannot be negative.
-    return np.where(np.isfinite(found), np.maximum(found, 0.0), 0.0)
+    return np.where(np.isfinite(arms), np.maximum(arms, 0.0), 0.0)
 
 
 def _numbers(values: Sequence[float | None]) -> Array:
-    return np.array([number(value) for value in values])
+    return np.array(values, dtype=np.float64)  # None becomes NaN
 
 
 def _text(words: str) -> str:

@@ -37,39 +37,44 @@ def look(method: str) -> Look:
     return LOOKS.get(method, Look(method, GREY, "*", (0, (1, 2))))
 
 
-def ordered(found: Results) -> list[str]:
+def ordered(results: Results) -> list[str]:
     """Return the methods of a sweep in the order of all pictures and tables."""
-    known = [method for method in LOOKS if method in found["methods"]]
-    return known + [method for method in found["methods"] if method not in LOOKS]
+    known = [method for method in LOOKS if method in results["methods"]]
+    return known + [method for method in results["methods"] if method not in LOOKS]
 
 
-def weightings(found: Results) -> str:
+def ordered_baselines(results: Results) -> list[str]:
+    """Return the baselines that MAVIS is compared with, in the order of `ordered`."""
+    return [method for method in ordered(results) if method in results["ahead"]]
+
+
+def weightings(results: Results) -> str:
     """Format the number of weightings.
 
     >>> weightings({"weightings": [[1.0, 0.0]]})
     '1 weighting'
     """
-    count = len(found["weightings"])
+    count = len(results["weightings"])
     return f"{count} weighting{'' if count == 1 else 's'}"
 
 
-class Yardstick(NamedTuple):
+class MainIndicator(NamedTuple):
     """The main indicator of a comparison."""
 
-    indicator: str  # among the indicators of `results.json`
+    key: str  # among the indicators of `results.json`
     name: str  # for people
 
 
-def yardstick(found: Results) -> Yardstick:
+def main_indicator(results: Results) -> MainIndicator:
     """Choose the hypervolume; if undefined, the weighted gain, or the reward of one objective."""
-    if found.get("hypervolume_undefined") is None:
-        return Yardstick("hypervolume", "hypervolume")
-    return Yardstick("weighted_gain", "reward" if is_single(found) else "weighted gain")
+    if results.get("hypervolume_undefined") is None:
+        return MainIndicator("hypervolume", "hypervolume")
+    return MainIndicator("weighted_gain", "reward" if is_single(results) else "weighted gain")
 
 
-def is_single(found: Results) -> bool:
+def is_single(results: Results) -> bool:
     """Whether the sweep has one objective at weight 1, so that there is nothing to weigh."""
-    return [list(weights) for weights in found["weightings"]] == [[1.0]]
+    return [list(weights) for weights in results["weightings"]] == [[1.0]]
 
 
 def is_compared(method: MethodResults) -> bool:
@@ -77,11 +82,11 @@ def is_compared(method: MethodResults) -> bool:
     return method["indicators"]["weighted_gain"] is not None
 
 
-def measured(found: Results, method: str) -> Estimate:
+def measured(results: Results, method: str) -> Estimate:
     """Return the main indicator of a method that can be compared."""
-    this = found["methods"][method]
-    rewards, cell = this["rewards"][0], this["indicators"][yardstick(found).indicator]
-    if yardstick(found).name == "reward" and rewards:
+    this = results["methods"][method]
+    rewards, cell = this["rewards"][0], this["indicators"][main_indicator(results).key]
+    if main_indicator(results).name == "reward" and rewards:
         cell = rewards[0]
     assert cell is not None  # a compared method has every defined indicator
     return cell
@@ -103,6 +108,16 @@ def shares(weights: Sequence[float]) -> str:
     '0.333 : 0.667'
     """
     return " : ".join(f"{weight:.3g}" for weight in weights)
+
+
+def named_weights(results: Results, weights: Sequence[float]) -> str:
+    """Format a weighting with the names of its objectives.
+
+    >>> named_weights({"objectives": ["humor", "kind"]}, (1 / 3, 2 / 3))
+    'humor 0.333, kind 0.667'
+    """
+    pairs = zip(results["objectives"], weights, strict=True)
+    return ", ".join(f"{name} {weight:.3g}" for name, weight in pairs)
 
 
 def ratio(mine: float, theirs: float) -> float:

@@ -1,4 +1,4 @@
-"""Describe a sweep in sentences: the comparison, the checks, and alternative texts."""
+"""Describe a sweep in sentences: which method is ahead, and the alternative texts of pictures."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,15 +11,16 @@ from mavis.report.style import (
     is_compared,
     is_single,
     look,
+    main_indicator,
     measured,
     number,
     ordered,
+    ordered_baselines,
     shares,
-    weightings,
-    yardstick,
 )
 
-SAID = ("ahead of", "behind", "no different, as far as can be seen, from", "not comparable with")
+AHEAD_OF, BEHIND = "ahead of", "behind"
+EVEN, UNKNOWN = "no different, as far as can be seen, from", "not comparable with"
 
 
 def decimal(value: Any, digits: int = 2, *, sign: bool = False) -> str:
@@ -28,10 +29,9 @@ def decimal(value: Any, digits: int = 2, *, sign: bool = False) -> str:
     >>> decimal(-0.001), decimal(-1.5), decimal(float("inf"), sign=True), decimal(None)
     ('0.00', '−1.50', '+∞', '–')
     """
-    found = number(value)
-    if np.isnan(found):
+    if np.isnan(number(value)):
         return "–"
-    rounded = round(found, digits) + 0.0  # −0 becomes 0
+    rounded = round(float(value), digits) + 0.0  # −0 becomes 0
     return f"{rounded:{'+' if sign else ''},.{digits}f}".replace("-", "−").replace("inf", "∞")
 
 
@@ -53,32 +53,32 @@ def together(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def headline(found: Results) -> str:
+def headline(results: Results) -> str:
     """State which baselines MAVIS is ahead of, by the main indicator, in one sentence."""
-    compared = [m for m in ordered(found) if is_compared(found["methods"][m])]
+    compared = [m for m in ordered(results) if is_compared(results["methods"][m])]
     if not compared:
-        return f"No method reaches {found['kl']:g} nats at every weighting: none can be compared."
-    measure = yardstick(found).name
-    if found["ahead"]:
-        groups: dict[str, list[str]] = {}
-        for baseline in _baselines(found):
-            verdict = _verdict(found["ahead"][baseline])
-            groups.setdefault(verdict, []).append(look(baseline).name)
-        parts = [f"{said} {together(groups[said])}" for said in SAID if said in groups]
+        return f"No method reaches {results['kl']:g} nats at every weighting: none can be compared."
+    measure = main_indicator(results).name
+    if results["ahead"]:
+        groups: dict[str, list[str]] = {AHEAD_OF: [], BEHIND: [], EVEN: [], UNKNOWN: []}
+        for baseline in ordered_baselines(results):
+            groups[_verdict(results["ahead"][baseline])].append(look(baseline).name)
+        parts = [f"{verdict} {together(names)}" for verdict, names in groups.items() if names]
         return f"By {measure}, {look(AHEAD).name} is {'; '.join(parts)}."
-    best = max(compared, key=lambda m: number(measured(found, m)["value"]))
-    cell = measured(found, best)
+    best = max(compared, key=lambda m: number(measured(results, m)["value"]))
+    cell = measured(results, best)
     value = f"{decimal(cell['value'])} {between(cell)}"
     if len(compared) == 1:
-        return f"{look(best).name} has a {measure} of {value}; there is nothing beside it."
+        alone = "there is no other method to compare it with"
+        return f"{look(best).name} has a {measure} of {value}; {alone}."
     return f"The largest {measure} is that of {look(best).name}, {value}."
 
 
-def leads(found: Results) -> Iterator[str]:
+def leads(results: Results) -> Iterator[str]:
     """Yield a line for each baseline on how far MAVIS is ahead or behind."""
-    gain = yardstick(found).name if is_single(found) else "weighted gain"
-    for baseline in _baselines(found):
-        lead = found["ahead"][baseline]
+    gain = main_indicator(results).name if is_single(results) else "weighted gain"
+    for baseline in ordered_baselines(results):
+        lead = results["ahead"][baseline]
         ratio, more = lead["hypervolume_ratio"], lead["gain_difference"]
         volume = (
             f"{decimal(ratio['value'])} {between(ratio)} times its hypervolume; " if ratio else ""
@@ -89,109 +89,46 @@ def leads(found: Results) -> Iterator[str]:
         )
 
 
-def title(found: Results) -> str:
+def title(results: Results) -> str:
     """Return the title of the report."""
-    at = f"{found['kl']:g}\N{NO-BREAK SPACE}nats"
-    if len(found["objectives"]) == 1:
-        return f"Reward of {found['objectives'][0]} against KL, compared at {at}"
-    return f"Trade-offs of {together(found['objectives'])} at {at}"
+    at = f"{results['kl']:g}\N{NO-BREAK SPACE}nats"
+    if len(results["objectives"]) == 1:
+        return f"Reward of {results['objectives'][0]} against KL, compared at {at}"
+    return f"Trade-offs of {together(results['objectives'])} at {at}"
 
 
-def about(found: Results) -> str:
-    """Describe what was compared, and on how many prompts and answers."""
-    settings = found["settings"]
-    count, seeds = settings.get("prompts", "?"), settings.get("seeds", 1)
-    answers = "one answer" if seeds == 1 else f"{seeds} answers"
-    what = f"{weightings(found)} of {together(found['objectives'])}"
-    if is_single(found):
-        what = f"Reward of {found['objectives'][0]}"
-    return (
-        f"{what}, on {count} "
-        f"prompts with {answers} to each; KL is to the reference policy, per answer. In brackets: "
-        "95 % intervals by bootstrap over prompts. A standard unit is the standard deviation of "
-        "the reference’s own rewards; 0 is their mean."
-    )
-
-
-def seeds(found: Results) -> str:
-    """Explain what differs between the columns of several seeds."""
-    if "{seed}" in str(found["settings"].get("models", {}).get("runs", "")):
-        return (
-            "Each has models of its own: how far the columns differ is what the intervals above "
-            "cannot say, which are over prompts."
-        )
-    return "They are draws from the same models, and say nothing of the luck of a training."
-
-
-def describe_front(found: Results, x: int, y: int) -> str:
+def describe_front(results: Results, x: int, y: int) -> str:
     """Describe a plot of a front, as its alternative text."""
-    names, parts = found["objectives"], []
-    weights = np.array(found["weightings"])
+    across, up = results["objectives"][x], results["objectives"][y]
+    parts = []
+    weights = np.array(results["weightings"])
     ends = [int((weights[:, m] - weights[:, n]).argmax()) for m, n in ((x, y), (y, x))]
-    for method in ordered(found):
-        cells = [found["methods"][method]["rewards"][at] for at in ends]
+    for method in ordered(results):
+        cells = [results["methods"][method]["rewards"][at] for at in ends]
         spots = [
             f"({decimal(cell[x]['value'])}, {decimal(cell[y]['value'])})" for cell in cells if cell
         ]
-        parts.append(f"{look(method).name} {' to '.join(spots) or 'does not get that far'}")
+        parts.append(f"{look(method).name} {' to '.join(spots) or 'does not reach this KL'}")
     return (
-        f"Mean reward of {names[x]} across and of {names[y]} upwards at {found['kl']:g} nats, from "
-        f"the weighting with most {names[x]} to that with most {names[y]}: {'; '.join(parts)}."
+        f"Mean reward of {across} across and of {up} upwards at {results['kl']:g} nats, from "
+        f"the weighting with most {across} to that with most {up}: {'; '.join(parts)}."
     )
 
 
-def describe_curves(found: Results, panels: Sequence[int]) -> str:
+def describe_curves(results: Results, panels: Sequence[int]) -> str:
     """Describe the plot of reward against KL, as its alternative text."""
     parts = []
     for at in panels:
-        weights = np.array(found["weightings"][at])
+        weights = np.array(results["weightings"][at])
         ends = []
-        for method in ordered(found):
-            cell = found["methods"][method]["rewards"][at]
+        for method in ordered(results):
+            cell = results["methods"][method]["rewards"][at]
             value = sum(w * number(c["value"]) for w, c in zip(weights, cell or (), strict=False))
             ends.append(f"{look(method).name} {decimal(value if cell else None)}")
-        head = "" if is_single(found) else f"λ = {shares(found['weightings'][at])}: "
+        head = "" if is_single(results) else f"λ = {shares(results['weightings'][at])}: "
         parts.append(f"{head}{', '.join(ends)}")
-    what = "Reward" if is_single(found) else "Weighted reward"
-    return f"{what} at {found['kl']:g} nats. {'; '.join(parts)}."
-
-
-def checks(found: Results) -> Iterator[str]:
-    """Yield what was checked, so that the methods differ in nothing else."""
-    settings = found["settings"]
-    for method, both in found.get("overlap", {}).items():
-        said = "its models do not say which prompts they were trained on" if both is None else (
-            f"{both} of the {settings.get('prompts', '?')} prompts, by hash, were among those it "
-            "was trained on"
-        )  # fmt: skip
-        yield f"{look(method).name}: {said}."
-    for method, others in found.get("judged", {}).items():
-        if others is None:
-            said = "its models do not say which rewards they learned from"
-        elif others:
-            said = f"it learned from another reward of {together(others)}"
-        else:
-            said = "it learned from the rewards that judge here"
-        yield f"{look(method).name}: {said}."
-    yield (
-        "One function scores the answers of all methods, and it is given nothing but the prompt "
-        "and the answer’s text."
-    )
-    yield (
-        f"All methods answer the same {settings.get('prompts', '')} prompts (digest "
-        f"{settings.get('prompts_digest', '?')}) with the same random draws and the same "
-        f"candidates (top-k {settings.get('top_k', '?')}, temperature "
-        f"{settings.get('temperature', '?')}, at most {settings.get('max_tokens', '?')} tokens)."
-    )
-    yield (
-        "KL is to the untruncated reference and exact over the candidates; rewards are read at "
-        "equal KL, linear in √KL between the two points on either side. Best of N is its exact "
-        "expectation over the answers drawn, at log N − (N−1)/N nats and what truncation costs."
-    )
-
-
-def _baselines(found: Results) -> list[str]:
-    return [method for method in ordered(found) if method in found["ahead"]]
+    what = "Reward" if is_single(results) else "Weighted reward"
+    return f"{what} at {results['kl']:g} nats. {'; '.join(parts)}."
 
 
 def _verdict(lead: Lead) -> str:
@@ -201,5 +138,5 @@ def _verdict(lead: Lead) -> str:
         cell, even = lead["gain_difference"], 0
     low, high = number(cell["low"]), number(cell["high"])
     if np.isnan([low, high]).any():
-        return SAID[3]
-    return SAID[0] if low > even else SAID[1] if high < even else SAID[2]
+        return UNKNOWN
+    return AHEAD_OF if low > even else BEHIND if high < even else EVEN

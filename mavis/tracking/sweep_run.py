@@ -1,7 +1,7 @@
 """A sweep in MLflow: a run for the sweep, a child run for each method, the same ones every time.
 
-The store is where `mavis fit` has it. One that does not answer costs a line and seconds, never the
-results: they lie in files, and the same command writes them to a store that is back.
+The store is the one of `mavis fit`. If it does not answer, a warning is printed after some seconds;
+the results are in files, and the same command writes them to the store later.
 """
 
 import hashlib
@@ -25,14 +25,16 @@ METHOD, CONTENT = "mavis.method", "mavis.content"  # tags: whose child run it is
 Point = dict[str, Any]
 
 
-def log_sweep(folder: Path, found: Results, files: Sequence[Path], uri: str | None = None) -> None:
-    """Write a sweep to MLflow, or say in a line that it cannot be.
+def log_sweep(
+    folder: Path, results: Results, files: Sequence[Path], uri: str | None = None
+) -> None:
+    """Write a sweep to MLflow; if that fails, print a warning.
 
     Args:
-        folder: the sweep's; `mlflow.json` in it names its run.
-        found: what is known of the sweep.
-        files: what else to keep: pictures under `plots`, the rest by its name.
-        uri: of the store; `MLFLOW_TRACKING_URI` or `mlflow.db` beside `folder` by default.
+        folder: of the sweep; `mlflow.json` in it names its run.
+        results: of the sweep.
+        files: to keep with the run, pictures under `plots`.
+        uri: of the store; `MLFLOW_TRACKING_URI` or `mlflow.db` beside the folder by default.
     """
     folder = folder.absolute()
     beside = f"sqlite:///{(folder.parent / 'mlflow.db').as_posix()}"
@@ -40,11 +42,11 @@ def log_sweep(folder: Path, found: Results, files: Sequence[Path], uri: str | No
     try:
         with careful(SHORT):
             run = FitRun(folder, EXPERIMENT, folder.name, where)
-            run.params(_params(found["settings"]))
-            _write(run, run.id, [(0, _indicators(found))])
-            for method in found["methods"]:
+            run.params(_params(results["settings"]))
+            _write(run, run.id, [(0, _indicators(results))])
+            for method in results["methods"]:
                 child = _child(run, method)
-                _write(run, child, list(_points(found, method)))
+                _write(run, child, list(_points(results, method)))
                 run.client.set_terminated(child)
         with careful(LONG):  # the store has answered: what takes time now is the files
             for file in files:
@@ -56,19 +58,18 @@ def log_sweep(folder: Path, found: Results, files: Sequence[Path], uri: str | No
 
 
 def _child(run: FitRun, method: str) -> str:
-    """The id of a method's run: found, or started."""
+    """Return the id of a method's run, which is created if there is none."""
     tags = {"mlflow.parentRunId": run.id, METHOD: method}
     rule = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-    found = run.client.search_runs([run.experiment_id], rule, max_results=1)
-    if found:
-        return str(found[0].info.run_id)
+    if earlier := run.client.search_runs([run.experiment_id], rule, max_results=1):
+        return str(earlier[0].info.run_id)
     started = run.client.create_run(run.experiment_id, tags=tags, run_name=method)
     run.client.log_param(started.info.run_id, "method", method)
     return str(started.info.run_id)
 
 
 def _write(run: FitRun, run_id: str, steps: Sequence[tuple[int, Mapping[str, float]]]) -> None:
-    """Write metrics unless they are there, exactly as they are."""
+    """Write metrics unless the same are there already."""
     content = hashlib.sha256(json.dumps(legal(list(steps))).encode()).hexdigest()[:16]
     if run.client.get_run(run_id).data.tags.get(CONTENT) == content:
         return
@@ -82,48 +83,45 @@ def _params(settings: Mapping[str, Any]) -> dict[str, str]:
     return {name: without_secrets(str(value))[:PARAM_LENGTH] for name, value in flat(settings, ".")}
 
 
-def _indicators(found: Results) -> dict[str, float]:
-    """On the sweep's own run: all indicators of all methods, to be compared between sweeps."""
-    table = {m: method["indicators"] for m, method in found["methods"].items()}
-    return _finite({f"{m}/{n}": cell for m, each in table.items() for n, cell in each.items()})
+def _indicators(results: Results) -> dict[str, float]:
+    """Return all indicators of all methods, for the sweep's own run, to compare sweeps by."""
+    return _finite({name: method["indicators"] for name, method in results["methods"].items()})
 
 
-def _points(found: Results, method: str) -> list[tuple[int, dict[str, float]]]:
-    """On a method's run: at step 0 what it comes to, at step w its rewards at weighting w."""
-    this = found["methods"][method]
-    leads = dict(found["ahead"].get(method) or {})
-    lead = {f"behind_mavis/{n}": cell for n, cell in leads.items()}
-    once: dict[str, Any] = {
+def _points(results: Results, method: str) -> list[tuple[int, dict[str, float]]]:
+    """Return a method's metrics: at step 0 all but rewards, then rewards by weighting."""
+    this = results["methods"][method]
+    once = {
         **this["indicators"],
-        **lead,
+        "behind_mavis": results["ahead"].get(method),
         "training_cpu_seconds": this["training_cpu_seconds"],
         "parameters": this["parameters"],
         "tokens_per_cpu_second": this["tokens_per_cpu_second"],
-        **{f"answers/{name}": value for name, value in this["answers"].items()},
+        "answers": this["answers"],
     }
     steps = [
         {
-            **{f"weight/{n}": w for n, w in zip(found["objectives"], weights, strict=True)},
-            **{f"reward/{n}": c for n, c in zip(found["objectives"], cells or (), strict=False)},
+            "weight": dict(zip(results["objectives"], weights, strict=True)),
+            "reward": dict(zip(results["objectives"], cells or (), strict=False)),
         }
-        for weights, cells in zip(found["weightings"], this["rewards"], strict=True)
+        for weights, cells in zip(results["weightings"], this["rewards"], strict=True)
     ]
     return [(0, _finite(once)), *enumerate(map(_finite, steps))]
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:
-    """Numbers fit for a store; an interval is NAME, NAME/low and NAME/high."""
-    found = {name.removesuffix("/value"): x for name, x in numbers(values).items()}
-    return {name: x for name, x in found.items() if math.isfinite(x)}
+    """Flatten to finite numbers; an interval becomes NAME, NAME/low and NAME/high."""
+    known = ((name, x) for name, x in numbers(values).items() if math.isfinite(x))
+    return {name.removesuffix("/value"): x for name, x in known}
 
 
 def _tell(where: str, error: BaseException) -> None:
     shown = without_secrets(where)
     while inner := error.__cause__ or error.__context__:
-        error = inner  # the first cause says it in the fewest words
-    said = " ".join(str(error).replace(where, shown).split()) or type(error).__name__
+        error = inner  # the first cause has the shortest message
+    reason = " ".join(str(error).replace(where, shown).split()) or type(error).__name__
     print(
-        f"mavis: tracking at {shown} failed ({without_secrets(said)[:160]}); the results are in "
+        f"mavis: tracking at {shown} failed ({without_secrets(reason)[:160]}); the results are in "
         "files, and the same command tries again",
         file=sys.stderr,
     )

@@ -255,7 +255,7 @@ def test_a_question_about_temperature_that_is_refused_changes_nothing(stub, tmp_
     stub.say = say
     endpoint = stub.endpoint()
     assert compare(pairs, endpoint, "c", tmp_path, parallel=1).unparseable == 2
-    assert endpoint.manner.temperature
+    assert endpoint.temperature
     assert sum("temperature" not in body for _, _, body in stub.requests) == 2 * 2  # and reminders
 
 

@@ -15,8 +15,9 @@ from mavis.baselines.train.config import TuneConfig
 from mavis.baselines.train.run import last_checkpoint
 from mavis.cli.tune import tune
 from mavis.comparison.checkpoints import Models
+from mavis.comparison.config import ParetoConfig
 from mavis.comparison.methods import open_method
-from mavis.comparison.preferences import told
+from mavis.comparison.preferences import as_option
 from mavis.comparison.setting import Setting
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.prompt_filter import fitting_prompts
@@ -320,9 +321,10 @@ def test_a_tuned_policy_has_one_kl_whoever_reports_it(lora, tiny_tune, tiny_fold
     card = TunedCard.read(folder)
     reference = ReferencePolicy.load(str(tiny_folder / "reference"))
     prompts = fitting_prompts(reference, str(tiny_folder / "prompts"), "validation", None, 6, 0)
-    setting = Setting(reference, (find("trial"),), prompts[:4], 2, 4, 6, 1.0, 40, 8)
+    config = ParetoConfig(seeds=2, best_of=4, max_tokens=6, rows=8)
+    setting = Setting(reference, (find("trial"),), prompts[:4], config)
     names, weights = ("trial",), (1.0,)
-    places = {told(weights, names): folder}
+    places = {as_option(weights, names): folder}
     method = open_method("morlhf", reference, names, Models(""), places)
     assert method.strength == 1.0
     point = setting.point("morlhf", weights, 1.0, lambda _: method.open(weights))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from safetensors.torch import load_file, save_file
 
 from mavis.comparison.checkpoints import Models
-from mavis.comparison.methods import MethodModels, served
+from mavis.comparison.methods import as_deployed
 
 
 def test_seeds_have_models_of_their_own(sweep, tiny_runs, tmp_path):
@@ -18,14 +18,14 @@ def test_seeds_have_models_of_their_own(sweep, tiny_runs, tmp_path):
 
     def point(runs):
         ours = replace(sweep, models=Models(runs), folder=tmp_path / "sweep" / runs[-1])
-        team = ours.team("mod", ours.open(["mod"])["mod"])
-        return ours.setting.point("mod", (0.5, 0.5), 4.0, team.weighted((0.5, 0.5)))
+        models = ours.load("mod", ours.open(["mod"])["mod"])
+        return ours.setting.point("mod", (0.5, 0.5), 4.0, models.weighted((0.5, 0.5)))
 
     own, first, second = (point(str(tmp_path / f"s{name}")) for name in ("{seed}", 0, 1))
     both = [[one[0], other[1]] for one, other in zip(first.tokens, second.tokens, strict=True)]
     assert own.tokens == both
     assert first.tokens != both != second.tokens
-    shared = sweep.team("mod", sweep.open(["mod"])["mod"]).weighted((0.5, 0.5))
+    shared = sweep.load("mod", sweep.open(["mod"])["mod"]).weighted((0.5, 0.5))
     assert shared(0)[0] is shared(1)[0]  # one set of models, loaded once
 
 
@@ -34,21 +34,20 @@ def test_a_whole_policy_is_timed_alone(sweep):
         folders = sweep.open([method])[method]
         one = replace(sweep, weightings=((0.5, 0.5),))
         folders = one.open([method])[method]
-        team = one.team(method, folders)
-        policy, vector = served(team.weighted((0.5, 0.5))(0))
+        models = one.load(method, folders)
+        policy, vector = as_deployed(models.weighted((0.5, 0.5))(0))
         assert (len(policy.guides) == 0) == alone
-        assert one.speed(team) > 0
+        assert one.speed(models) > 0
         assert len(vector) == len(policy.objectives)
-        first = one.speed(team)
-        assert one.speed(team) == first  # kept
+        first = one.speed(models)
+        assert one.speed(models) == first  # kept
 
 
-def test_a_team_is_loaded_when_it_is_asked_for(sweep, monkeypatch):
+def test_models_are_loaded_when_they_are_used(sweep, monkeypatch):
     folders = sweep.open(["mavis"])["mavis"]
     loaded = []
     monkeypatch.setattr(
-        "mavis.comparison.methods.open_method", lambda *args: loaded.append(args) or None
+        "mavis.comparison.sweep.open_method", lambda *args: loaded.append(args) or None
     )
-    setting = sweep.setting
-    MethodModels("mavis", setting.reference, setting.names, sweep.models, folders)
+    sweep.load("mavis", folders)
     assert not loaded

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mavis.comparison.preferences import label, told, weightings
+from mavis.comparison.preferences import as_option, label, weightings
 
 TWO = ["humor", "helpfulness"]
 
@@ -46,7 +46,7 @@ def test_several_forms_may_stand_side_by_side():
 
 def test_one_can_be_named_in_any_order():
     assert weightings("helpfulness=0.3,humor=0.7", TWO) == [(0.7, 0.3)]
-    assert weightings(told((0.7, 0.3), TWO), TWO) == [(0.7, 0.3)]
+    assert weightings(as_option((0.7, 0.3), TWO), TWO) == [(0.7, 0.3)]
     assert label((0.7, 0.3), TWO) == "humor0.7_helpfulness0.3"
 
 

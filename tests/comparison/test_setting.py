@@ -12,7 +12,7 @@ def test_every_method_is_the_reference_at_strength_nothing(sweep):
     start = sweep.reference()
     folders = sweep.open(["mavis", "mod", "soup", "morlhf", "parm"])
     for method, places in folders.items():
-        choose = sweep.team(method, places).weighted((0.5, 0.5))
+        choose = sweep.load(method, places).weighted((0.5, 0.5))
         point = sweep.setting.point(method, (0.5, 0.5), 0.0, choose)
         assert point.tokens == start.tokens
         np.testing.assert_allclose(point.kl, start.kl, atol=1e-5)
@@ -21,7 +21,7 @@ def test_every_method_is_the_reference_at_strength_nothing(sweep):
 
 def test_a_point_s_answers_are_those_of_its_policy_seed_by_seed(sweep, setting):
     folders = sweep.open(["mod"])["mod"]
-    choose = sweep.team("mod", folders).weighted((0.5, 0.5))
+    choose = sweep.load("mod", folders).weighted((0.5, 0.5))
     point = setting.point("mod", (0.5, 0.5), 1.3, choose)
     policy, vector = choose(0)
     for seed in range(2):

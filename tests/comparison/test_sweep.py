@@ -20,7 +20,7 @@ TRAINED = ("mavis", "mod", "soup", "morlhf", "parm")
 
 def test_finished_points_are_not_made_again(sweep, monkeypatch):
     folders = sweep.open(TRAINED[:2])
-    first = [list(sweep.curves(sweep.team(m, folders[m]), 0.3)) for m in TRAINED[:2]]
+    first = [list(sweep.curves(sweep.load(m, folders[m]), 0.3)) for m in TRAINED[:2]]
     files = {f: f.stat().st_mtime_ns for f in sweep.folder.rglob("*.parquet")}
     assert len(files) >= 6
 
@@ -28,7 +28,7 @@ def test_finished_points_are_not_made_again(sweep, monkeypatch):
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(Setting, "point", never)
-    again = [list(sweep.curves(sweep.team(m, folders[m]), 0.3)) for m in TRAINED[:2]]
+    again = [list(sweep.curves(sweep.load(m, folders[m]), 0.3)) for m in TRAINED[:2]]
     flat = [[(p.strength, p.tokens) for curve in curves for p in curve] for curves in first]
     assert flat == [[(p.strength, p.tokens) for curve in curves for p in curve] for curves in again]
     assert files == {f: f.stat().st_mtime_ns for f in sweep.folder.rglob("*.parquet")}
@@ -36,7 +36,7 @@ def test_finished_points_are_not_made_again(sweep, monkeypatch):
 
 def test_an_interrupted_sweep_goes_on_and_comes_out_the_same(sweep, tmp_path, monkeypatch):
     folders = sweep.open(["mavis"])["mavis"]
-    whole = [p for curve in sweep.curves(sweep.team("mavis", folders), 0.3) for p in curve]
+    whole = [p for curve in sweep.curves(sweep.load("mavis", folders), 0.3) for p in curve]
     other = replace(sweep, folder=tmp_path / "other")
     other.open(["mavis"])
     made = Setting.point
@@ -50,10 +50,10 @@ def test_an_interrupted_sweep_goes_on_and_comes_out_the_same(sweep, tmp_path, mo
 
     monkeypatch.setattr(Setting, "point", dies)
     with pytest.raises(KeyboardInterrupt):
-        list(other.curves(other.team("mavis", folders), 0.3))
+        list(other.curves(other.load("mavis", folders), 0.3))
     assert len(list(other.folder.rglob("*.parquet"))) == 2
     monkeypatch.setattr(Setting, "point", made)
-    resumed = [p for curve in other.curves(other.team("mavis", folders), 0.3) for p in curve]
+    resumed = [p for curve in other.curves(other.load("mavis", folders), 0.3) for p in curve]
     assert [p.tokens for p in resumed] == [p.tokens for p in whole]
 
 
@@ -62,7 +62,7 @@ def test_strength_is_swept_past_the_kl(sweep, method):
     weightings = ((0.5, 0.5),)
     sweep = replace(sweep, weightings=weightings)
     folders = sweep.open([method])[method]
-    (curve,) = sweep.curves(sweep.team(method, folders), 0.5)
+    (curve,) = sweep.curves(sweep.load(method, folders), 0.5)
     kls = np.array([point.kl.mean(0) for point in curve])  # [points, S]
     assert (kls.min(0) < 0.5).all()
     assert (kls.max(0) >= 0.5).all()
@@ -105,6 +105,8 @@ def test_reach_goes_down_as_well_as_up():
 )
 def test_a_folder_of_other_settings_is_refused(sweep, setting, change, said):
     sweep.open(["mavis"])
+    if "prompts" not in change:
+        change = {"config": replace(setting.config, **change)}
     other = replace(sweep, setting=replace(setting, **change))
     with pytest.raises(ValueError, match=rf"holds a sweep with {said}: give another --out"):
         other.open(["mavis"])
@@ -143,15 +145,15 @@ def test_seeds_with_one_model_between_them_are_told(sweep, tiny_runs, tmp_path):
     for seed in "01":
         shutil.copytree(tiny_runs, tmp_path / seed)
     sweep.open(["mod"])
-    assert not sweep.twins("mod")  # one model for all seeds is what was asked for
+    assert not sweep.shares_models("mod")  # one model for all seeds is what was asked for
     own = replace(sweep, models=Models(str(tmp_path / "{seed}")))
     own.open(["mod"])
-    assert own.twins("mod")
+    assert own.shares_models("mod")
     for name in ("trial", "rival"):
         file = tmp_path / "1" / "tuned" / f"rloo-{name}" / "model.safetensors"
         save_file({key: 1.001 * t for key, t in load_file(file).items()}, file, {"format": "pt"})
         own.open(["mod"])
-        assert own.twins("mod") == (name == "trial")  # the other is still the same
+        assert own.shares_models("mod") == (name == "trial")  # the other is still the same
 
 
 def test_a_missing_model_is_said_before_anything_is_decoded(sweep, setting):
@@ -171,7 +173,7 @@ def test_points_of_another_divergence_or_reference_are_not_mixed_in(
         (tmp_path / name / "tuned.json").unlink()  # it does not say what it was tuned under
     jsd = Models(str(tiny_runs), divergence="jsd", policies=foreign)
     one = replace(sweep, models=jsd)
-    list(one.curves(one.team("mod", one.open(["mod"])["mod"]), 0.1))
+    list(one.curves(one.load("mod", one.open(["mod"])["mod"]), 0.1))
     other = Models(str(tiny_runs), divergence="jeffrey", policies=foreign)
     with pytest.raises(ValueError, match="holds points of mod under another divergence: give"):
         replace(sweep, models=other).open(["mod"])

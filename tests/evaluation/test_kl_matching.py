@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mavis.evaluation.bootstrap import resamples
-from mavis.evaluation.kl_matching import PerPrompt, at_kl, best_of_n, stand
+from mavis.evaluation.kl_matching import PerPrompt, at_kl, best_of_n, per_prompt
 
 COUNTS = resamples(4, 50)
 
@@ -51,7 +51,7 @@ def test_resamples_move_rewards_and_kl_together():
 
 def test_a_stand_averages_answers_and_leaves_out_what_abstained():
     rewards = np.array([[[1.0, np.nan], [3.0, 5.0]], [[np.nan, 2.0], [np.nan, 4.0]]])
-    found = stand(rewards, np.array([[1.0, 3.0], [2.0, 2.0]]))
+    found = per_prompt(rewards, np.array([[1.0, 3.0], [2.0, 2.0]]))
     np.testing.assert_equal(found.rewards, [[2, 5], [np.nan, 3]])
     np.testing.assert_equal(found.kl, [2, 2])
 

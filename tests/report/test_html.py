@@ -246,7 +246,7 @@ def test_the_headline_says_who_is_ahead(found):
     ("methods", "reach", "said"),
     [
         ((), (1.0, 3.0), "none can be compared"),
-        (("mavis",), (1.0, 3.0), "there is nothing beside it"),
+        (("mavis",), (1.0, 3.0), "there is no other method to compare it with"),
         (("mod", "soup"), (1.0, 3.0), "The largest hypervolume is that of MOD"),
         (("mavis", "mod"), (0.5, 1.0), "No method reaches 2 nats at every weighting"),
         (("best_of", "mavis"), (0.5, 1.0), "best of N has a hypervolume of"),

@@ -1,4 +1,4 @@
-"""Methods look the same everywhere, in one order, and are compared by one yardstick."""
+"""Methods look the same everywhere, in one order, and are compared by one indicator."""
 
 import math
 
@@ -10,11 +10,11 @@ from mavis.report.style import (
     is_compared,
     is_single,
     look,
+    main_indicator,
     measured,
     number,
     ordered,
     ratio,
-    yardstick,
 )
 
 
@@ -49,7 +49,7 @@ def test_an_unknown_method_has_its_own_name():
 )
 def test_what_methods_are_compared_by(weightings, undefined, name, cell):
     given = found(weightings=weightings, undefined=undefined)
-    assert yardstick(given).name == name
+    assert main_indicator(given).name == name
     assert measured(given, "mod") == cell
     assert is_single(given) == (name == "reward")
 

@@ -53,7 +53,7 @@ def test_baselines_of_one_verdict_are_named_together():
 
 def test_without_a_baseline_the_best_is_named():
     assert headline(found(methods=["mod"])) == (
-        "MOD has a hypervolume of 2.00 [1.50, 2.50]; there is nothing beside it."
+        "MOD has a hypervolume of 2.00 [1.50, 2.50]; there is no other method to compare it with."
     )
     assert headline(found()) == "The largest hypervolume is that of MAVIS, 2.00 [1.50, 2.50]."
     nobody = found() | {"methods": {"mod": {"indicators": {"weighted_gain": None}}}}

@@ -13,7 +13,7 @@ from mavis.report import plots
 from mavis.report.cells import ahead, indicators, paired
 from mavis.report.console import table
 from mavis.report.html import page, write_report
-from mavis.report.style import yardstick
+from mavis.report.style import main_indicator
 from mavis.report.text import headline, leads, title
 from mavis.storage import legal, write_json
 from mavis.tracking.sweep_run import _indicators, _points
@@ -122,7 +122,7 @@ def test_one_objective_is_compared_by_its_reward(alone, tmp_path):
     read = strict(alone, tmp_path / "results.json")
     assert "one objective" in read["hypervolume_undefined"]
     assert read["weightings"] == [[1.0]]
-    assert yardstick(alone).name == "reward"
+    assert main_indicator(alone).name == "reward"
     said = list(table(alone))
     assert said[0] == "at 2 nats, humor"
     assert not [line for line in said if "hypervolume" in line or "weight" in line]
@@ -155,6 +155,6 @@ def test_one_objective_at_several_weights_is_weighed(analysis):
     one = analysis(("mavis",), ("humor",), steps=1)
     two = replace(one, weightings=[(1.0,), (-1.0,)], curves={"mavis": one.curves["mavis"] * 2})
     found = results(two, {}, {}, {}, NOTHING)
-    assert yardstick(found).name == "weighted gain"
+    assert main_indicator(found).name == "weighted gain"
     assert any("weighted gain" in line for line in table(found))
     assert "weighted gain of" in headline(found)
