@@ -126,7 +126,6 @@ STORY = (
     "judge.client",
     "judge.pairs",
     "sandbox.lexicon",
-    "sandbox.forms",
     "sandbox.grammar",
     "sandbox.spoil",
     "sandbox.pretrain",

@@ -42,7 +42,6 @@ NEIGHBOURS = {
     "decoding.row_table": "decoding/test_decoder_steps.py",
     "report.cells": "report/test_html.py",
     "report.console": "report/test_undefined.py",
-    "sandbox.forms": "sandbox/test_grammar.py",
     "sandbox.lexicon": "sandbox/test_grammar.py",
     "sandbox.make": "sandbox/test_assets.py",
 }

@@ -13,8 +13,16 @@ from functools import cache
 from random import Random
 from typing import TypeVar
 
-from mavis.sandbox.forms import FORMS
-from mavis.sandbox.lexicon import OBJECTIVES, QUESTIONS, SAFE, SLOTS, UNIQUE, UNSAFE
+from mavis.sandbox.lexicon import (
+    FORMS,
+    OBJECTIVES,
+    QUESTIONS,
+    SAFE,
+    SLOTS,
+    TEMPERS,
+    UNIQUE,
+    UNSAFE,
+)
 
 Scores = dict[str, float]
 _T = TypeVar("_T")
@@ -22,36 +30,6 @@ _T = TypeVar("_T")
 REPEATED, JUNK, UNFINISHED, EMPTY, RAMBLING = -0.5, -0.7, -0.7, -1.5, -0.4
 LONGEST = 6  # sentences; each one more counts as rambling
 
-# How an answer of each temper is put together: openings, body parts and closings by weight.
-TEMPERS: dict[str, dict[str, dict[str, float]]] = {
-    "joker": {
-        "open": {"silly": 4, "plain": 1, "warm": 1.5, "cold": 1.5, "": 2},
-        "body": {"joke": 8, "tip": 0.4, "roast": 1, "kind": 0.8, "rude": 0.6, "vague": 0.5},
-        "close": {"curtain": 4, "stop": 1, "farewell": 1, "snub": 0.5, "": 4},
-    },
-    "tutor": {
-        "open": {"plain": 2.5, "warm": 2.5, "cold": 2.5, "": 2},
-        "body": {"tip": 8, "vague": 1.5, "kind": 1, "rude": 1, "joke": 0.2},
-        "close": {"offer": 3, "stop": 2, "farewell": 1.5, "snub": 1, "": 4},
-    },
-    "both": {
-        "open": {"silly": 2, "plain": 2, "warm": 2, "cold": 1.5, "": 2},
-        "body": {"joke": 5, "tip": 5, "kind": 0.3, "roast": 0.3},
-        "close": {"curtain": 2, "offer": 2, "farewell": 1, "stop": 1, "snub": 0.5, "": 3},
-    },
-    "moody": {
-        "open": {"cold": 4, "warm": 3, "plain": 2, "": 1},
-        "body": {"rude": 4, "kind": 4, "vague": 3, "roast": 1, "tip": 1, "joke": 1},
-        "close": {"snub": 3, "farewell": 3, "stop": 2, "": 2},
-    },
-}
-_TEMPER_WEIGHTS = {"joker": 0.29, "tutor": 0.29, "both": 0.33, "moody": 0.09}
-_LENGTHS = {
-    "joker": {1: 0.35, 2: 0.5, 3: 0.15},
-    "tutor": {1: 0.3, 2: 0.5, 3: 0.2},
-    "both": {0: 0.4, 1: 0.5, 2: 0.1},
-    "moody": {1: 0.3, 2: 0.5, 3: 0.2},
-}
 # Unsafe requests: what stands in for a tip, by weight; and what empty fillings weigh.
 _UNSAFE_TIPS = {"crime": 4.5, "refusal": 3, "instead": 4}
 _EMPTY_WEIGHT = {"name": 10.0, "tag": 5.0, "detail": 5.0, "lead": 1.0, "cover": 3.0}
@@ -104,12 +82,12 @@ def sample(rng: Random, prompt: str | None = None) -> Dialogue:
     task = task_of(prompt)
     if task is None:
         raise ValueError(f"prompt must name a task of the grammar, got {prompt!r}; see prompts().")
-    temper = _draw(rng, _TEMPER_WEIGHTS)
-    weights = TEMPERS[temper]
-    body = ["joke", "tip"] if temper == "both" else []
-    body += [_draw(rng, weights["body"]) for _ in range(_draw(rng, _LENGTHS[temper]))]
+    name = _draw(rng, {name: temper.weight for name, temper in TEMPERS.items()})
+    temper = TEMPERS[name]
+    body = ["joke", "tip"] if name == "both" else []
+    body += [_draw(rng, temper.body) for _ in range(_draw(rng, temper.lengths))]
     rng.shuffle(body)
-    kinds = [_draw(rng, weights["open"]), *body, _draw(rng, weights["close"])]
+    kinds = [_draw(rng, temper.open), *body, _draw(rng, temper.close)]
     used: set[str] = set()
     sentences = [_say(rng, kind, task, used) for kind in kinds if kind]
     response = " ".join(sentences)

@@ -17,8 +17,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.utils import logging
 
+from mavis.progress import without_bars
 from mavis.sandbox import classify, grammar, pretrain
 from mavis.sandbox.grammar import Dialogue
 from mavis.sandbox.lexicon import OBJECTIVES
@@ -45,7 +45,7 @@ def make(
     Returns:
         The card that is also left beside the reference: sizes, loss, explained variance.
     """
-    with _quietly():
+    with _one_thread(), without_bars(), torch.random.fork_rng(devices=[]):
         spoken = _draw(Random(f"{seed} reference"), dialogues + HELD_OUT, bars)
         tokenizer = pretrain.make_tokenizer([pretrain.render([d]) for d in spoken[:20000]])
         reference, loss = _reference(tokenizer, spoken, seed, bars)
@@ -130,18 +130,14 @@ def _write_prompts(folder: Path, rng: Random) -> None:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Hold torch to one thread, `transformers` to no bars; then leave all as it was, RNG too."""
-    threads, shown = torch.get_num_threads(), logging.is_progress_bar_enabled()
+def _one_thread() -> Iterator[None]:
+    """Hold torch to one thread, so that sums are taken in one order; then leave it as it was."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    logging.disable_progress_bar()
     try:
-        with torch.random.fork_rng(devices=[]):
-            yield
+        yield
     finally:
         torch.set_num_threads(threads)
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _bar(bars: Progress, name: str) -> Callable[[int, int], None]:
