@@ -26,7 +26,6 @@ STORY = (
     "returned",
     "reward",
     "loudness",
-    "quiet",
     "progress",
     "checksums",
     "storage",

@@ -82,9 +82,9 @@ def _folder(place: Path, configuration: str | None) -> dict[str, Callable[[], Ro
             files.setdefault(name, []).append(path)
     declared = configuration is not None or _declares(place)
     if declared or not any(usual(name) in SPELLINGS for name in files):
-        found = _resolved(place, configuration)
-        if declared or set(found) - {"train"} or not files:
-            files = found
+        resolved = _resolved(place, configuration)
+        if declared or set(resolved) - {"train"} or not files:
+            files = resolved
         elif len(files) == 1:
             files = {"train": next(iter(files.values()))}  # else they are splits of their own
     if not files:
@@ -112,7 +112,7 @@ def _load_saved(place: Path) -> dict[str, Callable[[], Rows]]:
         saved = load_from_disk(str(place))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"prompts folder {str(place)!r} is a damaged data set of `datasets`: {_said(error)}"
+            f"prompts folder {str(place)!r} is a damaged data set of `datasets`: {_message(error)}"
         ) from error
     parts = saved if isinstance(saved, DatasetDict) else {"train": saved}
     return {str(name): partial(iter, part) for name, part in parts.items()}
@@ -121,13 +121,14 @@ def _load_saved(place: Path) -> dict[str, Callable[[], Rows]]:
 def _declares(place: Path) -> bool:
     """Whether the folder's README says which files belong to which split."""
     from huggingface_hub import metadata_load
+    from yaml import YAMLError
 
     card = place / "README.md"
     if not card.is_file() or "configs:" not in card.read_text(errors="replace"):
         return False
     try:
         return "configs" in (metadata_load(card) or {})
-    except Exception:  # a card that cannot be read, which `_resolved` then says
+    except (ValueError, YAMLError, RecursionError):  # a broken card: `_resolved` says what is wrong
         return True
 
 
@@ -144,10 +145,10 @@ def _resolved(place: Path, configuration: str | None) -> dict[str, list[Path]]:
         data = load_dataset_builder(str(place), configuration).config.data_files or {}
     except FileNotFoundError:
         return {}
-    except Exception as error:  # of the parsers of cards, which have no common class
+    except Exception as error:  # parsers of cards raise TypeError, AttributeError, YAMLError, …
         if len(names) < 2 and configuration is None:
             raise ValueError(
-                f"prompts folder {str(place)!r} is no data set ({_said(error)})."
+                f"prompts folder {str(place)!r} is no data set ({_message(error)})."
             ) from error
         raise ValueError(
             f"prompts folder {str(place)!r} has the configurations {', '.join(names)}:"
@@ -171,7 +172,7 @@ def _hub(name: str, configuration: str | None) -> dict[str, Callable[[], Rows]]:
     except Exception as error:  # of the network, the parsers and `datasets`: no common class
         raise ValueError(
             f"prompts {name!r} cannot be read from the hub, :CONFIGURATION may be missing behind"
-            f" the name ({_said(error)})."
+            f" the name ({_message(error)})."
         ) from error
     return {split: partial(_downloaded, name, configuration, split) for split in names}
 
@@ -183,14 +184,14 @@ def _downloaded(name: str, configuration: str | None, split: str) -> Rows:
         return cast(Rows, load_dataset(name, configuration, split=split))
     except Exception as error:
         raise ValueError(
-            f"prompts {name!r} cannot be read from the hub ({_said(error)})."
+            f"prompts {name!r} cannot be read from the hub ({_message(error)})."
         ) from error
 
 
-def _said(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     """What an error of a library says, on one line."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said if len(said) <= 300 else f"{said[:300]} …"
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if len(message) <= 300 else f"{message[:300]} …"
 
 
 # Functions
@@ -199,28 +200,30 @@ def _said(error: BaseException) -> str:
 def _made(make: Callable[[], Any], source: str) -> Iterator[Any]:
     """What a function returns, one by one; what it raises is named after it."""
     try:
-        found = make()
-        if hasattr(found, "to_dict") and hasattr(found, "columns"):  # a pandas.DataFrame
-            found = found.to_dict("records")
-        elif isinstance(found, Mapping):
-            found = table(found)
-        if isinstance(found, str | bytes) or not isinstance(found, Iterable):
-            raise TypeError(f"it must return prompts or rows, in a list or the like, got {found!r}")
-        yield from found
+        result = make()
+        if hasattr(result, "to_dict") and hasattr(result, "columns"):  # a pandas.DataFrame
+            result = result.to_dict("records")
+        elif isinstance(result, Mapping):
+            result = table(result)
+        if isinstance(result, str | bytes) or not isinstance(result, Iterable):
+            raise TypeError(
+                f"it must return prompts or rows, in a list or the like, got {result!r}"
+            )
+        yield from result
     except Exception as error:
-        reason = f"{type(error).__name__}: {_said(error)}"
+        reason = f"{type(error).__name__}: {_message(error)}"
         raise ValueError(f"prompts function {source!r} failed ({reason}).") from error
 
 
 def function(path: str, what: str) -> Callable[..., Any]:
-    """The function behind `MODULE.FUNCTION` or `MODULE:FUNCTION`."""
+    """The function that `MODULE.FUNCTION` or `MODULE:FUNCTION` names."""
     module, _, name = path.replace(":", ".").rpartition(".")
     try:
-        found = getattr(import_module(module), name)
-    except (Exception, SystemExit) as error:  # whatever a stranger's module does on import
+        result = getattr(import_module(module), name)
+    except (Exception, SystemExit) as error:  # a user's module may raise anything on import
         raise ValueError(
-            f"{what} {path!r} cannot be imported ({_said(error)}); is its folder on PYTHONPATH?"
+            f"{what} {path!r} cannot be imported ({_message(error)}); is its folder on PYTHONPATH?"
         ) from error
-    if not callable(found):
-        raise ValueError(f"{what} must be a function, but {path!r} is {found!r}.")
-    return found  # type: ignore[no-any-return]
+    if not callable(result):
+        raise ValueError(f"{what} must be a function, but {path!r} is {result!r}.")
+    return result  # type: ignore[no-any-return]

@@ -103,17 +103,17 @@ def read_prompts(
         raise ValueError(f"split {split!r} is not in {source!r}, which has {', '.join(parts)}.")
     home = "train" if split and usual(split) in missing else split
     rows = _Rows(source, column, unique, on_bad_row == "skip")
-    found = (
+    candidates = (
         prompt
         for name, read in parts.items()
         if home is None or usual(name) == usual(home)
         for prompt in rows.prompts(read())
     )
     cut = missing if split and home and usual(home) == "train" else []
-    prompts = _part(found, usual(split or ""), cut, limit)
+    prompts = _part(candidates, usual(split or ""), cut, limit)
     if not prompts:
         part = f" for split {split!r}" if split else ""
-        why = f": {rows.told()}" if rows.skipped else "."
+        why = f": {rows.report()}" if rows.skipped else "."
         if rows.seen and cut and not rows.skipped:
             why = (
                 f": from the {len(rows.seen)} in it {', '.join(['train', *cut])} are cut, which"
@@ -121,12 +121,12 @@ def read_prompts(
             )
         raise ValueError(f"no prompts in {source!r}{part}{why}")
     if rows.skipped and not quiet:
-        _tell(rows.told())
+        _print_once(rows.report())
     return prompts
 
 
-@cache  # a line is said once, though a source may be read for each of its splits
-def _tell(line: str) -> None:
+@cache  # a source may be read for each of its splits
+def _print_once(line: str) -> None:
     print(f"mavis: {line}", file=sys.stderr)
 
 
@@ -134,7 +134,7 @@ def _tell(line: str) -> None:
 
 
 def _part(
-    found: Iterator[Prompt], split: str, missing: list[str], limit: int | None
+    candidates: Iterator[Prompt], split: str, missing: list[str], limit: int | None
 ) -> list[Prompt]:
     """The prompts of a split, where those of the missing ones are among the training prompts.
 
@@ -143,7 +143,7 @@ def _part(
     names = ["train", *missing] if missing else []
     prompts: list[Prompt] = []
     sizes: Counter[str] = Counter()
-    for prompt in found:
+    for prompt in candidates:
         prompts.append(prompt)
         sizes[_home(plain(prompt), missing) if missing else split] += 1
         if limit and sizes[split] >= limit and all(sizes[name] for name in names):
@@ -156,7 +156,7 @@ def _part(
 
 def _home(text: str, missing: list[str]) -> str:
     """Which split a text belongs to, by nothing but the text."""
-    name = _TENTHS.get(_mark(text) % 10, "train")
+    name = _TENTHS.get(_hash(text) % 10, "train")
     return name if name in missing else "train"
 
 
@@ -170,12 +170,12 @@ def _cut(texts: list[str], missing: list[str]) -> dict[str, str]:
     for name in names:
         sizes = Counter(home.values())
         if len(texts) >= len(names) and not sizes[name]:
-            giver = max(names, key=lambda other: sizes[other])
-            home[min((t for t in texts if home[t] == giver), key=_mark)] = name
+            largest = max(names, key=lambda other: sizes[other])
+            home[min((t for t in texts if home[t] == largest), key=_hash)] = name
     return home
 
 
-def _mark(text: str) -> int:
+def _hash(text: str) -> int:
     digest = hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest()
     return int.from_bytes(digest, "big")
 
@@ -211,7 +211,7 @@ class _Rows:
                 self.seen.add(text)
                 yield prompt
 
-    def told(self) -> str:
+    def report(self) -> str:
         """What was skipped, in a line."""
         return (
             f"{self.skipped} of {self.count} rows of {self.source!r} were skipped, the first"

@@ -50,14 +50,14 @@ def numbers(
         raise ValueError(f"{rule} got {type(returned).__name__} {first}.")
     if len(values) != len(responses):
         raise ValueError(f"{rule} got {len(values)} {first}.")
-    found = []
+    read = []
     for row, value in enumerate(values):
         try:
-            found.append(_number(value))
-        except Exception:  # whatever a stranger's class does when it is asked for a number
-            row_of = about(prompts, responses, row)
-            raise ValueError(f"{rule} got {_shown(value)} in it ({row_of}).") from None
-    return found
+            read.append(_number(value))
+        except Exception:  # a plugin's own class may raise anything when asked for a number
+            where = about(prompts, responses, row)
+            raise ValueError(f"{rule} got {_shown(value)} in it ({where}).") from None
+    return read
 
 
 def about(prompts: Sequence[str], responses: Sequence[str], row: int) -> str:
@@ -67,7 +67,7 @@ def about(prompts: Sequence[str], responses: Sequence[str], row: int) -> str:
 
 def short(text: str) -> str:
     """A text in quotes and one line, cut where it is long."""
-    return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
+    return repr(_cut(text))
 
 
 def _values(returned: Any, count: int, rule: str, first: str) -> Any:
@@ -107,4 +107,8 @@ def _shown(value: Any) -> str:
         text = " ".join(repr(value).split())
     except Exception:  # an integer of thousands of digits, for one
         return f"a value of type {type(value).__name__}"
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"

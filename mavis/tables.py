@@ -78,9 +78,9 @@ def _lines(path: Path, newline: str | None = None) -> Iterator[str]:
     """The lines of a text in UTF-8, or in the encoding that its byte order mark names."""
     with _open(path) as binary:
         head = binary.read(4)
-        for start, said in _DISGUISED.items():
+        for start, hint in _DISGUISED.items():
             if head.startswith(start):
-                raise ValueError(said)
+                raise ValueError(hint)
         encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
         binary.seek(0)
         text = io.TextIOWrapper(binary, encoding, newline=newline)
