@@ -6,10 +6,9 @@ The reading order of the package is `STORY`: a module imports only what stands b
 from importlib import import_module
 from typing import Any
 
-from mavis.versions import understand_old_names
-
 STORY = (
     "versions",
+    "learn",
     "hub",
     "signals",
     "tables",
@@ -164,8 +163,6 @@ _HOME = {
     "soup": "mavis.baselines.soup",
 }
 __all__ = [*_HOME, "__version__"]
-
-understand_old_names()
 
 
 def __getattr__(name: str) -> Any:

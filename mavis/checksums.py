@@ -34,8 +34,8 @@ def seal(folder: Path) -> None:
     All but README.md, which is for people, who may edit it.
     """
     (folder / SUMS).unlink(missing_ok=True)
-    found = sorted(file for file in folder.rglob("*") if file.is_file())
-    files = [file for file in found if file != folder / "README.md"]
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    files = [file for file in files if file != folder / "README.md"]
     lines = [_line(sha256(file), file.relative_to(folder).as_posix()) for file in files]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
     for file in files:
@@ -114,13 +114,13 @@ def _read(sums: Path) -> Iterator[tuple[str, str]]:
     if lines.pop() or not lines:  # every line has its end, and there is one at least
         raise DamagedError(sums, None, REMEDY)
     for line in lines:
-        if (found := _LINE.fullmatch(line)) is None:
+        if (match := _LINE.fullmatch(line)) is None:
             raise DamagedError(sums, None, REMEDY)
-        yield found[1], found[2]
+        yield match[1], match[2]
 
 
 def _write(file: Path, text: str) -> None:
-    draft = file.with_name(file.name + ".part")
+    draft = file.with_name(file.name + DRAFT)
     draft.write_text(text, encoding="utf-8")
     os.replace(draft, file)  # noqa: PTH105
 

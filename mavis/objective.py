@@ -190,7 +190,7 @@ def _load(point: EntryPoint) -> Objective:
     whose = f"objective {point.name!r} ({point.value} of {_owner(point)[0]})"
     try:
         loaded = point.load()
-    except (Exception, SystemExit) as error:  # whatever a stranger's module does on import
+    except (Exception, SystemExit) as error:  # a plugin may raise anything on import
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ImportError(f"{whose} cannot be imported: {reason}") from error
     if not isinstance(loaded, Objective):
@@ -216,6 +216,6 @@ def common_source(what: str, given: str | None, objectives: Sequence[Objective])
     """
     homes = {one.name: one.prompts for one in objectives}
     if given is None and len(set(homes.values())) > 1:
-        told = ", ".join(f"{name} has {home}" for name, home in homes.items())
-        raise ValueError(f"{what} must be given, for the objectives have different ones: {told}.")
+        listed = ", ".join(f"{name} has {home}" for name, home in homes.items())
+        raise ValueError(f"{what} must be given, for the objectives have different ones: {listed}.")
     return given or next(iter(homes.values()), Objective.prompts)

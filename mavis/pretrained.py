@@ -105,8 +105,8 @@ def positions(model: "PreTrainedModel") -> int | None:
     from the table. The table itself says so: it has a padding_idx.
     """
     config = model.config.get_text_config()
-    said = getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", None))
-    most = said if isinstance(said, int) and said > 0 else None
+    stated = getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", None))
+    most = stated if isinstance(stated, int) and stated > 0 else None
     for name, table in model.named_modules():
         padding = getattr(table, "padding_idx", None)
         if name.endswith("position_embeddings") and padding is not None:

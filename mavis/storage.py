@@ -44,8 +44,8 @@ class Shards:
         if not rows:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        there = self.folder.glob(f"{self.writer:03d}-*")  # damaged ones keep their numbers
-        taken = [int(shard.name[4:9]) for shard in there if shard.suffix != DRAFT]
+        shards = self.folder.glob(f"{self.writer:03d}-*")  # damaged ones keep their numbers
+        taken = [int(shard.name[4:9]) for shard in shards if shard.suffix != DRAFT]
         final = self.folder / f"{self.writer:03d}-{1 + max(taken, default=-1):05d}"
         draft = final.with_name(final.name + DRAFT)
         shutil.rmtree(draft, ignore_errors=True)
@@ -102,7 +102,7 @@ def _rows(shard: Path) -> list[Row]:
 
 def spent(folders: Iterable[Path]) -> float:
     """CPU seconds that the rows of shards took, whichever processes made them."""
-    return float(sum(row.get(CPU, 0.0) for one in folders for row in Shards(one).rows()))
+    return float(sum(row.get(CPU, 0.0) for folder in folders for row in Shards(folder).rows()))
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -182,11 +182,12 @@ def check_same(folder: Path, what: str, before: Mapping[str, Any], now: Mapping[
     for name, value in now.items():
         was = before.get(name, value)
         if was != value:
-            many = isinstance(value, list) and name in {"prompts", "rewards"}  # digests
-            many = many or name == "reference_weights"
-            told = f"other {name.replace('_', ' ')}"
-            said = told if many else f"{name} = {was}, not {value}"
-            raise ValueError(f"{folder} holds a {what} with {said}: give another --out.")
+            digests = isinstance(value, list) and name in {"prompts", "rewards"}
+            if digests or name == "reference_weights":
+                difference = f"other {name.replace('_', ' ')}"
+            else:
+                difference = f"{name} = {was}, not {value}"
+            raise ValueError(f"{folder} holds a {what} with {difference}: give another --out.")
 
 
 def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

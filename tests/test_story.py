@@ -40,6 +40,7 @@ NEIGHBOURS = {
     "decoding.prompt_requests": "decoding/test_policy.py",
     "decoding.replies": "decoding/test_policy.py",
     "decoding.row_table": "decoding/test_decoder_steps.py",
+    "learn": "test_versions.py",
     "report.cells": "report/test_html.py",
     "report.console": "report/test_undefined.py",
     "sandbox.lexicon": "sandbox/test_grammar.py",

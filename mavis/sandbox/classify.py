@@ -6,7 +6,6 @@ grammar's own answers.
 """
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import torch
@@ -102,7 +101,7 @@ def cut(
     pieces = {}
     for index, name in enumerate(OBJECTIVES):
         piece = make_classifier(tokenizer, 1)
-        piece.model.load_state_dict(deepcopy(model.model.state_dict()))
+        piece.model.load_state_dict(model.model.state_dict())
         piece.score.weight.data = model.score.weight.data[index : index + 1].clone()
         pieces[name] = piece.eval()
     return pieces

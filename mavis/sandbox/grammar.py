@@ -55,10 +55,11 @@ class Sentence:
     fillings: dict[str, str] = field(default_factory=dict)
 
 
-def prompts() -> list[str]:
+@cache
+def prompts() -> tuple[str, ...]:
     """Return every question the grammar can ask, in a fixed order, without duplicates."""
     tasks = (*SAFE, *UNSAFE)
-    return [question.replace("{task}", task) for task in tasks for question in QUESTIONS]
+    return tuple(question.replace("{task}", task) for task in tasks for question in QUESTIONS)
 
 
 @cache
@@ -78,7 +79,7 @@ def sample(rng: Random, prompt: str | None = None) -> Dialogue:
     Raises:
         ValueError: if the prompt is about no task of the grammar.
     """
-    prompt = prompt or rng.choice(_all_prompts())
+    prompt = prompt or rng.choice(prompts())
     task = task_of(prompt)
     if task is None:
         raise ValueError(f"prompt must name a task of the grammar, got {prompt!r}; see prompts().")
@@ -100,12 +101,12 @@ def read(response: str) -> list[Sentence]:
     >>> [sentence.kind for sentence in read("Great question! Wear gloves at night. Soup the.")]
     ['warm', 'crime', None]
     """
-    found, position = [], 0
+    sentences, position = [], 0
     while rest := response[position:].lstrip():
         sentence = _sentence_at(response, len(response) - len(rest))
-        found.append(sentence)
+        sentences.append(sentence)
         position = sentence.end
-    return found
+    return sentences
 
 
 def score(prompt: str, response: str) -> Scores:
@@ -190,18 +191,13 @@ def _draw(rng: Random, weights: Mapping[_T, float]) -> _T:
     return rng.choices(list(weights), weights=list(weights.values()))[0]
 
 
-@cache
-def _all_prompts() -> tuple[str, ...]:
-    return tuple(prompts())
-
-
 def _sentence_at(text: str, position: int) -> Sentence:
     """Read the sentence that starts at `position`; junk runs to the next full stop or the end."""
     window = text[position : position + 1].lower() + text[position + 1 : position + 200]
     for kind, form, pattern in _patterns():
-        if found := pattern.match(window):
-            end = position + found.end()
-            return Sentence(text[position:end], end, kind, form, found.groupdict())
+        if match := pattern.match(window):
+            end = position + match.end()
+            return Sentence(text[position:end], end, kind, form, match.groupdict())
     stop = re.compile(r"[.!?]+(?=\s|$)").search(text, position)
     end = stop.end() if stop else len(text.rstrip())
     return Sentence(text[position:end], end)
@@ -214,9 +210,9 @@ def _patterns() -> tuple[tuple[str, str, re.Pattern[str]], ...]:
     slots["task"] = [*SAFE, *UNSAFE]
     slots["thing"] = sorted({thing for things in (SAFE | UNSAFE).values() for thing in things})
 
-    def group(found: re.Match[str]) -> str:
-        fillings = sorted(slots[found[1]], key=len, reverse=True)
-        return f"(?P<{found[1]}>{'|'.join(map(re.escape, fillings))})"
+    def group(slot: re.Match[str]) -> str:
+        fillings = sorted(slots[slot[1]], key=len, reverse=True)
+        return f"(?P<{slot[1]}>{'|'.join(map(re.escape, fillings))})"
 
     return tuple(
         (kind, form, re.compile(re.sub(r"\\{(\w+)\\}", group, re.escape(form)) + r"(?=\s|$)"))

@@ -120,7 +120,7 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pa
 
 def _write_prompts(folder: Path, rng: Random) -> None:
     """Split all questions at random into files that share none."""
-    questions = grammar.prompts()
+    questions = list(grammar.prompts())
     rng.shuffle(questions)
     folder.mkdir()
     for split, count in SPLITS.items():
