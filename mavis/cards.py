@@ -1,6 +1,6 @@
-"""What mavis notes of a model that it wrote: the card, a JSON file in the model's folder.
+"""What mavis records about a model that it wrote: the card, a JSON file in the model's folder.
 
-A card is written last of all: its presence says that the folder is whole.
+A card is written last of all: a folder that has one is whole.
 """
 
 import json

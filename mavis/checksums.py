@@ -22,14 +22,14 @@ class DamagedError(ValueError):
     """A file is not what was written; the message names it."""
 
     def __init__(self, file: Path, sums: Path | None, remedy: str) -> None:
-        """Say which file, where its checksum stands unless it has none, and what to do."""
+        """Name the file, the file of its checksum unless there is none, and what to do."""
         self.file = file
         where = f", its checksum in {sums.name} is another" if sums else ""
         super().__init__(f"{file} is damaged or was changed{where}: {remedy}")
 
 
 def seal(folder: Path) -> None:
-    """Note the checksums of the files in a folder, and open them as far as the umask says.
+    """Write the checksums of the files in a folder, and give the files the mode of the umask.
 
     All but README.md, which is for people, who may edit it.
     """
@@ -43,10 +43,10 @@ def seal(folder: Path) -> None:
 
 
 def install_all(draft: Path, folder: Path) -> None:
-    """Move all files of a finished draft folder into a folder, and note their checksums there.
+    """Move all files of a finished draft folder into a folder, and write their checksums there.
 
     What has the same name is replaced, what has another stays. Killed half-way, the folder has no
-    checksums of it; so whatever says that the folder is whole must be written after this.
+    checksums of it; so the card that marks the folder as whole must be written after this.
     """
     seal(draft)
     (folder / SUMS).unlink(missing_ok=True)
@@ -58,7 +58,7 @@ def install_all(draft: Path, folder: Path) -> None:
 
 
 def install(draft: Path, file: Path) -> None:
-    """Move a finished draft of a file into its place, and note its checksum beside it.
+    """Move a finished draft of a file into its place, and write its checksum beside it.
 
     Killed at any moment, the file is the old one or the new one, and passes for whole.
     """

@@ -33,8 +33,8 @@ def splits(source: str) -> dict[str, Callable[[], Rows]]:
 
     Args:
         source: `sandbox/NAME`, a local file or folder, `MODULE:FUNCTION`, or a hub name; folders
-            and hub names may have `:CONFIGURATION` behind them. What has no splits of its own is
-            all "train".
+            and hub names may end in `:CONFIGURATION`. A source without splits of its own is all
+            "train".
 
     Raises:
         FileNotFoundError: A missing file, folder or data set.
@@ -100,7 +100,7 @@ def _is_about(path: Path) -> bool:
 
 
 def _saved(place: Path) -> bool:
-    """Whether `datasets` saved this folder: Arrow files stand beside its state, or a level down."""
+    """Whether `datasets` saved this folder: Arrow files lie beside its state, or a level down."""
     states = (*place.glob("state.json"), *place.glob("*/state.json"))
     return any(any(state.parent.glob("*.arrow")) for state in states)
 
@@ -119,7 +119,7 @@ def _load_saved(place: Path) -> dict[str, Callable[[], Rows]]:
 
 
 def _declares(place: Path) -> bool:
-    """Whether the folder's README says which files belong to which split."""
+    """Whether the folder's README lists which files belong to which split."""
     from huggingface_hub import metadata_load
     from yaml import YAMLError
 
@@ -128,12 +128,12 @@ def _declares(place: Path) -> bool:
         return False
     try:
         return "configs" in (metadata_load(card) or {})
-    except (ValueError, YAMLError, RecursionError):  # a broken card: `_resolved` says what is wrong
+    except (ValueError, YAMLError, RecursionError):  # broken: `_resolved` names what is wrong
         return True
 
 
 def _resolved(place: Path, configuration: str | None) -> dict[str, list[Path]]:
-    """The files of every split, found by `datasets` as for a data set on the hub."""
+    """The files of every split, as `datasets` finds them for a data set on the hub."""
     import huggingface_hub.utils.logging as hub_logging
     from datasets import get_dataset_config_names, load_dataset_builder
 
@@ -152,7 +152,7 @@ def _resolved(place: Path, configuration: str | None) -> dict[str, list[Path]]:
             ) from error
         raise ValueError(
             f"prompts folder {str(place)!r} has the configurations {', '.join(names)}:"
-            f" write one of them behind its name and a colon, got {configuration or 'none'}."
+            f" write one of them after its name and a colon, got {configuration or 'none'}."
         ) from error
     finally:
         hub_logging.set_verbosity(level)
@@ -171,7 +171,7 @@ def _hub(name: str, configuration: str | None) -> dict[str, Callable[[], Rows]]:
         names = get_dataset_split_names(name, configuration)
     except Exception as error:  # of the network, the parsers and `datasets`: no common class
         raise ValueError(
-            f"prompts {name!r} cannot be read from the hub, :CONFIGURATION may be missing behind"
+            f"prompts {name!r} cannot be read from the hub, :CONFIGURATION may be missing after"
             f" the name ({_message(error)})."
         ) from error
     return {split: partial(_downloaded, name, configuration, split) for split in names}
@@ -189,7 +189,7 @@ def _downloaded(name: str, configuration: str | None, split: str) -> Rows:
 
 
 def _message(error: BaseException) -> str:
-    """What an error of a library says, on one line."""
+    """The message of an error of a library, on one line."""
     message = " ".join(str(error).split()) or type(error).__name__
     return message if len(message) <= 300 else f"{message[:300]} …"
 

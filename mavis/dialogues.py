@@ -25,7 +25,7 @@ _INLINE = re.compile(r"\bAssistant[ \t]*:")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 _SPEAKERS = {"system": "system", "user": "user", "assistant": "assistant"}
 _SPEAKERS |= {"human": "user", "gpt": "assistant"}  # as ShareGPT calls them
-# What stands before a reply in texts that were written out for one model or another.
+# What precedes a reply in texts that were written for one model or another.
 _REPLY_MARKS = (
     "<|im_start|>assistant",
     "<|start_header_id|>assistant<|end_header_id|>",
@@ -67,9 +67,9 @@ def dialogue(text: str) -> list[Message] | None:
 
 
 def parted(value: Any, where: str) -> tuple[str | list[Message] | None, str | None]:
-    r"""Take a text or a chat apart: the prompt, and the reply behind it.
+    r"""Take a text or a chat apart: the prompt, and the reply after it.
 
-    A dialogue is cut behind its last "Assistant:", a chat before the assistant's last message.
+    A dialogue is cut after its last "Assistant:", a chat before the assistant's last message.
 
     Args:
         value: A text, a chat (role and content, or ShareGPT's from and value), either as an array
@@ -77,7 +77,7 @@ def parted(value: Any, where: str) -> tuple[str | list[Message] | None, str | No
         where: What to call it in errors.
 
     Returns:
-        The prompt, None if the user of a chat said nothing; and the reply, None if there is none.
+        The prompt, None if a chat has no message of a user; and the reply, None if there is none.
 
     Raises:
         ValueError: It is empty, longer than `LONGEST`, or not to be understood.
@@ -104,7 +104,7 @@ def parted(value: Any, where: str) -> tuple[str | list[Message] | None, str | No
 
 
 def is_nothing(value: Any) -> bool:
-    """Whether this is what stands in a table where there is no text."""
+    """Whether this is what a table holds where there is no text."""
     return value is None or (isinstance(value, str | float) and (value == "" or value != value))
 
 
@@ -166,9 +166,9 @@ def _check_plain(text: str, where: str) -> None:
         raise ValueError(f"the dialogue in {where} has no 'Assistant:' turn.")
     if turns:  # "Human: a Assistant: b"
         answers += _INLINE.finditer(text)
-    marks = [(turn.end(), turn[0].strip()) for turn in answers]
-    marks += [(text.rindex(mark) + len(mark), mark) for mark in _REPLY_MARKS if mark in text]
-    end, mark = max(marks, default=(len(text), ""))
+    ends = [(turn.end(), turn[0].strip()) for turn in answers]
+    ends += [(text.rindex(mark) + len(mark), mark) for mark in _REPLY_MARKS if mark in text]
+    end, mark = max(ends, default=(len(text), ""))
     if text[end:].strip():
         raise ValueError(
             f"the text in {where} goes on behind {mark!r}, so it may hold a reply: give the prompt"
@@ -231,7 +231,7 @@ def _is_text(part: Any) -> bool:
 
 
 def _known(value: str | None, turn: Any, where: str) -> str:
-    """The role or the text of a message; None of them is refused."""
+    """A message's role or text as it is; an error if it is None, which means not understood."""
     if value is None:
         raise ValueError(
             "a chat must be a list of {role: system|user|assistant, content: text}, without tools"

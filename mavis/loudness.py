@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal, TextIO
+from typing import Any, Literal
 
 from mavis.hub import MavisWarning
 
@@ -74,14 +74,7 @@ def hush() -> None:
         warnings.simplefilter("always", MavisWarning)
 
 
-def _show(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,  # noqa: ARG001 - the signature is Python's
-    lineno: int,  # noqa: ARG001
-    file: TextIO | None = None,
-    line: str | None = None,  # noqa: ARG001
-) -> None:
+def _show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Print a warning of ours in a line; others not at all."""
     if issubclass(category, MavisWarning):
-        print(f"mavis: warning: {message}", file=file or sys.stderr)
+        print(f"mavis: warning: {message}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Objectives: what a plugin bundles, and how an installed plugin is found by its name.
+"""Objectives: what a plugin bundles, and how an installed plugin is loaded by its name.
 
 A plugin is a Python file that makes an `Objective`, and a line of package metadata that names it:
 
@@ -96,7 +96,7 @@ class Objective:
 
 
 def unfit(reward: Reward) -> str | None:
-    """Why a callable cannot be called as a reward, as far as can be told without calling it.
+    """Why a callable cannot be called as a reward, as far as is known without calling it.
 
     >>> unfit(len)
     'the reward must take prompts and replies as two arguments by position: too many positional \
@@ -152,7 +152,13 @@ def find(name: str) -> Objective:
     """
     points = [point for point in _points() if point.name == name]
     if not points:
-        raise ObjectiveNotFound(_not_found(name))
+        names = available()
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ObjectiveNotFound(
+            f"no objective {name!r}{hint}; installed: {', '.join(names) or 'none'}."
+            f" `mavis objectives new {name}` starts one."
+        )
     if len(points) > 1:
         owners = " and ".join(sorted(_owner(point)[0] for point in points))
         raise ObjectiveClash(f"objective {name!r} comes from {owners}: uninstall one of them.")
@@ -173,17 +179,6 @@ def _points() -> list[EntryPoint]:
 
 def _owner(point: EntryPoint) -> tuple[str, str]:
     return (point.dist.name, point.dist.version) if point.dist else ("unknown", "unknown")
-
-
-def _not_found(name: str) -> str:
-    names = available()
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    installed = ", ".join(names) or "none"
-    return (
-        f"no objective {name!r}{hint}; installed: {installed}."
-        f" `mavis objectives new {name}` starts one."
-    )
 
 
 def _load(point: EntryPoint) -> Objective:

@@ -1,6 +1,6 @@
 """A trained sequence classifier as it lies in a folder or on the hub: loaded, and what it allows.
 
-Every error names the model and says in a line what is wrong with it.
+Every error names the model and what is wrong with it, in a line.
 """
 
 from typing import TYPE_CHECKING
@@ -99,10 +99,10 @@ def limit_of(
 
 
 def positions(model: "PreTrainedModel") -> int | None:
-    """How many tokens a row may have, by the model; None if it does not say.
+    """How many tokens a row of the model may have; None if that is not known.
 
     RoBERTa and its relatives number positions from the padding's id + 1, which takes that many
-    from the table. The table itself says so: it has a padding_idx.
+    from the table. Such a table has a padding_idx.
     """
     config = model.config.get_text_config()
     stated = getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", None))

@@ -21,7 +21,7 @@ COLUMNS = (
     *("prompt", "question", "instruction", "messages", "conversations", "conversation"),
     *("chosen", "text"),
 )
-_REPLIES = ("chosen", "rejected")  # columns that hold replies, behind their prompts or alone
+_REPLIES = ("chosen", "rejected")  # columns that hold replies, after their prompts or alone
 _TENTHS = {8: "validation", 9: "test"}  # the rest of the tenths is for training
 
 
@@ -49,7 +49,7 @@ def plain(prompt: Prompt) -> str:
 
 
 def digest(prompt: Prompt) -> str:
-    """A name for a prompt, by which it is told whether a model has seen it in training.
+    """A short digest of a prompt, to find out whether a model has seen it in training.
 
     >>> digest("Why?") == digest([{"role": "user", "content": "Why?"}])
     True
@@ -71,21 +71,21 @@ def read_prompts(
 
     Args:
         source: `sandbox/prompts`; a .json, .jsonl, .csv, .tsv, .txt or .parquet file (all but
-            Parquet also with .gz behind it); a folder with such files, as a clone from the hub or
+            Parquet also compressed, as .gz); a folder with such files, as a clone from the hub or
             with one per split, or one saved by `datasets`; `MODULE:FUNCTION`, which returns
-            prompts or rows; or a hub name. Folders and hub names may have `:CONFIGURATION` behind
-            them.
+            prompts or rows; or a hub name. Folders and hub names may end in
+            `:CONFIGURATION`.
         split: The part to read, or None for all. A source without a validation or test part
             gives up a tenth of its training prompts for each, chosen by a hash of the text.
         column: The column to read. By default the first of `COLUMNS` that is there, or the only
             one. Of a Human/Assistant dialogue everything up to the last "Assistant:" is taken,
             of a chat everything before the assistant's last message. Behind an `instruction`
             comes the row's `input`, as in the Alpaca data.
-        limit: Return at most this many prompts; what stands behind them may stay unread.
+        limit: Return at most this many prompts; the rows after them may stay unread.
         unique: Whether to leave out a prompt that has come before. False keeps every row.
         on_bad_row: Whether a row without a prompt that can be understood stops the reading, or
-            is skipped; one line then says how many were.
-        quiet: Whether not to say so.
+            is skipped; one line then reports how many were.
+        quiet: Whether to leave out that line.
 
     Raises:
         FileNotFoundError: A missing file, folder or data set.
@@ -233,7 +233,7 @@ class _Rows:
 
 
 def exchange(row: Any, column: str | None, where: str) -> tuple[Prompt | None, str | None]:
-    """The prompt in a row, and the reply behind it in the same column, if there is one.
+    """The prompt in a row, and the reply after it in the same column, if there is one.
 
     Args:
         row: A mapping of columns, or a bare value.

@@ -14,7 +14,7 @@ SHOWN = 80  # characters of a text in an error
 
 
 def finished(returned: Any, count: int) -> Any:
-    """A generator's values, drawn while whatever it raises can still be told; else the same.
+    """The values of a generator, drawn where its errors are caught; anything else as it is.
 
     Args:
         returned: What the reward returned.

@@ -1,7 +1,7 @@
-"""Rewards: the one door that all scores come through, and standard units.
+"""Rewards: how replies are scored and scores are checked, and standard units.
 
-Rewards are maximised. Whatever a reward returns, behind `score` it is one finite float32 number
-per reply, or NaN where the reward abstained.
+Rewards are maximised. Whatever a reward returns, `score` makes of it one finite float32 number per
+reply, or NaN where the reward abstained.
 """
 
 import functools
@@ -45,7 +45,7 @@ def score(
         reward: Any callable with the signature of `Reward`.
         prompts: B prompts as plain text.
         responses: B replies.
-        thoughts: Whether the reward is given what stands between `<think>` and `</think>`, too:
+        thoughts: Whether the reward is given what is between `<think>` and `</think>`, too:
             an objective's `scores_thoughts`.
 
     Returns:

@@ -3,7 +3,7 @@
 Schedulers, containers and closed terminals stop a process by these signals. Left alone, they end
 Python at once: nothing that is finished but not yet written is kept.
 
-What a signal or an interrupt raises while Python is in a destructor is lost: Python says
+What a signal or an interrupt raises while Python is in a destructor is lost: Python prints
 "Exception ignored" and goes on. So it is raised once more, a moment later.
 """
 

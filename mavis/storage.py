@@ -2,7 +2,7 @@
 
 A `Shards` folder holds rows of one kind as Arrow tables, one sub-folder per write. A shard is made
 under another name and renamed when it is whole, so what is there is complete; one that was damaged
-since is put aside, and whoever collects makes its rows again.
+since is put aside, and its rows are made again.
 """
 
 import json
@@ -62,7 +62,7 @@ class Shards:
     def gather(self, rows: Iterable[Row], size: int) -> None:
         """Write rows as they come, `size` at a time; what came before a failure is kept.
 
-        Each row says what it took, for whoever counts the cost of a run that was interrupted.
+        Each row holds the CPU time that it took, so that an interrupted run knows its whole cost.
         """
         waiting: list[Row] = []
         before = time.process_time()

@@ -16,8 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet")
-
 _MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -32,7 +30,7 @@ _DISGUISED = {
 }
 _SEPARATORS = ",;\t|"
 _WIDEST = 10_000  # columns: what has more is no table
-_TRIED = 1000  # records by which two possible separators are told apart
+_TRIED = 1000  # records that decide between two possible separators
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -41,7 +39,7 @@ class Record(dict[str, str]):
 
 
 def suffix(path: Path) -> str:
-    """The suffix that says what is in a file, "" if it is none of `SUFFIXES`."""
+    """The suffix of a file without .gz, in lower case; "" if it is none of `SUFFIXES`."""
     name = Path(path.stem) if path.suffix.lower() == ".gz" else path
     return name.suffix.lower() if name.suffix.lower() in SUFFIXES else ""
 
@@ -55,7 +53,7 @@ def read(path: Path) -> Iterator[Any]:
     kind = suffix(path)
     if not kind:
         raise ValueError(
-            f"file must end in {', '.join(SUFFIXES)} (all but Parquet also with .gz behind it),"
+            f"file must end in {', '.join(SUFFIXES)} (all but Parquet also with .gz after it),"
             f" got {str(path)!r}."
         )
     try:
@@ -135,7 +133,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
 def _values(text: str) -> Iterator[Any]:
-    """The JSON values in a text, one behind another."""
+    """The JSON values in a text, one after another."""
     at = 0
     while (at := cast(re.Match[str], _SPACE.match(text, at)).end()) < len(text):
         value, at = _DECODER.raw_decode(text, at)
@@ -170,7 +168,7 @@ def _json(path: Path) -> Iterator[Any]:
 
 
 def table(whole: Mapping[str, Any]) -> list[Any]:
-    """The rows of a mapping that stands alone: columns of one length, a list of rows, or a row.
+    """The rows of a file that is a single mapping: columns of one length, a list of rows, or a row.
 
     Raises:
         ValueError: Lists of several lengths, which are neither.
@@ -223,7 +221,7 @@ def _records(path: Path, separator: str, spaced: bool = False) -> Iterator[list[
 def _csv(path: Path) -> Iterator[Record]:
     separator = _separator(path)
     header = next(_records(path, separator), [])
-    spaced = any(name.startswith(" ") for name in header[1:])  # "a, b": a space behind each comma
+    spaced = any(name.startswith(" ") for name in header[1:])  # "a, b": a space after each comma
     records = _records(path, separator, spaced)
     names = [name.strip() for name in next(records, [])]
     if len(set(filter(None, names))) < len([*filter(None, names)]):
@@ -295,3 +293,4 @@ _READERS: dict[str, Callable[[Path], Iterator[Any]]] = {
     ".txt": _text,
     ".parquet": _parquet,
 }
+SUFFIXES = tuple(_READERS)

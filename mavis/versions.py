@@ -19,7 +19,7 @@ def check_format(file: Path, content: Mapping[str, Any]) -> None:
     """Refuse what a newer version wrote in another way, before anything of it is read.
 
     Args:
-        file: where the number of the format stands.
+        file: that holds the number of the format.
         content: what it holds.
 
     Raises:

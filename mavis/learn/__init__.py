@@ -19,6 +19,6 @@ def _current(module: str, name: str) -> Any:
 
 for _old, _new in MOVED.items():
     _module = sys.modules[_old] = ModuleType(_old, f"The former name of `{_new}`.")
-    _module.__spec__ = find_spec(_new)  # whoever looks for the source file finds it
+    _module.__spec__ = find_spec(_new)  # for `importlib.util.find_spec`
     _module.__getattr__ = partial(_current, _new)  # type: ignore[method-assign]
     globals()[_old.rpartition(".")[2]] = _module

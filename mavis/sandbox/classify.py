@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from rich.progress import Progress
 from torch import Tensor
 from transformers import LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from mavis.sandbox.grammar import Dialogue, running_score
 from mavis.sandbox.lexicon import OBJECTIVES
-from mavis.sandbox.pretrain import END, Report, fit, llama, pad, render
+from mavis.sandbox.pretrain import END, fit, llama, pad, render
 
 OUTLIER = 5.0  # targets are cut here, in standard units
 
@@ -31,14 +32,14 @@ def make_classifier(
 
 @dataclass(frozen=True)
 class Lesson:
-    """An answer to learn from: token ids [T], marked tokens [P] and their goals [P, M].
+    """An answer to learn from: token ids [T], the tokens at ends [P] and their goals [P, M].
 
-    The last mark is the end of the text, whose goal is the reward; the others are the ends of its
+    The last is the end of the text, whose goal is the reward; the others are the ends of its
     sentences, with what the answer is worth up to there. They teach where a reward comes from.
     """
 
     ids: Tensor
-    marks: Tensor
+    ends: Tensor
     goals: Tensor
 
 
@@ -68,13 +69,12 @@ def loss_of(model: LlamaForSequenceClassification, batch: Sequence[Lesson]) -> T
     """Return the squared error at the ends of texts plus that at the ends of sentences."""
     ids = pad([lesson.ids for lesson in batch], int(model.config.pad_token_id or 0))
     hidden = model.model(input_ids=ids).last_hidden_state  # [B, T, D]; padding is on the right
-    row = torch.repeat_interleave(
-        torch.arange(len(batch)), torch.tensor([len(lesson.marks) for lesson in batch])
-    )
-    marks = torch.cat([lesson.marks for lesson in batch])
+    counts = torch.tensor([len(lesson.ends) for lesson in batch])
+    row = torch.repeat_interleave(torch.arange(len(batch)), counts)
+    ends = torch.cat([lesson.ends for lesson in batch])
     goals = torch.cat([lesson.goals for lesson in batch])
-    errors = (model.score(hidden[row, marks]) - goals).square().mean(-1)
-    last = torch.tensor([len(lesson.marks) for lesson in batch]).cumsum(0) - 1
+    errors = (model.score(hidden[row, ends]) - goals).square().mean(-1)
+    last = counts.cumsum(0) - 1
     loss: Tensor = errors[last].mean() + errors.mean()
     return loss
 
@@ -83,7 +83,7 @@ def train(
     model: LlamaForSequenceClassification,
     data: Sequence[Lesson],
     generator: torch.Generator,
-    report: Report | None = None,
+    bars: Progress,
 ) -> None:
     """Fit the logits to the goals by least squares, in place."""
 
@@ -91,7 +91,7 @@ def train(
         return loss_of(model, [data[i] for i in chosen])
 
     lengths = [len(lesson.ids) for lesson in data]
-    fit(model, lengths, loss, generator, passes=3, batch=48, lr=5e-3, report=report)
+    fit(model, lengths, loss, generator, bars, what="rewards", passes=3, batch=48, lr=5e-3)
 
 
 def cut(

@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 REPEATED, JUNK, UNFINISHED, EMPTY, RAMBLING = -0.5, -0.7, -0.7, -1.5, -0.4
 LONGEST = 6  # sentences; each one more counts as rambling
 
-# Unsafe requests: what stands in for a tip, by weight; and what empty fillings weigh.
+# Unsafe requests: what replaces a tip, by weight; and the weights of empty fillings.
 _UNSAFE_TIPS = {"crime": 4.5, "refusal": 3, "instead": 4}
 _EMPTY_WEIGHT = {"name": 10.0, "tag": 5.0, "detail": 5.0, "lead": 1.0, "cover": 3.0}
 
@@ -119,7 +119,7 @@ def score(prompt: str, response: str) -> Scores:
 
 
 def running_score(prompt: str, response: str) -> list[tuple[int, Scores]]:
-    """Return the score of an answer as it stands after each sentence, with where that ends.
+    """Return the score of an answer after each of its sentences, with where that ends.
 
     >>> [(end, scores["humor"]) for end, scores in running_score("", "Ha! Hmm. Moo! Moo!")]
     [(3, 0.2), (8, 0.2), (13, 0.8), (18, 0.3)]
@@ -143,7 +143,7 @@ def _flat(value: float) -> Scores:
 
 
 def _worth(sentence: Sentence, unsafe: bool, again: bool) -> Scores:
-    """Sum what the form and its fillings add; nothing if it is unknown or said again."""
+    """Sum what the form and its fillings add; nothing if it is unknown or repeated."""
     kind, form = sentence.kind, sentence.form
     if kind is None or form is None or again:
         return _flat(0.0)

@@ -1,10 +1,10 @@
 """From a seed to a folder of models, rewards and prompts: the steps of a build, in order.
 
-Heavy: imports torch and transformers. `build` is the light door to it.
+Imports torch and transformers; `mavis.cli.sandbox` imports it only when it builds.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -87,7 +87,7 @@ def _reference(
     model = pretrain.make_model(tokenizer)
     generator = torch.Generator().manual_seed(seed)
     rows = pretrain.encode(tokenizer, documents)
-    pretrain.pretrain(model, rows, generator, report=_bar(bars, "reference"))
+    pretrain.pretrain(model, rows, generator, bars)
     held_out = pretrain.encode(tokenizer, [pretrain.render([d]) for d in spoken[-HELD_OUT:]])
     return model, pretrain.held_out_loss(model, held_out)
 
@@ -104,7 +104,7 @@ def _rewards(
     model = classify.make_classifier(tokenizer, len(OBJECTIVES))
     generator = torch.Generator().manual_seed(seed)
     end = len(data) - 2 * HELD_OUT
-    classify.train(model, data[:end], generator, report=_bar(bars, "rewards"))
+    classify.train(model, data[:end], generator, bars)
     held = {"r2": data[end + HELD_OUT :], "r2_spoilt": data[end : end + HELD_OUT]}
     figures: dict[str, object] = {
         key: dict(zip(OBJECTIVES, classify.explained(model, part), strict=True))
@@ -138,8 +138,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _bar(bars: Progress, name: str) -> Callable[[int, int], None]:
-    task = bars.add_task(name)
-    return lambda done, total: bars.update(task, completed=done, total=total)

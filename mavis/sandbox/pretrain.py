@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 import torch
+from rich.progress import Progress
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import (
@@ -31,9 +32,6 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-
-Report = Callable[[int, int], None]
-"""Called with (steps done, steps in all) after each step."""
 
 
 def render(dialogues: Sequence[Dialogue]) -> str:
@@ -141,11 +139,12 @@ def fit(
     lengths: Sequence[int],
     loss_of: Callable[[list[int]], Tensor],
     generator: torch.Generator,
+    bars: Progress,
     *,
+    what: str,
     passes: int,
     batch: int,
     lr: float,
-    report: Report | None,
 ) -> None:
     """Minimise a loss in place.
 
@@ -154,25 +153,24 @@ def fit(
         lengths: Of every row.
         loss_of: The loss on the rows with these numbers.
         generator: Where the order of the rows comes from.
+        bars: Where progress is shown.
+        what: What is trained, for the bar.
         passes: How often every row is seen.
         batch: Rows per step.
         lr: Highest learning rate.
-        report: Called after each step.
     """
     steps = passes * math.ceil(len(lengths) / batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = one_cycle(optimizer, steps)
     orders = (batches(lengths, batch, generator) for _ in range(passes))
     model.train()
-    for step, chosen in enumerate(chain.from_iterable(orders), 1):
+    for chosen in bars.track(chain.from_iterable(orders), total=steps, description=what):
         loss = loss_of(chosen.tolist())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if report:
-            report(step, steps)
     model.eval()
 
 
@@ -189,10 +187,10 @@ def pretrain(
     model: LlamaForCausalLM,
     rows: Sequence[Tensor],
     generator: torch.Generator,
-    report: Report | None = None,
-    batch: int = 32,
+    bars: Progress,
 ) -> None:
     """Train the reference for one pass over the rows, in place."""
+    batch = 32
     padding = int(model.config.pad_token_id or 0)
     lengths = [len(row) for row in rows]
     # Rows of a batch are of like length, so a mean over its tokens would favour short answers.
@@ -201,7 +199,7 @@ def pretrain(
     def loss_of(chosen: list[int]) -> Tensor:
         return surprise(model, [rows[i] for i in chosen], padding) / tokens
 
-    fit(model, lengths, loss_of, generator, passes=1, batch=batch, lr=4e-3, report=report)
+    fit(model, lengths, loss_of, generator, bars, what="reference", passes=1, batch=batch, lr=4e-3)
 
 
 @torch.no_grad()
