@@ -9,6 +9,7 @@ from typing import Any
 STORY = (
     "versions",
     "learn",
+    "error_text",
     "hub",
     "signals",
     "tables",

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from mavis.dialogues import Message, dialogue
+from mavis.error_text import reason
 from mavis.logits import Classifier, Row
 from mavis.prompts import plain
 
@@ -112,10 +113,9 @@ class ClassifierReward:
         try:
             return str(write(chat, chat_template=self.template, tokenize=False))
         except Exception as error:  # a template may raise anything
-            raised = " ".join(f"{type(error).__name__}: {error}".split())
             raise ValueError(
                 f"reward model {self.model!r}: its chat template refuses the prompt"
-                f" {prompt[:60]!r} with its reply ({raised:.200})."
+                f" {prompt[:60]!r} with its reply ({reason(error, 200)})."
             ) from error
 
 

@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
+from mavis.error_text import message, reason
 from mavis.hub import existing, locate, reachable
 from mavis.tables import SUFFIXES, read, suffix, table
 
@@ -112,7 +113,7 @@ def _load_saved(place: Path) -> dict[str, Callable[[], Rows]]:
         saved = load_from_disk(str(place))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"prompts folder {str(place)!r} is a damaged data set of `datasets`: {_message(error)}"
+            f"prompts folder {str(place)!r} is a damaged data set of `datasets`: {message(error)}"
         ) from error
     parts = saved if isinstance(saved, DatasetDict) else {"train": saved}
     return {str(name): partial(iter, part) for name, part in parts.items()}
@@ -148,7 +149,7 @@ def _resolved(place: Path, configuration: str | None) -> dict[str, list[Path]]:
     except Exception as error:  # parsers of cards raise TypeError, AttributeError, YAMLError, …
         if len(names) < 2 and configuration is None:
             raise ValueError(
-                f"prompts folder {str(place)!r} is no data set ({_message(error)})."
+                f"prompts folder {str(place)!r} is no data set ({message(error)})."
             ) from error
         raise ValueError(
             f"prompts folder {str(place)!r} has the configurations {', '.join(names)}:"
@@ -172,7 +173,7 @@ def _hub(name: str, configuration: str | None) -> dict[str, Callable[[], Rows]]:
     except Exception as error:  # of the network, the parsers and `datasets`: no common class
         raise ValueError(
             f"prompts {name!r} cannot be read from the hub, :CONFIGURATION may be missing after"
-            f" the name ({_message(error)})."
+            f" the name ({message(error)})."
         ) from error
     return {split: partial(_downloaded, name, configuration, split) for split in names}
 
@@ -184,14 +185,8 @@ def _downloaded(name: str, configuration: str | None, split: str) -> Rows:
         return cast(Rows, load_dataset(name, configuration, split=split))
     except Exception as error:
         raise ValueError(
-            f"prompts {name!r} cannot be read from the hub ({_message(error)})."
+            f"prompts {name!r} cannot be read from the hub ({message(error)})."
         ) from error
-
-
-def _message(error: BaseException) -> str:
-    """The message of an error of a library, on one line."""
-    message = " ".join(str(error).split()) or type(error).__name__
-    return message if len(message) <= 300 else f"{message[:300]} …"
 
 
 # Functions
@@ -211,8 +206,7 @@ def _made(make: Callable[[], Any], source: str) -> Iterator[Any]:
             )
         yield from result
     except Exception as error:
-        reason = f"{type(error).__name__}: {_message(error)}"
-        raise ValueError(f"prompts function {source!r} failed ({reason}).") from error
+        raise ValueError(f"prompts function {source!r} failed ({reason(error)}).") from error
 
 
 def function(path: str, what: str) -> Callable[..., Any]:
@@ -222,7 +216,7 @@ def function(path: str, what: str) -> Callable[..., Any]:
         result = getattr(import_module(module), name)
     except (Exception, SystemExit) as error:  # a user's module may raise anything on import
         raise ValueError(
-            f"{what} {path!r} cannot be imported ({_message(error)}); is its folder on PYTHONPATH?"
+            f"{what} {path!r} cannot be imported ({message(error)}); is its folder on PYTHONPATH?"
         ) from error
     if not callable(result):
         raise ValueError(f"{what} must be a function, but {path!r} is {result!r}.")

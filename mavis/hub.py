@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
+from mavis.error_text import message
+
 _ASSETS = Path(__file__).parent / "sandbox" / "assets"
 _SANDBOX = "sandbox/"
 _SECONDS = 5.0  # how long the hub may take to answer
@@ -122,8 +124,9 @@ def reachable(name: str, what: str = "model", kind: Literal["model", "dataset"] 
     try:
         HfApi().repo_info(place, repo_type=kind, timeout=_SECONDS)
     except HFValidationError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{what} {name!r} is neither a path nor a hub name: {reason}") from error
+        raise ValueError(
+            f"{what} {name!r} is neither a path nor a hub name: {message(error)}"
+        ) from error
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
             f"{what} {name!r} is no local file or folder, and the hub has none of that name"
@@ -142,8 +145,7 @@ def _downloaded(name: str, what: str, kind: str, error: Exception) -> str:
     cached = try_to_load_from_cache(name, file, repo_type=kind)
     if isinstance(cached, str):  # `datasets` finds the tables that it prepared by the name
         return name if kind == "dataset" else str(Path(cached).parent)
-    reason = " ".join(str(error).split())[:300]
     raise FileNotFoundError(
         f"{what} {name!r} is no local file or folder, was never downloaded,"
-        f" and the hub does not answer ({reason})."
+        f" and the hub does not answer ({message(error)})."
     ) from error

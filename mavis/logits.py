@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mavis import pretrained
+from mavis.error_text import reason
 from mavis.hub import reachable
 
 if TYPE_CHECKING:
@@ -149,9 +150,8 @@ class Classifier:
         except Exception as error:  # of any kind: T5 wants as many end tokens in every row
             if len(rows) > 1:
                 return torch.cat([self._together([row]) for row in rows])
-            raised = " ".join(f"{type(error).__name__}: {error}".split())
             text = self._text(rows[0])
-            raise ValueError(f"{self.whose} fails on the text {text} ({raised:.300}).") from error
+            raise ValueError(f"{self.whose} fails on the text {text} ({reason(error)}).") from error
 
     def _forward(self, rows: Sequence[Row]) -> "Tensor":
         """The logits of one batch: [b] float32 on the CPU."""

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mavis.error_text import reason
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -76,8 +78,8 @@ class Objective:
         whose = f"objective {self.name!r}:"
         if not callable(self.reward):
             raise TypeError(f"{whose} reward must be callable, got {self.reward!r}.")
-        if reason := unfit(self.reward):
-            raise TypeError(f"{whose} {reason}.")
+        if problem := unfit(self.reward):
+            raise TypeError(f"{whose} {problem}.")
         if not isinstance(self.scores_thoughts, bool):
             raise TypeError(
                 f"{whose} scores_thoughts must be True or False, got {self.scores_thoughts!r}."
@@ -186,8 +188,7 @@ def _load(point: EntryPoint) -> Objective:
     try:
         loaded = point.load()
     except (Exception, SystemExit) as error:  # a plugin may raise anything on import
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ImportError(f"{whose} cannot be imported: {reason}") from error
+        raise ImportError(f"{whose} cannot be imported: {reason(error, 1000)}") from error
     if not isinstance(loaded, Objective):
         raise TypeError(f"{whose} must be an Objective, got {type(loaded).__name__}.")
     if loaded.name != point.name:

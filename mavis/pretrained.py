@@ -5,6 +5,8 @@ Every error names the model and what is wrong with it, in a line.
 
 from typing import TYPE_CHECKING
 
+from mavis.error_text import reason
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -30,8 +32,7 @@ def load_model(place: str, whose: str) -> "PreTrainedModel":
             place, config=config, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # as many kinds as there are ways to damage a file
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"{whose} cannot be loaded as a classifier ({reason:.300}).") from error
+        raise ValueError(f"{whose} cannot be loaded as a classifier ({reason(error)}).") from error
     if report["missing_keys"]:  # transformers would fill them with noise
         names = ", ".join(sorted(report["missing_keys"])[:3])
         raise ValueError(f"{whose} is no trained sequence classifier: it lacks {names}.")

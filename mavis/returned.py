@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence, ValuesView
 from itertools import islice
 from typing import Any
 
+from mavis.error_text import reason
+
 SHOWN = 80  # characters of a text in an error
 
 
@@ -82,9 +84,9 @@ def _values(returned: Any, count: int, rule: str, first: str) -> Any:
         array = returned if tensor else np.asarray(returned)
         shape, values = list(array.shape), array.tolist()
     except Exception as error:  # such as an array on a device that NumPy cannot read
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        kind = type(returned).__name__
-        raise ValueError(f"{rule} got a {kind} that cannot be read ({reason:.160}).") from error
+        raise ValueError(
+            f"{rule} got a {type(returned).__name__} that cannot be read ({reason(error, 160)})."
+        ) from error
     if shape != [count]:
         raise ValueError(f"{rule} got shape {shape} {first}.")
     if isinstance(returned, np.ma.MaskedArray):  # what is masked abstains

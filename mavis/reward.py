@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mavis.classifier import ClassifierReward
+from mavis.error_text import reason
 from mavis.objective import Objective, Reward, unfit
 from mavis.returned import about, finished, numbers
 from mavis.thoughts import without_thought
@@ -66,16 +67,15 @@ def score(
         raise ValueError(f"{whose} {len(prompts)} prompts for {len(responses)} responses.")
     if not len(responses):
         return torch.zeros(0)
-    if reason := unfit(reward):
-        raise ValueError(f"{whose} {reason}.")
+    if problem := unfit(reward):
+        raise ValueError(f"{whose} {problem}.")
     answers = list(responses) if thoughts else [without_thought(reply) for reply in responses]
     try:
         returned = finished(reward(list(prompts), list(answers)), len(answers))
     except (Exception, SystemExit) as error:  # a plugin may raise anything
         row = _culprit(reward, prompts, answers, error)
-        raised = " ".join(f"{type(error).__name__}: {error}".split())
         where = f"all {len(answers)} at once" if row is None else about(prompts, answers, row)
-        raise ValueError(f"{whose} the reward raised {raised:.300} ({where}).") from error
+        raise ValueError(f"{whose} the reward raised {reason(error)} ({where}).") from error
     values = numbers(returned, whose, prompts, answers)
     scores = torch.tensor(values, dtype=torch.float64).float()  # [B]
     for row in scores.isinf().nonzero().flatten().tolist():

@@ -16,6 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from mavis.error_text import message
+
 _MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -61,8 +63,7 @@ def read(path: Path) -> Iterator[Any]:
     except RecursionError as error:
         raise ValueError(f"file {str(path)!r} cannot be read: it is nested too deep.") from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"file {str(path)!r} cannot be read: {reason}") from error
+        raise ValueError(f"file {str(path)!r} cannot be read: {message(error, 1000)}") from error
 
 
 # Text
