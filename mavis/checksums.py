@@ -6,7 +6,6 @@ has no checksum, from before there were any or copied by itself, is taken as it 
 """
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -34,12 +33,12 @@ def seal(folder: Path) -> None:
     All but README.md, which is for people, who may edit it.
     """
     (folder / SUMS).unlink(missing_ok=True)
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    files = [file for file in files if file != folder / "README.md"]
+    files = sorted(folder.rglob("*"))
+    files = [file for file in files if file.is_file() and file != folder / "README.md"]
     lines = [_line(sha256(file), file.relative_to(folder).as_posix()) for file in files]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
     for file in files:
-        _open(file, folder / SUMS)
+        shutil.copymode(folder / SUMS, file)  # libraries make their files private
 
 
 def install_all(draft: Path, folder: Path) -> None:
@@ -53,7 +52,7 @@ def install_all(draft: Path, folder: Path) -> None:
     for new in sorted(draft.iterdir(), key=lambda new: new.name == SUMS):  # which come last
         if (folder / new.name).is_dir():
             shutil.rmtree(folder / new.name)
-        os.replace(new, folder / new.name)  # noqa: PTH105 - must replace what is there
+        new.replace(folder / new.name)
     draft.rmdir()
 
 
@@ -65,8 +64,8 @@ def install(draft: Path, file: Path) -> None:
     beside, now = _beside(file), _line(sha256(draft), file.name)
     before = beside.read_text(encoding="utf-8") if beside.is_file() else ""
     _write(beside, before + now if file.is_file() and before else now)
-    _open(draft, beside)
-    os.replace(draft, file)  # noqa: PTH105 - must replace what is there
+    shutil.copymode(beside, draft)
+    draft.replace(file)
     _write(beside, now)
 
 
@@ -91,11 +90,8 @@ def check(place: Path, remedy: str = REMEDY) -> None:
 
 def sha256(file: Path) -> str:
     """The SHA-256 of a file, read in pieces: about a second per GB."""
-    digest, piece = hashlib.sha256(), memoryview(bytearray(1 << 20))
     with file.open("rb", buffering=0) as stream:
-        while size := stream.readinto(piece):
-            digest.update(piece[:size])
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _beside(file: Path) -> Path:
@@ -122,9 +118,4 @@ def _read(sums: Path) -> Iterator[tuple[str, str]]:
 def _write(file: Path, text: str) -> None:
     draft = file.with_name(file.name + DRAFT)
     draft.write_text(text, encoding="utf-8")
-    os.replace(draft, file)  # noqa: PTH105
-
-
-def _open(file: Path, like: Path) -> None:
-    """Give a file the mode of one that was made by plain means: libraries make theirs private."""
-    file.chmod(like.stat().st_mode)
+    draft.replace(file)

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from mavis.dialogues import Message, dialogue
+from mavis.dialogues import ASSISTANT, HUMAN, dialogue
 from mavis.error_text import reason
 from mavis.logits import Classifier, Row
-from mavis.prompts import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,6 +120,5 @@ class ClassifierReward:
 
 def _as_dialogue(prompt: str, response: str) -> str:
     """Prompt and reply as Human/Assistant text."""
-    user: Message = {"role": "user", "content": prompt}
-    opening = prompt if dialogue(prompt) else plain([{"role": "system", "content": ""}, user])
+    opening = prompt if dialogue(prompt) else f"{HUMAN} {prompt}{ASSISTANT}"
     return f"{opening.rstrip()} {response.lstrip()}"

@@ -73,14 +73,13 @@ def read_prompts(
         source: `sandbox/prompts`; a .json, .jsonl, .csv, .tsv, .txt or .parquet file (all but
             Parquet also compressed, as .gz); a folder with such files, as a clone from the hub or
             with one per split, or one saved by `datasets`; `MODULE:FUNCTION`, which returns
-            prompts or rows; or a hub name. Folders and hub names may end in
-            `:CONFIGURATION`.
+            prompts or rows; or a hub name. Folders and hub names may end in `:CONFIGURATION`.
         split: The part to read, or None for all. A source without a validation or test part
             gives up a tenth of its training prompts for each, chosen by a hash of the text.
         column: The column to read. By default the first of `COLUMNS` that is there, or the only
             one. Of a Human/Assistant dialogue everything up to the last "Assistant:" is taken,
-            of a chat everything before the assistant's last message. Behind an `instruction`
-            comes the row's `input`, as in the Alpaca data.
+            of a chat everything before the assistant's last message. An `instruction` is
+            followed by the row's `input`, as in the Alpaca data.
         limit: Return at most this many prompts; the rows after them may stay unread.
         unique: Whether to leave out a prompt that has come before. False keeps every row.
         on_bad_row: Whether a row without a prompt that can be understood stops the reading, or

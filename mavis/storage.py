@@ -7,7 +7,6 @@ since is put aside, and its rows are made again.
 
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -153,7 +152,7 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> None:
         draft.rename(file)
         shutil.rmtree(old)
     else:
-        os.replace(draft, file)  # noqa: PTH105 - must replace what is there
+        draft.replace(file)
 
 
 @contextmanager
