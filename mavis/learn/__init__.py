@@ -19,6 +19,8 @@ def _current(module: str, name: str) -> Any:
 
 for _old, _new in MOVED.items():
     _module = sys.modules[_old] = ModuleType(_old, f"The former name of `{_new}`.")
-    _module.__spec__ = find_spec(_new)  # for `importlib.util.find_spec`
+    # The file is known without an import, so that `inspect`, which asks all modules, causes none.
+    _module.__spec__ = _spec = find_spec(_new)
+    _module.__file__ = _spec.origin if _spec else None
     _module.__getattr__ = partial(_current, _new)  # type: ignore[method-assign]
     globals()[_old.rpartition(".")[2]] = _module
