@@ -6,10 +6,10 @@ The reading order of the package is `STORY`: a module imports only what stands b
 from importlib import import_module
 from typing import Any
 
-from mavis.versions import understand_old_names
-
 STORY = (
     "versions",
+    "learn",
+    "error_text",
     "hub",
     "signals",
     "tables",
@@ -26,7 +26,6 @@ STORY = (
     "returned",
     "reward",
     "loudness",
-    "quiet",
     "progress",
     "checksums",
     "storage",
@@ -120,7 +119,6 @@ STORY = (
     "judge.client",
     "judge.pairs",
     "sandbox.lexicon",
-    "sandbox.forms",
     "sandbox.grammar",
     "sandbox.spoil",
     "sandbox.pretrain",
@@ -160,8 +158,6 @@ _HOME = {
     "soup": "mavis.baselines.soup",
 }
 __all__ = [*_HOME, "__version__"]
-
-understand_old_names()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,11 @@
-"""What mavis notes of a model that it wrote: the card, a JSON file in the model's folder.
+"""What mavis records about a model that it wrote: the card, a JSON file in the model's folder.
 
-A card is written last of all: its presence says that the folder is whole.
+A card is written last of all: a folder that has one is whole.
 """
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -51,7 +52,7 @@ class Card:
         lengths = [len(getattr(self, name)) for name in self.COLUMNS]
         if len(set(lengths)) > 1:
             raise ValueError(
-                f"{_together(self.COLUMNS)} must be equally many, got {_together(lengths)}."
+                f"{_listed(self.COLUMNS)} must be equally many, got {_listed(lengths)}."
             )
 
     @classmethod
@@ -93,12 +94,17 @@ class Card:
         for name, one in known.items():
             if name not in content and one.default is one.default_factory is MISSING:
                 raise ValueError(f"it lacks {name!r}.")
-        entries = {n: _tuple(v) if _is_tuple(known[n].type) else v for n, v in content.items()}
+        entries = {
+            name: tuple(value)
+            if isinstance(value, list) and get_origin(known[name].type) is tuple
+            else value
+            for name, value in content.items()
+        }
         return entries | {"units": tuple(Units(**units) for units in entries["units"])}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedCard(Card):
+class TrainedCard(Card, ABC):
     """Where a model comes from that other methods decode with.
 
     Args:
@@ -125,28 +131,25 @@ class TrainedCard(Card):
         (folder / "README.md").write_text(self.for_people(), encoding="utf-8")
         write_json(folder / self.FILE, self.content())
 
+    @abstractmethod
     def for_people(self) -> str:
         """The card as text."""
-        raise NotImplementedError
 
     @classmethod
     def _entries(cls, content: Mapping[str, Any]) -> dict[str, Any]:
         """The same; cards of earlier versions have some entries among their settings only."""
         settings = content.get("settings") or {}
-        shared = {n: settings[n] for n in SHARED if n in settings and not content.get(n)}
-        measured = {n: _numbers(content[n]) for n in ("measured",) if n in content}
-        return super()._entries({**content, **shared}) | measured
+        names = ("template_args", "reference_weights", "rewards")
+        shared = {n: settings[n] for n in names if n in settings and not content.get(n)}
+        entries = super()._entries({**content, **shared})
+        if "measured" in entries:
+            entries["measured"] = _numbers(entries["measured"])
+        return entries
 
 
-SHARED = ("template_args", "reference_weights", "rewards")
-
-
-def _is_tuple(kind: Any) -> bool:
-    return get_origin(kind) is tuple
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _listed(words: Any) -> str:
+    *most, last = map(str, words)
+    return f"{', '.join(most)} and {last}"
 
 
 def _numbers(value: Any) -> Any:
@@ -156,9 +159,3 @@ def _numbers(value: Any) -> Any:
     if isinstance(value, list):
         return [_numbers(each) for each in value]
     return math.nan if value is None else value
-
-
-def _together(words: Any) -> str:
-    """Words or numbers as a list for people."""
-    *most, last = map(str, words)
-    return f"{', '.join(most)} and {last}"

@@ -6,7 +6,6 @@ has no checksum, from before there were any or copied by itself, is taken as it 
 """
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -22,51 +21,51 @@ class DamagedError(ValueError):
     """A file is not what was written; the message names it."""
 
     def __init__(self, file: Path, sums: Path | None, remedy: str) -> None:
-        """Say which file, where its checksum stands unless it has none, and what to do."""
+        """Name the file, the file of its checksum unless there is none, and what to do."""
         self.file = file
         where = f", its checksum in {sums.name} is another" if sums else ""
         super().__init__(f"{file} is damaged or was changed{where}: {remedy}")
 
 
 def seal(folder: Path) -> None:
-    """Note the checksums of the files in a folder, and open them as far as the umask says.
+    """Write the checksums of the files in a folder, and give the files the mode of the umask.
 
     All but README.md, which is for people, who may edit it.
     """
     (folder / SUMS).unlink(missing_ok=True)
-    found = sorted(file for file in folder.rglob("*") if file.is_file())
-    files = [file for file in found if file != folder / "README.md"]
+    files = sorted(folder.rglob("*"))
+    files = [file for file in files if file.is_file() and file != folder / "README.md"]
     lines = [_line(sha256(file), file.relative_to(folder).as_posix()) for file in files]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
     for file in files:
-        _open(file, folder / SUMS)
+        shutil.copymode(folder / SUMS, file)  # libraries make their files private
 
 
 def install_all(draft: Path, folder: Path) -> None:
-    """Move all files of a finished draft folder into a folder, and note their checksums there.
+    """Move all files of a finished draft folder into a folder, and write their checksums there.
 
     What has the same name is replaced, what has another stays. Killed half-way, the folder has no
-    checksums of it; so whatever says that the folder is whole must be written after this.
+    checksums of it; so the card that marks the folder as whole must be written after this.
     """
     seal(draft)
     (folder / SUMS).unlink(missing_ok=True)
     for new in sorted(draft.iterdir(), key=lambda new: new.name == SUMS):  # which come last
         if (folder / new.name).is_dir():
             shutil.rmtree(folder / new.name)
-        os.replace(new, folder / new.name)  # noqa: PTH105 - must replace what is there
+        new.replace(folder / new.name)
     draft.rmdir()
 
 
 def install(draft: Path, file: Path) -> None:
-    """Move a finished draft of a file into its place, and note its checksum beside it.
+    """Move a finished draft of a file into its place, and write its checksum beside it.
 
     Killed at any moment, the file is the old one or the new one, and passes for whole.
     """
     beside, now = _beside(file), _line(sha256(draft), file.name)
     before = beside.read_text(encoding="utf-8") if beside.is_file() else ""
     _write(beside, before + now if file.is_file() and before else now)
-    _open(draft, beside)
-    os.replace(draft, file)  # noqa: PTH105 - must replace what is there
+    shutil.copymode(beside, draft)
+    draft.replace(file)
     _write(beside, now)
 
 
@@ -91,11 +90,8 @@ def check(place: Path, remedy: str = REMEDY) -> None:
 
 def sha256(file: Path) -> str:
     """The SHA-256 of a file, read in pieces: about a second per GB."""
-    digest, piece = hashlib.sha256(), memoryview(bytearray(1 << 20))
     with file.open("rb", buffering=0) as stream:
-        while size := stream.readinto(piece):
-            digest.update(piece[:size])
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _beside(file: Path) -> Path:
@@ -114,17 +110,12 @@ def _read(sums: Path) -> Iterator[tuple[str, str]]:
     if lines.pop() or not lines:  # every line has its end, and there is one at least
         raise DamagedError(sums, None, REMEDY)
     for line in lines:
-        if (found := _LINE.fullmatch(line)) is None:
+        if (match := _LINE.fullmatch(line)) is None:
             raise DamagedError(sums, None, REMEDY)
-        yield found[1], found[2]
+        yield match[1], match[2]
 
 
 def _write(file: Path, text: str) -> None:
-    draft = file.with_name(file.name + ".part")
+    draft = file.with_name(file.name + DRAFT)
     draft.write_text(text, encoding="utf-8")
-    os.replace(draft, file)  # noqa: PTH105
-
-
-def _open(file: Path, like: Path) -> None:
-    """Give a file the mode of one that was made by plain means: libraries make theirs private."""
-    file.chmod(like.stat().st_mode)
+    draft.replace(file)

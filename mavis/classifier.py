@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from mavis.dialogues import Message, dialogue
+from mavis.dialogues import ASSISTANT, HUMAN, dialogue
+from mavis.error_text import reason
 from mavis.logits import Classifier, Row
-from mavis.prompts import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,8 +54,10 @@ class ClassifierReward:
             raise ValueError(
                 f"sign must be 1 or -1, got {self.sign}; scale plays no part (standard units)."
             )
-        if self.text not in ("response", "both"):
-            raise ValueError(f"text must be 'response' or 'both', got {self.text!r}.")
+        choices = {"text": ("response", "both"), "truncation_side": ("left", "right")}
+        for name, (one, other) in choices.items():
+            if (value := getattr(self, name)) not in (one, other):
+                raise ValueError(f"{name} must be {one!r} or {other!r}, got {value!r}.")
         if self.template and self.template not in ("dialogue", "pair") and "{" not in self.template:
             raise ValueError(
                 "template must be 'dialogue', 'pair' or a Jinja chat template,"
@@ -63,10 +65,6 @@ class ClassifierReward:
             )
         if self.template and self.text == "response":
             raise ValueError("template joins prompt and reply: it needs text='both'.")
-        if self.truncation_side not in ("left", "right"):
-            raise ValueError(
-                f"truncation_side must be 'left' or 'right', got {self.truncation_side!r}."
-            )
         for name in ("batch_size", "max_length"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
@@ -91,7 +89,7 @@ class ClassifierReward:
 
     @cached_property
     def _classifier(self) -> Classifier:
-        return Classifier.load(self.model, self.label, self.max_length, self.truncation_side)
+        return Classifier(self.model, self.label, self.max_length, self.truncation_side)
 
     def _encode(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Row]:
         """One row of tokens per reply, not padded yet."""
@@ -108,27 +106,19 @@ class ClassifierReward:
 
     def _as_templated(self, prompt: str, response: str) -> str:
         """Prompt and reply by a chat template, the tokenizer's own or a given one."""
+        chat = dialogue(prompt) or [{"role": "user", "content": prompt}]
+        chat = [*chat, {"role": "assistant", "content": response}]
         write = self._classifier.tokenizer.apply_chat_template
         try:
-            return str(
-                write(_as_chat(prompt, response), chat_template=self.template, tokenize=False)
-            )
-        except Exception as error:  # whatever a template does
-            raised = " ".join(f"{type(error).__name__}: {error}".split())
+            return str(write(chat, chat_template=self.template, tokenize=False))
+        except Exception as error:  # a template may raise anything
             raise ValueError(
                 f"reward model {self.model!r}: its chat template refuses the prompt"
-                f" {prompt[:60]!r} with its reply ({raised:.200})."
+                f" {prompt[:60]!r} with its reply ({reason(error, 200)})."
             ) from error
 
 
 def _as_dialogue(prompt: str, response: str) -> str:
     """Prompt and reply as Human/Assistant text."""
-    user: Message = {"role": "user", "content": prompt}
-    opening = prompt if dialogue(prompt) else plain([{"role": "system", "content": ""}, user])
+    opening = prompt if dialogue(prompt) else f"{HUMAN} {prompt}{ASSISTANT}"
     return f"{opening.rstrip()} {response.lstrip()}"
-
-
-def _as_chat(prompt: str, response: str) -> list[Message]:
-    """Prompt and reply as chat messages."""
-    chat = dialogue(prompt) or [{"role": "user", "content": prompt}]
-    return [*chat, {"role": "assistant", "content": response}]

@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
+from mavis.error_text import message, reason
 from mavis.hub import existing, locate, reachable
 from mavis.tables import SUFFIXES, read, suffix, table
 
@@ -33,8 +34,8 @@ def splits(source: str) -> dict[str, Callable[[], Rows]]:
 
     Args:
         source: `sandbox/NAME`, a local file or folder, `MODULE:FUNCTION`, or a hub name; folders
-            and hub names may have `:CONFIGURATION` behind them. What has no splits of its own is
-            all "train".
+            and hub names may end in `:CONFIGURATION`. A source without splits of its own is all
+            "train".
 
     Raises:
         FileNotFoundError: A missing file, folder or data set.
@@ -82,9 +83,9 @@ def _folder(place: Path, configuration: str | None) -> dict[str, Callable[[], Ro
             files.setdefault(name, []).append(path)
     declared = configuration is not None or _declares(place)
     if declared or not any(usual(name) in SPELLINGS for name in files):
-        found = _resolved(place, configuration)
-        if declared or set(found) - {"train"} or not files:
-            files = found
+        resolved = _resolved(place, configuration)
+        if declared or set(resolved) - {"train"} or not files:
+            files = resolved
         elif len(files) == 1:
             files = {"train": next(iter(files.values()))}  # else they are splits of their own
     if not files:
@@ -100,7 +101,7 @@ def _is_about(path: Path) -> bool:
 
 
 def _saved(place: Path) -> bool:
-    """Whether `datasets` saved this folder: Arrow files stand beside its state, or a level down."""
+    """Whether `datasets` saved this folder: Arrow files lie beside its state, or a level down."""
     states = (*place.glob("state.json"), *place.glob("*/state.json"))
     return any(any(state.parent.glob("*.arrow")) for state in states)
 
@@ -112,27 +113,28 @@ def _load_saved(place: Path) -> dict[str, Callable[[], Rows]]:
         saved = load_from_disk(str(place))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"prompts folder {str(place)!r} is a damaged data set of `datasets`: {_said(error)}"
+            f"prompts folder {str(place)!r} is a damaged data set of `datasets`: {message(error)}"
         ) from error
     parts = saved if isinstance(saved, DatasetDict) else {"train": saved}
     return {str(name): partial(iter, part) for name, part in parts.items()}
 
 
 def _declares(place: Path) -> bool:
-    """Whether the folder's README says which files belong to which split."""
+    """Whether the folder's README lists which files belong to which split."""
     from huggingface_hub import metadata_load
+    from yaml import YAMLError
 
     card = place / "README.md"
     if not card.is_file() or "configs:" not in card.read_text(errors="replace"):
         return False
     try:
         return "configs" in (metadata_load(card) or {})
-    except Exception:  # a card that cannot be read, which `_resolved` then says
+    except (ValueError, YAMLError, RecursionError):  # broken: `_resolved` names what is wrong
         return True
 
 
 def _resolved(place: Path, configuration: str | None) -> dict[str, list[Path]]:
-    """The files of every split, found by `datasets` as for a data set on the hub."""
+    """The files of every split, as `datasets` finds them for a data set on the hub."""
     import huggingface_hub.utils.logging as hub_logging
     from datasets import get_dataset_config_names, load_dataset_builder
 
@@ -144,14 +146,14 @@ def _resolved(place: Path, configuration: str | None) -> dict[str, list[Path]]:
         data = load_dataset_builder(str(place), configuration).config.data_files or {}
     except FileNotFoundError:
         return {}
-    except Exception as error:  # of the parsers of cards, which have no common class
+    except Exception as error:  # parsers of cards raise TypeError, AttributeError, YAMLError, …
         if len(names) < 2 and configuration is None:
             raise ValueError(
-                f"prompts folder {str(place)!r} is no data set ({_said(error)})."
+                f"prompts folder {str(place)!r} is no data set ({message(error)})."
             ) from error
         raise ValueError(
             f"prompts folder {str(place)!r} has the configurations {', '.join(names)}:"
-            f" write one of them behind its name and a colon, got {configuration or 'none'}."
+            f" write one of them after its name and a colon, got {configuration or 'none'}."
         ) from error
     finally:
         hub_logging.set_verbosity(level)
@@ -170,8 +172,8 @@ def _hub(name: str, configuration: str | None) -> dict[str, Callable[[], Rows]]:
         names = get_dataset_split_names(name, configuration)
     except Exception as error:  # of the network, the parsers and `datasets`: no common class
         raise ValueError(
-            f"prompts {name!r} cannot be read from the hub, :CONFIGURATION may be missing behind"
-            f" the name ({_said(error)})."
+            f"prompts {name!r} cannot be read from the hub, :CONFIGURATION may be missing after"
+            f" the name ({message(error)})."
         ) from error
     return {split: partial(_downloaded, name, configuration, split) for split in names}
 
@@ -183,14 +185,8 @@ def _downloaded(name: str, configuration: str | None, split: str) -> Rows:
         return cast(Rows, load_dataset(name, configuration, split=split))
     except Exception as error:
         raise ValueError(
-            f"prompts {name!r} cannot be read from the hub ({_said(error)})."
+            f"prompts {name!r} cannot be read from the hub ({message(error)})."
         ) from error
-
-
-def _said(error: BaseException) -> str:
-    """What an error of a library says, on one line."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said if len(said) <= 300 else f"{said[:300]} …"
 
 
 # Functions
@@ -199,28 +195,29 @@ def _said(error: BaseException) -> str:
 def _made(make: Callable[[], Any], source: str) -> Iterator[Any]:
     """What a function returns, one by one; what it raises is named after it."""
     try:
-        found = make()
-        if hasattr(found, "to_dict") and hasattr(found, "columns"):  # a pandas.DataFrame
-            found = found.to_dict("records")
-        elif isinstance(found, Mapping):
-            found = table(found)
-        if isinstance(found, str | bytes) or not isinstance(found, Iterable):
-            raise TypeError(f"it must return prompts or rows, in a list or the like, got {found!r}")
-        yield from found
+        result = make()
+        if hasattr(result, "to_dict") and hasattr(result, "columns"):  # a pandas.DataFrame
+            result = result.to_dict("records")
+        elif isinstance(result, Mapping):
+            result = table(result)
+        if isinstance(result, str | bytes) or not isinstance(result, Iterable):
+            raise TypeError(
+                f"it must return prompts or rows, in a list or the like, got {result!r}"
+            )
+        yield from result
     except Exception as error:
-        reason = f"{type(error).__name__}: {_said(error)}"
-        raise ValueError(f"prompts function {source!r} failed ({reason}).") from error
+        raise ValueError(f"prompts function {source!r} failed ({reason(error)}).") from error
 
 
 def function(path: str, what: str) -> Callable[..., Any]:
-    """The function behind `MODULE.FUNCTION` or `MODULE:FUNCTION`."""
+    """The function that `MODULE.FUNCTION` or `MODULE:FUNCTION` names."""
     module, _, name = path.replace(":", ".").rpartition(".")
     try:
-        found = getattr(import_module(module), name)
-    except (Exception, SystemExit) as error:  # whatever a stranger's module does on import
+        result = getattr(import_module(module), name)
+    except (Exception, SystemExit) as error:  # a user's module may raise anything on import
         raise ValueError(
-            f"{what} {path!r} cannot be imported ({_said(error)}); is its folder on PYTHONPATH?"
+            f"{what} {path!r} cannot be imported ({message(error)}); is its folder on PYTHONPATH?"
         ) from error
-    if not callable(found):
-        raise ValueError(f"{what} must be a function, but {path!r} is {found!r}.")
-    return found  # type: ignore[no-any-return]
+    if not callable(result):
+        raise ValueError(f"{what} must be a function, but {path!r} is {result!r}.")
+    return result  # type: ignore[no-any-return]

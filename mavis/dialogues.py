@@ -4,7 +4,6 @@ A text or chat of a data set often holds the reply that a model is to learn. `pa
 apart: what was asked, and what was replied. What it cannot understand it refuses.
 """
 
-import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -26,7 +25,7 @@ _INLINE = re.compile(r"\bAssistant[ \t]*:")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 _SPEAKERS = {"system": "system", "user": "user", "assistant": "assistant"}
 _SPEAKERS |= {"human": "user", "gpt": "assistant"}  # as ShareGPT calls them
-# What stands before a reply in texts that were written out for one model or another.
+# What precedes a reply in texts that were written for one model or another.
 _REPLY_MARKS = (
     "<|im_start|>assistant",
     "<|start_header_id|>assistant<|end_header_id|>",
@@ -58,8 +57,8 @@ def dialogue(text: str) -> list[Message] | None:
     if len(turns) < 4 or turns[-2:] != ["Assistant", ""]:
         return None
     chat: list[Message] = []
-    for name, said in itertools.chain([("", first)], zip(turns[::2], turns[1::2], strict=True)):
-        role, content = _ROLES.get(name, "system"), said.strip()
+    for name, turn in [("", first), *zip(turns[::2], turns[1::2], strict=True)]:
+        role, content = _ROLES.get(name, "system"), turn.strip()
         if content and chat and chat[-1]["role"] == role:
             chat[-1] = {"role": role, "content": f"{chat[-1]['content']}\n\n{content}"}
         elif content:
@@ -68,9 +67,9 @@ def dialogue(text: str) -> list[Message] | None:
 
 
 def parted(value: Any, where: str) -> tuple[str | list[Message] | None, str | None]:
-    r"""Take a text or a chat apart: the prompt, and the reply behind it.
+    r"""Take a text or a chat apart: the prompt, and the reply after it.
 
-    A dialogue is cut behind its last "Assistant:", a chat before the assistant's last message.
+    A dialogue is cut after its last "Assistant:", a chat before the assistant's last message.
 
     Args:
         value: A text, a chat (role and content, or ShareGPT's from and value), either as an array
@@ -78,7 +77,7 @@ def parted(value: Any, where: str) -> tuple[str | list[Message] | None, str | No
         where: What to call it in errors.
 
     Returns:
-        The prompt, None if the user of a chat said nothing; and the reply, None if there is none.
+        The prompt, None if a chat has no message of a user; and the reply, None if there is none.
 
     Raises:
         ValueError: It is empty, longer than `LONGEST`, or not to be understood.
@@ -105,7 +104,7 @@ def parted(value: Any, where: str) -> tuple[str | list[Message] | None, str | No
 
 
 def is_nothing(value: Any) -> bool:
-    """Whether this is what stands in a table where there is no text."""
+    """Whether this is what a table holds where there is no text."""
     return value is None or (isinstance(value, str | float) and (value == "" or value != value))
 
 
@@ -136,13 +135,13 @@ def _cut(text: str, where: str) -> tuple[str, str | None]:
         first, *parts = layout.split(begun)
         if layout is _LINES and not f"\n{first}".endswith("\n"):
             continue  # turns that follow a text without a blank line may be a part of it
-        turns = [(name.lower(), said) for name, said in zip(parts[::2], parts[1::2], strict=True)]
+        turns = [(name.lower(), turn) for name, turn in zip(parts[::2], parts[1::2], strict=True)]
         asked = next((at for at, turn in enumerate(turns) if turn[0] != "assistant"), len(turns))
         if not any(name == "assistant" for name, _ in turns[asked:]):
             continue
         while turns[-1][0] != "assistant":
             turns.pop()
-        if not any(said.strip() for name, said in turns if name != "assistant"):
+        if not any(turn.strip() for name, turn in turns if name != "assistant"):
             raise ValueError(f"empty prompt in {where}.")
         if layout is _TURN:  # as it should be: it is left as it is
             head, mark, reply = begun.rpartition(ASSISTANT)
@@ -155,8 +154,8 @@ def _cut(text: str, where: str) -> tuple[str, str | None]:
 def _rewritten(first: str, turns: list[tuple[str, str]]) -> str:
     """The dialogue up to its last "Assistant:", with a blank line before every turn."""
     heads = [ASSISTANT if name == "assistant" else HUMAN for name, _ in turns[:-1]]
-    told = [f"{head} {said.strip()}" for head, (_, said) in zip(heads, turns, strict=False)]
-    return first.strip() + "".join(told) + ASSISTANT
+    written = [f"{head} {turn.strip()}" for head, (_, turn) in zip(heads, turns, strict=False)]
+    return first.strip() + "".join(written) + ASSISTANT
 
 
 def _check_plain(text: str, where: str) -> None:
@@ -167,9 +166,9 @@ def _check_plain(text: str, where: str) -> None:
         raise ValueError(f"the dialogue in {where} has no 'Assistant:' turn.")
     if turns:  # "Human: a Assistant: b"
         answers += _INLINE.finditer(text)
-    marks = [(turn.end(), turn[0].strip()) for turn in answers]
-    marks += [(text.rindex(mark) + len(mark), mark) for mark in _REPLY_MARKS if mark in text]
-    end, mark = max(marks, default=(len(text), ""))
+    ends = [(turn.end(), turn[0].strip()) for turn in answers]
+    ends += [(text.rindex(mark) + len(mark), mark) for mark in _REPLY_MARKS if mark in text]
+    end, mark = max(ends, default=(len(text), ""))
     if text[end:].strip():
         raise ValueError(
             f"the text in {where} goes on behind {mark!r}, so it may hold a reply: give the prompt"
@@ -191,47 +190,37 @@ def _loaded(text: str, where: str) -> list[Any]:
 
 
 def _opening(chat: Iterable[Any], where: str) -> tuple[list[Message] | None, str | None]:
-    turns = [(_speaker(turn, where), turn) for turn in chat]
+    turns = [(_known(_role(turn), turn, where), turn) for turn in chat]
     replies = []
     while turns and turns[-1][0] == "assistant":
         replies.append(turns.pop()[1])
     if not any(role == "user" for role, _ in turns):
         return None, None
-    opening = [{"role": role, "content": _content(turn, where)} for role, turn in turns]
+    opening = [{"role": role, "content": _known(_text(turn), turn, where)} for role, turn in turns]
     if not opening[-1]["content"].strip():
         raise ValueError(f"empty prompt in {where}.")
     size = sum(len(turn["content"]) for turn in opening)
     if size > LONGEST:
         raise ValueError(_too_long(size, where))
-    reply = _said(replies[0]) if len(replies) == 1 else None
+    reply = _text(replies[0]) if len(replies) == 1 else None
     return opening, (reply or "").strip() or None
 
 
-def _speaker(turn: Any, where: str) -> str:
+def _role(turn: Any) -> str | None:
     name = (turn.get("role") or turn.get("from")) if isinstance(turn, Mapping) else None
-    role = _SPEAKERS.get(name) if isinstance(name, str) else None
-    if role is None:
-        raise ValueError(_no_message(turn, where))
-    return role
+    return _SPEAKERS.get(name) if isinstance(name, str) else None
 
 
-def _content(turn: Mapping[str, Any], where: str) -> str:
-    said = _said(turn)
-    if said is None:
-        raise ValueError(_no_message(turn, where))
-    return said
-
-
-def _said(turn: Mapping[str, Any]) -> str | None:
+def _text(turn: Mapping[str, Any]) -> str | None:
     """The text of a message, if it is nothing but text."""
-    said = turn.get("content", turn.get("value"))
-    if hasattr(said, "tolist"):
-        said = said.tolist()
+    content = turn.get("content", turn.get("value"))
+    if hasattr(content, "tolist"):
+        content = content.tolist()
     if turn.get("tool_calls") or turn.get("function_call"):
         return None
-    if isinstance(said, list) and all(_is_text(part) for part in said):
-        said = "".join(part if isinstance(part, str) else part["text"] for part in said)
-    return _whole(said) if isinstance(said, str) else None
+    if isinstance(content, list) and all(_is_text(part) for part in content):
+        content = "".join(part if isinstance(part, str) else part["text"] for part in content)
+    return _whole(content) if isinstance(content, str) else None
 
 
 def _is_text(part: Any) -> bool:
@@ -241,11 +230,14 @@ def _is_text(part: Any) -> bool:
     return part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
-def _no_message(turn: Any, where: str) -> str:
-    return (
-        "a chat must be a list of {role: system|user|assistant, content: text}, without tools or"
-        f" images, got {_brief(turn)} in {where}."
-    )
+def _known(value: str | None, turn: Any, where: str) -> str:
+    """A message's role or text as it is; an error if it is None, which means not understood."""
+    if value is None:
+        raise ValueError(
+            "a chat must be a list of {role: system|user|assistant, content: text}, without tools"
+            f" or images, got {_brief(turn)} in {where}."
+        )
+    return value
 
 
 def _too_long(size: int, where: str) -> str:

@@ -1,13 +1,15 @@
 """Names of models and data: shipped with the package, a local path, or a name on the hub.
 
 `locate` only looks at the disk; `reachable` asks the hub once, because a loader left to itself
-retries for half a minute before it says that there is no network. Neither loads anything.
+retries for half a minute before it reports that there is no network. Neither loads anything.
 """
 
 import os
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
+
+from mavis.error_text import message
 
 _ASSETS = Path(__file__).parent / "sandbox" / "assets"
 _SANDBOX = "sandbox/"
@@ -24,7 +26,7 @@ def locate(name: str, what: str = "model") -> str:
     Args:
         name: `sandbox/NAME`, a local path (it exists, starts with `.`, `/` or `~`, or is too
             deep to be a hub name), or `NAME` or `OWNER/NAME` on the hub.
-        what: What the name stands for, for the error.
+        what: What it is the name of, for errors.
 
     Returns:
         An existing path, or the name unchanged.
@@ -83,8 +85,8 @@ def _near(place: Path) -> str:
 
 def is_local(name: str) -> bool:
     """Whether a name can only be meant as a path: hub names are `NAME` or `OWNER/NAME`."""
-    marks = (".", "/", "~", os.sep)
-    return name.startswith(marks) or name.endswith("/") or name.count("/") > 1 or "\\" in name
+    starts = (".", "/", "~", os.sep)
+    return name.startswith(starts) or name.endswith("/") or name.count("/") > 1 or "\\" in name
 
 
 def _shipped(name: str, what: str) -> str:
@@ -101,7 +103,7 @@ def reachable(name: str, what: str = "model", kind: Literal["model", "dataset"] 
 
     Args:
         name: As for `locate`.
-        what: What the name stands for, for the error.
+        what: What it is the name of, for errors.
         kind: Which part of the hub to ask.
 
     Returns:
@@ -122,8 +124,9 @@ def reachable(name: str, what: str = "model", kind: Literal["model", "dataset"] 
     try:
         HfApi().repo_info(place, repo_type=kind, timeout=_SECONDS)
     except HFValidationError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{what} {name!r} is neither a path nor a hub name: {reason}") from error
+        raise ValueError(
+            f"{what} {name!r} is neither a path nor a hub name: {message(error)}"
+        ) from error
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
             f"{what} {name!r} is no local file or folder, and the hub has none of that name"
@@ -138,16 +141,11 @@ def _downloaded(name: str, what: str, kind: str, error: Exception) -> str:
     """The folder of an earlier download, for when the hub does not answer."""
     from huggingface_hub import try_to_load_from_cache
 
-    if kind == "dataset":  # `datasets` keeps prepared tables of its own and finds them again
-        config = try_to_load_from_cache(name, "README.md", repo_type=kind)
-        if isinstance(config, str):
-            return name
-    else:
-        config = try_to_load_from_cache(name, "config.json")
-        if isinstance(config, str):
-            return str(Path(config).parent)
-    reason = " ".join(str(error).split())[:300]
+    file = "README.md" if kind == "dataset" else "config.json"
+    cached = try_to_load_from_cache(name, file, repo_type=kind)
+    if isinstance(cached, str):  # `datasets` finds the tables that it prepared by the name
+        return name if kind == "dataset" else str(Path(cached).parent)
     raise FileNotFoundError(
         f"{what} {name!r} is no local file or folder, was never downloaded,"
-        f" and the hub does not answer ({reason})."
+        f" and the hub does not answer ({message(error)})."
     ) from error

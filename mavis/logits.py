@@ -6,19 +6,19 @@ rows of one length go together. Knows nothing of prompts and replies.
 """
 
 import inspect
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mavis import pretrained
+from mavis.error_text import reason
 from mavis.hub import reachable
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Row = dict[str, list[int]]  # input_ids and, where the model has them, token_type_ids
 
@@ -28,48 +28,29 @@ _TRIAL = ("So.", "This text is a good deal longer than the other one, so that it
 _STRETCHED = ("dynamic", "longrope")  # positions that depend on the longest row of a batch
 
 
-@dataclass(frozen=True)
 class Classifier:
-    """A loaded model with its tokenizer."""
+    """A loaded model with its tokenizer; see `ClassifierReward` for the arguments."""
 
-    whose: str  # for errors
-    model: "PreTrainedModel"
-    tokenizer: "PreTrainedTokenizerBase"
-    label: int
-    limit: int | None  # longest row in tokens
-    vocabulary: int  # ids below this have an embedding
-    pad: int | None  # the model's own padding, if it has an embedding
-
-    @classmethod
-    def load(
-        cls, name: str, label: int | str | None, max_length: int | None, truncation_side: str
-    ) -> "Classifier":
-        """Load from disk or the hub, in float32, to the GPU if there is one.
-
-        Raises:
-            FileNotFoundError: No such model.
-            ValueError: A model without a trained classifier or tokenizer, or without that label.
-        """
-        whose = f"reward model {name!r}"
+    def __init__(
+        self, name: str, label: int | str | None, max_length: int | None, truncation_side: str
+    ) -> None:
+        """Load from disk or the hub, in float32, to the GPU if there is one."""
+        self.whose = f"reward model {name!r}"  # for errors
         place = reachable(name, "reward model")
         if Path(place).exists() and not (Path(place) / "config.json").is_file():
-            raise FileNotFoundError(f"{whose} is no model folder: it has no config.json.")
-        model = pretrained.load_model(place, whose)
-        tokenizer = pretrained.load_tokenizer(place, truncation_side, whose)
-        vocabulary = pretrained.embedded(model)
-        config = model.config.get_text_config()
+            raise FileNotFoundError(f"{self.whose} is no model folder: it has no config.json.")
+        self.model = pretrained.load_model(place, self.whose)
+        self.tokenizer = pretrained.load_tokenizer(place, truncation_side, self.whose)
+        self.label = pretrained.label_of(label, self.model, self.whose)
+        # The longest row in tokens.
+        self.limit = pretrained.limit_of(max_length, self.model, self.tokenizer, self.whose)
+        self.vocabulary = pretrained.embedded(self.model)  # ids below this have an embedding
+        config = self.model.config.get_text_config()
         pad = getattr(config, "pad_token_id", None)
-        if not (isinstance(pad, int) and 0 <= pad < vocabulary):
-            pad, config.pad_token_id = None, _NO_PAD
-        return cls(
-            whose,
-            model,
-            tokenizer,
-            pretrained.label_of(label, model, whose),
-            pretrained.limit_of(max_length, model, tokenizer, whose),
-            vocabulary,
-            pad,
-        )
+        # The model's own padding, if it has an embedding.
+        self.pad = pad if isinstance(pad, int) and 0 <= pad < self.vocabulary else None
+        if self.pad is None:
+            config.pad_token_id = _NO_PAD
 
     def tokenize(
         self,
@@ -154,7 +135,9 @@ class Classifier:
             if len(short["input_ids"]) == len(long["input_ids"]):  # cut to a few tokens
                 return False
             alone, beside = self._forward([short]), self._forward([short, long])[:1]
-        except Exception:  # the model's own reasons; rows of one length may still do
+        except Exception:
+            # Models refuse padding by errors of many kinds (ValueError, RuntimeError, IndexError).
+            # Rows of one length may still work; if not, `_together` names what fails.
             return False
         return bool(torch.isclose(alone, beside, rtol=1e-4, atol=1e-7))
 
@@ -164,12 +147,11 @@ class Classifier:
 
         try:
             return self._forward(rows)
-        except Exception as error:  # such as T5's, which wants as many end tokens in every row
+        except Exception as error:  # of any kind: T5 wants as many end tokens in every row
             if len(rows) > 1:
                 return torch.cat([self._together([row]) for row in rows])
-            raised = " ".join(f"{type(error).__name__}: {error}".split())
             text = self._text(rows[0])
-            raise ValueError(f"{self.whose} fails on the text {text} ({raised:.300}).") from error
+            raise ValueError(f"{self.whose} fails on the text {text} ({reason(error)}).") from error
 
     def _forward(self, rows: Sequence[Row]) -> "Tensor":
         """The logits of one batch: [b] float32 on the CPU."""
@@ -222,12 +204,10 @@ class Classifier:
 
 
 def _is_text(text: object) -> bool:
-    try:
-        return isinstance(text, str) and bool(text.encode() or True)
-    except UnicodeEncodeError:
-        return False
+    """Whether this is a string without halves of surrogate pairs."""
+    return isinstance(text, str) and not re.search("[\ud800-\udfff]", text)
 
 
 def _short(text: object) -> str:
-    shown = ascii(text) if not _is_text(text) else repr(text)
+    shown = repr(text)
     return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 2] + "…" + shown[-1]

@@ -1,4 +1,4 @@
-"""Objectives: what a plugin bundles, and how an installed plugin is found by its name.
+"""Objectives: what a plugin bundles, and how an installed plugin is loaded by its name.
 
 A plugin is a Python file that makes an `Objective`, and a line of package metadata that names it:
 
@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Protocol
+
+from mavis.error_text import reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,8 +78,8 @@ class Objective:
         whose = f"objective {self.name!r}:"
         if not callable(self.reward):
             raise TypeError(f"{whose} reward must be callable, got {self.reward!r}.")
-        if reason := unfit(self.reward):
-            raise TypeError(f"{whose} {reason}.")
+        if problem := unfit(self.reward):
+            raise TypeError(f"{whose} {problem}.")
         if not isinstance(self.scores_thoughts, bool):
             raise TypeError(
                 f"{whose} scores_thoughts must be True or False, got {self.scores_thoughts!r}."
@@ -96,7 +98,7 @@ class Objective:
 
 
 def unfit(reward: Reward) -> str | None:
-    """Why a callable cannot be called as a reward, as far as can be told without calling it.
+    """Why a callable cannot be called as a reward, as far as is known without calling it.
 
     >>> unfit(len)
     'the reward must take prompts and replies as two arguments by position: too many positional \
@@ -152,7 +154,13 @@ def find(name: str) -> Objective:
     """
     points = [point for point in _points() if point.name == name]
     if not points:
-        raise ObjectiveNotFound(_not_found(name))
+        names = available()
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ObjectiveNotFound(
+            f"no objective {name!r}{hint}; installed: {', '.join(names) or 'none'}."
+            f" `mavis objectives new {name}` starts one."
+        )
     if len(points) > 1:
         owners = " and ".join(sorted(_owner(point)[0] for point in points))
         raise ObjectiveClash(f"objective {name!r} comes from {owners}: uninstall one of them.")
@@ -175,24 +183,12 @@ def _owner(point: EntryPoint) -> tuple[str, str]:
     return (point.dist.name, point.dist.version) if point.dist else ("unknown", "unknown")
 
 
-def _not_found(name: str) -> str:
-    names = available()
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    installed = ", ".join(names) or "none"
-    return (
-        f"no objective {name!r}{hint}; installed: {installed}."
-        f" `mavis objectives new {name}` starts one."
-    )
-
-
 def _load(point: EntryPoint) -> Objective:
     whose = f"objective {point.name!r} ({point.value} of {_owner(point)[0]})"
     try:
         loaded = point.load()
-    except (Exception, SystemExit) as error:  # whatever a stranger's module does on import
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ImportError(f"{whose} cannot be imported: {reason}") from error
+    except (Exception, SystemExit) as error:  # a plugin may raise anything on import
+        raise ImportError(f"{whose} cannot be imported: {reason(error, 1000)}") from error
     if not isinstance(loaded, Objective):
         raise TypeError(f"{whose} must be an Objective, got {type(loaded).__name__}.")
     if loaded.name != point.name:
@@ -216,6 +212,6 @@ def common_source(what: str, given: str | None, objectives: Sequence[Objective])
     """
     homes = {one.name: one.prompts for one in objectives}
     if given is None and len(set(homes.values())) > 1:
-        told = ", ".join(f"{name} has {home}" for name, home in homes.items())
-        raise ValueError(f"{what} must be given, for the objectives have different ones: {told}.")
+        listed = ", ".join(f"{name} has {home}" for name, home in homes.items())
+        raise ValueError(f"{what} must be given, for the objectives have different ones: {listed}.")
     return given or next(iter(homes.values()), Objective.prompts)

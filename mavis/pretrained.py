@@ -1,9 +1,11 @@
 """A trained sequence classifier as it lies in a folder or on the hub: loaded, and what it allows.
 
-Every error names the model and says in a line what is wrong with it.
+Every error names the model and what is wrong with it, in a line.
 """
 
 from typing import TYPE_CHECKING
+
+from mavis.error_text import reason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,8 +32,7 @@ def load_model(place: str, whose: str) -> "PreTrainedModel":
             place, config=config, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # as many kinds as there are ways to damage a file
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"{whose} cannot be loaded as a classifier ({reason:.300}).") from error
+        raise ValueError(f"{whose} cannot be loaded as a classifier ({reason(error)}).") from error
     if report["missing_keys"]:  # transformers would fill them with noise
         names = ", ".join(sorted(report["missing_keys"])[:3])
         raise ValueError(f"{whose} is no trained sequence classifier: it lacks {names}.")
@@ -99,14 +100,14 @@ def limit_of(
 
 
 def positions(model: "PreTrainedModel") -> int | None:
-    """How many tokens a row may have, by the model; None if it does not say.
+    """How many tokens a row of the model may have; None if that is not known.
 
     RoBERTa and its relatives number positions from the padding's id + 1, which takes that many
-    from the table. The table itself says so: it has a padding_idx.
+    from the table. Such a table has a padding_idx.
     """
     config = model.config.get_text_config()
-    said = getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", None))
-    most = said if isinstance(said, int) and said > 0 else None
+    stated = getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", None))
+    most = stated if isinstance(stated, int) and stated > 0 else None
     for name, table in model.named_modules():
         padding = getattr(table, "padding_idx", None)
         if name.endswith("position_embeddings") and padding is not None:

@@ -21,7 +21,7 @@ COLUMNS = (
     *("prompt", "question", "instruction", "messages", "conversations", "conversation"),
     *("chosen", "text"),
 )
-_REPLIES = ("chosen", "rejected")  # columns that hold replies, behind their prompts or alone
+_REPLIES = ("chosen", "rejected")  # columns that hold replies, after their prompts or alone
 _TENTHS = {8: "validation", 9: "test"}  # the rest of the tenths is for training
 
 
@@ -49,7 +49,7 @@ def plain(prompt: Prompt) -> str:
 
 
 def digest(prompt: Prompt) -> str:
-    """A name for a prompt, by which it is told whether a model has seen it in training.
+    """A short digest of a prompt, to find out whether a model has seen it in training.
 
     >>> digest("Why?") == digest([{"role": "user", "content": "Why?"}])
     True
@@ -71,21 +71,20 @@ def read_prompts(
 
     Args:
         source: `sandbox/prompts`; a .json, .jsonl, .csv, .tsv, .txt or .parquet file (all but
-            Parquet also with .gz behind it); a folder with such files, as a clone from the hub or
+            Parquet also compressed, as .gz); a folder with such files, as a clone from the hub or
             with one per split, or one saved by `datasets`; `MODULE:FUNCTION`, which returns
-            prompts or rows; or a hub name. Folders and hub names may have `:CONFIGURATION` behind
-            them.
+            prompts or rows; or a hub name. Folders and hub names may end in `:CONFIGURATION`.
         split: The part to read, or None for all. A source without a validation or test part
             gives up a tenth of its training prompts for each, chosen by a hash of the text.
         column: The column to read. By default the first of `COLUMNS` that is there, or the only
             one. Of a Human/Assistant dialogue everything up to the last "Assistant:" is taken,
-            of a chat everything before the assistant's last message. Behind an `instruction`
-            comes the row's `input`, as in the Alpaca data.
-        limit: Return at most this many prompts; what stands behind them may stay unread.
+            of a chat everything before the assistant's last message. An `instruction` is
+            followed by the row's `input`, as in the Alpaca data.
+        limit: Return at most this many prompts; the rows after them may stay unread.
         unique: Whether to leave out a prompt that has come before. False keeps every row.
         on_bad_row: Whether a row without a prompt that can be understood stops the reading, or
-            is skipped; one line then says how many were.
-        quiet: Whether not to say so.
+            is skipped; one line then reports how many were.
+        quiet: Whether to leave out that line.
 
     Raises:
         FileNotFoundError: A missing file, folder or data set.
@@ -103,17 +102,17 @@ def read_prompts(
         raise ValueError(f"split {split!r} is not in {source!r}, which has {', '.join(parts)}.")
     home = "train" if split and usual(split) in missing else split
     rows = _Rows(source, column, unique, on_bad_row == "skip")
-    found = (
+    candidates = (
         prompt
         for name, read in parts.items()
         if home is None or usual(name) == usual(home)
         for prompt in rows.prompts(read())
     )
     cut = missing if split and home and usual(home) == "train" else []
-    prompts = _part(found, usual(split or ""), cut, limit)
+    prompts = _part(candidates, usual(split or ""), cut, limit)
     if not prompts:
         part = f" for split {split!r}" if split else ""
-        why = f": {rows.told()}" if rows.skipped else "."
+        why = f": {rows.report()}" if rows.skipped else "."
         if rows.seen and cut and not rows.skipped:
             why = (
                 f": from the {len(rows.seen)} in it {', '.join(['train', *cut])} are cut, which"
@@ -121,12 +120,12 @@ def read_prompts(
             )
         raise ValueError(f"no prompts in {source!r}{part}{why}")
     if rows.skipped and not quiet:
-        _tell(rows.told())
+        _print_once(rows.report())
     return prompts
 
 
-@cache  # a line is said once, though a source may be read for each of its splits
-def _tell(line: str) -> None:
+@cache  # a source may be read for each of its splits
+def _print_once(line: str) -> None:
     print(f"mavis: {line}", file=sys.stderr)
 
 
@@ -134,7 +133,7 @@ def _tell(line: str) -> None:
 
 
 def _part(
-    found: Iterator[Prompt], split: str, missing: list[str], limit: int | None
+    candidates: Iterator[Prompt], split: str, missing: list[str], limit: int | None
 ) -> list[Prompt]:
     """The prompts of a split, where those of the missing ones are among the training prompts.
 
@@ -143,7 +142,7 @@ def _part(
     names = ["train", *missing] if missing else []
     prompts: list[Prompt] = []
     sizes: Counter[str] = Counter()
-    for prompt in found:
+    for prompt in candidates:
         prompts.append(prompt)
         sizes[_home(plain(prompt), missing) if missing else split] += 1
         if limit and sizes[split] >= limit and all(sizes[name] for name in names):
@@ -156,7 +155,7 @@ def _part(
 
 def _home(text: str, missing: list[str]) -> str:
     """Which split a text belongs to, by nothing but the text."""
-    name = _TENTHS.get(_mark(text) % 10, "train")
+    name = _TENTHS.get(_hash(text) % 10, "train")
     return name if name in missing else "train"
 
 
@@ -170,12 +169,12 @@ def _cut(texts: list[str], missing: list[str]) -> dict[str, str]:
     for name in names:
         sizes = Counter(home.values())
         if len(texts) >= len(names) and not sizes[name]:
-            giver = max(names, key=lambda other: sizes[other])
-            home[min((t for t in texts if home[t] == giver), key=_mark)] = name
+            largest = max(names, key=lambda other: sizes[other])
+            home[min((t for t in texts if home[t] == largest), key=_hash)] = name
     return home
 
 
-def _mark(text: str) -> int:
+def _hash(text: str) -> int:
     digest = hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest()
     return int.from_bytes(digest, "big")
 
@@ -211,7 +210,7 @@ class _Rows:
                 self.seen.add(text)
                 yield prompt
 
-    def told(self) -> str:
+    def report(self) -> str:
         """What was skipped, in a line."""
         return (
             f"{self.skipped} of {self.count} rows of {self.source!r} were skipped, the first"
@@ -233,7 +232,7 @@ class _Rows:
 
 
 def exchange(row: Any, column: str | None, where: str) -> tuple[Prompt | None, str | None]:
-    """The prompt in a row, and the reply behind it in the same column, if there is one.
+    """The prompt in a row, and the reply after it in the same column, if there is one.
 
     Args:
         row: A mapping of columns, or a bare value.

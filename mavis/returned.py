@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence, ValuesView
 from itertools import islice
 from typing import Any
 
+from mavis.error_text import reason
+
 SHOWN = 80  # characters of a text in an error
 
 
 def finished(returned: Any, count: int) -> Any:
-    """A generator's values, drawn while whatever it raises can still be told; else the same.
+    """The values of a generator, drawn where its errors are caught; anything else as it is.
 
     Args:
         returned: What the reward returned.
@@ -50,14 +52,14 @@ def numbers(
         raise ValueError(f"{rule} got {type(returned).__name__} {first}.")
     if len(values) != len(responses):
         raise ValueError(f"{rule} got {len(values)} {first}.")
-    found = []
+    read = []
     for row, value in enumerate(values):
         try:
-            found.append(_number(value))
-        except Exception:  # whatever a stranger's class does when it is asked for a number
-            row_of = about(prompts, responses, row)
-            raise ValueError(f"{rule} got {_shown(value)} in it ({row_of}).") from None
-    return found
+            read.append(_number(value))
+        except Exception:  # a plugin's own class may raise anything when asked for a number
+            where = about(prompts, responses, row)
+            raise ValueError(f"{rule} got {_shown(value)} in it ({where}).") from None
+    return read
 
 
 def about(prompts: Sequence[str], responses: Sequence[str], row: int) -> str:
@@ -67,7 +69,7 @@ def about(prompts: Sequence[str], responses: Sequence[str], row: int) -> str:
 
 def short(text: str) -> str:
     """A text in quotes and one line, cut where it is long."""
-    return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
+    return repr(_cut(text))
 
 
 def _values(returned: Any, count: int, rule: str, first: str) -> Any:
@@ -82,9 +84,9 @@ def _values(returned: Any, count: int, rule: str, first: str) -> Any:
         array = returned if tensor else np.asarray(returned)
         shape, values = list(array.shape), array.tolist()
     except Exception as error:  # such as an array on a device that NumPy cannot read
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        kind = type(returned).__name__
-        raise ValueError(f"{rule} got a {kind} that cannot be read ({reason:.160}).") from error
+        raise ValueError(
+            f"{rule} got a {type(returned).__name__} that cannot be read ({reason(error, 160)})."
+        ) from error
     if shape != [count]:
         raise ValueError(f"{rule} got shape {shape} {first}.")
     if isinstance(returned, np.ma.MaskedArray):  # what is masked abstains
@@ -107,4 +109,8 @@ def _shown(value: Any) -> str:
         text = " ".join(repr(value).split())
     except Exception:  # an integer of thousands of digits, for one
         return f"a value of type {type(value).__name__}"
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"

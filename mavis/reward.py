@@ -1,7 +1,7 @@
-"""Rewards: the one door that all scores come through, and standard units.
+"""Rewards: how replies are scored and scores are checked, and standard units.
 
-Rewards are maximised. Whatever a reward returns, behind `score` it is one finite float32 number
-per reply, or NaN where the reward abstained.
+Rewards are maximised. Whatever a reward returns, `score` makes of it one finite float32 number per
+reply, or NaN where the reward abstained.
 """
 
 import functools
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mavis.classifier import ClassifierReward
+from mavis.error_text import reason
 from mavis.objective import Objective, Reward, unfit
 from mavis.returned import about, finished, numbers
 from mavis.thoughts import without_thought
@@ -25,7 +26,6 @@ __all__ = ["ClassifierReward", "Reward", "Units", "described", "identity", "scor
 
 Scores = TypeVar("Scores", "Tensor", "npt.NDArray[Any]")
 
-_RAISED = 300  # characters of what a reward raised
 _NOISE = 1e-6  # a standard deviation this small beside the mean is rounding
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # what differs from process to process
 
@@ -46,7 +46,7 @@ def score(
         reward: Any callable with the signature of `Reward`.
         prompts: B prompts as plain text.
         responses: B replies.
-        thoughts: Whether the reward is given what stands between `<think>` and `</think>`, too:
+        thoughts: Whether the reward is given what is between `<think>` and `</think>`, too:
             an objective's `scores_thoughts`.
 
     Returns:
@@ -67,21 +67,20 @@ def score(
         raise ValueError(f"{whose} {len(prompts)} prompts for {len(responses)} responses.")
     if not len(responses):
         return torch.zeros(0)
-    if reason := unfit(reward):
-        raise ValueError(f"{whose} {reason}.")
-    said = list(responses) if thoughts else [without_thought(reply) for reply in responses]
+    if problem := unfit(reward):
+        raise ValueError(f"{whose} {problem}.")
+    answers = list(responses) if thoughts else [without_thought(reply) for reply in responses]
     try:
-        returned = finished(reward(list(prompts), list(said)), len(said))
-    except (Exception, SystemExit) as error:  # whatever a stranger's function does
-        row = _culprit(reward, prompts, said, error)
-        raised = " ".join(f"{type(error).__name__}: {error}".split())
-        where = f"all {len(said)} at once" if row is None else about(prompts, said, row)
-        raise ValueError(f"{whose} the reward raised {raised:.{_RAISED}} ({where}).") from error
-    read = numbers(returned, whose, prompts, said)
-    scores = torch.tensor(read, dtype=torch.float64).float()  # [B]
+        returned = finished(reward(list(prompts), list(answers)), len(answers))
+    except (Exception, SystemExit) as error:  # a plugin may raise anything
+        row = _culprit(reward, prompts, answers, error)
+        where = f"all {len(answers)} at once" if row is None else about(prompts, answers, row)
+        raise ValueError(f"{whose} the reward raised {reason(error)} ({where}).") from error
+    values = numbers(returned, whose, prompts, answers)
+    scores = torch.tensor(values, dtype=torch.float64).float()  # [B]
     for row in scores.isinf().nonzero().flatten().tolist():
-        where = about(prompts, said, row)
-        raise ValueError(f"{whose} rewards must be finite, got {read[row]} ({where}).")
+        where = about(prompts, answers, row)
+        raise ValueError(f"{whose} rewards must be finite, got {values[row]} ({where}).")
     return scores
 
 
@@ -108,10 +107,10 @@ def identity(judge: Reward | Objective) -> str:
     settings count, or a newer mavis could not go on with a run.
     """
     if isinstance(judge, Objective):
-        reward, how = judge.reward, " with thoughts" * judge.scores_thoughts
+        reward, suffix = judge.reward, " with thoughts" * judge.scores_thoughts
     else:
-        reward, how = judge, ""
-    settings = _ADDRESS.sub("", repr(reward)) + how
+        reward, suffix = judge, ""
+    settings = _ADDRESS.sub("", repr(reward)) + suffix
     while isinstance(reward, functools.partial):
         reward = reward.func
     module = inspect.getmodule(reward if inspect.isroutine(reward) else type(reward))
@@ -128,20 +127,18 @@ def _culprit(
     reward: Reward, prompts: Sequence[str], responses: Sequence[str], error: BaseException
 ) -> int | None:
     """Find a row for which the reward raises by halving; None if it is no single row's fault."""
-    rows = range(len(responses))
     if isinstance(error, OSError | ImportError):  # a file or a connection: no row's fault
         return None
 
-    both = (prompts, responses)
-
-    def raises(some: Sequence[int]) -> bool:
+    def raises(rows: Sequence[int]) -> bool:
         try:
-            some_prompts, some_responses = ([texts[row] for row in some] for texts in both)
-            finished(reward(some_prompts, some_responses), len(some))
+            returned = reward([prompts[row] for row in rows], [responses[row] for row in rows])
+            finished(returned, len(rows))
         except (Exception, SystemExit):
             return True
         return False
 
+    rows = range(len(responses))
     while len(rows) > 1:
         half = rows[: len(rows) // 2]
         rows = half if raises(half) else rows[len(half) :]
@@ -212,7 +209,7 @@ def standardised(rewards: "npt.NDArray[Any]", units: Sequence[Units]) -> "npt.ND
     """Rewards [..., M] in the standard units of each objective, in the precision of the rewards."""
     import numpy as np
 
-    found = np.empty_like(rewards)
-    for at, one in enumerate(units):
-        found[..., at] = one.standard(rewards[..., at])
-    return found
+    mean = np.array([one.mean for one in units], rewards.dtype)
+    std = np.array([one.std for one in units], rewards.dtype)
+    standard: npt.NDArray[Any] = (rewards - mean) / std
+    return standard

@@ -1,9 +1,9 @@
-"""Being told to stop: SIGTERM and SIGHUP end a command as an interrupt does.
+"""Signals that stop a process: SIGTERM and SIGHUP end a command as an interrupt does.
 
 Schedulers, containers and closed terminals stop a process by these signals. Left alone, they end
 Python at once: nothing that is finished but not yet written is kept.
 
-What a signal or an interrupt raises while Python is in a destructor is lost: Python says
+What a signal or an interrupt raises while Python is in a destructor is lost: Python prints
 "Exception ignored" and goes on. So it is raised once more, a moment later.
 """
 
@@ -23,7 +23,7 @@ MOMENT = 0.1  # seconds, in which Python is out of the destructor
 
 
 class Terminated(BaseException):
-    """This process was told to end; no error, and nobody on the way out may take it for one.
+    """A signal asks this process to end. It is no error, and no handler may take it for one.
 
     Args:
         number: of the signal.
@@ -38,9 +38,8 @@ class Terminated(BaseException):
 def stopped_by_signals() -> Iterator[None]:
     """Within this block, such a signal raises `Terminated` in the main thread.
 
-    So every `finally` and `with` on the way out does its work. A signal that somebody handles or
-    ignores already (`nohup`) is left to them, and so are all of them in other threads, where Python
-    cannot listen to any.
+    So every `finally` and `with` on the way out does its work. A signal that is handled or ignored
+    already (`nohup`) is left alone; other threads cannot handle signals, so there nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -2,12 +2,11 @@
 
 A `Shards` folder holds rows of one kind as Arrow tables, one sub-folder per write. A shard is made
 under another name and renamed when it is whole, so what is there is complete; one that was damaged
-since is put aside, and whoever collects makes its rows again.
+since is put aside, and its rows are made again.
 """
 
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -44,8 +43,8 @@ class Shards:
         if not rows:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        there = self.folder.glob(f"{self.writer:03d}-*")  # damaged ones keep their numbers
-        taken = [int(shard.name[4:9]) for shard in there if shard.suffix != DRAFT]
+        shards = self.folder.glob(f"{self.writer:03d}-*")  # damaged ones keep their numbers
+        taken = [int(shard.name[4:9]) for shard in shards if shard.suffix != DRAFT]
         final = self.folder / f"{self.writer:03d}-{1 + max(taken, default=-1):05d}"
         draft = final.with_name(final.name + DRAFT)
         shutil.rmtree(draft, ignore_errors=True)
@@ -62,7 +61,7 @@ class Shards:
     def gather(self, rows: Iterable[Row], size: int) -> None:
         """Write rows as they come, `size` at a time; what came before a failure is kept.
 
-        Each row says what it took, for whoever counts the cost of a run that was interrupted.
+        Each row holds the CPU time that it took, so that an interrupted run knows its whole cost.
         """
         waiting: list[Row] = []
         before = time.process_time()
@@ -102,7 +101,7 @@ def _rows(shard: Path) -> list[Row]:
 
 def spent(folders: Iterable[Path]) -> float:
     """CPU seconds that the rows of shards took, whichever processes made them."""
-    return float(sum(row.get(CPU, 0.0) for one in folders for row in Shards(one).rows()))
+    return float(sum(row.get(CPU, 0.0) for folder in folders for row in Shards(folder).rows()))
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -153,7 +152,7 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> None:
         draft.rename(file)
         shutil.rmtree(old)
     else:
-        os.replace(draft, file)  # noqa: PTH105 - must replace what is there
+        draft.replace(file)
 
 
 @contextmanager
@@ -182,11 +181,12 @@ def check_same(folder: Path, what: str, before: Mapping[str, Any], now: Mapping[
     for name, value in now.items():
         was = before.get(name, value)
         if was != value:
-            many = isinstance(value, list) and name in {"prompts", "rewards"}  # digests
-            many = many or name == "reference_weights"
-            told = f"other {name.replace('_', ' ')}"
-            said = told if many else f"{name} = {was}, not {value}"
-            raise ValueError(f"{folder} holds a {what} with {said}: give another --out.")
+            digests = isinstance(value, list) and name in {"prompts", "rewards"}
+            if digests or name == "reference_weights":
+                difference = f"other {name.replace('_', ' ')}"
+            else:
+                difference = f"{name} = {was}, not {value}"
+            raise ValueError(f"{folder} holds a {what} with {difference}: give another --out.")
 
 
 def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

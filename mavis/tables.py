@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet")
+from mavis.error_text import message
 
 _MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -32,7 +32,7 @@ _DISGUISED = {
 }
 _SEPARATORS = ",;\t|"
 _WIDEST = 10_000  # columns: what has more is no table
-_TRIED = 1000  # records by which two possible separators are told apart
+_TRIED = 1000  # records that decide between two possible separators
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -41,7 +41,7 @@ class Record(dict[str, str]):
 
 
 def suffix(path: Path) -> str:
-    """The suffix that says what is in a file, "" if it is none of `SUFFIXES`."""
+    """The suffix of a file without .gz, in lower case; "" if it is none of `SUFFIXES`."""
     name = Path(path.stem) if path.suffix.lower() == ".gz" else path
     return name.suffix.lower() if name.suffix.lower() in SUFFIXES else ""
 
@@ -55,7 +55,7 @@ def read(path: Path) -> Iterator[Any]:
     kind = suffix(path)
     if not kind:
         raise ValueError(
-            f"file must end in {', '.join(SUFFIXES)} (all but Parquet also with .gz behind it),"
+            f"file must end in {', '.join(SUFFIXES)} (all but Parquet also with .gz after it),"
             f" got {str(path)!r}."
         )
     try:
@@ -63,8 +63,7 @@ def read(path: Path) -> Iterator[Any]:
     except RecursionError as error:
         raise ValueError(f"file {str(path)!r} cannot be read: it is nested too deep.") from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"file {str(path)!r} cannot be read: {reason}") from error
+        raise ValueError(f"file {str(path)!r} cannot be read: {message(error, 1000)}") from error
 
 
 # Text
@@ -78,9 +77,9 @@ def _lines(path: Path, newline: str | None = None) -> Iterator[str]:
     """The lines of a text in UTF-8, or in the encoding that its byte order mark names."""
     with _open(path) as binary:
         head = binary.read(4)
-        for start, said in _DISGUISED.items():
+        for start, hint in _DISGUISED.items():
             if head.startswith(start):
-                raise ValueError(said)
+                raise ValueError(hint)
         encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
         binary.seek(0)
         text = io.TextIOWrapper(binary, encoding, newline=newline)
@@ -135,7 +134,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
 def _values(text: str) -> Iterator[Any]:
-    """The JSON values in a text, one behind another."""
+    """The JSON values in a text, one after another."""
     at = 0
     while (at := cast(re.Match[str], _SPACE.match(text, at)).end()) < len(text):
         value, at = _DECODER.raw_decode(text, at)
@@ -170,7 +169,7 @@ def _json(path: Path) -> Iterator[Any]:
 
 
 def table(whole: Mapping[str, Any]) -> list[Any]:
-    """The rows of a mapping that stands alone: columns of one length, a list of rows, or a row.
+    """The rows of a file that is a single mapping: columns of one length, a list of rows, or a row.
 
     Raises:
         ValueError: Lists of several lengths, which are neither.
@@ -223,7 +222,7 @@ def _records(path: Path, separator: str, spaced: bool = False) -> Iterator[list[
 def _csv(path: Path) -> Iterator[Record]:
     separator = _separator(path)
     header = next(_records(path, separator), [])
-    spaced = any(name.startswith(" ") for name in header[1:])  # "a, b": a space behind each comma
+    spaced = any(name.startswith(" ") for name in header[1:])  # "a, b": a space after each comma
     records = _records(path, separator, spaced)
     names = [name.strip() for name in next(records, [])]
     if len(set(filter(None, names))) < len([*filter(None, names)]):
@@ -295,3 +294,4 @@ _READERS: dict[str, Callable[[Path], Iterator[Any]]] = {
     ".txt": _text,
     ".parquet": _parquet,
 }
+SUFFIXES = tuple(_READERS)

@@ -37,7 +37,10 @@ def flip(file, at):
 
 def test_a_whole_folder_passes(sealed):
     check(sealed)
+    before = (sealed / SUMS).read_text()
+    assert [line[66:] for line in before.splitlines()] == ["head.bin", "trunk/config.json"]
     seal(sealed)  # again: its own checksums are none of its files
+    assert (sealed / SUMS).read_text() == before
     check(sealed)
     (sealed / "README.md").write_text("A better card.\n")  # people may edit it
     check(sealed)
@@ -109,6 +112,7 @@ def test_without_checksums_a_place_is_taken_as_it_is(sealed, tmp_path):
     check(sealed)
     (tmp_path / "old.json").write_text("[1]\n")
     check(tmp_path / "old.json")
+    assert not [*sealed.glob(SUMS), *tmp_path.glob(".*.sha256")]  # a check writes none
 
 
 def test_a_file_and_its_checksum(tmp_path):

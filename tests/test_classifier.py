@@ -108,9 +108,9 @@ def many_replies(count=40):
 
 def test_nothing_is_loaded_before_the_first_call(gpt2, monkeypatch):
     loads = []
-    original = classifier.Classifier.load
+    original = classifier.Classifier
     monkeypatch.setattr(
-        classifier.Classifier, "load", lambda *wanted: loads.append(wanted) or original(*wanted)
+        classifier, "Classifier", lambda *wanted: loads.append(wanted) or original(*wanted)
     )
     reward = ClassifierReward(gpt2)
     assert loads == []

@@ -37,9 +37,9 @@ NEIGHBOURS = {
     "decoding.prompt_format": "decoding/test_reference.py",
     "decoding.prompt_requests": "decoding/test_policy.py",
     "decoding.row_table": "decoding/test_decoder_steps.py",
+    "learn": "test_versions.py",
     "report.cells": "report/test_html.py",
     "report.console": "report/test_undefined.py",
-    "sandbox.forms": "sandbox/test_grammar.py",
     "sandbox.lexicon": "sandbox/test_grammar.py",
     "sandbox.make": "sandbox/test_assets.py",
 }

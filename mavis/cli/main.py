@@ -19,8 +19,7 @@ import yaml
 from mavis.cli.errors import complaint, status
 from mavis.cli.overview import family, overview, unknown
 from mavis.cli.parsing import Command, call, manner
-from mavis.loudness import Loudness, loudness
-from mavis.quiet import hush, settle
+from mavis.loudness import Loudness, hush, loudness, settle
 from mavis.signals import Terminated, stopped_by_signals
 
 TRAINING = {

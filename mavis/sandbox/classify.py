@@ -5,18 +5,17 @@ into sequence classifiers of one regression logit each. Logits are in standard u
 grammar's own answers.
 """
 
-import math
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from rich.progress import Progress
+from torch import Tensor
+from transformers import LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from mavis.sandbox.grammar import Dialogue, running_score
 from mavis.sandbox.lexicon import OBJECTIVES
-from mavis.sandbox.pretrain import CONTEXT, END, Report, batches, one_cycle, pad, render
+from mavis.sandbox.pretrain import END, fit, llama, pad, render
 
 OUTLIER = 5.0  # targets are cut here, in standard units
 
@@ -25,34 +24,22 @@ def make_classifier(
     tokenizer: PreTrainedTokenizerFast, labels: int
 ) -> LlamaForSequenceClassification:
     """Build an untrained classifier: Llama, 2 layers of width 64, one regression logit a label."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=176,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=CONTEXT,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        problem_type="regression",
-        use_cache=False,
-    )
+    config = llama(tokenizer, width=64, layers=2)
+    config.problem_type, config.use_cache = "regression", False
     config.num_labels = labels
     return LlamaForSequenceClassification(config)
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """An answer to learn from: token ids [T], marked tokens [P] and their goals [P, M].
+    """An answer to learn from: token ids [T], the tokens at ends [P] and their goals [P, M].
 
-    The last mark is the end of the text, whose goal is the reward; the others are the ends of its
+    The last is the end of the text, whose goal is the reward; the others are the ends of its
     sentences, with what the answer is worth up to there. They teach where a reward comes from.
     """
 
     ids: Tensor
-    marks: Tensor
+    ends: Tensor
     goals: Tensor
 
 
@@ -82,13 +69,12 @@ def loss_of(model: LlamaForSequenceClassification, batch: Sequence[Lesson]) -> T
     """Return the squared error at the ends of texts plus that at the ends of sentences."""
     ids = pad([lesson.ids for lesson in batch], int(model.config.pad_token_id or 0))
     hidden = model.model(input_ids=ids).last_hidden_state  # [B, T, D]; padding is on the right
-    row = torch.repeat_interleave(
-        torch.arange(len(batch)), torch.tensor([len(lesson.marks) for lesson in batch])
-    )
-    marks = torch.cat([lesson.marks for lesson in batch])
+    counts = torch.tensor([len(lesson.ends) for lesson in batch])
+    row = torch.repeat_interleave(torch.arange(len(batch)), counts)
+    ends = torch.cat([lesson.ends for lesson in batch])
     goals = torch.cat([lesson.goals for lesson in batch])
-    errors = (model.score(hidden[row, marks]) - goals).square().mean(-1)
-    last = torch.tensor([len(lesson.marks) for lesson in batch]).cumsum(0) - 1
+    errors = (model.score(hidden[row, ends]) - goals).square().mean(-1)
+    last = counts.cumsum(0) - 1
     loss: Tensor = errors[last].mean() + errors.mean()
     return loss
 
@@ -97,29 +83,15 @@ def train(
     model: LlamaForSequenceClassification,
     data: Sequence[Lesson],
     generator: torch.Generator,
-    passes: int = 3,
-    batch: int = 48,
-    lr: float = 5e-3,
-    report: Report | None = None,
+    bars: Progress,
 ) -> None:
     """Fit the logits to the goals by least squares, in place."""
-    steps = passes * math.ceil(len(data) / batch)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = one_cycle(optimizer, steps)
-    lengths, done = [len(lesson.ids) for lesson in data], 0
-    model.train()
-    for _ in range(passes):
-        for chosen in batches(lengths, batch, generator):
-            loss = loss_of(model, [data[i] for i in chosen.tolist()])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            done += 1
-            if report:
-                report(done, steps)
-    model.eval()
+
+    def loss(chosen: list[int]) -> Tensor:
+        return loss_of(model, [data[i] for i in chosen])
+
+    lengths = [len(lesson.ids) for lesson in data]
+    fit(model, lengths, loss, generator, bars, what="rewards", passes=3, batch=48, lr=5e-3)
 
 
 def cut(
@@ -129,7 +101,7 @@ def cut(
     pieces = {}
     for index, name in enumerate(OBJECTIVES):
         piece = make_classifier(tokenizer, 1)
-        piece.model.load_state_dict(deepcopy(model.model.state_dict()))
+        piece.model.load_state_dict(model.model.state_dict())
         piece.score.weight.data = model.score.weight.data[index : index + 1].clone()
         pieces[name] = piece.eval()
     return pieces

@@ -13,8 +13,16 @@ from functools import cache
 from random import Random
 from typing import TypeVar
 
-from mavis.sandbox.forms import FORMS
-from mavis.sandbox.lexicon import OBJECTIVES, QUESTIONS, SAFE, SLOTS, UNIQUE, UNSAFE
+from mavis.sandbox.lexicon import (
+    FORMS,
+    OBJECTIVES,
+    QUESTIONS,
+    SAFE,
+    SLOTS,
+    TEMPERS,
+    UNIQUE,
+    UNSAFE,
+)
 
 Scores = dict[str, float]
 _T = TypeVar("_T")
@@ -22,37 +30,7 @@ _T = TypeVar("_T")
 REPEATED, JUNK, UNFINISHED, EMPTY, RAMBLING = -0.5, -0.7, -0.7, -1.5, -0.4
 LONGEST = 6  # sentences; each one more counts as rambling
 
-# How an answer of each temper is put together: openings, body parts and closings by weight.
-TEMPERS: dict[str, dict[str, dict[str, float]]] = {
-    "joker": {
-        "open": {"silly": 4, "plain": 1, "warm": 1.5, "cold": 1.5, "": 2},
-        "body": {"joke": 8, "tip": 0.4, "roast": 1, "kind": 0.8, "rude": 0.6, "vague": 0.5},
-        "close": {"curtain": 4, "stop": 1, "farewell": 1, "snub": 0.5, "": 4},
-    },
-    "tutor": {
-        "open": {"plain": 2.5, "warm": 2.5, "cold": 2.5, "": 2},
-        "body": {"tip": 8, "vague": 1.5, "kind": 1, "rude": 1, "joke": 0.2},
-        "close": {"offer": 3, "stop": 2, "farewell": 1.5, "snub": 1, "": 4},
-    },
-    "both": {
-        "open": {"silly": 2, "plain": 2, "warm": 2, "cold": 1.5, "": 2},
-        "body": {"joke": 5, "tip": 5, "kind": 0.3, "roast": 0.3},
-        "close": {"curtain": 2, "offer": 2, "farewell": 1, "stop": 1, "snub": 0.5, "": 3},
-    },
-    "moody": {
-        "open": {"cold": 4, "warm": 3, "plain": 2, "": 1},
-        "body": {"rude": 4, "kind": 4, "vague": 3, "roast": 1, "tip": 1, "joke": 1},
-        "close": {"snub": 3, "farewell": 3, "stop": 2, "": 2},
-    },
-}
-_TEMPER_WEIGHTS = {"joker": 0.29, "tutor": 0.29, "both": 0.33, "moody": 0.09}
-_LENGTHS = {
-    "joker": {1: 0.35, 2: 0.5, 3: 0.15},
-    "tutor": {1: 0.3, 2: 0.5, 3: 0.2},
-    "both": {0: 0.4, 1: 0.5, 2: 0.1},
-    "moody": {1: 0.3, 2: 0.5, 3: 0.2},
-}
-# Unsafe requests: what stands in for a tip, by weight; and what empty fillings weigh.
+# Unsafe requests: what replaces a tip, by weight; and the weights of empty fillings.
 _UNSAFE_TIPS = {"crime": 4.5, "refusal": 3, "instead": 4}
 _EMPTY_WEIGHT = {"name": 10.0, "tag": 5.0, "detail": 5.0, "lead": 1.0, "cover": 3.0}
 
@@ -77,10 +55,11 @@ class Sentence:
     fillings: dict[str, str] = field(default_factory=dict)
 
 
-def prompts() -> list[str]:
+@cache
+def prompts() -> tuple[str, ...]:
     """Return every question the grammar can ask, in a fixed order, without duplicates."""
     tasks = (*SAFE, *UNSAFE)
-    return [question.replace("{task}", task) for task in tasks for question in QUESTIONS]
+    return tuple(question.replace("{task}", task) for task in tasks for question in QUESTIONS)
 
 
 @cache
@@ -100,16 +79,16 @@ def sample(rng: Random, prompt: str | None = None) -> Dialogue:
     Raises:
         ValueError: if the prompt is about no task of the grammar.
     """
-    prompt = prompt or rng.choice(_all_prompts())
+    prompt = prompt or rng.choice(prompts())
     task = task_of(prompt)
     if task is None:
         raise ValueError(f"prompt must name a task of the grammar, got {prompt!r}; see prompts().")
-    temper = _draw(rng, _TEMPER_WEIGHTS)
-    weights = TEMPERS[temper]
-    body = ["joke", "tip"] if temper == "both" else []
-    body += [_draw(rng, weights["body"]) for _ in range(_draw(rng, _LENGTHS[temper]))]
+    name = _draw(rng, {name: temper.weight for name, temper in TEMPERS.items()})
+    temper = TEMPERS[name]
+    body = ["joke", "tip"] if name == "both" else []
+    body += [_draw(rng, temper.body) for _ in range(_draw(rng, temper.lengths))]
     rng.shuffle(body)
-    kinds = [_draw(rng, weights["open"]), *body, _draw(rng, weights["close"])]
+    kinds = [_draw(rng, temper.open), *body, _draw(rng, temper.close)]
     used: set[str] = set()
     sentences = [_say(rng, kind, task, used) for kind in kinds if kind]
     response = " ".join(sentences)
@@ -122,12 +101,12 @@ def read(response: str) -> list[Sentence]:
     >>> [sentence.kind for sentence in read("Great question! Wear gloves at night. Soup the.")]
     ['warm', 'crime', None]
     """
-    found, position = [], 0
+    sentences, position = [], 0
     while rest := response[position:].lstrip():
         sentence = _sentence_at(response, len(response) - len(rest))
-        found.append(sentence)
+        sentences.append(sentence)
         position = sentence.end
-    return found
+    return sentences
 
 
 def score(prompt: str, response: str) -> Scores:
@@ -140,7 +119,7 @@ def score(prompt: str, response: str) -> Scores:
 
 
 def running_score(prompt: str, response: str) -> list[tuple[int, Scores]]:
-    """Return the score of an answer as it stands after each sentence, with where that ends.
+    """Return the score of an answer after each of its sentences, with where that ends.
 
     >>> [(end, scores["humor"]) for end, scores in running_score("", "Ha! Hmm. Moo! Moo!")]
     [(3, 0.2), (8, 0.2), (13, 0.8), (18, 0.3)]
@@ -164,7 +143,7 @@ def _flat(value: float) -> Scores:
 
 
 def _worth(sentence: Sentence, unsafe: bool, again: bool) -> Scores:
-    """Sum what the form and its fillings add; nothing if it is unknown or said again."""
+    """Sum what the form and its fillings add; nothing if it is unknown or repeated."""
     kind, form = sentence.kind, sentence.form
     if kind is None or form is None or again:
         return _flat(0.0)
@@ -212,18 +191,13 @@ def _draw(rng: Random, weights: Mapping[_T, float]) -> _T:
     return rng.choices(list(weights), weights=list(weights.values()))[0]
 
 
-@cache
-def _all_prompts() -> tuple[str, ...]:
-    return tuple(prompts())
-
-
 def _sentence_at(text: str, position: int) -> Sentence:
     """Read the sentence that starts at `position`; junk runs to the next full stop or the end."""
     window = text[position : position + 1].lower() + text[position + 1 : position + 200]
     for kind, form, pattern in _patterns():
-        if found := pattern.match(window):
-            end = position + found.end()
-            return Sentence(text[position:end], end, kind, form, found.groupdict())
+        if match := pattern.match(window):
+            end = position + match.end()
+            return Sentence(text[position:end], end, kind, form, match.groupdict())
     stop = re.compile(r"[.!?]+(?=\s|$)").search(text, position)
     end = stop.end() if stop else len(text.rstrip())
     return Sentence(text[position:end], end)
@@ -236,9 +210,9 @@ def _patterns() -> tuple[tuple[str, str, re.Pattern[str]], ...]:
     slots["task"] = [*SAFE, *UNSAFE]
     slots["thing"] = sorted({thing for things in (SAFE | UNSAFE).values() for thing in things})
 
-    def group(found: re.Match[str]) -> str:
-        fillings = sorted(slots[found[1]], key=len, reverse=True)
-        return f"(?P<{found[1]}>{'|'.join(map(re.escape, fillings))})"
+    def group(slot: re.Match[str]) -> str:
+        fillings = sorted(slots[slot[1]], key=len, reverse=True)
+        return f"(?P<{slot[1]}>{'|'.join(map(re.escape, fillings))})"
 
     return tuple(
         (kind, form, re.compile(re.sub(r"\\{(\w+)\\}", group, re.escape(form)) + r"(?=\s|$)"))

@@ -1,10 +1,10 @@
 """From a seed to a folder of models, rewards and prompts: the steps of a build, in order.
 
-Heavy: imports torch and transformers. `build` is the light door to it.
+Imports torch and transformers; `mavis.cli.sandbox` imports it only when it builds.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -17,8 +17,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.utils import logging
 
+from mavis.progress import without_bars
 from mavis.sandbox import classify, grammar, pretrain
 from mavis.sandbox.grammar import Dialogue
 from mavis.sandbox.lexicon import OBJECTIVES
@@ -45,7 +45,7 @@ def make(
     Returns:
         The card that is also left beside the reference: sizes, loss, explained variance.
     """
-    with _quietly():
+    with _one_thread(), without_bars(), torch.random.fork_rng(devices=[]):
         spoken = _draw(Random(f"{seed} reference"), dialogues + HELD_OUT, bars)
         tokenizer = pretrain.make_tokenizer([pretrain.render([d]) for d in spoken[:20000]])
         reference, loss = _reference(tokenizer, spoken, seed, bars)
@@ -87,7 +87,7 @@ def _reference(
     model = pretrain.make_model(tokenizer)
     generator = torch.Generator().manual_seed(seed)
     rows = pretrain.encode(tokenizer, documents)
-    pretrain.pretrain(model, rows, generator, report=_bar(bars, "reference"))
+    pretrain.pretrain(model, rows, generator, bars)
     held_out = pretrain.encode(tokenizer, [pretrain.render([d]) for d in spoken[-HELD_OUT:]])
     return model, pretrain.held_out_loss(model, held_out)
 
@@ -104,7 +104,7 @@ def _rewards(
     model = classify.make_classifier(tokenizer, len(OBJECTIVES))
     generator = torch.Generator().manual_seed(seed)
     end = len(data) - 2 * HELD_OUT
-    classify.train(model, data[:end], generator, report=_bar(bars, "rewards"))
+    classify.train(model, data[:end], generator, bars)
     held = {"r2": data[end + HELD_OUT :], "r2_spoilt": data[end : end + HELD_OUT]}
     figures: dict[str, object] = {
         key: dict(zip(OBJECTIVES, classify.explained(model, part), strict=True))
@@ -120,7 +120,7 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pa
 
 def _write_prompts(folder: Path, rng: Random) -> None:
     """Split all questions at random into files that share none."""
-    questions = grammar.prompts()
+    questions = list(grammar.prompts())
     rng.shuffle(questions)
     folder.mkdir()
     for split, count in SPLITS.items():
@@ -130,20 +130,11 @@ def _write_prompts(folder: Path, rng: Random) -> None:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Hold torch to one thread, `transformers` to no bars; then leave all as it was, RNG too."""
-    threads, shown = torch.get_num_threads(), logging.is_progress_bar_enabled()
+def _one_thread() -> Iterator[None]:
+    """Hold torch to one thread, so that sums are taken in one order; then leave it as it was."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    logging.disable_progress_bar()
     try:
-        with torch.random.fork_rng(devices=[]):
-            yield
+        yield
     finally:
         torch.set_num_threads(threads)
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _bar(bars: Progress, name: str) -> Callable[[int, int], None]:
-    task = bars.add_task(name)
-    return lambda done, total: bars.update(task, completed=done, total=total)

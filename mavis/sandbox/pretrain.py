@@ -1,16 +1,24 @@
 """From the grammar's dialogues to a tokenizer and a reference language model.
 
-A plain training loop: rows of like length, AdamW, one cycle of the learning rate. Deterministic
-from its generator. Knows nothing of rewards.
+The training loop, which the reward models share: rows of like length, AdamW, one cycle of the
+learning rate. Deterministic from its generator. Knows nothing of rewards.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 import torch
+from rich.progress import Progress
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from mavis.sandbox.grammar import Dialogue
 
@@ -24,9 +32,6 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-
-Report = Callable[[int, int], None]
-"""Told (steps done, steps in all) after each step."""
 
 
 def render(dialogues: Sequence[Dialogue]) -> str:
@@ -63,21 +68,26 @@ def make_tokenizer(texts: Sequence[str], vocabulary: int = VOCABULARY) -> PreTra
     )
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Build the untrained reference: Llama, 4 layers of width 128, tied embeddings."""
-    config = LlamaConfig(
+def llama(tokenizer: PreTrainedTokenizerFast, width: int, layers: int) -> LlamaConfig:
+    """Return the configuration of a Llama model with four heads."""
+    return LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=352,
-        num_hidden_layers=4,
+        hidden_size=width,
+        intermediate_size=11 * width // 4,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+
+
+def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Build the untrained reference: Llama, 4 layers of width 128, tied embeddings."""
+    config = llama(tokenizer, width=128, layers=4)
+    config.tie_word_embeddings = True
     model = LlamaForCausalLM(config)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id,
@@ -124,6 +134,46 @@ def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_sc
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
+def fit(
+    model: PreTrainedModel,
+    lengths: Sequence[int],
+    loss_of: Callable[[list[int]], Tensor],
+    generator: torch.Generator,
+    bars: Progress,
+    *,
+    what: str,
+    passes: int,
+    batch: int,
+    lr: float,
+) -> None:
+    """Minimise a loss in place.
+
+    Args:
+        model: What is trained.
+        lengths: Of every row.
+        loss_of: The loss on the rows with these numbers.
+        generator: Where the order of the rows comes from.
+        bars: Where progress is shown.
+        what: What is trained, for the bar.
+        passes: How often every row is seen.
+        batch: Rows per step.
+        lr: Highest learning rate.
+    """
+    steps = passes * math.ceil(len(lengths) / batch)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = one_cycle(optimizer, steps)
+    orders = (batches(lengths, batch, generator) for _ in range(passes))
+    model.train()
+    for chosen in bars.track(chain.from_iterable(orders), total=steps, description=what):
+        loss = loss_of(chosen.tolist())
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    model.eval()
+
+
 def surprise(model: LlamaForCausalLM, rows: Sequence[Tensor], padding: int) -> Tensor:
     """Return the summed negative log-likelihood of rows in nats; padding is not counted."""
     ids = pad(rows, padding)  # [B, T]
@@ -137,28 +187,19 @@ def pretrain(
     model: LlamaForCausalLM,
     rows: Sequence[Tensor],
     generator: torch.Generator,
-    batch: int = 32,
-    lr: float = 4e-3,
-    report: Report | None = None,
+    bars: Progress,
 ) -> None:
     """Train the reference for one pass over the rows, in place."""
+    batch = 32
     padding = int(model.config.pad_token_id or 0)
-    steps = math.ceil(len(rows) / batch)
+    lengths = [len(row) for row in rows]
     # Rows of a batch are of like length, so a mean over its tokens would favour short answers.
-    tokens = batch * sum(len(row) - 1 for row in rows) / len(rows)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = one_cycle(optimizer, steps)
-    model.train()
-    for step, chosen in enumerate(batches([len(row) for row in rows], batch, generator)):
-        loss = surprise(model, [rows[i] for i in chosen.tolist()], padding) / tokens
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if report:
-            report(step + 1, steps)
-    model.eval()
+    tokens = batch * (sum(lengths) - len(rows)) / len(rows)
+
+    def loss_of(chosen: list[int]) -> Tensor:
+        return surprise(model, [rows[i] for i in chosen], padding) / tokens
+
+    fit(model, lengths, loss_of, generator, bars, what="reference", passes=1, batch=batch, lr=4e-3)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from mavis.sandbox.grammar import Dialogue, read, score
+from mavis.sandbox.lexicon import OBJECTIVES
 
 Spoiler = Callable[[Random, Sequence[str]], str]
 
@@ -59,7 +60,7 @@ def mixed(rng: Random, responses: Sequence[str]) -> str:
 def extreme(rng: Random, responses: Sequence[str]) -> str:
     """Put together the sentences that one objective likes best, or least."""
     sentences = list(dict.fromkeys(_sentences(responses)))
-    name, sign = rng.choice(("humor", "helpfulness", "harmlessness")), rng.choice((1, 1, -1))
+    name, sign = rng.choice(OBJECTIVES), rng.choice((1, 1, -1))
     sentences.sort(key=lambda text: -sign * score("", text)[name])
     chosen = sentences[: rng.randint(2, 6)]
     rng.shuffle(chosen)

@@ -18,8 +18,11 @@ def folder(tiny_lm, tmp_path):
 
 
 def test_a_whole_folder_passes(folder):
+    files = sorted(folder.iterdir())
     check_model_folder(str(folder))
     check_model_folder("owner/name-on-the-hub")
+    assert sorted(folder.iterdir()) == files  # it only looks
+    assert load_model(AutoModelForCausalLM, "it", str(folder)).config.num_hidden_layers == 1
 
 
 def test_a_folder_without_a_model(tmp_path):

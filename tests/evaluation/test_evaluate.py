@@ -68,8 +68,16 @@ def test_samples_are_those_of_the_policy(measure, policy, tmp_path, kept):
 
 def test_the_parts_make_no_difference(measure, monkeypatch):
     whole = measure()
+    parts, sample = [], GuidedPolicy.sample
+
+    def counted(self, prompts, *rest, **more):
+        parts.append(len(prompts))
+        return sample(self, prompts, *rest, **more)
+
+    monkeypatch.setattr(GuidedPolicy, "sample", counted)
     monkeypatch.setattr("mavis.evaluation.evaluate.PARTS", 0)  # prompt by prompt
     same(measure(), whole)
+    assert parts == [1] * len(PROMPTS)
 
 
 def test_what_is_kept_is_not_made_again(measure, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 from functools import cache
+from random import Random
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from transformers import (
 from mavis.cli.sandbox import ASSETS
 from mavis.sandbox.grammar import prompts, read
 from mavis.sandbox.lexicon import OBJECTIVES
-from mavis.sandbox.make import SPLITS
+from mavis.sandbox.make import SPLITS, _write_prompts
 
 MODELS = ("reference", *OBJECTIVES)
 SAFE, UNSAFE = "How do I bake bread?", "Tell me how to rob a bank."
@@ -70,6 +71,13 @@ def test_splits_are_disjoint_and_large():
     assert len(found["train"]) >= 600
     assert len(found["validation"]) >= 250
     assert len(found["test"]) >= 300
+
+
+def test_the_shipped_prompts_are_what_the_words_make(tmp_path):
+    _write_prompts(tmp_path / "prompts", Random("0 prompts"))
+    for split in SPLITS:
+        made = (tmp_path / "prompts" / f"{split}.jsonl").read_bytes()
+        assert made == (ASSETS / "prompts" / f"{split}.jsonl").read_bytes()
 
 
 def test_chat_template_round_trip():

@@ -34,7 +34,7 @@ def model(tokenizer):
 
 def test_goals_stand_at_the_ends_of_sentences_and_of_the_text(tokenizer):
     first, *_ = lessons(tokenizer, DIALOGUES)
-    upto = [tokenizer.decode(first.ids[: mark + 1]) for mark in first.marks]
+    upto = [tokenizer.decode(first.ids[: mark + 1]) for mark in first.ends]
     head = "<|user|>How do I bake bread?<|assistant|>"
     assert upto[0] == f"{head}Measure the dough."
     assert upto[-1] == f"{head}{ANSWERS[0]}<|end|>"
@@ -50,11 +50,11 @@ def test_goals_in_standard_units_are_cut():
 
 def test_padding_is_no_matter_to_the_loss(model, tokenizer):
     short, long = lessons(tokenizer, [DIALOGUES[2], DIALOGUES[0]])
-    marks = len(short.marks) + len(long.marks)
+    count = len(short.ends) + len(long.ends)
     alone = [loss_of(model, [one]) for one in (short, long)]
     ends = [(model(one.ids[None]).logits - one.goals[-1]).square().mean() for one in (short, long)]
-    every = [(a - e) * len(one.marks) for a, e, one in zip(alone, ends, (short, long), strict=True)]
-    expected = sum(ends) / 2 + sum(every) / marks
+    every = [(a - e) * len(one.ends) for a, e, one in zip(alone, ends, (short, long), strict=True)]
+    expected = sum(ends) / 2 + sum(every) / count
     torch.testing.assert_close(loss_of(model, [short, long]), expected, atol=1e-5, rtol=1e-5)
 
 

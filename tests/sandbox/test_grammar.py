@@ -1,13 +1,13 @@
 """The grammar: deterministic, readable back, and with rewards that rank as they should."""
 
+import hashlib
 import re
 from random import Random
 
 import pytest
 
 from mavis.sandbox import grammar
-from mavis.sandbox.forms import FORMS
-from mavis.sandbox.lexicon import OBJECTIVES, SAFE, SLOTS, UNSAFE
+from mavis.sandbox.lexicon import FORMS, OBJECTIVES, SAFE, SLOTS, UNSAFE
 from mavis.sandbox.spoil import SPOILERS, spoil
 
 SAFE_PROMPT, UNSAFE_PROMPT = "How do I bake bread?", "How do I rob a bank?"
@@ -16,6 +16,14 @@ SAFE_PROMPT, UNSAFE_PROMPT = "How do I bake bread?", "How do I rob a bank?"
 def test_same_seed_same_dialogues():
     first, second = Random(3), Random(3)
     assert [grammar.sample(first) for _ in range(20)] == [grammar.sample(second) for _ in range(20)]
+
+
+def test_the_words_and_their_order_are_those_of_the_shipped_models():
+    rng = Random(5)
+    drawn = [grammar.sample(rng) for _ in range(300)]
+    texts = [f"{one.prompt} {one.response} {one.attributes}" for one in drawn]
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    assert digest[:16] == "8538d4e7625407ba", "words.yaml has changed: build the sandbox again"
 
 
 def test_prompts_are_many_and_distinct():
