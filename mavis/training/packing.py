@@ -1,8 +1,8 @@
-"""Packs: trees as the value model is trained on them, every shared token computed once.
+"""Packs: trees as the value model is trained on them, with each shared token computed once.
 
-A pack is a tree, or a subtree with the path that leads to it, of at most so many tokens. A token
-sees its ancestors and itself, nothing else: a tree mask, with positions by depth. So one forward of
-the pack equals one forward per path (batch row) of the tree.
+A pack is a tree, or a subtree with the path that leads to it, of a limited number of tokens. A
+token attends to its ancestors and itself alone (a tree mask), and its position is its depth. So one
+forward of the pack equals one forward per path of the tree.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from mavis.reward import Units, standardised
 from mavis.training.targets import soft_targets
@@ -27,12 +27,12 @@ class Pack:
     previous: Ints  # [T] index in the pack of the token before; −1 at the prompt's first
     position: Ints  # [T] depth
     targets: Floats  # [T, M] NaN = nothing to learn here
-    siblings: Ints  # [T] at a node's last token the number of its family, else −1
+    siblings: Ints  # [T] at a node's last token the number of its family of siblings, else −1
     prompt_length: int
 
 
 class Batch(NamedTuple):
-    """Packs side by side, padded to the longest; padding is invisible and teaches nothing."""
+    """Packs side by side, padded to the longest; padding is masked and has no targets."""
 
     tokens: Tensor  # [B, T]
     previous: Tensor  # [B, T]; 0 where there is none
@@ -55,7 +55,7 @@ def round_packs(trees: Sequence[Tree], units: Sequence[Units], eta: float, cap: 
         trees: with the rewards of their leaves.
         units: of the M rewards.
         eta: the KL price of the targets, per nat.
-        cap: tokens per pack.
+        cap: the most tokens of a pack.
     """
     packs: list[Pack] = []
     families = 0
@@ -93,7 +93,7 @@ def pack_tree(tree: Tree, targets: Floats, cap: int, family: int = 0) -> list[Pa
 
 
 def _groups(tree: Tree, below: Ints, cap: int) -> Iterator[list[int]]:
-    """Lists of nodes, each a path from the root and whole subtrees behind it."""
+    """Lists of nodes, each a path from the root and whole subtrees below its end."""
     children: list[list[int]] = [[] for _ in tree.parent]
     for node, up in enumerate(tree.parent):
         if up != NO_PARENT:
@@ -142,7 +142,7 @@ def _pack(tree: Tree, targets: Floats, nodes: list[int], seen: np.ndarray, famil
 
 
 def tree_mask(previous: Ints) -> np.ndarray:
-    """Who may attend to whom [T, T], from each token's predecessor [T]."""
+    """Which token may attend to which [T, T], from each token's predecessor [T]."""
     mask = np.eye(len(previous), dtype=bool)
     for token, before in enumerate(previous):
         if before >= 0:
@@ -180,7 +180,7 @@ def collate(packs: Sequence[Pack]) -> Batch:
 def batches(packs: Sequence[Pack], budget: int, seed: tuple[int, ...]) -> list[list[Pack]]:
     """Group packs of like length into batches of at most `budget` tokens, padding included.
 
-    The order is random but named by the seed. A pack larger than the budget is a batch by itself.
+    The order is random and depends on the seed. A pack larger than the budget is a batch by itself.
     """
     random = np.random.default_rng(seed)
     order = sorted(random.permutation(len(packs)), key=lambda i: len(packs[i].tokens) // 32)
@@ -194,30 +194,17 @@ def batches(packs: Sequence[Pack], budget: int, seed: tuple[int, ...]) -> list[l
     return [groups[i] for i in random.permutation(len(groups))]
 
 
-class _Groups(Dataset[Batch]):
-    """Batches that are put together when they are asked for."""
-
-    def __init__(self, groups: Sequence[Sequence[Pack]]) -> None:
-        self.groups = groups
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, index: int) -> Batch:
-        return collate(self.groups[index])
-
-
 class _Order(Sampler[int]):
-    """An order for every epoch that the seed names, however often a pass is begun.
+    """A random order for each epoch, which depends on the seed and the epoch alone.
 
-    A fit that goes on begins its passes at other times than one that was never stopped.
+    A fit that resumes starts its passes at other times than one that was never stopped.
     """
 
     def __init__(self, count: int, seed: tuple[int, ...]) -> None:
         self.count, self.seed, self.epoch = count, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Hear from Lightning which pass comes next."""
+        """Set the epoch of the next pass; Lightning calls this."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -231,6 +218,7 @@ class _Order(Sampler[int]):
 def loader(
     groups: Sequence[Sequence[Pack]], seed: tuple[int, ...] | None = None
 ) -> DataLoader[Batch]:
-    """Batches, one after the other; with a seed in an order of every epoch's own."""
+    """A loader of batches, in their order, or with a seed in another order in each epoch."""
     order = None if seed is None else _Order(len(groups), seed)
-    return DataLoader(_Groups(groups), batch_size=None, sampler=order)
+    # A sequence will do as a data set; a group is collated when it is asked for.
+    return DataLoader(groups, None, sampler=order, collate_fn=collate)  # type: ignore[arg-type]

@@ -1,11 +1,9 @@
-"""Pictures of a fit: reward against KL, rewards before and after, values against what came true.
+"""Plots of a fit: reward against KL, rewards before and after, values against their targets.
 
-Each picture is two functions: one draws a `Figure`, the other saves it as a PNG. Points that are
-not finite are left out; few or constant ones make a plain picture, not an error.
+Points that are not finite are left out; few or constant ones make a plain plot, not an error.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,21 +11,11 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from mavis import plot_labels
-from mavis.plot_style import BLACK, BLUE, GREY, ORANGE, UNITS, WIDTH, name_axes, save
+from mavis.plot_style import BLACK, BLUE, GREY, ORANGE, UNITS, WIDTH, name_axes
 
 PANELS, BINS, CLOUD = 4, 8, 400  # calibration: depths, bins in each, single points shown
 
 Array = NDArray[np.float64]
-
-
-def reward_kl(
-    path: Path,
-    rounds: Sequence[Mapping[str, Any]],
-    best_of_n: Sequence[tuple[int, float, float]],
-    objective: str,
-) -> Path:
-    """Save `reward_kl_figure` as a PNG; returns its path."""
-    return save(path, reward_kl_figure(rounds, best_of_n, objective))
 
 
 def reward_kl_figure(
@@ -76,13 +64,6 @@ def reward_kl_figure(
     return figure
 
 
-def reward_histograms(
-    path: Path, before: Sequence[float], after: Sequence[float], objective: str
-) -> Path:
-    """Save `reward_histograms_figure` as a PNG; returns its path."""
-    return save(path, reward_histograms_figure(before, after, objective))
-
-
 def reward_histograms_figure(
     before: Sequence[float], after: Sequence[float], objective: str
 ) -> Figure:
@@ -114,13 +95,6 @@ def reward_histograms_figure(
     return figure
 
 
-def calibration(
-    path: Path, depth: ArrayLike, predicted: ArrayLike, target: ArrayLike, objective: str
-) -> Path:
-    """Save `calibration_figure` as a PNG; returns its path."""
-    return save(path, calibration_figure(depth, predicted, target, objective))
-
-
 def calibration_figure(
     depth: ArrayLike, predicted: ArrayLike, target: ArrayLike, objective: str
 ) -> Figure:
@@ -135,10 +109,8 @@ def calibration_figure(
         target: [P] targets, in standard units.
         objective: Its name, for the title.
     """
-    columns = [
-        np.asarray(column, dtype=np.float64).ravel() for column in (depth, predicted, target)
-    ]
-    points = np.stack(columns, 1)
+    columns = (depth, predicted, target)
+    points = np.stack([np.asarray(one, dtype=np.float64).ravel() for one in columns], 1)
     points = points[np.isfinite(points).all(1)]
     groups = _by_depth(points)
     figure = Figure(figsize=(WIDTH, 3.0 if len(groups) < 3 else 5.6), layout="constrained")
@@ -213,7 +185,8 @@ def _edges(values: Array) -> list[float]:
     if high - low < 1e-9:
         low, high = low - 0.5, high + 0.5
     count = int(np.clip(np.sqrt(values.size), 10, 40))
-    return [float(edge) for edge in np.linspace(low, high, count + 1)]
+    edges: list[float] = np.linspace(low, high, count + 1).tolist()
+    return edges
 
 
 def _number(value: Any) -> float:

@@ -1,4 +1,4 @@
-"""A rollout tree: everything one prompt's rollouts said, as one struct of arrays.
+"""A rollout tree: all rollouts of one prompt, as one structure of arrays.
 
 Node 0 is the root; its segment is the prompt. Every other node's segment is what was sampled after
 its parent's. Nodes stand in depth-first order, so a parent comes before its children. One tree
@@ -18,7 +18,6 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 NO_PARENT = -1
-ROOT = 0
 
 Path = tuple[int, ...]  # which child was taken at each level; the root is ()
 
@@ -66,7 +65,7 @@ class Tree:
 
 
 def build_tree(prompt: str, segments: Mapping[Path, Segment]) -> Tree:
-    """Put a tree together from its segments by path; the order in which they came is no matter.
+    """Build a tree from its segments by path, whatever their order.
 
     A response that ended on the first level is cut in two, so that every tree has two levels.
     """
