@@ -93,12 +93,12 @@ def _module(words: Sequence[str], name: str | None) -> tuple[str, Mapping[str, A
     """The dotted path of the module to be trained, and the arguments that the objective sets."""
     peek = ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--model", nargs="?")
-    asked = peek.parse_known_args(list(words))[0].model
+    given = peek.parse_known_args(list(words))[0].model
     objective = None if name is None else find(name)
     value: str | type = MODULE if objective is None else objective.value
     path = value if isinstance(value, str) else f"{value.__module__}.{value.__qualname__}"
-    if asked is not None and asked not in (path, path.rpartition(".")[2]):
-        return asked, {}
+    if given is not None and given not in (path, path.rpartition(".")[2]):
+        return given, {}
     return path, {} if objective is None else objective.value_args
 
 

@@ -34,8 +34,9 @@ def build(
     for name, value in {"dialogues": dialogues, "answers": answers}.items():
         if value < FEWEST:
             raise ValueError(f"{name} must be at least {FEWEST}, got {value}.")
+    from mavis.checksums import DRAFT
     from mavis.sandbox.make import make  # heavy
-    from mavis.storage import DRAFT, write_whole
+    from mavis.storage import write_whole
 
     target = Path(out) if out else ASSETS
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

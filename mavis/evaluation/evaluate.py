@@ -53,8 +53,8 @@ def evaluate(
         ValueError: there is no prompt, a setting is out of range, a reward fails, or the folder
             holds answers to other prompts.
     """
-    asked = listed(prompts)
-    if not asked:
+    prompt_list = listed(prompts)
+    if not prompt_list:
         raise ValueError("prompts must hold at least one prompt to evaluate a policy on, got none.")
     scored = [find(one) if isinstance(one, str) else one for one in objectives]
     if sampling is None:
@@ -65,12 +65,12 @@ def evaluate(
     # interruption change it.
     def make(missing: Sequence[int]) -> Iterator[Row]:
         for part in chunks(missing, max(1, PARTS * rows // max(1, n))):
-            several, count = [asked[index] for index in part], len(part)
+            several, count = [prompt_list[index] for index in part], len(part)
             settings = ([sampling] * count, [max_tokens] * count, [seed] * count)
             answers = policy.sample(several, *settings, n, rows)
             yield from map(_answer_row, part, several, chunks(answers, n))
 
-    made = collector.make(folder, make, asked, "answers", "prompts")
+    made = collector.make(folder, make, prompt_list, "answers", "prompts")
     seconds = collector.seconds["made"]  # without the rewards
     rewards = collector.score(folder, made, scored)
     return ScoredSamples(

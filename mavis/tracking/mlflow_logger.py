@@ -168,7 +168,8 @@ class Tracking(Logger):
     @rank_zero_only
     def log_data(self, name: str, source: str, prompts_count: int, digest: str) -> None:
         """Log the training data: name, source, number of prompts and hash."""
-        data = {"name": name, "source": source, "prompts_count": prompts_count, "digest": digest}
+        data: Record = {"name": name, "source": source}
+        data |= {"prompts_count": prompts_count, "digest": digest}
         self._send("the data set", lambda run: run.data(**data), [{"data": data}])
 
     @rank_zero_only

@@ -1,4 +1,4 @@
-"""The state of a fit on disk: written all or nothing, and looked at before it is opened."""
+"""The checkpoint of a fit: written completely or not at all, and checked before it is opened."""
 
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
@@ -18,14 +18,14 @@ def save_checkpoint(trainer: Trainer, file: Path) -> None:
 
 
 def check_checkpoint(file: Path) -> None:
-    """Find out whether a checkpoint is what was written.
+    """Check that a checkpoint is complete and unchanged.
 
     Raises:
-        ValueError: it is damaged, and is named.
+        ValueError: it is damaged; the message names it.
     """
     remedy = "`mavis fit` with the same options makes it again."
     check(file, remedy)
-    try:  # one from before there were checksums beside it: its format has some inside
+    try:  # an older one has no checksum file, but its format holds some
         with ZipFile(file) as parts:
             broken = parts.testzip()
     except BadZipFile as error:

@@ -50,7 +50,7 @@ class RolloutDataModule(LightningDataModule):
         template_args: arguments passed to the chat template, such as `{enable_thinking: false}`.
         reference: reference policy: sandbox/reference, a local folder or a model name on the hub.
         rounds: number of rounds of policy improvement; the first one samples from the reference
-            policy, later ones from the policy that the last round has trained.
+            policy, each later one from the policy of the round before.
         epochs: number of training passes over the trees of each round.
         trees: number of prompts per round; a tree of answers is sampled for each of them.
         first_branching: number of children per node at each level of a tree, in the first round.

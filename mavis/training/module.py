@@ -26,14 +26,14 @@ class ValueModule(LightningModule):
     """Regression of a value network on soft targets, at every sampled token.
 
     Args:
-        source: how the value model works, `action`, `state` or `shared`: values of all candidate
-            tokens from one state, values of the states after them, or values from the reference
-            model's own states, without a model that reads the text again.
+        source: kind of value model, `action`, `state` or `shared`: it values all candidate tokens
+            after reading the text once (action), reads the text with each candidate (state), or
+            uses the reference model's own states (shared).
         trunk: number of first layers of the reference model that the value model starts as a copy
             of, or another causal LM with the same tokenizer, by folder or hub name (None: half of
             the layers, at least two).
         lora: arguments of `peft.LoraConfig`, such as `{r: 8, lora_alpha: 16}`, to train adapters
-            of the copied layers only (None: all their weights are trained).
+            instead of the value model's layers (None: all weights are trained).
         lr: learning rate in the first round.
         later_lr: learning rate in later rounds, as a fraction of the first round's; these start
             from the values of the round before.

@@ -80,44 +80,43 @@ def pack_tree(tree: Tree, targets: Floats, cap: int, family: int = 0) -> list[Pa
     """
     targets = targets.copy()
     targets[: tree.start[1]] = np.nan
-    size = np.diff(tree.start)
-    below = size.copy()  # tokens of the whole subtree
-    for node in range(len(tree.parent) - 1, 0, -1):
-        below[tree.parent[node]] += below[node]
-    groups = list(_groups(tree, below, cap))
     packs, seen = [], np.zeros(len(tree.parent), dtype=bool)
-    for nodes in groups:
+    for nodes in _groups(tree, cap):
         packs.append(_pack(tree, targets, nodes, seen, family))
         seen[nodes] = True
     return packs
 
 
-def _groups(tree: Tree, below: Ints, cap: int) -> Iterator[list[int]]:
+def _groups(tree: Tree, cap: int) -> Iterator[list[int]]:
     """Lists of nodes, each a path from the root and whole subtrees below its end."""
-    children: list[list[int]] = [[] for _ in tree.parent]
-    for node, up in enumerate(tree.parent):
-        if up != NO_PARENT:
-            children[up].append(node)
+    # Nodes are in depth-first order: a subtree is the nodes from its root to before `end[root]`.
+    end = np.arange(1, len(tree.parent) + 1)
+    for node in range(len(tree.parent) - 1, 0, -1):
+        end[tree.parent[node]] = max(end[tree.parent[node]], end[node])
 
-    def subtree(node: int) -> list[int]:
-        return [node, *(n for child in children[node] for n in subtree(child))]
+    def size(node: int) -> int:
+        """Tokens of the whole subtree."""
+        return int(tree.start[end[node]] - tree.start[node])
 
     def cut(node: int, path: list[int], before: int) -> Iterator[list[int]]:
-        if before + below[node] <= cap or not children[node]:
-            yield [*path, *subtree(node)]
+        children = np.flatnonzero(tree.parent == node).tolist()
+        if before + size(node) <= cap or not children:
+            yield [*path, *range(node, end[node])]
             return
-        path, before = [*path, node], before + int(np.diff(tree.start)[node])
-        fitting: list[int] = []
-        for child in children[node]:
-            if before + below[child] > cap:
+        path, before = [*path, node], before + int(tree.start[node + 1] - tree.start[node])
+        fitting: list[int] = []  # nodes of subtrees that fit into a pack together
+        length = before
+        for child in children:
+            if before + size(child) > cap:
                 yield from cut(child, path, before)
-            elif before + sum(below[n] for n in [*fitting, child]) <= cap:
-                fitting.append(child)
-            else:
-                yield [*path, *(n for kept in fitting for n in subtree(kept))]
-                fitting = [child]
+                continue
+            if length + size(child) > cap:
+                yield [*path, *fitting]
+                fitting, length = [], before
+            fitting += range(child, end[child])
+            length += size(child)
         if fitting:
-            yield [*path, *(n for kept in fitting for n in subtree(kept))]
+            yield [*path, *fitting]
 
     yield from cut(0, [], 0)
 
@@ -126,7 +125,7 @@ def _pack(tree: Tree, targets: Floats, nodes: list[int], seen: np.ndarray, famil
     index = np.concatenate([np.arange(tree.start[n], tree.start[n + 1]) for n in nodes])
     place = np.full(len(tree.tokens) + 1, -1)  # tree token -> pack token; the last entry is "none"
     place[index] = np.arange(len(index))
-    fresh = np.concatenate([np.full(tree.start[n + 1] - tree.start[n], not seen[n]) for n in nodes])
+    fresh = np.repeat(~seen[nodes], np.diff(tree.start)[nodes])  # not supervised in another pack
     siblings = np.full(len(tree.tokens), -1)
     for node in nodes:
         if tree.parent[node] != NO_PARENT and not seen[node]:
@@ -220,5 +219,5 @@ def loader(
 ) -> DataLoader[Batch]:
     """A loader of batches, in their order, or with a seed in another order in each epoch."""
     order = None if seed is None else _Order(len(groups), seed)
-    # A sequence will do as a data set; a group is collated when it is asked for.
+    # The groups are a sequence, which is enough of a data set; each is collated when it is needed.
     return DataLoader(groups, None, sampler=order, collate_fn=collate)  # type: ignore[arg-type]

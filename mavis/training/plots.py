@@ -28,8 +28,8 @@ def reward_kl_figure(
     Args:
         rounds: Entries of `metrics.json`: round, kl, reward, reward_se, reward_reference, and
             reward_reference_se if it is known.
-        best_of_n: N, KL in nats and mean reward in standard units, for each N from 1, where the
-            reference stands.
+        best_of_n: N, KL in nats and mean reward in standard units, for each N from 1, which is
+            the reference.
         objective: Its name, for the title.
     """
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
@@ -42,13 +42,13 @@ def reward_kl_figure(
     curve = np.array(sorted(best_of_n), dtype=np.float64).reshape(-1, 3)
     curve = curve[np.isfinite(curve).all(1)]
     lead = reward - np.interp(kl, curve[:, 1], curve[:, 2]) if len(curve) else reward
-    behind = bool(np.nansum(lead) < 0)  # on which side of the curve there is room for labels
+    lagging = bool(np.nansum(lead) < 0)  # on which side of the curve there is room for labels
 
     named = np.log2(curve[:, 0]) % 1 == 0
     axes.plot(curve[:, 1], curve[:, 2], "--", marker=".", markevery=named.tolist(),
               color=ORANGE, label="best of N")  # fmt: skip
     for n, x, y in curve[named & (curve[:, 0] > 1)]:
-        plot_labels.name_point(axes, f"N = {n:.0f}", (x, y), below=not behind, color=ORANGE)
+        plot_labels.name_point(axes, f"N = {n:.0f}", (x, y), below=not lagging, color=ORANGE)
     bars: dict[str, Any] = {"capsize": 4, "linewidth": 1.2}
     last = np.flatnonzero(np.isfinite(reference))[-1:]  # measured anew in every round
     start = curve[:1, 1] if len(curve) else [0.0]  # truncation has its price at β = 0 too
@@ -60,7 +60,7 @@ def reward_kl_figure(
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     figure.draw_without_rendering()  # now it is known where the points lie
     texts = [f"round {entry.get('round', '?')}" for entry in rounds]
-    plot_labels.name_points(axes, texts, np.column_stack([kl, reward]), below=behind, color=BLUE)
+    plot_labels.name_points(axes, texts, np.column_stack([kl, reward]), below=lagging, color=BLUE)
     return figure
 
 
