@@ -99,7 +99,9 @@ def parser(function: Command, name: str) -> "ArgumentParser":
             raise ValueError(text) from ex
 
     about = parse(function.__doc__ or "")
-    description = " ".join(f"{about.short_description} {about.long_description or ''}".split())
+    description = " ".join(
+        f"{about.short_description or ''} {about.long_description or ''}".split()
+    )
     built = BriefParser(prog=f"mavis {name}", description=description)
     texts = [parse(one.__doc__ or "") for one in reversed(config.__mro__)] if config else [about]
     help_of = {each.arg_name: each.description for text in texts for each in text.params}

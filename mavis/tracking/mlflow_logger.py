@@ -209,14 +209,7 @@ class Tracking(Logger):
             self._send("metrics", lambda run: run.metrics(points), written)
 
     def _send(self, what: str, call: Call, records: Sequence[Record], seconds: int = SHORT) -> None:
-        """Make a call; if it fails, write its records to the file, and try it again later.
-
-        Args:
-            what: what is written, for an error message.
-            call: the call, which gets the run.
-            records: the same as JSON objects.
-            seconds: timeout of each request.
-        """
+        """Make a call; if it fails, write its records to the file, and try it again later."""
         if not self._down:
             outer = sys.exc_info()[1]  # a failing fit closes its run, too
             try:
