@@ -37,8 +37,8 @@ def reward_kl_figure(
     name_axes(axes, f"{objective}: reward against KL, by round", "KL to the reference (nats)")
     axes.set_ylabel(f"mean reward ({UNITS}, ± standard error)")
     keys = ("kl", "reward", "reward_se", "reward_reference", "reward_reference_se")
-    table = np.array([[_number(entry.get(key)) for key in keys] for entry in rounds])
-    kl, reward, error, reference, reference_error = table.reshape(-1, 5).T
+    table = [[entry.get(key) for key in keys] for entry in rounds]  # None becomes NaN
+    kl, reward, error, reference, reference_error = np.array(table, float).reshape(-1, 5).T
     curve = np.array(sorted(best_of_n), dtype=np.float64).reshape(-1, 3)
     curve = curve[np.isfinite(curve).all(1)]
     lead = reward - np.interp(kl, curve[:, 1], curve[:, 2]) if len(curve) else reward
@@ -189,9 +189,6 @@ def _edges(values: Array) -> list[float]:
     return edges
 
 
-def _number(value: Any) -> float:
-    return np.nan if value is None else float(value)
-
-
 def _finite(values: Sequence[float]) -> Array:
-    return np.array([x for x in map(_number, values) if np.isfinite(x)], dtype=np.float64)
+    array = np.array(values, dtype=np.float64)
+    return array[np.isfinite(array)]
