@@ -54,13 +54,7 @@ class Option(NamedTuple):
 
 
 def page(words: Sequence[str], summary: str, name: str | None) -> str:
-    """The help of a training command.
-
-    Args:
-        words: of the command line; they may name another module by `--model`.
-        summary: what the command does, in a line.
-        name: the objective, if one was named.
-    """
+    """The help of a training command, given the arguments and the objective, if one is named."""
     module, given = _module(words, name)
     data = [option for option in options(DATA) if option.name not in ("objectives", "seed")]
     model = [("--model CLASS", "dotted path of another LightningModule")]

@@ -29,11 +29,7 @@ WIDTH = 18  # of the names
 
 
 def overview(summaries: Mapping[Words, str]) -> str:
-    """List all commands, starting with those that a new user needs.
-
-    Args:
-        summaries: one-line description of each command.
-    """
+    """List all commands with their summaries, starting with those that a new user needs."""
     lines = ["usage: mavis COMMAND [OPTIONS]     (mavis COMMAND --help lists a command's options)"]
     for title, examples in EXAMPLES.items():
         lines += ["", f"{title}:"]

@@ -81,12 +81,7 @@ def parameters(function: Command) -> Mapping[str, Parameter]:
 
 
 def parser(function: Command, name: str) -> "ArgumentParser":
-    """Build the parser of a plain command, which raises a ValueError for invalid arguments.
-
-    Args:
-        function: the command.
-        name: the command's name, as in `mavis NAME`.
-    """
+    """Build the parser of `mavis NAME`, which raises a ValueError for invalid arguments."""
     from docstring_parser import parse
     from jsonargparse import ArgumentParser
 

@@ -26,11 +26,10 @@ from mavis.storage import read_json, write_json, write_whole
 from mavis.tracking.mlflow_logger import Tracking
 from mavis.tracking.mlflow_run import SAMPLE_COLUMNS
 from mavis.training import plots
-from mavis.training.checkpoint import save_checkpoint
 from mavis.training.data import RolloutDataModule
 from mavis.training.module import ValueModule
 from mavis.training.progress_bar import aside
-from mavis.training.run_settings import LAST, METRICS
+from mavis.training.run_folder import LAST, METRICS, save_checkpoint
 
 VALUE = "value"
 LEARNED = ("r2", "val_loss", "sibling_rank_correlation")  # of the values on held-out trees
@@ -64,9 +63,8 @@ class Rounds(Callback):
         """Resume after the finished rounds."""
         self._entries = state_dict["entries"]
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, _: LightningModule) -> None:
         """Track the training data, and repair what earlier rounds have written."""
-        del pl_module
         data = self._data
         if trainer.is_global_zero:
             self._repair()
@@ -78,17 +76,15 @@ class Rounds(Callback):
             if isinstance(logger, Tracking):
                 logger.log_data(Path(data.source).name, data.source, len(prompts), content)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, _: LightningModule) -> None:
         """At the start of a round, restart the optimizer and its schedule."""
-        del pl_module
         if trainer.current_epoch % self._data.epochs == 0:
             self._started = time.perf_counter()
             if trainer.current_epoch > 0:
                 trainer.strategy.setup_optimizers(trainer)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, _: LightningModule) -> None:
         """At the end of a round, measure the policy and save everything."""
-        del pl_module
         data, ended = self._data, trainer.current_epoch + 1
         if ended % data.epochs and ended != trainer.max_epochs:
             return
@@ -123,9 +119,8 @@ class Rounds(Callback):
 
     on_test_start = on_validation_start
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, _: LightningModule) -> None:
         """Print the result of `mavis validate`; in a fit the round's line comes later."""
-        del pl_module
         if trainer.state.fn == "validate" and trainer.is_global_zero:
             result = {name: float(value) for name, value in trainer.callback_metrics.items()}
             with aside(trainer):
@@ -135,11 +130,10 @@ class Rounds(Callback):
                     flush=True,
                 )
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_end(self, trainer: Trainer, _: LightningModule) -> None:
         """Measure the policy on the test prompts."""
-        del pl_module
         folder = self._data.folder
-        entry, _ = self._measure(trainer, "test", folder / "test" / f"{self._data.round}")
+        entry = self._measure(trainer, "test", folder / "test" / f"{self._data.round}")[0]
         if trainer.is_global_zero:
             write_json(folder / "test.json", entry)
             with aside(trainer):

@@ -27,7 +27,7 @@ from mavis.training.collect import collect_trees
 from mavis.training.packing import Batch, Pack, batches, loader, round_packs
 from mavis.training.progress_bar import aside
 from mavis.training.rollout import Shape
-from mavis.training.run_settings import IDENTITY, METRICS, check_reference
+from mavis.training.run_folder import IDENTITY, METRICS, check_reference
 from mavis.training.tree import Tree
 
 VALIDATION_TREES = 16

@@ -7,11 +7,12 @@ forward of the pack equals one forward per path of the tree.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 
 from mavis.reward import Units, standardised
@@ -154,11 +155,8 @@ def collate(packs: Sequence[Pack]) -> Batch:
     width = max(len(pack.tokens) for pack in packs)
 
     def padded(arrays: Sequence[np.ndarray], value: float) -> Tensor:
-        shape = (len(packs), width, *arrays[0].shape[1:])
-        out = np.full(shape, value, dtype=arrays[0].dtype)
-        for row, array in zip(out, arrays, strict=True):
-            row[: len(array)] = array
-        return torch.from_numpy(out)
+        tensors = [torch.from_numpy(array) for array in arrays]
+        return pad_sequence(tensors, batch_first=True, padding_value=value)
 
     # Padding sees itself, so that no row of the softmax is empty.
     mask = np.tile(np.eye(width, dtype=bool), (len(packs), 1, 1))
@@ -219,5 +217,5 @@ def loader(
 ) -> DataLoader[Batch]:
     """A loader of batches, in their order, or with a seed in another order in each epoch."""
     order = None if seed is None else _Order(len(groups), seed)
-    # The groups are a sequence, which is enough of a data set; each is collated when it is needed.
-    return DataLoader(groups, None, sampler=order, collate_fn=collate)  # type: ignore[arg-type]
+    data: Any = groups  # a sequence will do as a data set; a group is collated when it is needed
+    return DataLoader(data, batch_size=None, sampler=order, collate_fn=collate)

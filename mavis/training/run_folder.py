@@ -1,12 +1,15 @@
-"""The settings and the reference policy of a run folder: saved, and compared when it resumes."""
+"""The settings, reference policy and checkpoint of a run folder: saved, and checked on resuming."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import yaml
+from lightning.pytorch import Trainer
 
+from mavis.checksums import check, install
 from mavis.decoding.reference import ReferencePolicy
 from mavis.storage import read_json, write_json, write_whole
 from mavis.versions import FORMAT, check_format, same_class
@@ -113,6 +116,32 @@ def check_reference(folder: Path, reference: ReferencePolicy, keep: bool = True)
             )
     if keep and before != now | {"format": FORMAT}:
         write_json(file, now | {"format": FORMAT})
+
+
+def save_checkpoint(trainer: Trainer, file: Path) -> None:
+    """Save the state of the fit, all or nothing; every process must call this."""
+    draft = file.with_name(file.name + ".part")
+    trainer.save_checkpoint(draft, weights_only=False)
+    if trainer.is_global_zero:
+        install(draft, file)
+    trainer.strategy.barrier()
+
+
+def check_checkpoint(file: Path) -> None:
+    """Check that a checkpoint is complete and unchanged.
+
+    Raises:
+        ValueError: it is damaged; the message names it.
+    """
+    remedy = "`mavis fit` with the same options makes it again."
+    check(file, remedy)
+    try:  # an older one has no checksum file, but its format holds some
+        with ZipFile(file) as parts:
+            broken = parts.testzip()
+    except BadZipFile as error:
+        raise ValueError(f"{file} is damaged ({error}): {remedy}") from error
+    if broken is not None:
+        raise ValueError(f"{file} is damaged ({broken}): {remedy}")
 
 
 def _digest(text: str) -> str:
