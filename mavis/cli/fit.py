@@ -87,7 +87,7 @@ class MavisCLI(LightningCLI):
         parser.add_argument("--objective", type=names, help="name of an installed objective")
         parser.add_argument("--out", type=str, default=out, help="output folder of the run")
         parser.add_argument("--tracking", type=str | None, help=uri)
-        parser.link_arguments("objective", "data.objectives", compute_fn=_alone)
+        parser.link_arguments("objective", "data.objectives", compute_fn=lambda name: (name,))
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("out", "trainer.default_root_dir")
         parser.link_arguments("data.epochs", "trainer.check_val_every_n_epoch")
@@ -204,10 +204,6 @@ def train(args: list[str], objective: str | None) -> None:
             MavisCLI(args, objective, stack)
         except SIGTERMException as stop:  # has no exit status, so it would look like success
             raise Terminated(signal.SIGTERM) from stop
-
-
-def _alone(objective: str) -> tuple[str, ...]:
-    return (objective,)
 
 
 def _precision(precision: str | int | None, accelerator: str | Any) -> str | None:
