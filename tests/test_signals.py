@@ -124,7 +124,7 @@ def test_every_command_says_that_it_did_not_finish(command, name, monkeypatch, c
     words = tuple(command.split())
     monkeypatch.setattr("mavis.cli.main.commands", lambda: {words: lambda: kill(name)})
     assert main(words) == STATUS[name]
-    more = "; the same command goes on from here" if command in RESUMED else ""
+    more = "; the same command resumes from here" if command in RESUMED else ""
     assert capsys.readouterr().err == f"mavis: terminated{more}.\n"
 
 
@@ -134,7 +134,7 @@ def test_a_trainer_that_hears_the_signal_itself(monkeypatch, capsys):
 
     monkeypatch.setattr("mavis.cli.fit.train", trained)
     assert main(["fit", "--objective", "humor"]) == 143
-    assert capsys.readouterr().err == "mavis: terminated; the same command goes on from here.\n"
+    assert capsys.readouterr().err == "mavis: terminated; the same command resumes from here.\n"
 
 
 TERMINATES = """
@@ -168,7 +168,7 @@ def test_a_fit_that_is_terminated_goes_on(fit_words, tiny_fit, plugin, tmp_path,
         env=os.environ | {"PYTHONPATH": places},
     )
     assert done.returncode == 143, done.stderr
-    assert done.stderr.endswith("mavis: terminated; the same command goes on from here.\n")
+    assert done.stderr.endswith("mavis: terminated; the same command resumes from here.\n")
     assert list((out / "rollouts").iterdir())
     assert "round 1" not in done.stdout
     assert main(words) == 0

@@ -14,13 +14,8 @@ INPUT = (  # errors caused by the user's input
     *(ValueError, LookupError, FileNotFoundError, FileExistsError),
     *(NotADirectoryError, IsADirectoryError, PermissionError),
 )
-SENTENCES = (
-    ValueError,
-    LookupError,
-    OSError,
-    ImportError,
-    RuntimeError,
-)  # errors that mavis raises with whole sentences, which need no class name
+# Errors that mavis raises with whole sentences, which need no class name.
+SENTENCES = (ValueError, LookupError, OSError, ImportError, RuntimeError)
 MEMORY = "lower --rows (--data.rows of a fit) or --max_tokens, so that less is held at a time"
 FULL = os.strerror(errno.ENOSPC)  # "No space left on device"
 FREE_SPACE = "Free some space and give the same command again; what a fit has finished is kept."
@@ -33,21 +28,21 @@ def complaint(error: BaseException) -> str:
     is added, and how to see the traceback.
     """
     if _is_memory(error):
-        said = f": {_first(error)}" if str(error) else ""
-        return _short(f"out of memory ({MEMORY}){said}")
+        more = f": {_first(error)}" if str(error) else ""
+        return _short(f"out of memory ({MEMORY}){more}")
+    text = _system(error) if isinstance(error, OSError) else _first(error)
     if FULL in str(error):  # libraries have classes of their own for it
-        told = _system(error) if isinstance(error, OSError) else _first(error)
-        return _short(f"{told.rstrip('.')}. {FREE_SPACE}")
+        return _short(f"{text.rstrip('.')}. {FREE_SPACE}")
     if isinstance(error, UnicodeError):
         return _short(f"a text is not UTF-8: {error}; --debug shows which file it is.")
-    text = _system(error) if isinstance(error, OSError) else _first(error)
+    named = (
+        f"{type(error).__name__}: {text}" if text else f"{type(error).__name__}, without a message"
+    )
     if is_ours(error) and text:
-        return _short(text if isinstance(error, SENTENCES) else f"{type(error).__name__}: {text}")
+        return _short(text if isinstance(error, SENTENCES) else named)
     if isinstance(error, OSError | ImportError) and text:
         return _short(text)
-    name = type(error).__name__
-    told = f"{name}: {text}" if text else f"{name}, without a message"
-    return _short(f"{told.rstrip('. ')}; --debug shows where.")
+    return _short(f"{named.rstrip('. ')}; --debug shows where.")
 
 
 def status(error: BaseException) -> int:
@@ -66,10 +61,9 @@ def is_ours(error: BaseException) -> bool:
 
 
 def _is_memory(error: BaseException) -> bool:
-    torch_says = type(error).__name__ == "OutOfMemoryError" or (
-        isinstance(error, RuntimeError) and "allocate memory" in str(error)
-    )
-    return torch_says or isinstance(error, MemoryError)
+    of_torch = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    named = type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported here
+    return of_torch or named or isinstance(error, MemoryError)
 
 
 def _system(error: OSError) -> str:

@@ -1,6 +1,7 @@
 """`mavis fit`, `validate` and `test`: LightningCLI, configured by the name of an objective."""
 
 import logging
+import operator
 import os
 import shutil
 import signal
@@ -24,10 +25,9 @@ from mavis.signals import Terminated
 from mavis.storage import alone_in
 from mavis.tracking.mlflow_logger import Tracking
 from mavis.training.callbacks import Rounds
-from mavis.training.checkpoint import check_checkpoint
 from mavis.training.data import RolloutDataModule
 from mavis.training.progress_bar import Bar
-from mavis.training.run_settings import LAST, check_same_run, keep_settings
+from mavis.training.run_folder import LAST, check_checkpoint, check_same_run, keep_settings
 
 QUIET = (
     "LightningCLI's args parameter",  # `main` takes its words apart before Lightning sees them
@@ -35,8 +35,6 @@ QUIET = (
     ".*does not have many workers",  # batches are made in memory
     ".*`self.log.*on_epoch.*sync_dist",  # every rank validates on all trees
 )
-
-
 LEGACY = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 
 
@@ -63,10 +61,7 @@ class MavisCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             trainer_defaults={
-                "callbacks": [
-                    Rounds(),
-                    Bar(refresh_rate=10, console_kwargs={"stderr": True}),
-                ],
+                "callbacks": [Rounds(), Bar(refresh_rate=10, console_kwargs={"stderr": True})],
                 "gradient_clip_val": 1.0,
                 "log_every_n_steps": 10,
                 "num_sanity_val_steps": 0,
@@ -87,24 +82,16 @@ class MavisCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add `--objective`, `--out` and `--tracking`, and link them to the options they set."""
-        parser.add_argument(
-            "--objective",
-            type=Literal[tuple(available())],
-            help="name of an installed objective",
-        )
-        parser.add_argument(
-            "--out", type=str, default=f"runs/{self.objective}", help="output folder of the run"
-        )
-        parser.add_argument(
-            "--tracking",
-            type=str | None,
-            help="MLflow tracking URI (default: MLFLOW_TRACKING_URI, or mlflow.db beside --out)",
-        )
-        parser.link_arguments("objective", "data.objectives", compute_fn=_alone)
+        uri = "MLflow tracking URI (default: MLFLOW_TRACKING_URI, or mlflow.db beside --out)"
+        names, out = Literal[tuple(available())], f"runs/{self.objective}"
+        parser.add_argument("--objective", type=names, help="name of an installed objective")
+        parser.add_argument("--out", type=str, default=out, help="output folder of the run")
+        parser.add_argument("--tracking", type=str | None, help=uri)
+        parser.link_arguments("objective", "data.objectives", compute_fn=lambda name: (name,))
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("out", "trainer.default_root_dir")
         parser.link_arguments("data.epochs", "trainer.check_val_every_n_epoch")
-        parser.link_arguments(("data.rounds", "data.epochs"), "trainer.max_epochs", _product)
+        parser.link_arguments(("data.rounds", "data.epochs"), "trainer.max_epochs", operator.mul)
         if self.objective is not None:
             objective = find(self.objective)
             value = objective.value
@@ -115,9 +102,9 @@ class MavisCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the options, and check a given checkpoint before Lightning opens it."""
         super().parse_arguments(parser, args)
-        named = self.config[self.config.subcommand].get("ckpt_path")
-        if named is not None and Path(named).is_file():
-            check_checkpoint(Path(named))
+        file = self.config[self.config.subcommand].get("ckpt_path")
+        if file is not None and Path(file).is_file():
+            check_checkpoint(Path(file))
 
     def before_instantiate_classes(self) -> None:
         """Check the run's folder before anything is loaded."""
@@ -126,7 +113,7 @@ class MavisCLI(LightningCLI):
         text = self.parser.dump(self.config, skip_unset=False)
         self.settings: dict[str, Any] = yaml.safe_load(text)[self.subcommand]
         self.folder = Path(self.settings["out"])
-        if self.settings["trainer"]["fast_dev_run"]:  # separate: it must not pass for a round
+        if self.settings["trainer"]["fast_dev_run"]:  # separate, as it is no complete round
             self.folder /= "fast_dev_run"
             shutil.rmtree(self.folder, ignore_errors=True)
             self.config[self.subcommand]["trainer"]["default_root_dir"] = str(self.folder)
@@ -160,16 +147,16 @@ class MavisCLI(LightningCLI):
             aside = last.with_name(last.name + ".damaged")
             last.replace(aside)
             print(
-                f"mavis: {error} It is kept as {aside.name}, and training begins again on the "
-                "rollouts that are there.",
+                f"mavis: {error} It is kept as {aside.name}, and training starts again on the "
+                "saved rollouts.",
                 file=sys.stderr,
             )
         text = keep_settings(self.folder, self.settings)
         for logger in self.trainer.loggers:
             if isinstance(logger, Tracking):
                 logger.log_config(text)
-                kept = {k: self.settings[k] for k in ("objective", "model", "data")}
-                logger.log_hyperparams({"seed": self.settings["seed_everything"], **kept})
+                main = {k: self.settings[k] for k in ("objective", "model", "data")}
+                logger.log_hyperparams({"seed": self.settings["seed_everything"], **main})
         self._resume()
 
     def before_validate(self) -> None:
@@ -217,14 +204,6 @@ def train(args: list[str], objective: str | None) -> None:
             MavisCLI(args, objective, stack)
         except SIGTERMException as stop:  # has no exit status, so it would look like success
             raise Terminated(signal.SIGTERM) from stop
-
-
-def _alone(objective: str) -> tuple[str, ...]:
-    return (objective,)
-
-
-def _product(rounds: int, epochs: int) -> int:
-    return rounds * epochs
 
 
 def _precision(precision: str | int | None, accelerator: str | Any) -> str | None:

@@ -54,24 +54,16 @@ class Option(NamedTuple):
 
 
 def page(words: Sequence[str], summary: str, name: str | None) -> str:
-    """The help of a training command.
-
-    Args:
-        words: of the command line; they may name another module by `--model`.
-        summary: what the command does, in a line.
-        name: the objective, if one was named.
-    """
+    """The help of a training command, given the arguments and the objective, if one is named."""
     module, given = _module(words, name)
     data = [option for option in options(DATA) if option.name not in ("objectives", "seed")]
     model = [("--model CLASS", "dotted path of another LightningModule")]
     try:
-        found = options(module)
+        for option in options(module):
+            own = option._replace(default=str(given.get(option.name, option.default)))
+            model.append(_line(f"--model.{option.name}", own))
     except (ImportError, SyntaxError) as error:
         model.append(("", f"(its options cannot be read: {error})"))
-        found = []
-    for option in found:
-        own = option._replace(default=str(given.get(option.name, option.default)))
-        model.append(_line(f"--model.{option.name}", own))
     parts = {
         "what to fit": _own(),
         "prompts, reference and rollouts": [_line(f"--data.{o.name}", o) for o in data],
@@ -95,12 +87,12 @@ def _module(words: Sequence[str], name: str | None) -> tuple[str, Mapping[str, A
     """The dotted path of the module to be trained, and the arguments that the objective sets."""
     peek = ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--model", nargs="?")
-    asked = peek.parse_known_args(list(words))[0].model
+    given = peek.parse_known_args(list(words))[0].model
     objective = None if name is None else find(name)
     value: str | type = MODULE if objective is None else objective.value
     path = value if isinstance(value, str) else f"{value.__module__}.{value.__qualname__}"
-    if asked is not None and asked not in (path, path.rpartition(".")[2]):
-        return asked, {}
+    if given is not None and given not in (path, path.rpartition(".")[2]):
+        return given, {}
     return path, {} if objective is None else objective.value_args
 
 
@@ -109,8 +101,11 @@ def _own() -> list[tuple[str, str]]:
     return [
         ("--objective NAME", f"one of {', '.join(available()) or 'none, as none is installed'}"),
         ("-c, --config FILE", "YAML file with any of these options; the last value given counts"),
-        ("--out FOLDER", "output folder, from which the run also resumes (default: runs/NAME)"),
-        ("--tracking URI", "of MLflow (default: MLFLOW_TRACKING_URI, or mlflow.db beside --out)"),
+        ("--out FOLDER", "output folder; the same command resumes from there (default: runs/NAME)"),
+        (
+            "--tracking URI",
+            "MLflow tracking URI (default: MLFLOW_TRACKING_URI, or mlflow.db beside --out)",
+        ),
         ("--seed_everything N", "seed of all random draws (default: 0)"),
         ("--print_config", "print all settings as YAML, usable with -c, and exit"),
     ]
@@ -120,8 +115,8 @@ def _line(words: str, option: Option) -> tuple[str, str]:
     """Format an option: its flag, and its help text with type and default."""
     known = option.default not in (None, "None")
     notes = [option.kind, f"default: {option.default}" if known else ""]
-    said = ", ".join(note for note in notes if note)
-    return words, f"{option.text.rstrip('.')}{f' ({said})' if said else ''}".strip()
+    note = ", ".join(filter(None, notes))
+    return words, f"{option.text.rstrip('.')}{f' ({note})' if note else ''}".strip()
 
 
 def _entry(words: str, text: str, width: int) -> list[str]:
@@ -134,7 +129,7 @@ def _entry(words: str, text: str, width: int) -> list[str]:
 
 
 def options(path: str) -> list[Option]:
-    """The arguments of a class, those that it hands on to a parent included.
+    """The arguments of a class, including those that it passes on to its parents.
 
     Args:
         path: dotted, `package.module.Class`.
@@ -143,15 +138,12 @@ def options(path: str) -> list[Option]:
         ImportError: there is no such module, or no such class in it.
     """
     module, _, name = path.rpartition(".")
-    tree = _source(module)
-    for node in tree.body:
+    for node in _source(module).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return list(_arguments(node, module))
-        if isinstance(node, ast.ImportFrom):  # handed on from another module
-            for alias in node.names:
-                if (alias.asname or alias.name) == name and node.module and not node.level:
-                    return options(f"{node.module}.{alias.name}")
-    raise ImportError(f"there is no class {name} in {module}.")
+    if (home := _where(name, module)) is None:
+        raise ImportError(f"there is no class {name} in {module}.")
+    return options(home)  # it is imported there from another module
 
 
 def _arguments(node: ast.ClassDef, module: str) -> Iterator[Option]:
@@ -208,22 +200,20 @@ def _texts(docstring: str) -> dict[str, str]:
     """The help of each argument."""
     from docstring_parser import parse
 
-    found = parse(docstring).params
-    return {p.arg_name: " ".join((p.description or "").split()) for p in found}
+    return {p.arg_name: " ".join((p.description or "").split()) for p in parse(docstring).params}
 
 
 def _where(name: str, module: str) -> str | None:
-    """The dotted path of a class that a module calls by a name; None: it is none of a module's."""
+    """The dotted path of a class that a module calls by a name; None if it has no such class."""
     for node in _source(module).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return f"{module}.{name}"
-        if isinstance(node, ast.ImportFrom | ast.Import):
-            for alias in node.names:
-                called, home = alias.asname or alias.name, getattr(node, "module", None)
-                if called == name and home:
-                    return f"{home}.{alias.name}"
-                if name.startswith(f"{called}.") and home is None:
-                    return f"{alias.name}{name.removeprefix(called)}"
+        for alias in node.names if isinstance(node, ast.ImportFrom | ast.Import) else ():
+            called, home = alias.asname or alias.name, getattr(node, "module", None)
+            if called == name and home and not getattr(node, "level", 0):
+                return f"{home}.{alias.name}"
+            if name.startswith(f"{called}.") and isinstance(node, ast.Import):
+                return f"{alias.name}{name.removeprefix(called)}"
     return None
 
 

@@ -93,13 +93,13 @@ def _stopped(stop: KeyboardInterrupt | SystemExit | Terminated, command: str) ->
     """Print that a command was stopped, and whether it can be resumed."""
     # Lightning exits on an interrupt: what it was is in the context.
     if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
-        said, code = "interrupted", 130
+        event, code = "interrupted", 130
     elif isinstance(stop, Terminated):
-        said, code = "terminated", stop.status
+        event, code = "terminated", stop.status
     else:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    resumed = "; the same command goes on from here" if command in RESUMED else ""
-    print(f"mavis: {said}{resumed}.", file=sys.stderr)
+    resumed = "; the same command resumes from here" if command in RESUMED else ""
+    print(f"mavis: {event}{resumed}.", file=sys.stderr)
     return code
 
 
@@ -137,18 +137,18 @@ def _summaries() -> dict[tuple[str, ...], str]:
 
 
 def _objective(words: list[str]) -> str | None:
-    """The objective that a training command names, itself or in a configuration file.
+    """The objective that a training command names, on the command line or in a configuration file.
 
-    It is looked up first: that takes no time, and the training commands take seconds to load.
+    It is looked up before the training commands are imported, which takes seconds.
     """
     from mavis.objective import available, find
 
     peek = ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--objective", nargs="?")
     peek.add_argument("-c", "--config", action="append", default=[], nargs="?")
-    known = peek.parse_known_args(words)[0]
-    name: str | None = known.objective
-    for file in reversed(known.config):
+    options = peek.parse_known_args(words)[0]
+    name: str | None = options.objective
+    for file in reversed(options.config):
         if file is None:
             raise ValueError("-c needs the name of a configuration file.")
         if not Path(file).is_file():
@@ -164,27 +164,26 @@ def _objective(words: list[str]) -> str | None:
 
 def _run_plain(words: list[str]) -> None:
     """Call the command that the first words name with the remaining arguments."""
-    table = commands()
+    functions = commands()
     for length in (2, 1):
-        if (name := tuple(words[:length])) in table:
-            call(table[name], " ".join(name), words[length:])
+        if (name := tuple(words[:length])) in functions:
+            call(functions[name], " ".join(name), words[length:])
             return
-    shown = family(words[0], _summaries())
-    if shown and not [word for word in words[1:] if not word.startswith("-")]:
-        print(shown)
-        return
-    raise ValueError(unknown(words, _summaries()))
+    text = family(words[0], _summaries())
+    if not text or not all(word.startswith("-") for word in words[1:]):
+        raise ValueError(unknown(words, _summaries()))
+    print(text)
 
 
 def _versions() -> str:
     """Return the versions of mavis and its main libraries, for logs and bug reports."""
-    found = [f"version {version('mavis')}", f"Python {python_version()}"]
+    versions = [f"version {version('mavis')}", f"Python {python_version()}"]
     for name in LIBRARIES:
         try:
-            found.append(f"{name} {version(name)}")
+            versions.append(f"{name} {version(name)}")
         except PackageNotFoundError:
-            found.append(f"no {name}")
-    return ", ".join(found)
+            versions.append(f"no {name}")
+    return ", ".join(versions)
 
 
 if __name__ == "__main__":

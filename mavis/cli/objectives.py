@@ -6,9 +6,8 @@ Results go to stdout and progress to stderr. Argument parsing is elsewhere.
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mavis.loudness import quiet
 from mavis.objective import Objective, find, listing
@@ -39,8 +38,7 @@ _PROBES = (  # (prompt, reply): various tones, and inputs on which rewards often
 )
 
 
-@dataclass(frozen=True)
-class _Sample:
+class _Sample(NamedTuple):
     kind: str  # "good" or "bad"; "" for a built-in reply
     prompt: str
     reply: str
@@ -69,7 +67,7 @@ def new_objective(name: str, out: str = ".") -> None:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         print(f"wrote {path}")
     print("Next:")
-    print(f"  pip install -e {folder if folder.is_absolute() else Path(folder)}")
+    print(f"  pip install -e {folder}")
     print(f"  mavis objectives check {name}")
     print(f"  mavis fit --objective {name}")
 
@@ -118,20 +116,18 @@ def _samples(objective: Objective) -> list[_Sample]:
 def _score(objective: Objective, samples: Sequence[_Sample]) -> "Tensor":
     """Score B samples [B] by the same function that a fit uses."""
     prompts, replies = [s.prompt for s in samples], [s.reply for s in samples]
-    one = objective
-    return score(one.name, one.reward, prompts, replies, one.scores_thoughts)
+    return score(objective.name, objective.reward, prompts, replies, objective.scores_thoughts)
 
 
 def _speed(objective: Objective, samples: Sequence[_Sample]) -> float:
     """Measure the replies per second of a reward that has run once already."""
-    few, many = [*samples], [*samples] * -(-_TIMED // len(samples))
-    for some in (few, many):
+    for times in (1, -(-_TIMED // len(samples))):
         start = time.perf_counter()
-        _score(objective, some)
+        _score(objective, [*samples] * times)
         seconds = time.perf_counter() - start
         if seconds > _LONG:  # slow enough that a few replies give a reliable timing
             break
-    return len(some) / max(seconds, 1e-9)
+    return times * len(samples) / max(seconds, 1e-9)
 
 
 def _oddities(
@@ -140,8 +136,7 @@ def _oddities(
     """Yield problems that look like mistakes, although a fit could run with them."""
     import torch
 
-    abstained = [sample for sample, nan in zip(samples, scores.isnan(), strict=True) if nan]
-    if abstained:
+    if abstained := [s for s, nan in zip(samples, scores.isnan(), strict=True) if nan]:
         first = _short(abstained[0].reply, 40)
         yield f"abstained for {len(abstained)} of {len(samples)} replies, the first {first}."
     for index in range(0, 2 * len(objective.examples), 2):
@@ -151,12 +146,12 @@ def _oddities(
     if speed < _SLOW:
         yield f"slow: {_FIT:,} replies, a small fit, take about {_FIT / speed / 60:,.0f} minutes."
 
-    judged = [s for s, nan in zip(samples, scores.isnan(), strict=True) if not nan]
+    scored = [s for s, nan in zip(samples, scores.isnan(), strict=True) if not nan]
     known = scores[~scores.isnan()]
     same: dict[str, Callable[[], Tensor]] = {
-        "change from call to call": lambda: _score(objective, judged),
-        "change with the order of replies": lambda: _score(objective, judged[::-1]).flip(0),
-        "change with the batch size": lambda: torch.cat([_score(objective, [s]) for s in judged]),
+        "change from call to call": lambda: _score(objective, scored),
+        "change with the order of replies": lambda: _score(objective, scored[::-1]).flip(0),
+        "change with the batch size": lambda: torch.cat([_score(objective, [s]) for s in scored]),
     }
     spread = known.std().item()
     for what, again in same.items():

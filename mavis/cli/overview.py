@@ -2,62 +2,49 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import NamedTuple
 
 from mavis.cli.parsing import EVERYWHERE
 
 Words = tuple[str, ...]
 
-
-class Entry(NamedTuple):
-    """A command as the overview shows it."""
-
-    name: Words
-    example: str
-
-
-FIRST = (
-    Entry(("fit",), "mavis fit --objective humor"),
-    Entry(("generate",), 'mavis generate "How do I cook rice?" --weights.humor 1 --compare'),
-    Entry(("objectives", "list"), "mavis objectives list"),
-    Entry(("objectives", "new"), "mavis objectives new brevity"),
-    Entry(("objectives", "check"), "mavis objectives check humor"),
-)
-LATER = (
-    Entry(("validate",), "mavis validate --objective humor"),
-    Entry(("test",), "mavis test --objective humor"),
-    Entry(("pareto",), "mavis pareto --objectives humor,helpfulness --methods best_of,mavis"),
-    Entry(("tune",), "mavis tune --objectives humor"),
-    Entry(("parm",), "mavis parm --objectives humor,helpfulness"),
-    Entry(("judge",), "mavis judge ours.jsonl theirs.jsonl --model NAME --url http://HOST/v1"),
-    Entry(("sandbox", "build"), "mavis sandbox build"),
-)
-PARTS = (("getting started", FIRST), ("evaluation, comparison and more", LATER))
+EXAMPLES = {  # one of each command, by part of the overview
+    "getting started": {
+        ("fit",): "mavis fit --objective humor",
+        ("generate",): 'mavis generate "How do I cook rice?" --weights.humor 1 --compare',
+        ("objectives", "list"): "mavis objectives list",
+        ("objectives", "new"): "mavis objectives new brevity",
+        ("objectives", "check"): "mavis objectives check humor",
+    },
+    "evaluation, comparison and more": {
+        ("validate",): "mavis validate --objective humor",
+        ("test",): "mavis test --objective humor",
+        ("pareto",): "mavis pareto --objectives humor,helpfulness --methods best_of,mavis",
+        ("tune",): "mavis tune --objectives humor",
+        ("parm",): "mavis parm --objectives humor,helpfulness",
+        ("judge",): "mavis judge ours.jsonl theirs.jsonl --model NAME --url http://HOST/v1",
+        ("sandbox", "build"): "mavis sandbox build",
+    },
+}
 WIDTH = 18  # of the names
 
 
 def overview(summaries: Mapping[Words, str]) -> str:
-    """List all commands, starting with those that a new user needs.
-
-    Args:
-        summaries: one-line description of each command.
-    """
+    """List all commands with their summaries, starting with those that a new user needs."""
     lines = ["usage: mavis COMMAND [OPTIONS]     (mavis COMMAND --help lists a command's options)"]
-    for title, entries in PARTS:
+    for title, examples in EXAMPLES.items():
         lines += ["", f"{title}:"]
-        for name, example in entries:
+        for name, example in examples.items():
             lines += [_line(name, summaries[name]), f"  {'':<{WIDTH}}   $ {example}"]
     lines += ["", "with every command:"]
-    lines += [f"  {', '.join(flags):<{WIDTH}} {said}" for flags, said in EVERYWHERE]
+    lines += [f"  {', '.join(flags):<{WIDTH}} {text}" for flags, text in EVERYWHERE]
     lines.append(f"  {'--version':<{WIDTH}} print the version and exit")
     return "\n".join(lines)
 
 
 def family(first: str, summaries: Mapping[Words, str]) -> str:
     """List the subcommands of a command; empty if it has none."""
-    mine = [name for name in summaries if name[0] == first and len(name) > 1]
-    shown = [*(_line(name, summaries[name]) for name in mine)]
-    return "\n".join([f"usage: mavis {first} COMMAND [OPTIONS]", "", *shown]) if mine else ""
+    lines = [_line(n, text) for n, text in summaries.items() if n[0] == first and len(n) > 1]
+    return "\n".join([f"usage: mavis {first} COMMAND [OPTIONS]", "", *lines]) if lines else ""
 
 
 def unknown(words: Iterable[str], names: Iterable[Words]) -> str:
@@ -69,16 +56,16 @@ def unknown(words: Iterable[str], names: Iterable[Words]) -> str:
     asked, known = list(words)[:2], list(names)
     families = {name[0] for name in known if len(name) > 1}
     near = list(_nearest(asked, known))
-    said = " ".join(asked if asked[0] in families or (near and " " in near[0]) else asked[:1])
+    name = " ".join(asked if asked[0] in families or (near and " " in near[0]) else asked[:1])
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"no command {said!r}{hint}; there are: {', '.join(map(' '.join, known))}."
+    return f"no command {name!r}{hint}; there are: {', '.join(map(' '.join, known))}."
 
 
 def _nearest(asked: list[str], known: list[Words]) -> Iterator[str]:
     for length in (2, 1):
-        told = [" ".join(name) for name in known if len(name) == length]
+        names = [" ".join(name) for name in known if len(name) == length]
         if len(asked) >= length:
-            yield from get_close_matches(" ".join(asked[:length]), told, n=1, cutoff=0.7)
+            yield from get_close_matches(" ".join(asked[:length]), names, n=1, cutoff=0.7)
     firsts = {name[0]: " ".join(name) for name in reversed(known)}
     yield from (firsts[word] for word in get_close_matches(asked[0], firsts, n=1))
 

@@ -1,4 +1,4 @@
-"""From words to a call: a plain command's signature is its options, its docstring their help."""
+"""Parses a plain command's arguments: its signature has the options, its docstring the help."""
 
 import re
 from argparse import SUPPRESS
@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from inspect import Parameter, signature
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mavis.loudness import Loudness
 from mavis.options import Options
 
 if TYPE_CHECKING:
-    from docstring_parser import Docstring
     from jsonargparse import ArgumentParser
 
 Command = Callable[..., None]
@@ -82,12 +81,7 @@ def parameters(function: Command) -> Mapping[str, Parameter]:
 
 
 def parser(function: Command, name: str) -> "ArgumentParser":
-    """Build the parser of a plain command, which raises a ValueError for invalid arguments.
-
-    Args:
-        function: the command.
-        name: the command's name, as in `mavis NAME`.
-    """
+    """Build the parser of `mavis NAME`, which raises a ValueError for invalid arguments."""
     from docstring_parser import parse
     from jsonargparse import ArgumentParser
 
@@ -96,40 +90,36 @@ def parser(function: Command, name: str) -> "ArgumentParser":
 
     class BriefParser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-            said = _with_nearest(_in_words(message), [f"--{key}" for key in taken], renamed)
-            raise ValueError(said) from ex
+            text = _with_nearest(_in_words(message), [f"--{key}" for key in taken], renamed)
+            raise ValueError(text) from ex
 
-    told = parse(function.__doc__ or "")
-    built = BriefParser(prog=f"mavis {name}", description=_about(told))
-    texts = [parse(one.__doc__ or "") for one in reversed(config.__mro__)] if config else [told]
+    about = parse(function.__doc__ or "")
+    description = " ".join(
+        f"{about.short_description or ''} {about.long_description or ''}".split()
+    )
+    built = BriefParser(prog=f"mavis {name}", description=description)
+    texts = [parse(one.__doc__ or "") for one in reversed(config.__mro__)] if config else [about]
     help_of = {each.arg_name: each.description for text in texts for each in text.params}
-    by_hand: set[str | int] = set()
+    skip: set[str | int] = set()  # what is added here instead of by jsonargparse
     for key, parameter in taken.items():
+        flag, how = f"--{key}", dict[str, Any]()
         if parameter.default is False:  # a flag, which takes no value
-            built.add_argument(f"--{key}", action="store_true", help=help_of.get(key))
-            by_hand.add(key)
+            how = {"action": "store_true"}
         elif parameter.annotation == list[str] and parameter.default is parameter.empty:
-            built.add_argument(key, nargs="*", default=[], type=str, help=help_of.get(key))
-            by_hand.add(key)
+            flag, how = key, {"nargs": "*", "default": [], "type": str}
         elif parameter.annotation == list[str]:  # a repeatable option with verbatim texts
-            built.add_argument(
-                f"--{key}", action="append", default=[], metavar="TEXT", help=help_of.get(key)
-            )
-            by_hand.add(key)
+            how = {"action": "append", "default": [], "metavar": "TEXT"}
+        if how:
+            built.add_argument(flag, help=help_of.get(key), **how)
+            skip.add(key)
     if config is None:
-        built.add_function_arguments(function, as_group=False, skip=by_hand, as_positional=True)
+        built.add_function_arguments(function, as_group=False, skip=skip, as_positional=True)
     else:
-        built.add_class_arguments(config, as_group=False, skip=by_hand)
+        built.add_class_arguments(config, as_group=False, skip=skip)
     everywhere = built.add_argument_group("with every command")
-    for flags, said in EVERYWHERE:
-        everywhere.add_argument(*flags, action="store_true", default=SUPPRESS, help=said)
+    for flags, text in EVERYWHERE:
+        everywhere.add_argument(*flags, action="store_true", default=SUPPRESS, help=text)
     return built
-
-
-def _about(text: "Docstring") -> str:
-    """Join the summary and the description of a docstring."""
-    more = " ".join((text.long_description or "").split())
-    return " ".join(filter(None, (text.short_description, more)))
 
 
 def _in_words(message: str) -> str:
@@ -140,14 +130,11 @@ def _in_words(message: str) -> str:
     >>> _in_words("Expected a typing.Literal['a', 'b']. Got value: c")
     "expected one of ['a', 'b']. Got value: c"
     """
-    said = re.sub(r'Parser key "([^"]+)":', r"--\1:", message)
-    said = re.sub(r" *-? *Expected an? <class 'NoneType'>\.?\n?", "", said)  # it may be left out
-    said = re.sub(r"Expected an? typing\.Literal", "expected one of ", said)
-    return re.sub(r"Expected an? <class '(\w+)'>", _kind, said)
-
-
-def _kind(found: re.Match[str]) -> str:
-    return f"expected {KINDS.get(found[1], f'a {found[1]}')}"
+    text = re.sub(r'Parser key "([^"]+)":', r"--\1:", message)
+    text = re.sub(r" *-? *Expected an? <class 'NoneType'>\.?\n?", "", text)  # it may be left out
+    text = re.sub(r"Expected an? typing\.Literal", "expected one of ", text)
+    kind = r"Expected an? <class '(\w+)'>"
+    return re.sub(kind, lambda match: f"expected {KINDS.get(match[1], f'a {match[1]}')}", text)
 
 
 def _with_nearest(

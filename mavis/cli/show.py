@@ -35,7 +35,7 @@ def show_json(one: Shown | Refused) -> None:
         return {name: None if isnan(value) else value for name, value in scores.items()}
 
     if isinstance(one, Refused):
-        _say_json({"prompt": one.prompt, "error": one.error})
+        _print_json({"prompt": one.prompt, "error": one.error})
         return
     answer, other = one.answer, one.other
     line: dict[str, Any] = {
@@ -51,10 +51,10 @@ def show_json(one: Shown | Refused) -> None:
     if other is not None:
         rewards = known(one.theirs)
         line["reference"] = {"text": other.text, "tokens": other.tokens, "rewards": rewards}
-    _say_json(line)
+    _print_json(line)
 
 
-def _say_json(line: dict[str, Any]) -> None:
+def _print_json(line: dict[str, Any]) -> None:
     """Print one line of JSON; characters that the terminal cannot show are escaped."""
     try:
         text = jsonlib.dumps(line, ensure_ascii=False, allow_nan=False)
@@ -74,23 +74,23 @@ def show_text(one: Shown | Refused) -> None:
     if isinstance(one, Refused):
         return
     answer, other = one.answer, one.other
-    said, notes = answer.text.strip(), _notes(one.rewards)
+    text, notes = answer.text.strip(), _notes(one.rewards)
     if other is None:
-        _say(said, *notes, sep="   ")
+        _print(text, *notes, sep="   ")
         return
-    _say("prompt    ", plain(answer.prompt).strip())
-    _say("reference ", other.text.strip(), *_notes(one.theirs))
-    _say("guided    ", said, *notes, f"[KL {answer.kl:.1f} nats]")
-    _say()
+    _print("prompt    ", plain(answer.prompt).strip())
+    _print("reference ", other.text.strip(), *_notes(one.theirs))
+    _print("guided    ", text, *notes, f"[KL {answer.kl:.1f} nats]")
+    _print()
 
 
 def _notes(rewards: Mapping[str, float]) -> Iterator[str]:
     if rewards:
-        said = {n: "abstains" if isnan(value) else f"{value:+.2f}" for n, value in rewards.items()}
-        yield "[" + ", ".join(f"{name} {value}" for name, value in said.items()) + "]"
+        notes = [f"{n} abstains" if isnan(x) else f"{n} {x:+.2f}" for n, x in rewards.items()]
+        yield f"[{', '.join(notes)}]"
 
 
-def _say(*words: str, sep: str = " ") -> None:
+def _print(*words: str, sep: str = " ") -> None:
     """Print and flush; characters that the terminal cannot show are replaced."""
     print(_printable(sep.join(words)), flush=True)
 

@@ -1,7 +1,7 @@
-"""What a policy wrote and what rewards said of it, as tables: made once, scored once, gone on with.
+"""Samples, scores and caches what a policy writes: tables of rows that are made and scored once.
 
-Every process makes and scores its share of the prompts; all of them then read everything. A table
-is a folder of shards, so that a run that was killed goes on from there, or it is in memory.
+Each process makes and scores its share of the prompts, and then all of them read everything. A
+table is a folder of shards, from which a killed run resumes, or it is in memory.
 """
 
 import time
@@ -21,12 +21,8 @@ from mavis.storage import Row, Shards, spent
 Array = npt.NDArray[np.float64]
 
 MADE, SCORES = "made", "scores"  # the tables in a folder
-PER_SHARD = 16  # prompts that are written, and so kept, together
-PER_SCORING = 256  # replies that a reward is given at once
-
-
-def alone() -> None:
-    """Nobody to wait for."""
+PER_SHARD = 16  # prompts whose rows are written to disk together
+PER_SCORING = 256  # replies that are passed to a reward together
 
 
 @dataclass(frozen=True)
@@ -35,41 +31,39 @@ class World:
 
     rank: int = 0
     size: int = 1
-    meet: Callable[[], object] = alone  # wait until all have come so far
+    meet: Callable[[], object] = lambda: None  # wait for all processes
 
 
-class Memory:
-    """A table like `Shards` that is gone with its process."""
+class _Memory:
+    """A table like `Shards` that is not saved."""
 
     def __init__(self) -> None:
         self._rows: list[Row] = []
 
     def rows(self) -> list[Row]:
-        """All rows so far."""
         return self._rows
 
     def gather(self, rows: Iterable[Row], size: int) -> None:
-        """Keep rows as they come, however many at a time."""
         del size
         self._rows.extend(rows)
 
 
 @dataclass(frozen=True)
 class Collector:
-    """Makes and scores this process's share of the rows, and keeps count of what that took.
+    """Makes and scores this process's share of the rows, and measures the time.
 
     Args:
-        world: the processes that do this together.
-        learned: whether a model was trained already on scores that are there.
+        world: the processes that collect together.
+        learned: whether a model has already been trained on the saved scores.
         bars: whether progress is shown; not under another bar.
     """
 
     world: World = World()
     learned: bool = False
     bars: bool = True
-    # What the last calls took, and the CPU of this process in all of them together.
+    # Wall-clock time of the last calls, and CPU time of all calls in this process.
     seconds: dict[str, float] = field(default_factory=lambda: {"cpu": 0.0})
-    # Of the replies scored since this was last told: how many, and how many of them held thoughts.
+    # Since the last call of `thoughts`: replies that were scored, and those with thoughts.
     scored: dict[str, int] = field(default_factory=lambda: {"replies": 0, "thoughts": 0})
 
     def make(
@@ -83,28 +77,28 @@ class Collector:
         """Make the rows that are missing; return all, in the order of the prompts.
 
         Args:
-            folder: where they are kept; None is in memory.
-            make: from the numbers of prompts, their rows: each has its number as `index`, its
-                prompt as plain text, and its `responses`.
+            folder: where the rows are saved; None keeps them in memory.
+            make: a function from indices of prompts to their rows, each with `index`, `prompt` (as
+                plain text) and `responses`.
             prompts: texts or chats.
-            what: what is being made, for people.
-            unit: what one row is called, in the plural.
+            what: the title of the progress bar.
+            unit: the name of the rows in the progress bar.
 
         Raises:
-            ValueError: what is there was made from other prompts.
+            ValueError: the saved rows were made from other prompts.
         """
         started = time.perf_counter()
         table = self._table(folder, MADE)
         have = {row["index"] for row in table.rows()}
-        # Every size-th prompt: a data set sorted by length is shared out evenly.
+        # Every size-th prompt, so that the shares of a data set sorted by length are similar.
         mine = range(self.world.rank, len(prompts), self.world.size)
         missing = [index for index in mine if index not in have]
         if missing:
             made = self._shown(make(missing), what, unit, len(mine), len(mine) - len(missing))
             self._gather(table, made, PER_SHARD)
-        self.world.meet()  # the shares of all others are on disk now
+        self.world.meet()  # from here on, the rows of all processes are on disk
         self.seconds["made"] = time.perf_counter() - started
-        # A row may be there twice, made by runs that were killed at different moments.
+        # A row may occur twice, made by runs that were killed at different moments.
         rows = {int(row["index"]): row for row in table.rows()}
         known = [rows[index] for index in range(len(prompts)) if index in rows]
         for row in known:
@@ -119,26 +113,26 @@ class Collector:
     def score(
         self, folder: Path | None, rows: Sequence[Row], objectives: Sequence[Objective]
     ) -> list[Array]:
-        """Score the replies of rows, but for those that the same rewards have scored before.
+        """Score the replies of rows, except those that the same rewards have already scored.
 
         Returns:
-            the rewards of each row's n replies by the M objectives [n, M].
+            for each row the rewards of its n replies by the M objectives [n, M].
 
         Raises:
-            ValueError: values were trained on scores of another reward, or of this one before it
+            ValueError: a model was trained on scores of another reward, or of this one before it
                 was edited.
         """
         started = time.perf_counter()
         table = self._table(folder, SCORES)
-        marks = [identity(one) for one in objectives]  # scores are known by who gave them
+        identities = [identity(one) for one in objectives]
 
-        def giver(row: Row) -> str:
-            return str(row.get("reward", marks[0]))  # once, there could be no more than one
+        def reward_of(row: Row) -> str:
+            return str(row.get("reward", identities[0]))  # older tables are of one reward
 
-        there = table.rows()
-        known = [row for row in there if giver(row) in marks]
-        # Before anything was learned from them, such scores do no harm: the new ones stand beside.
-        if self.learned and len(known) < len(there):
+        saved = table.rows()
+        known = [row for row in saved if reward_of(row) in identities]
+        # Other scores do no harm as long as no model was trained on them.
+        if self.learned and len(known) < len(saved):
             names = ", ".join(one.name for one in objectives)
             raise ValueError(
                 f"{folder} holds scores of another reward of {names}, or of this one "
@@ -147,23 +141,23 @@ class Collector:
         self._count_thoughts(rows, objectives)
         mine = [r for r in rows if r["index"] % self.world.size == self.world.rank]
         # A mapping: objectives with the same reward share its scores.
-        for mark, one in dict(zip(marks, objectives, strict=True)).items():
-            have = {row["index"] for row in known if giver(row) == mark}
+        for reward, one in dict(zip(identities, objectives, strict=True)).items():
+            have = {row["index"] for row in known if reward_of(row) == reward}
             if missing := [row for row in mine if row["index"] not in have]:
-                fresh = self._scored(missing, one, mark)
+                fresh = self._scored(missing, one, reward)
                 shown = self._shown(fresh, "rewards", "prompts", len(missing))
                 self._gather(table, shown, 4 * PER_SHARD)
         self.world.meet()
         self.seconds["scored"] = time.perf_counter() - started
-        found = {(giver(row), row["index"]): row["rewards"] for row in table.rows()}
-        columns = [[found[mark, row["index"]] for mark in marks] for row in rows]
+        scores = {(reward_of(row), row["index"]): row["rewards"] for row in table.rows()}
+        columns = [[scores[reward, row["index"]] for reward in identities] for row in rows]
         return [
-            np.array(by, dtype=np.float64).reshape(len(marks), len(row["responses"])).T
-            for by, row in zip(columns, rows, strict=True)
+            np.array(column, dtype=np.float64).reshape(len(identities), len(row["responses"])).T
+            for column, row in zip(columns, rows, strict=True)
         ]
 
     def thoughts(self) -> str | None:
-        """How many replies held thoughts since the last call, in words; None if none did."""
+        """A sentence on how many replies since the last call hold thoughts; None if none do."""
         held, replies = self.scored["thoughts"], self.scored["replies"]
         self.scored.update(replies=0, thoughts=0)
         line = f"{held:,} of {replies:,} replies hold thoughts, which the reward is not given"
@@ -175,8 +169,8 @@ class Collector:
             self.scored["replies"] += len(replies)
             self.scored["thoughts"] += with_thoughts(replies)
 
-    def _scored(self, rows: Sequence[Row], one: Objective, mark: str) -> Iterator[Row]:
-        """A row of scores for each row of replies; the reward is given many replies at once."""
+    def _scored(self, rows: Sequence[Row], one: Objective, reward: str) -> Iterator[Row]:
+        """A row of scores for each row of replies; the reward gets many replies at once."""
         waiting: list[Row] = []
         for row in rows:
             waiting.append(row)
@@ -187,13 +181,13 @@ class Collector:
                 numbers = iter(rewards.tolist())
                 for done in waiting:
                     mine = [next(numbers) for _ in done["responses"]]
-                    yield {"index": done["index"], "rewards": mine, "reward": mark}
+                    yield {"index": done["index"], "rewards": mine, "reward": reward}
                 waiting = []
 
-    def _table(self, folder: Path | None, name: str) -> Shards | Memory:
-        return Memory() if folder is None else Shards(folder / name, self.world.rank)
+    def _table(self, folder: Path | None, name: str) -> Shards | _Memory:
+        return _Memory() if folder is None else Shards(folder / name, self.world.rank)
 
-    def _gather(self, table: Shards | Memory, rows: Iterable[Row], size: int) -> None:
+    def _gather(self, table: Shards | _Memory, rows: Iterable[Row], size: int) -> None:
         before = time.process_time()
         table.gather(rows, size)
         self.seconds["cpu"] += time.process_time() - before
@@ -205,5 +199,5 @@ class Collector:
 
 
 def collected(folder: Path) -> float:
-    """CPU seconds that it took to make and score what a collector keeps in a folder."""
+    """CPU seconds that making and scoring the rows in a collector's folder took."""
     return spent((folder / MADE, folder / SCORES))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mavis.decoding.policy import GuidedPolicy
-from mavis.decoding.prompt_requests import listed
+from mavis.decoding.prompt_requests import Completion, listed
 from mavis.decoding.request import SamplingParams
 from mavis.evaluation.collect import Collector
 from mavis.evaluation.samples import NUMBERS, ScoredSamples
@@ -15,7 +15,7 @@ from mavis.objective import Objective, find
 from mavis.prompts import Prompt, plain
 from mavis.storage import Row, chunks
 
-PARTS = 16  # answers that are begun together, in rows of the decoder: few enough to be kept often
+PARTS = 16  # answers that are sampled together, per decoding row: few, so that they are saved often
 
 
 def evaluate(
@@ -33,17 +33,18 @@ def evaluate(
     """Answer prompts with a policy, and score the answers by every objective.
 
     Args:
-        policy: who answers; `GuidedPolicy(reference)` is the reference policy.
+        policy: the policy; `GuidedPolicy(reference)` is the reference policy.
         prompts: texts or chats, P of them.
         objectives: M objectives, or names of installed ones.
-        sampling: weights, strength and candidates, the same for all prompts; None weighs every
-            objective of the policy 1, at the strength that it was trained for.
-        max_tokens: the longest answer.
-        n: answers to each prompt, S.
-        seed: of the random draws.
-        rows: how many answers are written side by side.
-        folder: where answers and scores are kept, for a run that goes on; None keeps nothing.
-        collector: the processes that do this together, and who counts what it takes.
+        sampling: weights, strength and candidates, the same for all prompts; None means weight 1
+            for each objective of the policy, at the strength that it was trained for.
+        max_tokens: maximum answer length in tokens.
+        n: number of answers to each prompt, S.
+        seed: seed of all random draws.
+        rows: batch size: answers that are decoded at the same time.
+        folder: where answers and scores are saved, so that an interrupted run resumes; None saves
+            nothing.
+        collector: shares the work among processes, and measures the time.
 
     Returns:
         texts, tokens, rewards [P, S, M] and KL [P, S] of the answers.
@@ -52,30 +53,32 @@ def evaluate(
         ValueError: there is no prompt, a setting is out of range, a reward fails, or the folder
             holds answers to other prompts.
     """
-    asked = listed(prompts)
-    if not asked:
+    prompt_list = listed(prompts)
+    if not prompt_list:
         raise ValueError("prompts must hold at least one prompt to evaluate a policy on, got none.")
-    judges = [find(one) if isinstance(one, str) else one for one in objectives]
+    scored = [find(one) if isinstance(one, str) else one for one in objectives]
     if sampling is None:
         sampling = SamplingParams((1.0,) * len(policy.objectives), policy.beta)
     collector = collector or Collector()
 
-    # The answer to a prompt does not depend on what is asked beside it, so neither parts nor an
+    # The answer to a prompt does not depend on the other prompts, so neither parts nor an
     # interruption change it.
     def make(missing: Sequence[int]) -> Iterator[Row]:
         for part in chunks(missing, max(1, PARTS * rows // max(1, n))):
-            some = [asked[index] for index in part]
-            yield from _answer_rows(policy, some, part, sampling, max_tokens, n, seed, rows)
+            several, count = [prompt_list[index] for index in part], len(part)
+            settings = ([sampling] * count, [max_tokens] * count, [seed] * count)
+            answers = policy.sample(several, *settings, n, rows)
+            yield from map(_answer_row, part, several, chunks(answers, n))
 
-    made = collector.make(folder, make, asked, "answers", "prompts")
-    seconds = collector.seconds["made"]  # rewards are no part of decoding
-    rewards = collector.score(folder, made, judges)
+    made = collector.make(folder, make, prompt_list, "answers", "prompts")
+    seconds = collector.seconds["made"]  # without the rewards
+    rewards = collector.score(folder, made, scored)
     return ScoredSamples(
-        objectives=tuple(judge.name for judge in judges),
+        objectives=tuple(one.name for one in scored),
         responses=[row["responses"] for row in made],
         tokens=[row["tokens"] for row in made],
         rewards=np.stack(rewards),
-        # Folders from before `log_ref` was kept go without it.
+        # Older folders have no `log_ref`.
         numbers={
             name: np.array([row.get(name, [math.nan] * n) for row in made]) for name in NUMBERS
         },
@@ -85,24 +88,10 @@ def evaluate(
     )
 
 
-def _answer_rows(
-    policy: GuidedPolicy,
-    prompts: Sequence[Prompt],
-    numbers: Sequence[int],
-    sampling: SamplingParams,
-    max_tokens: int,
-    n: int,
-    seed: int,
-    rows: int,
-) -> Iterator[Row]:
-    """A row for each prompt, with its n answers."""
-    count = len(prompts)
-    limits, seeds = [max_tokens] * count, [seed] * count
-    answers = policy.sample(prompts, [sampling] * count, limits, seeds, n, rows)
-    for prompt, index, mine in zip(prompts, numbers, chunks(answers, n), strict=True):
-        yield {
-            "index": index,
-            "prompt": plain(prompt),
-            "responses": [a.text for a in mine],
-            "tokens": [a.tokens for a in mine],
-        } | {name: [getattr(a, name) for a in mine] for name in NUMBERS}
+def _answer_row(index: int, prompt: Prompt, answers: Sequence[Completion]) -> Row:
+    return {
+        "index": index,
+        "prompt": plain(prompt),
+        "responses": [answer.text for answer in answers],
+        "tokens": [answer.tokens for answer in answers],
+    } | {name: [getattr(answer, name) for answer in answers] for name in NUMBERS}

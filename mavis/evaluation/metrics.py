@@ -9,19 +9,18 @@ import numpy.typing as npt
 
 
 def mean_reward(rewards: npt.ArrayLike) -> dict[str, float]:
-    """The mean of some rewards and its standard error; what abstained (NaN) is left out.
+    """The mean of rewards and its standard error; abstentions (NaN) are left out.
 
     >>> mean_reward([1.0, 3.0, math.nan])
     {'reward': 2.0, 'reward_se': 1.0}
     """
-    found = np.asarray(rewards, dtype=np.float64)
-    known = found[np.isfinite(found)]
-    # For one answer to a prompt; several share how easy it is, and the error is larger than this.
+    values = np.asarray(rewards, dtype=np.float64)
+    known = values[np.isfinite(values)]
+    mean = known.mean() if len(known) else math.nan
+    # For one answer to each prompt: answers to the same prompt are correlated, so that the standard
+    # error of several is larger than this.
     error = known.std(ddof=1) / math.sqrt(len(known)) if len(known) > 1 else math.nan
-    return {
-        "reward": float(known.mean()) if len(known) else math.nan,
-        "reward_se": float(error),
-    }
+    return {"reward": float(mean), "reward_se": float(error)}
 
 
 def _grams(tokens: Sequence[int], n: int) -> list[tuple[int, ...]]:
@@ -41,7 +40,7 @@ def distinct(responses: Sequence[Sequence[int]], n: int) -> float:
 
 
 def repetition(responses: Sequence[Sequence[int]], n: int) -> float:
-    """The share of n-grams that their own response had said before, mean over responses.
+    """The share of a response's n-grams that repeat an earlier one, mean over responses.
 
     >>> repetition([[1, 2, 1, 2], [1, 2, 3, 4]], 2)
     0.16666666666666666
@@ -59,7 +58,7 @@ def sibling_rank_correlation(
     target: npt.NDArray[np.float64],
     family: npt.NDArray[np.int64],
 ) -> float:
-    """Kendall's tau over all pairs of siblings: can the values tell the better child?
+    """Kendall's tau over all pairs of siblings: whether values rank them as the targets do.
 
     >>> values, targets = np.array([0.1, 0.4, 0.3]), np.array([1.0, 2.0, 3.0])
     >>> round(sibling_rank_correlation(values, targets, np.array([5, 5, 5])), 2)
@@ -68,14 +67,14 @@ def sibling_rank_correlation(
     Args:
         predicted: [P], at the last token of each node.
         target: [P].
-        family: which nodes are siblings [P].
+        family: number of the family of siblings that a node is in [P].
     """
     signs: list[float] = []
     for name in np.unique(family):
         here = family == name
         gap = np.sign(predicted[here][:, None] - predicted[here][None, :])
         true = np.sign(target[here][:, None] - target[here][None, :])
-        # Each pair once; siblings with the same target say nothing of an order.
+        # Each pair once; siblings with the same target have no order.
         upper = np.triu_indices(int(here.sum()), 1)
         pairs = (gap * true)[upper]
         signs.extend(pairs[true[upper] != 0].tolist())

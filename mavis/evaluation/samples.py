@@ -1,6 +1,6 @@
-"""Answers of a policy with their rewards and their KL: what every measurement is worked out from.
+"""Answers of a policy with their rewards and their KL, from which all measurements are computed.
 
-Saved as one Parquet file with a row per answer, which is there when it is whole.
+They are saved as one Parquet file with a row per answer; a file that exists is complete.
 """
 
 import json
@@ -39,8 +39,8 @@ class ScoredSamples:
         numbers: KL and log-probabilities by name, nats [P, S]; see `NUMBERS`.
         seconds: wall-clock time of the decoding.
         weights: λ, one per objective of the policy.
-        strength: what multiplies λ: β, or its counterpart.
-        method: who answered, in a comparison.
+        strength: the factor of λ: β, or its counterpart.
+        method: name of the method, in a comparison.
     """
 
     objectives: tuple[str, ...]
@@ -48,7 +48,7 @@ class ScoredSamples:
     tokens: list[list[list[int]]]
     rewards: Array
     numbers: dict[str, Array]
-    # What follows says where the samples are from; nothing is computed from it.
+    # The origin of the samples; nothing is computed from it.
     seconds: float = 0.0
     weights: tuple[float, ...] = ()
     strength: float = 0.0
@@ -61,7 +61,7 @@ class ScoredSamples:
 
     @cached_property
     def summary(self) -> dict[str, float]:
-        """Means: KL and its kinds, length, distinct-3, repetition, perplexity under π_ref."""
+        """Means: each KL, length, distinct-3 and repetition, and the perplexity under π_ref."""
         flat = [tokens for answers in self.tokens for tokens in answers]
         # Of one answer to each prompt at a time: distinct-3 falls with the number of answers.
         each = [distinct(column, 3) for column in zip(*self.tokens, strict=True)]
@@ -89,13 +89,9 @@ class ScoredSamples:
         ]
 
     def standard(self, units: Sequence[Units]) -> Array:
-        """The rewards in standard units [P, S, M].
-
-        Args:
-            units: one per objective.
-        """
-        found: Array = standardised(self.rewards, units)
-        return found
+        """The rewards in the standard units of each objective [P, S, M]."""
+        rewards: Array = standardised(self.rewards, units)
+        return rewards
 
     def mean_rewards(self, units: Sequence[Units]) -> dict[str, float]:
         """Each objective's mean reward in standard units, by its name; abstentions left out."""
@@ -108,7 +104,7 @@ class ScoredSamples:
         return best_of_n(self.standard(units), self.numbers["kl_truncation"], weights)
 
     def only(self, answer: int) -> "ScoredSamples":
-        """The answers at one place of the S axis, as samples with S = 1."""
+        """The answers at one index of the S axis, as samples with S = 1."""
         return replace(
             self,
             responses=[[texts[answer]] for texts in self.responses],

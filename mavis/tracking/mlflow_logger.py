@@ -1,8 +1,8 @@
-"""Where a fit is written down: MLflow as long as it answers, a local file when it does not.
+"""Tracking of a fit in MLflow, or in a local file while MLflow does not answer.
 
-Invariants: one MLflow run for each run folder, continued by the same command; no method of
-`Tracking` raises, or waits for long, because of the store; nothing goes to standard output and no
-credentials are shown. Knows nothing of models, rewards or trees: it gets numbers, texts and files.
+Each run folder has one MLflow run, which the same command continues. No method of `Tracking`
+raises, or waits for long, because of the store. Nothing is printed on standard output, and no
+credentials are shown. The module knows numbers, texts and files, but no models, rewards or trees.
 """
 
 import json
@@ -27,14 +27,14 @@ from mavis.tracking.mlflow_run import NAME_LENGTH, FitRun, Record, without_secre
 
 Call = Callable[[FitRun], object]
 
-FLUSH_POINTS, FLUSH_SECONDS = 50, 10.0  # a write to the store holds as many log calls, or as long
-KEPT_CALLS = 1_000  # remembered for a store that comes back
-PING, SHORT, LONG = 2, 5, 60  # seconds to wait for an answer: is it there; texts; files
-PARAM_LENGTH = 500  # older stores take no more
+FLUSH_POINTS, FLUSH_SECONDS = 50, 10.0  # log calls and seconds after which metrics are written
+KEPT_CALLS = 1_000  # calls that are kept for a store that comes back
+PING, SHORT, LONG = 2, 5, 60  # timeouts in seconds: of a test call, of texts, and of files
+PARAM_LENGTH = 500  # older stores accept no longer parameters
 
 
 def flat(values: Mapping[str, Any], joint: str) -> Iterator[tuple[str, Any]]:
-    """Nested values under one name each, made legal for a store.
+    """Flatten nested values; the names contain only characters that a store accepts.
 
     >>> dict(flat({"data": {"branching": [4, 2]}, "humor?": 1}, "."))
     {'data.branching': [4, 2], 'humor_': 1}
@@ -48,7 +48,7 @@ def flat(values: Mapping[str, Any], joint: str) -> Iterator[tuple[str, Any]]:
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """What can be plotted; the rest is left out.
+    """Flatten nested values to numbers; other values are left out.
 
     >>> numbers({"reward": 2, "kl": {"exact": 0.5}, "model": "x", "r2": None})
     {'reward': 2.0, 'kl/exact': 0.5}
@@ -63,10 +63,10 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 @contextmanager
 def careful(seconds: int) -> Iterator[None]:
-    """Call MLflow with short waits, no telemetry and a quiet terminal; what the user set stays.
+    """Call MLflow with short timeouts, no telemetry and no output; the user's settings stay.
 
-    Left alone, a dead server is retried for four minutes, the first use of a database logs its
-    migrations, and closing a run prints to standard output.
+    By default MLflow retries a dead server for four minutes, logs the migrations of a new database,
+    and prints to standard output when a run is closed.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -93,10 +93,15 @@ def careful(seconds: int) -> Iterator[None]:
 class Tracking(Logger):
     """The logger of a fit: MLflow, and `tracking.jsonl` in the run folder when MLflow fails.
 
-    Nothing is contacted before something is logged. When the store stops answering, one line on
-    standard error says so and everything goes to the file; once a round, and at the end, the store
-    is asked again: if it is back, it is given what it missed.
+    The store is first contacted when something is logged. When it stops answering, one line on
+    standard error reports this, and everything is written to the file. The store is tried again at
+    the end of each round and of the fit, and gets what it has missed.
 
+    Args:
+        folder: The run folder (`runs/humor`).
+        experiment: Name of the MLflow experiment.
+        run_name: Name of the run; the folder's name by default.
+        uri: Tracking URI; `MLFLOW_TRACKING_URI` or `mlflow.db` beside `folder` by default.
     """
 
     def __init__(
@@ -106,14 +111,6 @@ class Tracking(Logger):
         run_name: str | None = None,
         uri: str | None = None,
     ) -> None:
-        """Remember where to write; nothing is opened yet.
-
-        Args:
-            folder: The run folder (`runs/humor`).
-            experiment: Name of the MLflow experiment.
-            run_name: Name of the run; the folder's name by default.
-            uri: Tracking URI; `MLFLOW_TRACKING_URI` or `mlflow.db` beside `folder` by default.
-        """
         self._folder = Path(folder).absolute()
         self._experiment = experiment
         self._run_name = run_name or self._folder.name
@@ -121,7 +118,7 @@ class Tracking(Logger):
         self._uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or beside
         self._run: FitRun | None = None
         self._down = False
-        self._told: set[str] = set()
+        self._reported: set[str] = set()  # failures of which the user knows
         self._points: list[Record] = []
         self._missed: deque[tuple[str, Call, int]] = deque(maxlen=KEPT_CALLS)
         self._flushed = time.monotonic()
@@ -133,22 +130,22 @@ class Tracking(Logger):
 
     @property
     def version(self) -> str | None:
-        """The MLflow run id; None before the store has answered."""
+        """The id of the MLflow run; None before the first call."""
         return None if self._run is None else self._run.id
 
     @property
     def save_dir(self) -> str:
-        """The run folder: where Lightning writes its own files."""
+        """The run folder, in which Lightning writes its own files."""
         return str(self._folder)
 
     @property
     def uri(self) -> str:
-        """The tracking URI, fit to be shown."""
+        """The tracking URI without credentials."""
         return without_secrets(self._uri)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Take the numbers of a step; they are written together, at latest when a round ends."""
+        """Log the numbers of a step; many are written together, at the latest when a round ends."""
         point = {"step": int(step or 0), "time": time.time(), "metrics": numbers(metrics)}
         self._points.append(point)
         if self._down:
@@ -158,33 +155,26 @@ class Tracking(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Record | Namespace, *_: Any, **__: Any) -> None:
-        """Write parameters, nested names joined by dots, long values cut."""
+        """Log parameters; nested names are joined by dots, and long values are cut."""
         values = vars(params) if isinstance(params, Namespace) else params
         kept = {name: str(value)[:PARAM_LENGTH] for name, value in flat(values, ".")}
         self._send("parameters", lambda run: run.params(kept), [{"params": kept}])
 
     @rank_zero_only
     def log_config(self, text: str) -> None:
-        """Write the full configuration (YAML) as the artifact `config.yaml`."""
-        self._send(
-            "the configuration",
-            lambda run: run.client.log_text(run.id, text, "config.yaml"),
-            [{"config": text}],
-        )
+        """Log the full configuration (YAML) as the artifact `config.yaml`."""
+        self._send("the configuration", lambda run: run.config(text), [{"config": text}])
 
     @rank_zero_only
     def log_data(self, name: str, source: str, prompts_count: int, digest: str) -> None:
-        """Write what was trained on: name, where it is from, number of prompts, hash."""
-        record = {"name": name, "source": source, "prompts_count": prompts_count, "digest": digest}
-        self._send(
-            "the data set",
-            lambda run: run.data(name, source, prompts_count, digest),
-            [{"data": record}],
-        )
+        """Log the training data: name, source, number of prompts and hash."""
+        data: Record = {"name": name, "source": source}
+        data |= {"prompts_count": prompts_count, "digest": digest}
+        self._send("the data set", lambda run: run.data(**data), [{"data": data}])
 
     @rank_zero_only
     def log_round(self, entry: Record, plots: Sequence[Path], samples: Sequence[Record]) -> None:
-        """Write a round that is over, and the steps before it.
+        """Log a finished round, and the steps before it.
 
         Args:
             entry: The round's entry in `metrics.json`; `entry["round"]` is its number.
@@ -192,21 +182,21 @@ class Tracking(Logger):
             samples: Rows with prompt, reference, guided, reward_reference and reward_guided.
         """
         self._flush()
-        self._ask_again()
+        self._reconnect()
         point = {"step": int(entry["round"]), "time": time.time(), "metrics": numbers(entry)}
         record = {"round": entry, "samples": list(samples)}
         self._send("a round", lambda run: run.round(point, plots, samples), [record], LONG)
 
     @rank_zero_only
     def log_model(self, folder: Path, name: str) -> None:
-        """Write the value folder and register it; `models:/NAME/latest` gives it back."""
+        """Log the value folder and register it as `models:/NAME/latest`."""
         self._send("the model", lambda run: run.model(folder, name), [{"model": str(folder)}], LONG)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is left and close the run as FINISHED, FAILED or (on a signal) KILLED."""
+        """Log what is left and close the run as FINISHED, FAILED or (on a signal) KILLED."""
         self._flush()
-        self._ask_again()
+        self._reconnect()
         stopped = "FAILED" if isinstance(sys.exc_info()[1], Exception | None) else "KILLED"
         last = "FINISHED" if status in ("success", "finished") else stopped
         if self._run is not None:
@@ -219,9 +209,9 @@ class Tracking(Logger):
             self._send("metrics", lambda run: run.metrics(points), written)
 
     def _send(self, what: str, call: Call, records: Sequence[Record], seconds: int = SHORT) -> None:
-        """Make a call; one that fails goes to the file, and again to a store that comes back."""
+        """Make a call; if it fails, write its records to the file, and try it again later."""
         if not self._down:
-            outer = sys.exc_info()[1]  # a fit that is failing closes its run, too
+            outer = sys.exc_info()[1]  # a failing fit closes its run, too
             try:
                 with careful(seconds):
                     self._run = self._run or FitRun(
@@ -231,45 +221,46 @@ class Tracking(Logger):
                 return
             except Exception as error:
                 self._down = not self._answers()
-                self._tell(what, error, outer)
+                self._report(what, error, outer)
         if records:
             self._write(*records)
         if self._down:
             self._missed.append((what, call, seconds))
 
     def _answers(self) -> bool:
-        """Whether the store is there: a call may also fail by itself (a refused value or file)."""
+        """Whether the store answers: a call may also fail by itself (a refused value or file)."""
         with suppress(Exception), careful(PING):
             return self._run is not None and bool(self._run.client.get_run(self._run.id))
         return False
 
-    def _ask_again(self) -> None:
+    def _reconnect(self) -> None:
+        """Make the missed calls, if the store answers again."""
         if self._down:
             missed, self._down = list(self._missed), False
             self._missed.clear()
             for what, call, seconds in missed:
                 self._send(what, call, [], seconds)
             if missed and not self._down:
-                self._told.discard("metrics go")
+                self._reported.discard("metrics go")
                 print(f"mavis: tracking at {self.uri} answers again", file=sys.stderr)
 
-    def _tell(self, what: str, error: BaseException, outer: BaseException | None) -> None:
-        """Say what failed, once each, in one line without credentials."""
+    def _report(self, what: str, error: BaseException, outer: BaseException | None) -> None:
+        """Print each kind of failure once, in one line without credentials."""
         lost = "metrics go" if self._down else f"{what} was refused and goes"
-        if lost in self._told:
+        if lost in self._reported:
             return
-        self._told.add(lost)
+        self._reported.add(lost)
         while (inner := error.__cause__ or error.__context__) not in (None, outer):
-            error = inner or error  # the first cause says it in the fewest words
-        said = " ".join(str(error).replace(self._uri, self.uri).split()) or type(error).__name__
+            error = inner or error  # the first cause has the shortest message
+        text = " ".join(str(error).replace(self._uri, self.uri).split()) or type(error).__name__
         print(
-            f"mavis: tracking at {self.uri} failed ({without_secrets(said)[:160]}); "
+            f"mavis: tracking at {self.uri} failed ({without_secrets(text)[:160]}); "
             f"{lost} to {self._folder / 'tracking.jsonl'}",
             file=sys.stderr,
         )
 
     def _write(self, *records: Record) -> None:
-        with suppress(OSError):  # a full disk is for those to tell who cannot go on without it
+        with suppress(OSError):  # a full disk is reported by whatever needs the disk
             self._folder.mkdir(parents=True, exist_ok=True)
             with (self._folder / "tracking.jsonl").open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(legal(r), default=str) + "\n" for r in records)

@@ -1,6 +1,6 @@
-"""One fit as an MLflow run: found or started, and written to through MLflow's public client.
+"""One fit as an MLflow run: found or started, and written to by MLflow's public client.
 
-Knows nothing of when to write, nor of what to do when the store does not answer; `tracking` does.
+`mlflow_logger` decides when to write, and what happens if the store does not answer.
 """
 
 import json
@@ -23,7 +23,7 @@ SAMPLE_COLUMNS = ("prompt", "reference", "guided", "reward_reference", "reward_g
 
 
 def without_secrets(text: str) -> str:
-    """The text, its URIs stripped of user, password and query.
+    """Remove user, password and query from all URIs in a text.
 
     >>> without_secrets("no answer from https://ann:s3cr@t@host:5000/api?token=1 today")
     'no answer from https://host:5000/api today'
@@ -32,22 +32,21 @@ def without_secrets(text: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What a result may depend on and no setting says: Python and libraries, as parameters."""
-    found = {"version.python": platform.python_version()}
+    """The versions of Python and of the installed libraries, as parameters."""
+    versions = {"version.python": platform.python_version()}
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):  # some are extras
-            found[f"version.{name}"] = version(name)
-    return found
+            versions[f"version.{name}"] = version(name)
+    return versions
 
 
 class FitRun:
     """The MLflow run of a run folder: continued if `mlflow.json` names it, else started.
 
-    Every method asks the store, and raises what the store raises.
+    Every method contacts the store, and raises what the store raises.
     """
 
     def __init__(self, folder: Path, experiment: str, run_name: str, uri: str) -> None:
-        """Find or start the run, and name it in the folder."""
         from mlflow import MlflowClient
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,13 +78,13 @@ class FitRun:
         return run
 
     def _experiment(self, name: str, folder: Path, uri: str) -> str:
-        found = self.client.get_experiment_by_name(name)
-        if found is None:  # a local store would put files under the working directory
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:  # a local store would put files under the working directory
             local = (folder.parent / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
             return self.client.create_experiment(name, artifact_location=local)
-        if found.lifecycle_stage != "active":
-            self.client.restore_experiment(found.experiment_id)
-        return found.experiment_id
+        if experiment.lifecycle_stage != "active":
+            self.client.restore_experiment(experiment.experiment_id)
+        return experiment.experiment_id
 
     def metrics(self, points: Sequence[Record], run_id: str | None = None) -> None:
         """Write points `{"step", "time", "metrics"}` in as few requests as the store allows."""
@@ -99,10 +98,14 @@ class FitRun:
         for i in range(0, len(rows), BATCH):
             self.client.log_batch(run_id or self.id, metrics=rows[i : i + BATCH])
 
+    def config(self, text: str) -> None:
+        """Write the configuration as a file."""
+        self.client.log_text(self.id, text, "config.yaml")
+
     def params(self, values: Mapping[str, str]) -> None:
         """Write parameters, and the versions of the libraries.
 
-        A store never changes one: a new value becomes a tag `changed/NAME`.
+        A store does not let parameters change: a new value becomes the tag `changed/NAME`.
         """
         from mlflow.entities import Param, RunTag
 
@@ -116,7 +119,7 @@ class FitRun:
             self.client.log_batch(self.id, params=new[batch], tags=tags[batch])
 
     def data(self, name: str, source: str, prompts_count: int, digest: str) -> None:
-        """Name a data set as input of the run; the same one again changes nothing."""
+        """Write a data set as an input of the run; the same one again changes nothing."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         local = source.startswith(("sandbox/", ".", "/", "~")) or Path(source).exists()
@@ -127,12 +130,12 @@ class FitRun:
         self.client.log_inputs(self.id, [DatasetInput(data, [tag])])
 
     def round(self, point: Record, plots: Sequence[Path], samples: Sequence[Record]) -> None:
-        """Write a round as a child run, and on the run itself at step = round; once."""
+        """Write a round as a child run, and on the run itself at step = round; only once."""
         k, start = point["step"], self.client.create_run
         tags = {"mlflow.parentRunId": self.id, "mavis.round": str(k)}
         rule = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        found = self.client.search_runs([self.experiment_id], rule, max_results=1)
-        child = found[0] if found else start(self.experiment_id, tags=tags, run_name=f"round {k}")
+        runs = self.client.search_runs([self.experiment_id], rule, max_results=1)
+        child = runs[0] if runs else start(self.experiment_id, tags=tags, run_name=f"round {k}")
         if child.info.status == "FINISHED":
             return
         self.metrics([point], child.info.run_id)
@@ -146,7 +149,7 @@ class FitRun:
         self.client.set_terminated(child.info.run_id)
 
     def model(self, folder: Path, name: str) -> None:
-        """Write the folder as `value/`, a version of the registered model; one for each run."""
+        """Write the folder as `value/` and register it as a version of a model, once for a run."""
         from mlflow.exceptions import MlflowException
 
         self.client.log_artifacts(self.id, str(folder), "value")

@@ -1,4 +1,4 @@
-"""Scored rollout trees, made once and scored once, and found again by the next run."""
+"""Makes and scores rollout trees once; an interrupted run reads them from disk."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

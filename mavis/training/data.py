@@ -1,6 +1,7 @@
-"""`RolloutDataModule`: a data set that the current guided policy writes, anew every round."""
+"""`RolloutDataModule`: in each round, the current guided policy writes a new training set."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -26,45 +27,49 @@ from mavis.training.collect import collect_trees
 from mavis.training.packing import Batch, Pack, batches, loader, round_packs
 from mavis.training.progress_bar import aside
 from mavis.training.rollout import Shape
-from mavis.training.run_settings import IDENTITY, check_reference
+from mavis.training.run_folder import IDENTITY, METRICS, check_reference
 from mavis.training.tree import Tree
 
 VALIDATION_TREES = 16
 
 
 class RolloutDataModule(LightningDataModule):
-    """Rollout trees of the current guided policy, scored, backed up and packed.
+    """Rollout trees of the current guided policy, scored, with targets, and packed.
 
-    `train_dataloader` is asked for once a round. It grows the round's trees with the policy as it
-    is then, or finds them on disk; under several processes each grows its share.
+    `train_dataloader` is called once a round. It samples the round's trees with the current policy,
+    or reads them from disk; each of several processes samples its share.
 
     Args:
         objectives: names of the M installed objectives that values are learned for.
-        prompts: where prompts come from, as `mavis.prompts.read_prompts` reads them; None takes the
-            objectives' own.
-        column: which column of the data set holds them; None finds it by itself.
-        on_bad_row: what to do with a row that holds no prompt, or one that is not understood: stop,
-            or skip it and say how many there were.
-        template: dotted name of a function prompt -> text, in place of the chat template.
-        template_args: arguments of the chat template, such as `{enable_thinking: false}`.
-        reference: the reference policy: `sandbox/reference`, a folder, or a hub name.
-        rounds: rounds of policy improvement; the first one rolls out the reference policy.
-        epochs: passes over a round's trees.
-        trees: prompts per round.
-        first_branching: children per node and level in the first round.
-        branching: the same in later rounds.
-        max_tokens: the longest response.
-        eta: the price of a nat of KL in the training targets, in standard units of reward.
-        beta: strength of the tilt in rollouts; None is 1 / eta, for which improvement is proven.
-        temperature: of the reference policy.
-        top_k: candidates per token; 0 is the whole vocabulary.
-        top_p: probability mass of the candidates.
-        rows: rows that are decoded side by side.
-        batch_tokens: the most tokens in a batch, and in a pack.
-        held_out: prompts on which every round's policy is measured.
-        best_of: answers of the reference policy to the first third of them, for standard units and
-            best-of-N.
-        seed: of every random draw.
+        prompts: prompt data set: a file, a folder, MODULE:FUNCTION or a data set name on the hub
+            (None: the data set of the objective).
+        column: name of the column that holds the prompts (None: it is detected).
+        on_bad_row: whether a row without a valid prompt stops the command, or is skipped and
+            counted.
+        template: dotted name of a function prompt -> text that replaces the chat template.
+        template_args: arguments passed to the chat template, such as `{enable_thinking: false}`.
+        reference: reference policy: sandbox/reference, a local folder or a model name on the hub.
+        rounds: number of rounds of policy improvement; the first one samples from the reference
+            policy, each later one from the policy of the round before.
+        epochs: number of training passes over the trees of each round.
+        trees: number of prompts per round; a tree of answers is sampled for each of them.
+        first_branching: number of children per node at each level of a tree, in the first round.
+        branching: number of children per node at each level of a tree, in later rounds.
+        max_tokens: maximum answer length in tokens.
+        eta: price of one nat of KL in the training targets, in standard units of reward.
+        beta: strength of the guidance when trees are sampled (None: 1 / eta, for which policy
+            improvement is proven).
+        temperature: sampling temperature of the reference policy, above 0.
+        top_k: number of most likely tokens to choose the next token from; 0 is the whole
+            vocabulary.
+        top_p: probability mass of the most likely tokens to choose the next token from.
+        rows: batch size of decoding: answers that are sampled at the same time.
+        batch_tokens: maximum number of tokens in a training batch, padding included; larger trees
+            are cut.
+        held_out: number of validation prompts on which the policy of each round is measured.
+        best_of: number of reference answers to each of the first third of the validation prompts,
+            for standard units and best-of-N.
+        seed: seed of all random draws.
     """
 
     def __init__(
@@ -107,17 +112,17 @@ class RolloutDataModule(LightningDataModule):
         self.rounds, self.epochs, self.trees = rounds, epochs, trees
         self.max_tokens, self.eta = max_tokens, eta
         self.beta = 1 / eta if beta is None else beta
-        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self._sampling = SamplingParams((), self.beta, temperature, top_k, top_p)
         self.rows, self.batch_tokens = rows, batch_tokens
         self.held_out, self.best_of, self.seed = held_out, best_of, seed
-        self.round = 0  # the round that is under way; finished ones are in the checkpoint
+        self.round = 0  # the current round; finished ones are in the checkpoint
         self.facts: dict[str, float] = {}  # of the round's trees
         self._loaders: dict[int, DataLoader[Batch]] = {}
         self._baselines: dict[str, ScoredSamples] = {}  # by split
 
     @property
     def folder(self) -> Path:
-        """Where the run leaves everything."""
+        """The output folder of the run."""
         assert self.trainer is not None
         return Path(self.trainer.default_root_dir)
 
@@ -126,26 +131,27 @@ class RolloutDataModule(LightningDataModule):
         """π_ref, on the device of this process."""
         assert self.trainer is not None
         device = str(self.trainer.strategy.root_device)
-        asked = (self.reference_name, self.template, device, self.template_args)
         try:
-            policy = ReferencePolicy.load(*asked)
+            policy = ReferencePolicy.load(
+                self.reference_name, self.template, device, self.template_args
+            )
         except FileNotFoundError as error:
             if not (self.folder / IDENTITY).is_file():
                 raise
             raise FileNotFoundError(
-                f"{error} If it has moved, say where to by --data.reference: the run in "
-                f"{self.folder} goes on if it is the same model."
+                f"{error} If it has moved, give its new place by --data.reference: the run in "
+                f"{self.folder} resumes if it is the same model."
             ) from error
         spare_threads(policy.model)
         return policy
 
     @cached_property
     def collector(self) -> Collector:
-        """Collects this process's share."""
+        """Makes and scores this process's share of answers and trees."""
         assert self.trainer is not None
-        meet = self.trainer.strategy.barrier
-        world = World(self.trainer.global_rank, self.trainer.world_size, meet)
-        return Collector(world, (self.folder / "metrics.json").is_file())
+        barrier = self.trainer.strategy.barrier
+        world = World(self.trainer.global_rank, self.trainer.world_size, barrier)
+        return Collector(world, (self.folder / METRICS).is_file())
 
     def setup(self, stage: str) -> None:
         """Read and check every prompt, and have the reference policy answer the held-out ones."""
@@ -155,17 +161,15 @@ class RolloutDataModule(LightningDataModule):
         for split in splits[1:]:
             check_enough(self.prompts[split], self.source, split)
         self.sampling(len(self.objectives)).check([one.name for one in self.objectives])
-        _ = self.units  # before anything is learned: a constant reward teaches nothing
+        _ = self.units  # an error before anything is trained if a reward is constant
 
     def sampling(self, outputs: int) -> SamplingParams:
-        """How a policy with so many outputs samples: weighed alike, with the sum of 1."""
-        named = ("beta", "temperature", "top_k", "top_p")
-        weights = tuple(1.0 / outputs for _ in range(outputs))
-        return SamplingParams(weights, **{name: getattr(self, name) for name in named})
+        """The settings of a policy with so many outputs: equal weights with the sum of 1."""
+        return replace(self._sampling, weights=(1.0 / max(1, outputs),) * outputs)
 
     @property
     def objective(self) -> Objective:
-        """The first objective, which the story of a fit is told of."""
+        """The first objective: plots, cards and messages name it."""
         return self.objectives[0]
 
     @cached_property
@@ -183,7 +187,7 @@ class RolloutDataModule(LightningDataModule):
         return self._baselines[split]
 
     def evaluate(self, network: ValueModel, split: str, folder: Path) -> ScoredSamples:
-        """The guided policy's answers to held-out prompts, one each; kept in `folder`."""
+        """The guided policy's answers to held-out prompts, one each; saved in `folder`."""
         policy = GuidedPolicy(self.reference, (network,))
         prompts = self.prompts[split][: self.held_out]
         with decoding(network):  # not the draws that the units were measured on
@@ -206,14 +210,14 @@ class RolloutDataModule(LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """The round's packs, in batches; a process gets as many as every other one."""
-        round_ = min(self.round, self.rounds - 1)  # Lightning asks also when all are over
+        """The round's packs in batches, the same number of them for each process."""
+        round_ = min(self.round, self.rounds - 1)  # Lightning calls this after the last round, too
         if round_ not in self._loaders:
             trees = self._grow("train", round_)
             groups = batches(self._packs(trees), self.batch_tokens, (self.seed, round_))
             world = self.collector.world
-            even = len(groups) // world.size * world.size  # every rank gets as many
-            self._grow("validation", round_)  # while the policy is the round's
+            even = len(groups) // world.size * world.size
+            self._grow("validation", round_)  # while the policy is the one that begins the round
             if even == 0:
                 raise ValueError(f"data.trees is too small for {world.size} processes.")
             mine = groups[world.rank : even : world.size]
@@ -222,12 +226,14 @@ class RolloutDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Packs of held-out trees, grown by the same policy as the round's."""
-        packs = self._packs(self._grow("validation", self.round))
-        return loader(batches(packs, self.batch_tokens, (self.seed,)))
+        return self._held_out_loader("validation")
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Packs of trees on the test prompts."""
-        packs = self._packs(self._grow("test", self.round))
+        return self._held_out_loader("test")
+
+    def _held_out_loader(self, split: str) -> DataLoader[Batch]:
+        packs = self._packs(self._grow(split, self.round))
         return loader(batches(packs, self.batch_tokens, (self.seed,)))
 
     def state_dict(self) -> dict[str, Any]:
@@ -235,7 +241,7 @@ class RolloutDataModule(LightningDataModule):
         return {"rounds": self.round}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on behind the finished rounds."""
+        """Resume after the finished rounds."""
         self.round = int(state_dict["rounds"])
 
     def _read(self, split: str) -> list[Prompt]:
@@ -243,16 +249,15 @@ class RolloutDataModule(LightningDataModule):
         held_out = max(self.held_out, VALIDATION_TREES)
         wanted = self.rounds * self.trees if split == "train" else held_out
         quiet = self.collector.world.rank > 0
-        room = (self.source, split, self.column, self.max_tokens, self.seed, wanted)
-        rows = self.on_bad_row
+        options = (self.source, split, self.column, self.max_tokens, self.seed, wanted)
+        bad = self.on_bad_row
         try:
-            return fitting_prompts(self.reference, *room, on_bad_row=rows, quiet=quiet)
+            return fitting_prompts(self.reference, *options, on_bad_row=bad, quiet=quiet)
         except BadRow as error:
-            said = f"{error} Leave such rows out by --data.on_bad_row skip."
-            raise BadRow(said) from error
+            raise BadRow(f"{error} Leave such rows out by --data.on_bad_row skip.") from error
 
     def _grow(self, split: str, round_: int) -> list[Tree]:
-        """A round's trees on a split, from disk as far as they are there."""
+        """A round's trees on the prompts of a split; those on disk are not sampled again."""
         assert self.trainer is not None
         network = self.trainer.lightning_module.network
         assert isinstance(network, ValueModel)
@@ -280,11 +285,11 @@ class RolloutDataModule(LightningDataModule):
         if split == "train":
             self.facts = facts
         if self.trainer.is_global_zero and not (folder / "complete.json").is_file():
-            write_json(folder / "complete.json", facts)  # the marker: nothing is missing
+            write_json(folder / "complete.json", facts)  # written last: nothing is missing
         return trees
 
     def _chosen(self, split: str, round_: int) -> Sequence[Prompt]:
-        """The prompts of a round: later rounds go on where the earlier ones stopped."""
+        """The prompts of a round: later rounds start where the earlier ones stopped."""
         prompts = self.prompts[split]
         if split != "train":
             return prompts[:VALIDATION_TREES]

@@ -26,17 +26,20 @@ class ValueModule(LightningModule):
     """Regression of a value network on soft targets, at every sampled token.
 
     Args:
-        source: where values come from: `action`, `state` or `shared` (see
-            `mavis.decoding.value_model`).
-        trunk: how many first layers of the reference model to copy (None: half of them, at least
-            two), or another causal LM with the same tokenizer, by folder or name.
-        lora: arguments of `peft.LoraConfig` (r, lora_alpha, target_modules, …); None trains all
-            of the trunk.
-        lr: learning rate of the first round.
-        later_lr: learning rate of later rounds, which start from the last one's values, as a
-            share of `lr`.
-        warmup: steps in which the rate rises at the start of a round; then it falls to 0.
-        weight_decay: of AdamW.
+        source: kind of value model, `action`, `state` or `shared`: it values all candidate tokens
+            after reading the text once (action), reads the text with each candidate (state), or
+            uses the reference model's own states (shared).
+        trunk: number of first layers of the reference model that the value model starts as a copy
+            of, or another causal LM with the same tokenizer, by folder or hub name (None: half of
+            the layers, at least two).
+        lora: arguments of `peft.LoraConfig`, such as `{r: 8, lora_alpha: 16}`, to train adapters
+            instead of the value model's layers (None: all weights are trained).
+        lr: learning rate in the first round.
+        later_lr: learning rate in later rounds, as a fraction of the first round's; these start
+            from the values of the round before.
+        warmup: number of optimizer steps in which the learning rate rises at the start of a round;
+            after that it falls linearly to 0 at the end of the round.
+        weight_decay: weight decay of the AdamW optimizer.
     """
 
     network: ValueModel
@@ -64,7 +67,7 @@ class ValueModule(LightningModule):
 
     @property
     def data(self) -> RolloutDataModule:
-        """The data module at work."""
+        """The data module of the trainer."""
         data: RolloutDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         return data
 
@@ -91,7 +94,7 @@ class ValueModule(LightningModule):
         """Predicted values [B, T, M] of the state after each token, in standard units, float32."""
         trunk, exact = self.network.trunk, torch.autocast(batch.tokens.device.type, enabled=False)
         if trunk is None:
-            with torch.no_grad(), exact:  # as the policy reads them when it decodes
+            with torch.no_grad(), exact:  # in the precision of decoding
                 hidden = _states(self.data.reference.model.base_model, batch)
         else:
             hidden = _states(trunk, batch)  # under mixed precision, this part is autocast
@@ -110,7 +113,7 @@ class ValueModule(LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Keep predictions and targets of held-out trees."""
+        """Collect predictions and targets of held-out trees."""
         known = batch.targets.isfinite().any(-1)
         columns = (batch.depth, self(batch), batch.targets, batch.siblings)
         depth, predicted, target, siblings = (c[known].double().cpu().numpy() for c in columns)
@@ -125,13 +128,12 @@ class ValueModule(LightningModule):
         depth, predicted, target, siblings = (np.concatenate(column) for column in columns)
         self._seen.clear()
         self.calibration = []
-        figures: list[dict[str, float]] = []
+        metrics: list[dict[str, float]] = []  # of each objective
         for values, aims in zip(predicted.T, target.T, strict=True):
             known = np.isfinite(aims)
             self.calibration.append((depth[known], values[known], aims[known]))
-            figures.append(_figures(values[known], aims[known], siblings[known]))
-        names = figures[0].keys()
-        means = {name: float(np.mean([of_one[name] for of_one in figures])) for name in names}
+            metrics.append(_metrics(values[known], aims[known], siblings[known]))
+        means = {name: float(np.mean([each[name] for each in metrics])) for name in metrics[0]}
         self.log_dict(means, rank_zero_only=True)
 
     test_step = validation_step
@@ -160,24 +162,23 @@ class ValueModule(LightningModule):
 def value_losses(predicted: Tensor, targets: Tensor) -> Tensor:
     """Mean squared error [M] of predictions [B, T, M] where targets [B, T, M] are not NaN.
 
-    Their mean is what is trained on: an objective that abstains often weighs as much as another,
-    and the gradient of the shared layers does not grow with the number of objectives.
+    The training loss is the mean of these: an objective that abstains often counts as much as
+    another, and the gradient of the shared layers does not grow with the number of objectives.
     """
     known = targets.isfinite()
     squares = torch.where(known, predicted - targets.nan_to_num(), 0.0).square()
-    # One objective after the other, each summed in the order in which it would be alone.
+    # Each objective is summed in the same order as if it were the only one.
     sums = torch.stack([one.sum() for one in squares.movedim(-1, 0).contiguous()])
     return sums / known.sum((0, 1)).clamp(min=1)
 
 
-def _figures(predicted: Scores, target: Scores, siblings: Scores) -> dict[str, float]:
-    """How well one objective's values [P] meet their targets [P], by name."""
+def _metrics(predicted: Scores, target: Scores, siblings: Scores) -> dict[str, float]:
+    """How well the values [P] of one objective predict their targets [P], by name."""
     node = siblings >= 0
     family = siblings[node].astype(np.int64)
-    explained = r2_score(torch.from_numpy(predicted), torch.from_numpy(target))
     return {
         "val_loss": float(np.square(predicted - target).mean()),
-        "r2": float(explained),
+        "r2": float(r2_score(torch.from_numpy(predicted), torch.from_numpy(target))),
         "sibling_rank_correlation": sibling_rank_correlation(predicted[node], target[node], family),
     }
 

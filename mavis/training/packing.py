@@ -1,18 +1,19 @@
-"""Packs: trees as the value model is trained on them, every shared token computed once.
+"""Packs: trees as the value model is trained on them, with each shared token computed once.
 
-A pack is a tree, or a subtree with the path that leads to it, of at most so many tokens. A token
-sees its ancestors and itself, nothing else: a tree mask, with positions by depth. So one forward of
-the pack equals one forward per path (batch row) of the tree.
+A pack is a tree, or a subtree with the path that leads to it, of a limited number of tokens. A
+token attends to its ancestors and itself alone (a tree mask), and its position is its depth. So one
+forward of the pack equals one forward per path of the tree.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Sampler
 
 from mavis.reward import Units, standardised
 from mavis.training.targets import soft_targets
@@ -27,12 +28,12 @@ class Pack:
     previous: Ints  # [T] index in the pack of the token before; −1 at the prompt's first
     position: Ints  # [T] depth
     targets: Floats  # [T, M] NaN = nothing to learn here
-    siblings: Ints  # [T] at a node's last token the number of its family, else −1
+    siblings: Ints  # [T] at a node's last token the number of its family of siblings, else −1
     prompt_length: int
 
 
 class Batch(NamedTuple):
-    """Packs side by side, padded to the longest; padding is invisible and teaches nothing."""
+    """Packs side by side, padded to the longest; padding is masked and has no targets."""
 
     tokens: Tensor  # [B, T]
     previous: Tensor  # [B, T]; 0 where there is none
@@ -55,7 +56,7 @@ def round_packs(trees: Sequence[Tree], units: Sequence[Units], eta: float, cap: 
         trees: with the rewards of their leaves.
         units: of the M rewards.
         eta: the KL price of the targets, per nat.
-        cap: tokens per pack.
+        cap: the most tokens of a pack.
     """
     packs: list[Pack] = []
     families = 0
@@ -80,44 +81,43 @@ def pack_tree(tree: Tree, targets: Floats, cap: int, family: int = 0) -> list[Pa
     """
     targets = targets.copy()
     targets[: tree.start[1]] = np.nan
-    size = np.diff(tree.start)
-    below = size.copy()  # tokens of the whole subtree
-    for node in range(len(tree.parent) - 1, 0, -1):
-        below[tree.parent[node]] += below[node]
-    groups = list(_groups(tree, below, cap))
     packs, seen = [], np.zeros(len(tree.parent), dtype=bool)
-    for nodes in groups:
+    for nodes in _groups(tree, cap):
         packs.append(_pack(tree, targets, nodes, seen, family))
         seen[nodes] = True
     return packs
 
 
-def _groups(tree: Tree, below: Ints, cap: int) -> Iterator[list[int]]:
-    """Lists of nodes, each a path from the root and whole subtrees behind it."""
-    children: list[list[int]] = [[] for _ in tree.parent]
-    for node, up in enumerate(tree.parent):
-        if up != NO_PARENT:
-            children[up].append(node)
+def _groups(tree: Tree, cap: int) -> Iterator[list[int]]:
+    """Lists of nodes, each a path from the root and whole subtrees below its end."""
+    # Nodes are in depth-first order: a subtree is the nodes from its root to before `end[root]`.
+    end = np.arange(1, len(tree.parent) + 1)
+    for node in range(len(tree.parent) - 1, 0, -1):
+        end[tree.parent[node]] = max(end[tree.parent[node]], end[node])
 
-    def subtree(node: int) -> list[int]:
-        return [node, *(n for child in children[node] for n in subtree(child))]
+    def size(node: int) -> int:
+        """Tokens of the whole subtree."""
+        return int(tree.start[end[node]] - tree.start[node])
 
     def cut(node: int, path: list[int], before: int) -> Iterator[list[int]]:
-        if before + below[node] <= cap or not children[node]:
-            yield [*path, *subtree(node)]
+        children = np.flatnonzero(tree.parent == node).tolist()
+        if before + size(node) <= cap or not children:
+            yield [*path, *range(node, end[node])]
             return
-        path, before = [*path, node], before + int(np.diff(tree.start)[node])
-        fitting: list[int] = []
-        for child in children[node]:
-            if before + below[child] > cap:
+        path, before = [*path, node], before + int(tree.start[node + 1] - tree.start[node])
+        fitting: list[int] = []  # nodes of subtrees that fit into a pack together
+        length = before
+        for child in children:
+            if before + size(child) > cap:
                 yield from cut(child, path, before)
-            elif before + sum(below[n] for n in [*fitting, child]) <= cap:
-                fitting.append(child)
-            else:
-                yield [*path, *(n for kept in fitting for n in subtree(kept))]
-                fitting = [child]
+                continue
+            if length + size(child) > cap:
+                yield [*path, *fitting]
+                fitting, length = [], before
+            fitting += range(child, end[child])
+            length += size(child)
         if fitting:
-            yield [*path, *(n for kept in fitting for n in subtree(kept))]
+            yield [*path, *fitting]
 
     yield from cut(0, [], 0)
 
@@ -126,7 +126,7 @@ def _pack(tree: Tree, targets: Floats, nodes: list[int], seen: np.ndarray, famil
     index = np.concatenate([np.arange(tree.start[n], tree.start[n + 1]) for n in nodes])
     place = np.full(len(tree.tokens) + 1, -1)  # tree token -> pack token; the last entry is "none"
     place[index] = np.arange(len(index))
-    fresh = np.concatenate([np.full(tree.start[n + 1] - tree.start[n], not seen[n]) for n in nodes])
+    fresh = np.repeat(~seen[nodes], np.diff(tree.start)[nodes])  # not supervised in another pack
     siblings = np.full(len(tree.tokens), -1)
     for node in nodes:
         if tree.parent[node] != NO_PARENT and not seen[node]:
@@ -142,7 +142,7 @@ def _pack(tree: Tree, targets: Floats, nodes: list[int], seen: np.ndarray, famil
 
 
 def tree_mask(previous: Ints) -> np.ndarray:
-    """Who may attend to whom [T, T], from each token's predecessor [T]."""
+    """Which token may attend to which [T, T], from each token's predecessor [T]."""
     mask = np.eye(len(previous), dtype=bool)
     for token, before in enumerate(previous):
         if before >= 0:
@@ -155,11 +155,8 @@ def collate(packs: Sequence[Pack]) -> Batch:
     width = max(len(pack.tokens) for pack in packs)
 
     def padded(arrays: Sequence[np.ndarray], value: float) -> Tensor:
-        shape = (len(packs), width, *arrays[0].shape[1:])
-        out = np.full(shape, value, dtype=arrays[0].dtype)
-        for row, array in zip(out, arrays, strict=True):
-            row[: len(array)] = array
-        return torch.from_numpy(out)
+        tensors = [torch.from_numpy(array) for array in arrays]
+        return pad_sequence(tensors, batch_first=True, padding_value=value)
 
     # Padding sees itself, so that no row of the softmax is empty.
     mask = np.tile(np.eye(width, dtype=bool), (len(packs), 1, 1))
@@ -180,7 +177,7 @@ def collate(packs: Sequence[Pack]) -> Batch:
 def batches(packs: Sequence[Pack], budget: int, seed: tuple[int, ...]) -> list[list[Pack]]:
     """Group packs of like length into batches of at most `budget` tokens, padding included.
 
-    The order is random but named by the seed. A pack larger than the budget is a batch by itself.
+    The order is random and depends on the seed. A pack larger than the budget is a batch by itself.
     """
     random = np.random.default_rng(seed)
     order = sorted(random.permutation(len(packs)), key=lambda i: len(packs[i].tokens) // 32)
@@ -194,30 +191,17 @@ def batches(packs: Sequence[Pack], budget: int, seed: tuple[int, ...]) -> list[l
     return [groups[i] for i in random.permutation(len(groups))]
 
 
-class _Groups(Dataset[Batch]):
-    """Batches that are put together when they are asked for."""
-
-    def __init__(self, groups: Sequence[Sequence[Pack]]) -> None:
-        self.groups = groups
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, index: int) -> Batch:
-        return collate(self.groups[index])
-
-
 class _Order(Sampler[int]):
-    """An order for every epoch that the seed names, however often a pass is begun.
+    """A random order for each epoch, which depends on the seed and the epoch alone.
 
-    A fit that goes on begins its passes at other times than one that was never stopped.
+    A fit that resumes starts its passes at other times than one that was never stopped.
     """
 
     def __init__(self, count: int, seed: tuple[int, ...]) -> None:
         self.count, self.seed, self.epoch = count, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Hear from Lightning which pass comes next."""
+        """Set the epoch of the next pass; Lightning calls this."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -231,6 +215,7 @@ class _Order(Sampler[int]):
 def loader(
     groups: Sequence[Sequence[Pack]], seed: tuple[int, ...] | None = None
 ) -> DataLoader[Batch]:
-    """Batches, one after the other; with a seed in an order of every epoch's own."""
+    """A loader of batches, in their order, or with a seed in another order in each epoch."""
     order = None if seed is None else _Order(len(groups), seed)
-    return DataLoader(_Groups(groups), batch_size=None, sampler=order)
+    data: Any = groups  # a sequence will do as a data set; a group is collated when it is needed
+    return DataLoader(data, batch_size=None, sampler=order, collate_fn=collate)

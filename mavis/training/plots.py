@@ -1,11 +1,9 @@
-"""Pictures of a fit: reward against KL, rewards before and after, values against what came true.
+"""Plots of a fit: reward against KL, rewards before and after, values against their targets.
 
-Each picture is two functions: one draws a `Figure`, the other saves it as a PNG. Points that are
-not finite are left out; few or constant ones make a plain picture, not an error.
+Points that are not finite are left out; few or constant ones make a plain plot, not an error.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,21 +11,11 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from mavis import plot_labels
-from mavis.plot_style import BLACK, BLUE, GREY, ORANGE, UNITS, WIDTH, name_axes, save
+from mavis.plot_style import BLACK, BLUE, GREY, ORANGE, UNITS, WIDTH, name_axes
 
 PANELS, BINS, CLOUD = 4, 8, 400  # calibration: depths, bins in each, single points shown
 
 Array = NDArray[np.float64]
-
-
-def reward_kl(
-    path: Path,
-    rounds: Sequence[Mapping[str, Any]],
-    best_of_n: Sequence[tuple[int, float, float]],
-    objective: str,
-) -> Path:
-    """Save `reward_kl_figure` as a PNG; returns its path."""
-    return save(path, reward_kl_figure(rounds, best_of_n, objective))
 
 
 def reward_kl_figure(
@@ -40,8 +28,8 @@ def reward_kl_figure(
     Args:
         rounds: Entries of `metrics.json`: round, kl, reward, reward_se, reward_reference, and
             reward_reference_se if it is known.
-        best_of_n: N, KL in nats and mean reward in standard units, for each N from 1, where the
-            reference stands.
+        best_of_n: N, KL in nats and mean reward in standard units, for each N from 1, which is
+            the reference.
         objective: Its name, for the title.
     """
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
@@ -49,18 +37,18 @@ def reward_kl_figure(
     name_axes(axes, f"{objective}: reward against KL, by round", "KL to the reference (nats)")
     axes.set_ylabel(f"mean reward ({UNITS}, ± standard error)")
     keys = ("kl", "reward", "reward_se", "reward_reference", "reward_reference_se")
-    table = np.array([[_number(entry.get(key)) for key in keys] for entry in rounds])
-    kl, reward, error, reference, reference_error = table.reshape(-1, 5).T
+    table = [[entry.get(key) for key in keys] for entry in rounds]  # None becomes NaN
+    kl, reward, error, reference, reference_error = np.array(table, float).reshape(-1, 5).T
     curve = np.array(sorted(best_of_n), dtype=np.float64).reshape(-1, 3)
     curve = curve[np.isfinite(curve).all(1)]
     lead = reward - np.interp(kl, curve[:, 1], curve[:, 2]) if len(curve) else reward
-    behind = bool(np.nansum(lead) < 0)  # on which side of the curve there is room for labels
+    lagging = bool(np.nansum(lead) < 0)  # on which side of the curve there is room for labels
 
     named = np.log2(curve[:, 0]) % 1 == 0
     axes.plot(curve[:, 1], curve[:, 2], "--", marker=".", markevery=named.tolist(),
               color=ORANGE, label="best of N")  # fmt: skip
     for n, x, y in curve[named & (curve[:, 0] > 1)]:
-        plot_labels.name_point(axes, f"N = {n:.0f}", (x, y), below=not behind, color=ORANGE)
+        plot_labels.name_point(axes, f"N = {n:.0f}", (x, y), below=not lagging, color=ORANGE)
     bars: dict[str, Any] = {"capsize": 4, "linewidth": 1.2}
     last = np.flatnonzero(np.isfinite(reference))[-1:]  # measured anew in every round
     start = curve[:1, 1] if len(curve) else [0.0]  # truncation has its price at β = 0 too
@@ -72,15 +60,8 @@ def reward_kl_figure(
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     figure.draw_without_rendering()  # now it is known where the points lie
     texts = [f"round {entry.get('round', '?')}" for entry in rounds]
-    plot_labels.name_points(axes, texts, np.column_stack([kl, reward]), below=behind, color=BLUE)
+    plot_labels.name_points(axes, texts, np.column_stack([kl, reward]), below=lagging, color=BLUE)
     return figure
-
-
-def reward_histograms(
-    path: Path, before: Sequence[float], after: Sequence[float], objective: str
-) -> Path:
-    """Save `reward_histograms_figure` as a PNG; returns its path."""
-    return save(path, reward_histograms_figure(before, after, objective))
 
 
 def reward_histograms_figure(
@@ -114,13 +95,6 @@ def reward_histograms_figure(
     return figure
 
 
-def calibration(
-    path: Path, depth: ArrayLike, predicted: ArrayLike, target: ArrayLike, objective: str
-) -> Path:
-    """Save `calibration_figure` as a PNG; returns its path."""
-    return save(path, calibration_figure(depth, predicted, target, objective))
-
-
 def calibration_figure(
     depth: ArrayLike, predicted: ArrayLike, target: ArrayLike, objective: str
 ) -> Figure:
@@ -135,10 +109,8 @@ def calibration_figure(
         target: [P] targets, in standard units.
         objective: Its name, for the title.
     """
-    columns = [
-        np.asarray(column, dtype=np.float64).ravel() for column in (depth, predicted, target)
-    ]
-    points = np.stack(columns, 1)
+    columns = (depth, predicted, target)
+    points = np.stack([np.asarray(one, dtype=np.float64).ravel() for one in columns], 1)
     points = points[np.isfinite(points).all(1)]
     groups = _by_depth(points)
     figure = Figure(figsize=(WIDTH, 3.0 if len(groups) < 3 else 5.6), layout="constrained")
@@ -213,12 +185,10 @@ def _edges(values: Array) -> list[float]:
     if high - low < 1e-9:
         low, high = low - 0.5, high + 0.5
     count = int(np.clip(np.sqrt(values.size), 10, 40))
-    return [float(edge) for edge in np.linspace(low, high, count + 1)]
-
-
-def _number(value: Any) -> float:
-    return np.nan if value is None else float(value)
+    edges: list[float] = np.linspace(low, high, count + 1).tolist()
+    return edges
 
 
 def _finite(values: Sequence[float]) -> Array:
-    return np.array([x for x in map(_number, values) if np.isfinite(x)], dtype=np.float64)
+    array = np.array(values, dtype=np.float64)
+    return array[np.isfinite(array)]

@@ -1,4 +1,4 @@
-"""The bar of a training: what a person can read, and out of the way of what is printed."""
+"""The progress bar of a fit, which steps aside for what is printed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,25 +9,25 @@ from rich.progress import Progress, TaskID
 
 
 class Bar(RichProgressBar):
-    """Lightning's bar without the tracker's number of the run; it leaves nothing on the screen."""
+    """Lightning's bar without the run number of the logger; it leaves nothing on the screen."""
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """What stands beside the bar."""
-        found = super().get_metrics(trainer, pl_module)
-        found.pop("v_num", None)
-        return found
+        """Return the numbers beside the bar."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Clear the screen of the last frame when all is done."""
+        """Clear the last frame at the end."""
         _clear(self.progress)
         super().teardown(trainer, pl_module, stage)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Clear the screen of the last frame when it ends early."""
+        """Clear the last frame after an error or an interrupt."""
         _clear(self.progress)
         super().on_exception(trainer, pl_module, exception)
 
@@ -36,8 +36,8 @@ class Bar(RichProgressBar):
 def aside(trainer: Trainer) -> Iterator[None]:
     """Take the bar off the screen within this block.
 
-    While it is drawn, what is printed on stdout goes through it to stderr: results would be missing
-    from a file or a pipe. Another bar would be drawn over it, in turns.
+    While it is drawn, it redirects stdout to stderr, so that results would be missing from a file
+    or a pipe; and a second bar would alternate with it.
     """
     bar = trainer.progress_bar_callback
     progress = bar.progress if isinstance(bar, RichProgressBar) else None
@@ -55,10 +55,7 @@ def aside(trainer: Trainer) -> Iterator[None]:
 
 
 def _clear(progress: Progress | None) -> list[TaskID]:
-    """Hide what a bar shows, and say what that was.
-
-    A frame of no lines is the last one then: nothing of it is left, however many lines it had.
-    """
+    """Hide the visible tasks of a bar, so that its last frame is empty; return them."""
     if progress is None:
         return []
     shown = [task.id for task in progress.tasks if task.visible]

@@ -1,8 +1,8 @@
-"""Growing rollout trees: one pool of rows for the trees of all prompts.
+"""Growing rollout trees: the trees of all prompts share one pool of decoding rows.
 
 A finished segment forks into its children at once, by copying rows; there is no barrier between
-levels or prompts. Lengths and draws are keyed by (seed, round, prompt, path), so a tree is the same
-whatever grows beside it.
+levels or prompts. Lengths and draws are keyed by (seed, round, prompt, path), so a tree does not
+depend on which others are decoded beside it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ class Shape:
     max_tokens: int
 
     def __post_init__(self) -> None:
-        """Refuse shapes that are no trees."""
+        """Check the shape."""
         if len(self.branching) < 2 or min(self.branching) < 1:
             raise ValueError(
                 f"branching must be at least two levels of 1 or more children, "
@@ -48,14 +48,6 @@ class Shape:
         return min(left, int(stream((*key, "length")).integers(1, longest + 1)))
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where in the wood a job stands."""
-
-    tree: int
-    path: Path
-
-
 def grow(
     policy: GuidedPolicy,
     prompts: Sequence[Prompt],
@@ -67,12 +59,12 @@ def grow(
     """Grow a tree for every prompt.
 
     Args:
-        policy: who writes.
+        policy: the policy that samples the tokens.
         prompts: texts or chats.
         shape: how the trees branch.
         sampling: how tokens are drawn.
         seed: (seed, round).
-        rows: how many rows take a step together.
+        rows: rows that are decoded together.
 
     Yields:
         (index of the prompt, its tree), as trees are finished.
@@ -82,14 +74,14 @@ def grow(
     open_nodes = [1] * len(prompts)
 
     def children(span: Output) -> list[Request]:
-        place: _Place = span.request.tag
-        level, used = len(place.path), span.request.response + len(span.tokens)
+        index, path = span.request.tag
+        level, used = len(path), _length(span)
         if used >= shape.max_tokens:
             return []
-        start = starts[place.tree]
-        stem: Key = (*seed, *start.tokens, "tree", *place.path)
+        start = starts[index]
+        stem: Key = (*seed, *start.tokens, "tree", *path)
         keys: list[Key] = [(*stem, child) for child in range(shape.branching[level])]
-        jobs = [
+        requests = [
             Request(
                 tokens=[*span.request.tokens, *span.tokens],
                 limit=shape.segment(key, level, used),
@@ -97,43 +89,43 @@ def grow(
                 key=key,
                 stop=start.stop,
                 response=used,
-                tag=_Place(place.tree, (*place.path, child)),
+                tag=(index, (*path, child)),
             )
             for child, key in enumerate(keys)
         ]
-        open_nodes[place.tree] += len(jobs)
-        return jobs
+        open_nodes[index] += len(requests)
+        return requests
 
     # Prompts of like length side by side: a row pays for the longest one that is live.
     order = sorted(range(len(prompts)), key=lambda index: len(starts[index].tokens))
-    roots = [_root(starts[index], sampling, index) for index in order]
+    roots = [
+        Request(starts[at].tokens, 0, sampling, ("root",), starts[at].stop, tag=(at, ()))
+        for at in order
+    ]
     spans = decode(
         policy.reference, policy.guides, roots, rule=policy.rule, rows=rows, follow=children
     )
     for span in spans:
-        index = span.request.tag.tree
+        index, path = span.request.tag
         leaf = span.reason != "length" or _length(span) >= shape.max_tokens
-        segments[index][span.request.tag.path] = _segment(policy, span, starts[index], leaf)
+        segments[index][path] = _segment(policy, span, starts[index], leaf)
         open_nodes[index] -= 1  # its children are counted when the loop asks for them, after this
         if leaf and open_nodes[index] == 0:
             yield index, build_tree(plain(prompts[index]), segments[index])
             segments[index] = {}
 
 
-def _root(start: Encoded, sampling: SamplingParams, index: int) -> Request:
-    return Request(start.tokens, 0, sampling, ("root",), start.stop, tag=_Place(index, ()))
-
-
 def _length(span: Output) -> int:
+    """The tokens of the response up to the end of a segment."""
     return span.request.response + len(span.tokens)
 
 
 def _segment(policy: GuidedPolicy, span: Output, start: Encoded, leaf: bool) -> Segment:
-    if not span.request.tag.path:  # the root's segment is the prompt, which nobody sampled
+    if span.request.tag[1] == ():  # the root's segment is the prompt, which is not sampled
         return Segment(list(start.tokens), [0.0] * len(start.tokens))
-    said = [*span.request.tokens[len(start.tokens) :], *span.tokens]
     # Over the candidates alone: truncation is no choice of the policy's, and β = 0 costs nothing.
     ratio = [full - cut for full, cut in zip(span.log_ratio, span.truncation, strict=True)]
     if not leaf:
         return Segment(span.tokens, ratio)
-    return Segment(span.tokens, ratio, policy.reference.decode(said, start.stop), span.reason)
+    response = [*span.request.tokens[len(start.tokens) :], *span.tokens]
+    return Segment(span.tokens, ratio, policy.reference.decode(response, start.stop), span.reason)

@@ -1,9 +1,8 @@
-"""A rollout tree: everything one prompt's rollouts said, as one struct of arrays.
+"""A rollout tree: all rollouts of one prompt, as one structure of arrays.
 
 Node 0 is the root; its segment is the prompt. Every other node's segment is what was sampled after
-its parent's. Nodes stand in depth-first order, so a parent comes before its children. One tree
-serves M objectives: each of them scores the same leaves. Knows nothing of policies or of what
-rewards mean.
+its parent's. Nodes are in depth-first order, so a parent comes before its children. All M
+objectives score the same leaves. The module knows neither policies nor what rewards mean.
 """
 
 from collections.abc import Mapping
@@ -18,7 +17,6 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 NO_PARENT = -1
-ROOT = 0
 
 Path = tuple[int, ...]  # which child was taken at each level; the root is ()
 
@@ -66,7 +64,7 @@ class Tree:
 
 
 def build_tree(prompt: str, segments: Mapping[Path, Segment]) -> Tree:
-    """Put a tree together from its segments by path; the order in which they came is no matter.
+    """Build a tree from its segments by path, whatever their order.
 
     A response that ended on the first level is cut in two, so that every tree has two levels.
     """
@@ -95,7 +93,7 @@ def build_tree(prompt: str, segments: Mapping[Path, Segment]) -> Tree:
 
 
 def tree_row(index: int, tree: Tree) -> Row:
-    """A tree as a table row; rewards are kept apart, as they come later."""
+    """A tree as a table row, without the rewards, which are computed later."""
     row = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(tree).items()}
     del row["rewards"]
     return {"index": index, **row}

@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from mavis.cli.main import TRAINING, commands, main
-from mavis.cli.overview import PARTS
+from mavis.cli.overview import EXAMPLES
 from mavis.cli.parsing import parameters
 
 
@@ -28,7 +28,7 @@ def test_first_things_come_first(capsys):
 
 
 def test_every_command_has_an_example_that_can_be_typed():
-    shown = {entry.name: entry.example for _, entries in PARTS for entry in entries}
+    shown = {name: text for examples in EXAMPLES.values() for name, text in examples.items()}
     assert shown.keys() == {*commands(), *((name,) for name in TRAINING)}
     for name, example in shown.items():
         first, *words = shlex.split(example)

@@ -192,7 +192,7 @@ def test_interrupted_it_goes_on(
     assert stop.left == 0
     said = capsys.readouterr()
     assert said.err.strip().splitlines()[-1] == (
-        "mavis: interrupted; the same command goes on from here."
+        "mavis: interrupted; the same command resumes from here."
     )
     assert main(fit_words(tmp_path / "run")) == 0
     same_run(tmp_path / "run", tiny_fit)
@@ -309,7 +309,7 @@ def test_told_to_end_it_says_so_and_goes_on(
         assert main(fit_words(tmp_path / "run")) == 143
     assert left[0] <= 0
     assert capsys.readouterr().err.strip().splitlines()[-1] == (
-        "mavis: terminated; the same command goes on from here."
+        "mavis: terminated; the same command resumes from here."
     )
     assert signal.getsignal(signal.SIGTERM) is before
     assert main(fit_words(tmp_path / "run")) == 0
@@ -331,7 +331,7 @@ def test_a_process_that_was_told_to_end(tiny_fit, fit_words, plugin, tmp_path, s
         check=False,
     )
     assert done.returncode == 143, done.stderr
-    assert done.stderr.strip() == "mavis: terminated; the same command goes on from here."
+    assert done.stderr.strip() == "mavis: terminated; the same command resumes from here."
     assert not (run / "value").exists()
     assert main(fit_words(run)) == 0
     same_run(run, tiny_fit)

@@ -5,7 +5,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from mavis.training.checkpoint import check_checkpoint, save_checkpoint
+from mavis.training.run_folder import check_checkpoint, save_checkpoint
 
 
 def trainer_of(write, main=True):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
+from mavis.plot_style import save
 from mavis.training import plots
 
 NAN = float("nan")
@@ -32,9 +33,11 @@ def names(figure) -> set[str]:
 def test_pictures_are_saved_as_wide_as_a_page(tmp_path):
     folder = tmp_path / "plots"
     saved = [
-        plots.reward_kl(folder / "reward_kl.png", ROUNDS, BEST, "humor"),
-        plots.reward_histograms(folder / "rewards.png", [0.0, 1.0], [2.0, 3.0], "humor"),
-        plots.calibration(folder / "calibration.png", DEPTH, VALUES, VALUES, "humor"),
+        save(folder / "reward_kl.png", plots.reward_kl_figure(ROUNDS, BEST, "humor")),
+        save(
+            folder / "rewards.png", plots.reward_histograms_figure([0.0, 1.0], [2.0, 3.0], "humor")
+        ),
+        save(folder / "calibration.png", plots.calibration_figure(DEPTH, VALUES, VALUES, "humor")),
     ]
     assert saved == [folder / f"{name}.png" for name in ("reward_kl", "rewards", "calibration")]
     assert [png_size(path) for path in saved] == [(1080, 690), (1080, 600), (1080, 840)]
@@ -97,7 +100,7 @@ def test_few_depths_make_few_panels(count, tmp_path):
     figure = plots.calibration_figure(depth, np.ones(90), np.ones(90), "humor")
     assert sum(axes.axison for axes in figure.axes) == count
     assert figure.axes[0].get_title(loc="left") == f"token 0 (n = {90 // count})"
-    plots.calibration(tmp_path / "few.png", depth, np.ones(90), np.ones(90), "humor")
+    save(tmp_path / "few.png", figure)
 
 
 @pytest.mark.parametrize(
@@ -106,13 +109,15 @@ def test_few_depths_make_few_panels(count, tmp_path):
 )
 @pytest.mark.parametrize("best", [[], [(1, 0.0, 0.0)], [(2, NAN, NAN)]])
 def test_odd_rounds_make_a_picture(rounds, best, tmp_path):
-    assert png_size(plots.reward_kl(tmp_path / "a.png", rounds, best, "humor"))[0] == 1080
+    assert (
+        png_size(save(tmp_path / "a.png", plots.reward_kl_figure(rounds, best, "humor")))[0] == 1080
+    )
 
 
 @pytest.mark.parametrize("before", [[], [1.0], [1.0] * 9, [NAN, None, float("inf")], [-1e30, 1e30]])
 @pytest.mark.parametrize("after", [[], [1.0, 1.0]])
 def test_odd_rewards_make_a_picture(before, after, tmp_path):
-    path = plots.reward_histograms(tmp_path / "a.png", before, after, "humor")
+    path = save(tmp_path / "a.png", plots.reward_histograms_figure(before, after, "humor"))
     assert png_size(path)[0] == 1080
 
 
@@ -127,7 +132,9 @@ def test_odd_rewards_make_a_picture(before, after, tmp_path):
     ],
 )
 def test_odd_values_make_a_picture(columns, tmp_path):
-    assert png_size(plots.calibration(tmp_path / "a.png", *columns, "humor"))[0] == 1080
+    assert (
+        png_size(save(tmp_path / "a.png", plots.calibration_figure(*columns, "humor")))[0] == 1080
+    )
 
 
 CLOSE = {

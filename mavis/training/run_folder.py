@@ -1,12 +1,15 @@
-"""What a run folder was made with, its settings and its reference policy: kept, and held to."""
+"""The settings, reference policy and checkpoint of a run folder: saved, and checked on resuming."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import yaml
+from lightning.pytorch import Trainer
 
+from mavis.checksums import check, install
 from mavis.decoding.reference import ReferencePolicy
 from mavis.storage import read_json, write_json, write_whole
 from mavis.versions import FORMAT, check_format, same_class
@@ -14,10 +17,10 @@ from mavis.versions import FORMAT, check_format, same_class
 CONFIG, METRICS = "config.yaml", "metrics.json"
 LAST = Path("checkpoints") / "last.ckpt"
 IDENTITY = Path("reference") / "identity.json"  # which reference policy a run is of
-# What may differ between a run and the one it goes on from.
+# What may differ between a run and the one that it resumes.
 FREE = ("out", "tracking", "trainer.", "ckpt_path", "data.rounds", "data.rows", "verbose")
 BINDING = ("trainer.gradient_clip", "trainer.precision", "trainer.accumulate", "trainer.limit_")
-# What does not touch the reference's answers and the first round's rollouts.
+# What does not affect the reference's answers and the first round's rollouts.
 LEARNING = ("model.", "trainer.", "data.epochs", "data.batch_tokens")
 ALWAYS = {"objective", "out", "data", "model", "trainer"}  # in every configuration
 MARK = "# sha256 of the lines below: "
@@ -34,8 +37,8 @@ def keep_settings(folder: Path, settings: Mapping[str, Any]) -> str:
 def check_same_run(folder: Path, settings: Mapping[str, Any]) -> None:
     """Refuse to mix two runs in one folder.
 
-    Until a round is finished, only what its rollouts depend on has to stay. The reference may have
-    moved: `check_reference` tells it by its weights.
+    Until a round is finished, only the settings that its rollouts depend on must stay. The
+    reference may have moved: `check_reference` compares its weights.
 
     Raises:
         ValueError: the folder holds results of other settings, or of settings that cannot be read.
@@ -54,7 +57,7 @@ def check_same_run(folder: Path, settings: Mapping[str, Any]) -> None:
             continue
         if name in before and before[name] != value and bound:
             raise ValueError(
-                f"{folder} holds a run with {name} = {before[name]}, not {value}: go on with it by "
+                f"{folder} holds a run with {name} = {before[name]}, not {value}: resume it by "
                 f"`-c {folder / CONFIG}`, or give another --out."
             )
 
@@ -86,15 +89,15 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def check_reference(folder: Path, reference: ReferencePolicy, keep: bool = True) -> None:
-    """Hold a run to the reference policy that it began with.
+    """Raise an error if a run began with another reference policy.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         reference: π_ref.
-        keep: whether to note which one it is, if that was not done before.
+        keep: whether to save its identity, unless that is saved already.
 
     Raises:
-        ValueError: it is another one now, by its weights, its tokens or its chat template.
+        ValueError: the weights, the tokens or the chat template are others now.
         RuntimeError: a newer version of mavis made the run.
     """
     now = {
@@ -113,6 +116,32 @@ def check_reference(folder: Path, reference: ReferencePolicy, keep: bool = True)
             )
     if keep and before != now | {"format": FORMAT}:
         write_json(file, now | {"format": FORMAT})
+
+
+def save_checkpoint(trainer: Trainer, file: Path) -> None:
+    """Save the state of the fit, all or nothing; every process must call this."""
+    draft = file.with_name(file.name + ".part")
+    trainer.save_checkpoint(draft, weights_only=False)
+    if trainer.is_global_zero:
+        install(draft, file)
+    trainer.strategy.barrier()
+
+
+def check_checkpoint(file: Path) -> None:
+    """Check that a checkpoint is complete and unchanged.
+
+    Raises:
+        ValueError: it is damaged; the message names it.
+    """
+    remedy = "`mavis fit` with the same options makes it again."
+    check(file, remedy)
+    try:  # an older one has no checksum file, but its format holds some
+        with ZipFile(file) as parts:
+            broken = parts.testzip()
+    except BadZipFile as error:
+        raise ValueError(f"{file} is damaged ({error}): {remedy}") from error
+    if broken is not None:
+        raise ValueError(f"{file} is damaged ({broken}): {remedy}")
 
 
 def _digest(text: str) -> str:
