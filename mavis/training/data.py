@@ -41,34 +41,30 @@ class RolloutDataModule(LightningDataModule):
 
     Args:
         objectives: names of the M installed objectives that values are learned for.
-        prompts: prompt data set: a file, a folder, MODULE:FUNCTION or a data set name on the hub
-            (None: the data set of the objective).
-        column: name of the column that holds the prompts (None: it is detected).
-        on_bad_row: whether a row without a valid prompt stops the command, or is skipped and
-            counted.
-        template: dotted name of a function prompt -> text that replaces the chat template.
-        template_args: arguments passed to the chat template, such as `{enable_thinking: false}`.
-        reference: reference policy: sandbox/reference, a local folder or a model name on the hub.
-        rounds: number of rounds of policy improvement; the first one samples from the reference
-            policy, each later one from the policy of the round before.
-        epochs: number of training passes over the trees of each round.
-        trees: number of prompts per round; a tree of answers is sampled for each of them.
-        first_branching: number of children per node at each level of a tree, in the first round.
-        branching: number of children per node at each level of a tree, in later rounds.
+        prompts: prompts: a file, a folder, MODULE:FUNCTION or a hub data set (None: the
+            objective's own).
+        column: column that holds the prompts (None: it is detected).
+        on_bad_row: what to do at a row without a valid prompt.
+        template: function prompt -> text, by dotted name, that replaces the chat template.
+        template_args: arguments of the chat template, such as `{enable_thinking: false}`.
+        reference: reference policy: a local folder or a model name on the hub.
+        rounds: rounds of policy improvement; the first one samples from the reference policy,
+            each later one from the policy of the round before.
+        epochs: training passes over the trees of each round.
+        trees: prompts per round; a tree of answers is sampled for each of them.
+        first_branching: children per node at each level of a tree, in the first round.
+        branching: children per node at each level of a tree, in later rounds.
         max_tokens: maximum answer length in tokens.
         eta: price of one nat of KL in the training targets, in standard units of reward.
-        beta: strength of the guidance when trees are sampled (None: 1 / eta, for which policy
-            improvement is proven).
+        beta: strength of the guidance in rollouts (None: 1 / eta, for which improvement is proven).
         temperature: sampling temperature of the reference policy, above 0.
-        top_k: number of most likely tokens to choose the next token from; 0 is the whole
-            vocabulary.
-        top_p: probability mass of the most likely tokens to choose the next token from.
-        rows: batch size of decoding: answers that are sampled at the same time.
-        batch_tokens: maximum number of tokens in a training batch, padding included; larger trees
-            are cut.
-        held_out: number of validation prompts on which the policy of each round is measured.
-        best_of: number of reference answers to each of the first third of the validation prompts,
-            for standard units and best-of-N.
+        top_k: most likely tokens to choose from; 0 is the whole vocabulary.
+        top_p: probability mass of the most likely tokens to choose from.
+        rows: answers that are sampled at the same time.
+        batch_tokens: maximum number of tokens in a training batch; larger trees are cut.
+        held_out: validation prompts on which the policy of each round is measured.
+        best_of: reference answers to each of the first third of the validation prompts, for
+            standard units and best-of-N.
         seed: seed of all random draws.
     """
 

@@ -26,19 +26,16 @@ class ValueModule(LightningModule):
     """Regression of a value network on soft targets, at every sampled token.
 
     Args:
-        source: kind of value model, `action`, `state` or `shared`: it values all candidate tokens
-            after reading the text once (action), reads the text with each candidate (state), or
-            uses the reference model's own states (shared).
-        trunk: number of first layers of the reference model that the value model starts as a copy
-            of, or another causal LM with the same tokenizer, by folder or hub name (None: half of
-            the layers, at least two).
+        source: what values are read from, `action`, `state` or `shared`: a model of their own that
+            reads the text once, or with each candidate, or the reference model's own states.
+        trunk: number of the reference's first layers that the value model starts from, or another
+            causal LM with the same tokenizer (None: half of the layers, at least two).
         lora: arguments of `peft.LoraConfig`, such as `{r: 8, lora_alpha: 16}`, to train adapters
-            instead of the value model's layers (None: all weights are trained).
+            in place of all weights.
         lr: learning rate in the first round.
-        later_lr: learning rate in later rounds, as a fraction of the first round's; these start
-            from the values of the round before.
-        warmup: number of optimizer steps in which the learning rate rises at the start of a round;
-            after that it falls linearly to 0 at the end of the round.
+        later_lr: learning rate in later rounds, as a fraction of the first round's.
+        warmup: optimizer steps in which the learning rate rises at the start of a round; after
+            that it falls linearly to 0 at the end of the round.
         weight_decay: weight decay of the AdamW optimizer.
     """
 
