@@ -48,20 +48,19 @@ class RolloutDataModule(LightningDataModule):
         template: function prompt -> text, by dotted name, that replaces the chat template.
         template_args: arguments of the chat template, such as `{enable_thinking: false}`.
         reference: reference policy: a local folder or a model name on the hub.
-        rounds: rounds of policy improvement; the first one samples from the reference policy,
-            each later one from the policy of the round before.
+        rounds: rounds of policy improvement; each samples from the policy of the one before.
         epochs: training passes over the trees of each round.
-        trees: prompts per round; a tree of answers is sampled for each of them.
+        trees: prompts per round; a tree of answers is sampled for each.
         first_branching: children per node at each level of a tree, in the first round.
         branching: children per node at each level of a tree, in later rounds.
         max_tokens: maximum answer length in tokens.
-        eta: price of one nat of KL in the training targets, in standard units of reward.
+        eta: price of a nat of KL in the targets, in standard units of reward.
         beta: strength of the guidance in rollouts (None: 1 / eta, for which improvement is proven).
         temperature: sampling temperature of the reference policy, above 0.
         top_k: most likely tokens to choose from; 0 is the whole vocabulary.
         top_p: probability mass of the most likely tokens to choose from.
         rows: answers that are sampled at the same time.
-        batch_tokens: maximum number of tokens in a training batch; larger trees are cut.
+        batch_tokens: most tokens in a training batch; larger trees are cut.
         held_out: validation prompts on which the policy of each round is measured.
         best_of: reference answers to each of the first third of the validation prompts, for
             standard units and best-of-N.

@@ -92,7 +92,8 @@ def test_trainer_options_are_there():
 
 
 @pytest.mark.parametrize("command", TRAINING)
-def test_a_page(command, capsys):
+def test_a_page(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     text = said(capsys, command, "--help")
     assert text.startswith(f"usage: mavis {command} --objective NAME [OPTIONS]\n\n")
     assert len(text.splitlines()) < 120
