@@ -45,7 +45,7 @@ class RolloutDataModule(LightningDataModule):
             objective's own).
         column: column that holds the prompts (None: it is detected).
         on_bad_row: what to do at a row without a valid prompt.
-        template: function prompt -> text, by dotted name, that replaces the chat template.
+        template: dotted name of a function prompt -> text, for the chat template.
         template_args: arguments of the chat template, such as `{enable_thinking: false}`.
         reference: reference policy: a local folder or a model name on the hub.
         rounds: rounds of policy improvement; each samples from the policy of the one before.
@@ -61,7 +61,7 @@ class RolloutDataModule(LightningDataModule):
         top_p: probability mass of the most likely tokens to choose from.
         rows: answers that are sampled at the same time.
         batch_tokens: most tokens in a training batch; larger trees are cut.
-        held_out: validation prompts on which the policy of each round is measured.
+        held_out: validation prompts that each round's policy answers.
         best_of: reference answers to each of the first third of the validation prompts, for
             standard units and best-of-N.
         seed: seed of all random draws.
