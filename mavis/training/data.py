@@ -52,8 +52,8 @@ class RolloutDataModule(LightningDataModule):
         epochs: training passes over the trees of each round.
         trees: prompts per round; a tree of answers is sampled for each.
         first_branching: children per node at each level of a tree, in the first round.
-        branching: children per node at each level of a tree, in later rounds.
-        max_tokens: maximum answer length in tokens.
+        branching: children per node at each level, in later rounds.
+        max_tokens: longest answer, in tokens.
         eta: price of a nat of KL in the targets, in standard units of reward.
         beta: strength of the guidance in rollouts (None: 1 / eta, for which improvement is proven).
         temperature: sampling temperature of the reference policy, above 0.
@@ -62,8 +62,8 @@ class RolloutDataModule(LightningDataModule):
         rows: answers that are sampled at the same time.
         batch_tokens: most tokens in a training batch; larger trees are cut.
         held_out: validation prompts that each round's policy answers.
-        best_of: reference answers to each of the first third of the validation prompts, for
-            standard units and best-of-N.
+        best_of: reference answers to each of the first third of these prompts, for standard units
+            and best-of-N.
         seed: seed of all random draws.
     """
 

@@ -34,8 +34,7 @@ class ValueModule(LightningModule):
             in place of all weights.
         lr: learning rate in the first round.
         later_lr: learning rate in later rounds, as a fraction of the first round's.
-        warmup: optimizer steps in which the learning rate rises at the start of a round; then it
-            falls to 0.
+        warmup: optimizer steps in which the learning rate rises; after these it falls to 0.
         weight_decay: weight decay of the AdamW optimizer.
     """
 
