@@ -8,6 +8,7 @@ import importlib
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -129,11 +130,13 @@ def test_a_newer_run_is_refused_and_left_as_it_is(tiny_fit, fit_words, tmp_path,
     assert (run / file).read_text() == before
 
 
-def test_a_class_is_found_where_it_was():
-    assert importlib.import_module("mavis.learn.module").ValueModule is ValueModule
+def test_a_class_is_found_where_it_was(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("mavis.learn")]:
+        monkeypatch.delitem(sys.modules, name)  # as in a process that has not met the old names
     assert options("mavis.learn.module.ValueModule") == options(
         f"{ValueModule.__module__}.ValueModule"
     )
+    assert importlib.import_module("mavis.learn.module").ValueModule is ValueModule
     for old, now in MOVED.items():
         assert importlib.import_module(old).__getattr__("__name__") == now
     assert same_class("mavis.learn.module.ValueModule", "mavis.ValueModule")

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from mavis.cli.parsing import EVERYWHERE
 from mavis.objective import available, find
+from mavis.versions import MOVED
 
 MODULE = "mavis.training.module.ValueModule"
 DATA = "mavis.training.data.RolloutDataModule"
@@ -219,7 +220,7 @@ def _where(name: str, module: str) -> str | None:
 
 @cache
 def _source(module: str) -> ast.Module:
-    spec = find_spec(module) if module else None
+    spec = find_spec(MOVED.get(module, module)) if module else None
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         raise ImportError(f"there is no module {module!r}.")
     return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))

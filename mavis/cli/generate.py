@@ -93,7 +93,7 @@ def generate(
     policy = load(folders, reference, device, template_args)
     options: RequestSettings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     options |= {"max_tokens": max_tokens, "seed": seed, "stop": _stops(stop)}
-    problems = _Problems()
+    problems = _Problems(strict)
     refuse = None if strict else problems.refuse
     guided = _answers(policy, asked, weights, beta, n, beams, options, refuse)
     others: Iterator[Completion | None] = repeat(None)
@@ -112,6 +112,7 @@ def generate(
 class _Problems:
     """Prompts that are not answered, or not as often as was asked for; reported on stderr."""
 
+    strict: bool  # whether the first one stops the command
     refused: dict[int, str] = field(default_factory=dict)  # why, by the number of the prompt
     short: dict[int, int] = field(default_factory=dict)  # how many answers there are, likewise
     status: int = 1  # exit status where a prompt was refused: 2 once one was not just too long
@@ -123,6 +124,15 @@ class _Problems:
         self.status = self.status if isinstance(error, PromptTooLong) else 2
         self.refused[at] = " ".join(str(error).split())
         print(f"mavis: {self.refused[at]}", file=sys.stderr)
+
+    def few(self, at: int, count: int, n: int) -> None:
+        """Note a prompt to which beam search found fewer than n answers."""
+        if self.strict:
+            raise ValueError(
+                f"beam search found only {count} answers to prompt {at}, counted from 0: lower --n "
+                f"({n}), or leave out --strict."
+            )
+        self.short[at] = count
 
     def report(self, prompts: int, n: int) -> None:
         """Report the numbers of such prompts; exit if some were refused."""
@@ -263,4 +273,4 @@ def _in_turn(
             count += 1
             yield one
         if count < n:
-            problems.short[at] = count
+            problems.few(at, count, n)

@@ -5,10 +5,12 @@ killed build changes nothing. This module is light to import; `mavis.sandbox.mak
 """
 
 import json
+import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -34,21 +36,30 @@ def build(
     for name, value in {"dialogues": dialogues, "answers": answers}.items():
         if value < FEWEST:
             raise ValueError(f"{name} must be at least {FEWEST}, got {value}.")
-    from mavis.checksums import DRAFT
     from mavis.sandbox.make import make  # heavy
-    from mavis.storage import write_whole
 
     target = Path(out) if out else ASSETS
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    card: dict[str, Any] = {}
-
-    def write(folder: Path) -> None:
-        folder.mkdir()
-        with Progress(*columns, TimeElapsedColumn(), console=Console(file=sys.stderr)) as bars:
-            card.update(make(folder, seed, dialogues, answers, bars))
-
-    try:
-        write_whole(target, write)
-    finally:
-        shutil.rmtree(target.with_name(target.name + DRAFT), ignore_errors=True)
+    bars = Progress(*columns, TimeElapsedColumn(), console=Console(file=sys.stderr))
+    with _replacing(target) as folder, bars:
+        card = make(folder, seed, dialogues, answers, bars)
     print(json.dumps({"out": str(target), **card}))
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """Yield a fresh folder that replaces `target` on success and is deleted on failure."""
+    # Hidden names that only this process has: nothing of the user's lies there.
+    fresh = target.with_name(f".{target.name}-{os.getpid()}-new")
+    stale = target.with_name(f".{target.name}-{os.getpid()}-old")
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        if target.is_dir():
+            target.rename(stale)
+        elif target.exists():
+            target.unlink()
+        fresh.rename(target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(stale, ignore_errors=True)

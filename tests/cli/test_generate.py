@@ -429,6 +429,8 @@ def test_fewer_answers_than_were_asked_for_are_given_with_a_warning(value, capsy
     assert [line["prompt"] for line in lines] == ["an ant is", LONG, LONG, "hats"]
     assert ["error" in line for line in lines] == [False, True, True, False]
     assert "answers to 2 of 3 prompts" in printed.err
+    assert main(["generate", *PROMPTS, *small, "--top_k", "1", "--strict"]) == 2
+    assert "beam search found only 1 answers to prompt 0" in capsys.readouterr().err
 
 
 def test_every_token_is_told_as_it_comes(value):

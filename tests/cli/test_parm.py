@@ -1,6 +1,7 @@
 """The command `parm`, from prompts to a folder that guides."""
 
 import json
+import shutil
 
 import pytest
 
@@ -101,6 +102,17 @@ def test_a_reference_with_other_weights_is_another_one(run, small, monkeypatch):
     monkeypatch.setattr(ReferencePolicy, "weights_digest", "others")
     with pytest.raises(ValueError, match="holds a run with other reference weights: give another"):
         parm(ParmConfig(**small, out=str(run)))
+
+
+def test_prompts_that_cannot_be_used_do_not_claim_the_folder(small, tmp_path, tiny_folder):
+    """The corrected command finds the folder free."""
+    prompts, out = tmp_path / "prompts", tmp_path / "out"
+    shutil.copytree(tiny_folder / "prompts", prompts)
+    (validation,) = prompts.glob("validation.*")
+    validation.write_text(json.dumps({"prompt": "an ant " * 400}) + "\n")
+    with pytest.raises(ValueError, match="validation"):
+        parm(ParmConfig(**small | {"prompts": str(prompts)}, out=str(out)))
+    assert [path.name for path in out.iterdir()] == [".lock"]
 
 
 def test_one_process_at_a_time(small, tmp_path):

@@ -51,6 +51,22 @@ def test_an_interrupted_build_changes_nothing(tmp_path: Path, monkeypatch: pytes
     assert [path.name for path in tmp_path.rglob("*")] == ["assets", "old.txt"]
 
 
+def test_a_build_takes_the_place_of_its_target_alone(tmp_path: Path, monkeypatch):
+    def small(folder: Path, *_: object) -> dict[str, float]:
+        (folder / "new.txt").write_text("new")
+        return {}
+
+    for name in ("assets", "assets.old", "assets.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.txt").write_text("mine")
+    (tmp_path / "file").write_text("a file")
+    monkeypatch.setattr(module, "make", small)
+    build(str(tmp_path / "assets"))
+    build(str(tmp_path / "file"))
+    left = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
+    assert left == ["assets.old/mine.txt", "assets.part/mine.txt", "assets/new.txt", "file/new.txt"]
+
+
 def test_too_little_to_train_on(tmp_path: Path):
     with pytest.raises(ValueError, match="dialogues must be at least 64, got 3"):
         build(str(tmp_path / "x"), dialogues=3)

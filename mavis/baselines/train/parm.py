@@ -78,6 +78,7 @@ class RewardModelTrainer(TrainingSetup):
         """Sample and score answers, train the reward model on their preferences, and save it."""
         config, reference = self.config, self.reference
         prompts = self.prompts("train")[: config.num_prompts]
+        _ = self.held_out  # prompts that cannot be used are refused before the folder is claimed
         write_json(folder / SETTINGS, settings)
         units = self.reference_answers(len(self.held_out)).units
         tracking = Tracking(str(folder), uri=config.tracking)
