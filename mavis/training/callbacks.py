@@ -27,6 +27,7 @@ from mavis.tracking.mlflow_logger import Tracking
 from mavis.tracking.mlflow_run import SAMPLE_COLUMNS
 from mavis.training import plots
 from mavis.training.data import RolloutDataModule
+from mavis.training.judgement import doubts, judge
 from mavis.training.module import ValueModule
 from mavis.training.progress_bar import aside
 from mavis.training.run_folder import LAST, METRICS, save_checkpoint
@@ -145,6 +146,7 @@ class Rounds(Callback):
         """The round's entry of `metrics.json`, and the policy's answers to a split's prompts."""
         data = self._data
         with aside(trainer):
+            judgement = judge(data, self._module.network, split)
             guided = data.evaluate(self._module.network, split, folder)
             baseline = data.baseline(split)
         reference = mean_reward(baseline.standard(data.units))
@@ -163,6 +165,7 @@ class Rounds(Callback):
             "repetition_reference": baseline.summary["repetition"],
             **data.facts,
             **{name: logged.get(name, math.nan) for name in LEARNED},
+            **judgement,
             "best_of_n_at_kl": None if best is None else float(best.rewards[0]),
         }, guided
 
@@ -179,6 +182,8 @@ class Rounds(Callback):
                 logger.log_model(data.folder / VALUE, f"mavis-{data.objective.name}")
         with aside(trainer):
             print(f"round {data.round}: {_line(entry)}", flush=True)
+            if doubt := doubts(entry, data):
+                print(f"mavis: warning: round {data.round}: {doubt}", file=sys.stderr)
             if thoughts := data.collector.thoughts():
                 print(f"round {data.round}: {thoughts}", flush=True)
 

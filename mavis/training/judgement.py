@@ -1,0 +1,58 @@
+"""The judgement on the values of a round, before they decode anything: what they foretell."""
+
+import math
+from typing import Any
+
+from mavis.decoding.policy import GuidedPolicy
+from mavis.decoding.value_model import ValueModel, decoding
+from mavis.evaluation.advantages import agreement, reply_advantages
+from mavis.training.data import RolloutDataModule
+
+ANSWERS = 4  # reference answers to a prompt that values are judged on
+FEW_PROMPTS = 12  # as many prompts, where each token of an answer takes a forward of its own
+LEAST_SLOPE = 0.5  # below it, values are more than twice as large as what they foretell
+
+
+def judge(data: RolloutDataModule, network: ValueModel, split: str) -> dict[str, float]:
+    """Hold the first objective's values against rewards of the reference's held-out answers.
+
+    Returns:
+        correlation, its 95 % interval, slope and R² of `evaluation.advantages`, by name.
+    """
+    baseline, policy = data.baseline(split), GuidedPolicy(data.reference, (network,))
+    prompts = data.prompts[split][: len(baseline.tokens)]
+    if network.card.source == "state":
+        prompts = prompts[:FEW_PROMPTS]
+    tokens = [answers[:ANSWERS] for answers in baseline.tokens[: len(prompts)]]
+    rewards = baseline.standard(data.units)[: len(prompts), :ANSWERS, 0]
+    with decoding(network):
+        advantages = reply_advantages(policy, prompts, tokens, data.sampling(0))
+    found = agreement(advantages[..., 0], rewards)
+    return {
+        "advantage_correlation": found.correlation.value,
+        "advantage_correlation_low": found.correlation.low,
+        "advantage_correlation_high": found.correlation.high,
+        "advantage_slope": found.slope,
+        "advantage_r2": found.r2,
+    }
+
+
+def doubts(entry: dict[str, Any], data: RolloutDataModule) -> str:
+    """What is wrong with the values of a round, and what to do; "" if nothing is known."""
+    more = f"--data.trees {2 * data.trees}, and another --out"
+    low, high = (entry[f"advantage_correlation_{end}"] for end in ("low", "high"))
+    if not low > 0:
+        why = f"their correlation with the reward lies between {low:z.2f} and {high:z.2f}"
+        if math.isnan(low):
+            why = "they tell no answer from another, or its reward does not"
+        return (
+            f"the values have not learned {data.objective.name}: on held-out answers of the "
+            f"reference, {why}. More trees help first: {more}."
+        )
+    if (slope := entry["advantage_slope"]) < LEAST_SLOPE:
+        return (
+            f"the values are {1 / slope:.1f} times as large as what they foretell, so that the "
+            f"policy pays KL for noise: guide with --beta {data.beta * slope:.2g}, or train on "
+            f"more trees: {more}."
+        )
+    return ""
