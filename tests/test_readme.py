@@ -69,7 +69,7 @@ def installed(folder):
     (info / "entry_points.txt").write_text("[mavis.objectives]\n" + lines[1].replace('"', ""))
 
 
-def test_the_commands(place, monkeypatch, capsys):
+def test_the_commands_and_then_the_python(place, monkeypatch, capsys):
     assert len(commands()) >= 6
     for number, words in enumerate(commands()):
         if words[0] == "fit" and "--help" not in words:
@@ -87,9 +87,7 @@ def test_the_commands(place, monkeypatch, capsys):
             installed(place / f"mavis-{words[2]}")
             monkeypatch.syspath_prepend(str(place / f"mavis-{words[2]}"))
 
-
-@pytest.mark.usefixtures("place")
-def test_the_python(capsys):
+    # The Python blocks use what the commands have left behind.
     assert blocks("python")
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), {})
