@@ -27,7 +27,7 @@ from mavis.tracking.mlflow_logger import Tracking
 from mavis.tracking.mlflow_run import SAMPLE_COLUMNS
 from mavis.training import plots
 from mavis.training.data import RolloutDataModule
-from mavis.training.judgement import doubts, judge
+from mavis.training.judgement import doubts, in_a_line, judge, learned
 from mavis.training.module import ValueModule
 from mavis.training.progress_bar import aside
 from mavis.training.run_folder import LAST, METRICS, save_checkpoint
@@ -44,6 +44,7 @@ class Rounds(Callback):
 
     def __init__(self) -> None:
         self._entries: list[dict[str, Any]] = []  # of `metrics.json`, for the finished rounds
+        self._before: list[torch.Tensor] = []  # what is trained, as the round found it
         self._started = 0.0
         self._cpu = 0.0  # of this process without collecting, when the round began
 
@@ -80,6 +81,8 @@ class Rounds(Callback):
     def on_train_epoch_start(self, trainer: Trainer, _: LightningModule) -> None:
         """At the start of a round, restart the optimizer and its schedule."""
         if trainer.current_epoch % self._data.epochs == 0:
+            trained = [p for p in self._module.network.parameters() if p.requires_grad]
+            self._before = [parameter.detach().clone() for parameter in trained]
             self._started = time.perf_counter()
             if trainer.current_epoch > 0:
                 trainer.strategy.setup_optimizers(trainer)
@@ -93,12 +96,25 @@ class Rounds(Callback):
         folder = data.folder / "rollouts" / f"round-{data.round}"
         data.facts["seconds_cpu"] = self._cpu_seconds(folder, trainer)
         entry, guided = self._measure(trainer, "validation", folder / "evaluation")
+        # Every process keeps the entries, and so comes to the same decision.
+        earlier = [old for old in self._entries if old["round"] < data.round]
+        entry["promoted"] = learned(entry) or not any(map(learned, earlier))
+        self._entries = [*earlier, entry]
+        if not entry["promoted"]:
+            self._take_back()
         if trainer.is_global_zero:
             self._keep(entry, guided, trainer)
         data.round += 1
         trainer.strategy.barrier()
         save_checkpoint(trainer, data.folder / LAST)
         self._restart()  # measuring is not training
+
+    def _take_back(self) -> None:
+        """Put back the values of the round before: the next round starts from those."""
+        trained = [p for p in self._module.network.parameters() if p.requires_grad]
+        with torch.no_grad():
+            for parameter, before in zip(trained, self._before, strict=True):
+                parameter.copy_(before)
 
     def _restart(self) -> None:
         self._cpu = time.process_time() - self._data.collector.seconds["cpu"]
@@ -138,7 +154,7 @@ class Rounds(Callback):
         if trainer.is_global_zero:
             write_json(folder / "test.json", entry)
             with aside(trainer):
-                print(f"test: {_line(entry)}", flush=True)
+                print(f"test: {in_a_line(entry)}", flush=True)
 
     def _measure(
         self, trainer: Trainer, split: str, folder: Path
@@ -172,8 +188,8 @@ class Rounds(Callback):
     def _keep(self, entry: dict[str, Any], guided: ScoredSamples, trainer: Trainer) -> None:
         """Save metrics, value model and plots; track them; print a line."""
         data = self._data
-        self._entries = [old for old in self._entries if old["round"] < data.round] + [entry]
-        _save(data, self._module, entry)
+        if entry["promoted"]:
+            _save(data, self._module, entry)
         pictures = _plots(data, self._module, self._entries, guided)
         write_json(data.folder / METRICS, self._entries)
         for logger in trainer.loggers:
@@ -181,9 +197,12 @@ class Rounds(Callback):
                 logger.log_round(entry, pictures, _table(data, guided))
                 logger.log_model(data.folder / VALUE, f"mavis-{data.objective.name}")
         with aside(trainer):
-            print(f"round {data.round}: {_line(entry)}", flush=True)
+            print(f"round {data.round}: {in_a_line(entry)}", flush=True)
             if doubt := doubts(entry, data):
                 print(f"mavis: warning: round {data.round}: {doubt}", file=sys.stderr)
+            if not entry["promoted"]:
+                kept = "the values of the last round that had learned are kept."
+                print(f"mavis: warning: round {data.round}: {kept}", file=sys.stderr)
             if thoughts := data.collector.thoughts():
                 print(f"round {data.round}: {thoughts}", flush=True)
 
@@ -207,7 +226,8 @@ class Rounds(Callback):
             read_json(value / SEEN)
         except (OSError, ValueError):
             print(f"mavis: {value} is {again}.", file=sys.stderr)
-            _save(data, self._module, self._entries[-1])
+            kept = [entry for entry in self._entries if entry.get("promoted", True)]
+            _save(data, self._module, kept[-1])
 
 
 def _save(data: RolloutDataModule, module: ValueModule, entry: dict[str, Any]) -> None:
@@ -220,16 +240,6 @@ def _save(data: RolloutDataModule, module: ValueModule, entry: dict[str, Any]) -
         write_json(draft / SEEN, sorted(map(digest, data.prompts["train"])))
 
     write_whole(data.folder / VALUE, save)
-
-
-def _line(entry: dict[str, Any]) -> str:
-    """A round, in a line."""
-    best = entry["best_of_n_at_kl"]
-    best_of_n = "no best-of-N at this KL" if best is None else f"best-of-N at this KL {best:z.2f}"
-    return (
-        f"reward {entry['reward']:z.2f} ± {entry['reward_se']:.2f} "  # z: no "-0.00"
-        f"(reference {entry['reward_reference']:z.2f}, {best_of_n}), KL {entry['kl']:.1f} nats"
-    )
 
 
 def _table(data: RolloutDataModule, guided: ScoredSamples) -> list[dict[str, Any]]:

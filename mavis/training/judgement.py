@@ -1,4 +1,4 @@
-"""The judgement on the values of a round, before they decode anything: what they foretell."""
+"""What a round has come to: the judgement on its values, and the line that reports it."""
 
 import math
 from typing import Any
@@ -37,11 +37,16 @@ def judge(data: RolloutDataModule, network: ValueModel, split: str) -> dict[str,
     }
 
 
+def learned(entry: dict[str, Any]) -> bool:
+    """Whether the correlation of a round's values with the rewards is above its noise."""
+    return bool((entry.get("advantage_correlation_low") or 0.0) > 0)  # older runs have none
+
+
 def doubts(entry: dict[str, Any], data: RolloutDataModule) -> str:
     """What is wrong with the values of a round, and what to do; "" if nothing is known."""
     more = f"--data.trees {2 * data.trees}, and another --out"
     low, high = (entry[f"advantage_correlation_{end}"] for end in ("low", "high"))
-    if not low > 0:
+    if not learned(entry):
         why = f"their correlation with the reward lies between {low:z.2f} and {high:z.2f}"
         if math.isnan(low):
             why = "they tell no answer from another, or its reward does not"
@@ -56,3 +61,13 @@ def doubts(entry: dict[str, Any], data: RolloutDataModule) -> str:
             f"more trees: {more}."
         )
     return ""
+
+
+def in_a_line(entry: dict[str, Any]) -> str:
+    """A round, in a line."""
+    best = entry["best_of_n_at_kl"]
+    best_of_n = "no best-of-N at this KL" if best is None else f"best-of-N at this KL {best:z.2f}"
+    return (
+        f"reward {entry['reward']:z.2f} ± {entry['reward_se']:.2f} "  # z: no "-0.00"
+        f"(reference {entry['reward_reference']:z.2f}, {best_of_n}), KL {entry['kl']:.1f} nats"
+    )

@@ -12,7 +12,7 @@ from mavis import GuidedPolicy, SamplingParams, evaluate, load
 from mavis.cli.main import main
 from mavis.evaluation.advantages import agreement, reply_advantages
 from mavis.storage import Shards
-from mavis.training import judgement
+from mavis.training import callbacks, judgement
 from mavis.training.judgement import ANSWERS, doubts
 
 DATA = SimpleNamespace(trees=40, beta=2.0, objective=SimpleNamespace(name="humor"))
@@ -66,6 +66,32 @@ def test_a_fit_is_judged_on_held_out_answers_of_the_reference(tiny_fit, tiny_fol
     correlation = last["advantage_correlation"]
     assert correlation == pytest.approx(wanted.correlation.value, abs=1e-4)
     assert last["advantage_correlation_low"] <= correlation <= last["advantage_correlation_high"]
+
+
+def test_a_round_that_lost_what_was_learned_is_taken_back(fit_words, tmp_path, capsys, monkeypatch):
+    """Round 0 is judged good, round 1 bad: what follows has the values of round 0."""
+    good = entry(0.2, 0.6, 0.9)
+    whole = {"advantage_correlation": 0.4, "advantage_r2": 0.1, **good}
+    by_round = {0: whole, 1: whole | entry(-0.2, 0.3, 0.9), 2: whole}
+    judged = lambda data, *_: by_round[data.round]  # noqa: E731
+    monkeypatch.setattr(callbacks, "judge", judged)
+    one, two, three = (tmp_path / name for name in ("one", "two", "three"))
+    assert main(fit_words(one, "--data.rounds", "1")) == 0
+    assert main(fit_words(two)) == 0
+    assert "round 1: the values of the last round that had learned are kept" in (
+        capsys.readouterr().err
+    )
+    files = ("head.safetensors", "trunk/model.safetensors")
+    for file in files:
+        assert (one / "value" / file).read_bytes() == (two / "value" / file).read_bytes()
+    entries = json.loads((two / "metrics.json").read_text())
+    assert [old["promoted"] for old in entries] == [True, False]
+    assert json.loads((two / "value" / "value.json").read_text())["rounds"] == 1
+    # Going on with more rounds starts from the values that were kept, and these are promoted.
+    assert main(fit_words(three, "--data.rounds", "3")) == 0
+    entries = json.loads((three / "metrics.json").read_text())
+    assert [old["promoted"] for old in entries] == [True, False, True]
+    assert json.loads((three / "value" / "value.json").read_text())["rounds"] == 3
 
 
 def test_a_fit_that_learned_nothing_says_so(fit_words, tmp_path, capsys, monkeypatch):
