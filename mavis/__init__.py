@@ -63,6 +63,7 @@ STORY = (
     "evaluation.collect",
     "evaluation.evaluate",
     "evaluation.advantages",
+    "evaluation.strength",
     "training.tree",
     "training.rollout",
     "training.targets",

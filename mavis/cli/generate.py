@@ -3,18 +3,23 @@
 import json as jsonlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mavis.cli.show import Refused, Shown, show_json, show_text
+from mavis.cli.show import Problems, Shown, in_turn, show_json, show_text
 from mavis.prompts import Prompt, plain, read_prompts
 
 if TYPE_CHECKING:
     from mavis.decoding.policy import GuidedPolicy
-    from mavis.decoding.prompt_requests import Completion, Refuse, RequestSettings
+    from mavis.decoding.prompt_requests import (
+        CandidateSettings,
+        Completion,
+        Refuse,
+        RequestSettings,
+    )
 
+SAMPLED = 24  # answers of the reference, by which --kl finds a strength
 SCORED = 16  # answers are scored, then printed, in batches of this size
 
 
@@ -29,6 +34,7 @@ def generate(
     file: str | None = None,
     column: str | None = None,
     beta: float | None = None,
+    kl: float | None = None,
     temperature: float = 1.0,
     top_k: int = 40,
     top_p: float = 1.0,
@@ -61,6 +67,8 @@ def generate(
         file: data set to read prompts from; all of its prompts are answered, in order
         column: name of the column of --file that holds the prompts
         beta: guidance strength β (default: the strength that the value models were trained for)
+        kl: KL budget in nats per answer, in place of --beta: the strength at which the policy is
+            expected to be so far from the reference, on top of what --top_k costs
         temperature: sampling temperature of the reference policy; 0 means greedy decoding
         top_k: number of candidates per token; 0 means the whole vocabulary
         top_p: probability mass that the candidates cover (nucleus sampling); 1 means no limit
@@ -84,6 +92,8 @@ def generate(
             raise ValueError(f"{name} must be at least 1, got {number}.")
     if beams is not None and not n <= beams:
         raise ValueError(f"n must be at most the number of beams ({beams}), got {n}.")
+    if kl is not None and (beta is not None or not weights):
+        raise ValueError("kl takes the place of beta, and needs an objective: --weights.NAME X.")
     asked = _asked(prompts, file, column)
 
     from mavis.decoding.loading import load
@@ -93,7 +103,9 @@ def generate(
     policy = load(folders, reference, device, template_args)
     options: RequestSettings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     options |= {"max_tokens": max_tokens, "seed": seed, "stop": _stops(stop)}
-    problems = _Problems(strict)
+    if kl is not None:
+        beta = _strength(policy, asked, weights, kl, options)
+    problems = Problems(strict)
     refuse = None if strict else problems.refuse
     guided = _answers(policy, asked, weights, beta, n, beams, options, refuse)
     others: Iterator[Completion | None] = repeat(None)
@@ -101,53 +113,38 @@ def generate(
         good = [prompt for at, prompt in enumerate(asked) if at not in problems.refused]
         others = _answers(GuidedPolicy(policy.reference), good, {}, None, n, beams, options)
     answered = _scored(policy, zip(guided, others, strict=False), score)
-    every = _in_turn(asked, problems, answered, n)
+    every = in_turn(asked, problems, answered, n)
     show = show_json if json else show_text
     for one in track(every, "answers", "answers", len(asked) * n, printing=True):
         show(one)
     problems.report(len(asked), n)
 
 
-@dataclass
-class _Problems:
-    """Prompts that are not answered, or not as often as was asked for; reported on stderr."""
+def _strength(
+    policy: "GuidedPolicy",
+    asked: Sequence[Prompt],
+    weights: Mapping[str, float],
+    kl: float,
+    options: "RequestSettings",
+) -> float | None:
+    """The strength for a KL budget, by the reference's answers to the first prompts; reported."""
+    from mavis.decoding.policy import GuidedPolicy
+    from mavis.evaluation.strength import strength_at_kl
 
-    strict: bool  # whether the first one stops the command
-    refused: dict[int, str] = field(default_factory=dict)  # why, by the number of the prompt
-    short: dict[int, int] = field(default_factory=dict)  # how many answers there are, likewise
-    status: int = 1  # exit status where a prompt was refused: 2 once one was not just too long
-
-    def refuse(self, at: int, error: ValueError) -> None:
-        """Report a prompt that cannot be answered."""
-        from mavis.decoding.reference import PromptTooLong
-
-        self.status = self.status if isinstance(error, PromptTooLong) else 2
-        self.refused[at] = " ".join(str(error).split())
-        print(f"mavis: {self.refused[at]}", file=sys.stderr)
-
-    def few(self, at: int, count: int, n: int) -> None:
-        """Note a prompt to which beam search found fewer than n answers."""
-        if self.strict:
-            raise ValueError(
-                f"beam search found only {count} answers to prompt {at}, counted from 0: lower --n "
-                f"({n}), or leave out --strict."
-            )
-        self.short[at] = count
-
-    def report(self, prompts: int, n: int) -> None:
-        """Report the numbers of such prompts; exit if some were refused."""
-        if self.short:
-            at, count = next(iter(self.short.items()))
-            few = (
-                f"{len(self.short)} of {prompts} prompts, the first of them {count} to prompt {at}"
-            )
-            text = f"beam search found fewer than n = {n} answers to {few}."
-            print(f"mavis: warning: {text}", file=sys.stderr)
-        if self.refused and prompts > 1:
-            text = f"{len(self.refused)} of {prompts} prompts were not answered (counted from 0)."
-            print(f"mavis: {text}", file=sys.stderr)
-        if self.refused:
-            raise SystemExit(self.status)
+    some, plain = asked[:SAMPLED], GuidedPolicy(policy.reference)
+    n = -(-SAMPLED // len(some))
+    # Prompts that cannot be answered are reported later, with the others.
+    written = list(plain.stream(some, n=n, refuse=lambda *_: None, **options))
+    if not written:
+        return None
+    settings: CandidateSettings = {
+        "temperature": options["temperature"],
+        "top_k": options["top_k"],
+        "top_p": options["top_p"],
+    }
+    beta = strength_at_kl(policy, written[:SAMPLED], weights, kl, **settings)
+    print(f"mavis: a KL of {kl:g} nats is expected at --beta {beta:.3g}.", file=sys.stderr)
+    return beta
 
 
 def _answers(
@@ -258,19 +255,3 @@ def _rewards(
         for name, one in objectives.items()
     }
     return [{name: column[at] for name, column in columns.items()} for at in range(len(answers))]
-
-
-def _in_turn(
-    asked: Sequence[Prompt], problems: _Problems, answered: Iterator[Shown | None], n: int
-) -> Iterator[Shown | Refused]:
-    """Yield the answers, or n refusals, of each prompt, in the order of the prompts."""
-    for at, prompt in enumerate(asked):
-        if at in problems.refused:
-            yield from [Refused(prompt, problems.refused[at])] * n
-            continue
-        count = 0
-        for one in filter(None, islice(answered, n)):
-            count += 1
-            yield one
-        if count < n:
-            problems.few(at, count, n)

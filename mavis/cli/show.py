@@ -2,7 +2,9 @@
 
 import json as jsonlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from math import isnan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -98,3 +100,61 @@ def _print(*words: str, sep: str = " ") -> None:
 def _printable(text: str) -> str:
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
+
+
+@dataclass
+class Problems:
+    """Prompts that are not answered, or not as often as was asked for; reported on stderr."""
+
+    strict: bool  # whether the first one stops the command
+    refused: dict[int, str] = field(default_factory=dict)  # why, by the number of the prompt
+    short: dict[int, int] = field(default_factory=dict)  # how many answers there are, likewise
+    status: int = 1  # exit status where a prompt was refused: 2 once one was not just too long
+
+    def refuse(self, at: int, error: ValueError) -> None:
+        """Report a prompt that cannot be answered."""
+        from mavis.decoding.reference import PromptTooLong
+
+        self.status = self.status if isinstance(error, PromptTooLong) else 2
+        self.refused[at] = " ".join(str(error).split())
+        print(f"mavis: {self.refused[at]}", file=sys.stderr)
+
+    def few(self, at: int, count: int, n: int) -> None:
+        """Note a prompt to which beam search found fewer than n answers."""
+        if self.strict:
+            raise ValueError(
+                f"beam search found only {count} answers to prompt {at}, counted from 0: lower --n "
+                f"({n}), or leave out --strict."
+            )
+        self.short[at] = count
+
+    def report(self, prompts: int, n: int) -> None:
+        """Report the numbers of such prompts; exit if some were refused."""
+        if self.short:
+            at, count = next(iter(self.short.items()))
+            few = (
+                f"{len(self.short)} of {prompts} prompts, the first of them {count} to prompt {at}"
+            )
+            text = f"beam search found fewer than n = {n} answers to {few}."
+            print(f"mavis: warning: {text}", file=sys.stderr)
+        if self.refused and prompts > 1:
+            text = f"{len(self.refused)} of {prompts} prompts were not answered (counted from 0)."
+            print(f"mavis: {text}", file=sys.stderr)
+        if self.refused:
+            raise SystemExit(self.status)
+
+
+def in_turn(
+    asked: Sequence[Prompt], problems: Problems, answered: Iterator[Shown | None], n: int
+) -> Iterator[Shown | Refused]:
+    """Yield the answers, or n refusals, of each prompt, in the order of the prompts."""
+    for at, prompt in enumerate(asked):
+        if at in problems.refused:
+            yield from [Refused(prompt, problems.refused[at])] * n
+            continue
+        count = 0
+        for one in filter(None, islice(answered, n)):
+            count += 1
+            yield one
+        if count < n:
+            problems.few(at, count, n)

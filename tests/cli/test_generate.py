@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -441,3 +442,23 @@ def test_every_token_is_told_as_it_comes(value):
         ).append(event.token)
     )  # fmt: skip
     assert [heard[at] for at in range(4)] == [answer.tokens for answer in answers]
+
+
+def test_a_kl_budget_takes_the_place_of_a_strength(value, capsys):
+    words = ["generate", *PROMPTS, "--values.trial", str(value), "--max_tokens", "8"]
+    small = [*words, "--top_k", "12", "--weights.trial", "1", "--json"]
+    assert main([*small, "--kl", "0.2"]) == 0
+    printed = capsys.readouterr()
+    (beta,) = re.findall(r"a KL of 0\.2 nats is expected at --beta (\S+)\.$", printed.err, re.M)
+    assert main([*small, "--beta", beta]) == 0
+    alike = zip(printed.out.splitlines(), capsys.readouterr().out.splitlines(), strict=True)
+    assert all(json.loads(a)["tokens"] == json.loads(b)["tokens"] for a, b in alike)
+    assert main([*small, "--kl", "0.2", "--beta", "1"]) == 2
+    assert "kl takes the place of beta" in capsys.readouterr().err
+    assert main(["generate", *PROMPTS, "--kl", "0.2"]) == 2
+    assert "needs an objective" in capsys.readouterr().err
+    assert main([*small, "--kl", "-1"]) == 2
+    assert "kl must be above 0, got -1" in capsys.readouterr().err
+    # A prompt that is too long is reported once, and does not spoil the estimate.
+    assert main([*small[:1], LONG, *small[2:], "--kl", "0.2"]) == 1
+    assert capsys.readouterr().err.count("characters") <= 1
