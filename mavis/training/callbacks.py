@@ -27,7 +27,7 @@ from mavis.tracking.mlflow_logger import Tracking
 from mavis.tracking.mlflow_run import SAMPLE_COLUMNS
 from mavis.training import plots
 from mavis.training.data import RolloutDataModule
-from mavis.training.judgement import doubts, in_a_line, judge, learned
+from mavis.training.judgement import doubts, in_a_line, judge, learned, truncation_hint
 from mavis.training.module import ValueModule
 from mavis.training.progress_bar import aside
 from mavis.training.run_folder import LAST, METRICS, save_checkpoint
@@ -200,6 +200,8 @@ class Rounds(Callback):
             print(f"round {data.round}: {in_a_line(entry)}", flush=True)
             if doubt := doubts(entry, data):
                 print(f"mavis: warning: round {data.round}: {doubt}", file=sys.stderr)
+            if data.round == 0 and (hint := truncation_hint(entry, data)):
+                print(f"mavis: {hint}", file=sys.stderr)
             if not entry["promoted"]:
                 kept = "the values of the last round that had learned are kept."
                 print(f"mavis: warning: round {data.round}: {kept}", file=sys.stderr)

@@ -10,6 +10,8 @@ from mavis.training.data import RolloutDataModule
 
 ANSWERS = 4  # reference answers to a prompt that values are judged on
 FEW_PROMPTS = 12  # as many prompts, where each token of an answer takes a forward of its own
+SHOWN_TRUNCATION = 0.1  # nats an answer that truncation may cost without a word
+DEAR_TRUNCATION = 0.02  # nats a token that it may cost without a hint
 LEAST_SLOPE = 0.5  # below it, values are more than twice as large as what they foretell
 
 
@@ -51,8 +53,8 @@ def doubts(entry: dict[str, Any], data: RolloutDataModule) -> str:
         if math.isnan(low):
             why = "they tell no answer from another, or its reward does not"
         return (
-            f"the values have not learned {data.objective.name}: on held-out answers of the "
-            f"reference, {why}. More trees help first: {more}."
+            f"nothing shows that the values have learned {data.objective.name}: on held-out "
+            f"answers of the reference, {why}. More trees help first: {more}."
         )
     if (slope := entry["advantage_slope"]) < LEAST_SLOPE:
         return (
@@ -63,11 +65,27 @@ def doubts(entry: dict[str, Any], data: RolloutDataModule) -> str:
     return ""
 
 
+def truncation_hint(entry: dict[str, Any], data: RolloutDataModule) -> str:
+    """What to do where the candidates alone take the policy far from the reference; "" if not."""
+    cut = entry["kl_truncation"] / max(1.0, entry["length"])
+    if cut <= DEAR_TRUNCATION:
+        return ""
+    used = data.sampling(0)
+    return (
+        f"--data.top_k {used.top_k} and --data.top_p {used.top_p:g} alone cost {cut:.2f} nats a "
+        f"token: a larger top_k (0 is the whole vocabulary), or a --data.temperature below "
+        f"{used.temperature:g}, stays nearer to the reference."
+    )
+
+
 def in_a_line(entry: dict[str, Any]) -> str:
     """A round, in a line."""
     best = entry["best_of_n_at_kl"]
     best_of_n = "no best-of-N at this KL" if best is None else f"best-of-N at this KL {best:z.2f}"
+    cut = entry["kl_truncation"]
+    truncation = f", {cut:.1f} of them by truncation" if cut >= SHOWN_TRUNCATION else ""
     return (
         f"reward {entry['reward']:z.2f} ± {entry['reward_se']:.2f} "  # z: no "-0.00"
-        f"(reference {entry['reward_reference']:z.2f}, {best_of_n}), KL {entry['kl']:.1f} nats"
+        f"(reference {entry['reward_reference']:z.2f}, {best_of_n}), "
+        f"KL {entry['kl']:.1f} nats{truncation}"
     )

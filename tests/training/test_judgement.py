@@ -13,7 +13,7 @@ from mavis.cli.main import main
 from mavis.evaluation.advantages import agreement, reply_advantages
 from mavis.storage import Shards
 from mavis.training import callbacks, judgement
-from mavis.training.judgement import ANSWERS, doubts
+from mavis.training.judgement import ANSWERS, doubts, in_a_line, truncation_hint
 
 DATA = SimpleNamespace(trees=40, beta=2.0, objective=SimpleNamespace(name="humor"))
 
@@ -30,14 +30,14 @@ def test_good_values_raise_no_doubt():
 @pytest.mark.parametrize(("low", "high"), [(-0.1, 0.2), (-0.4, -0.2)])
 def test_values_within_their_noise(low, high):
     said = doubts(entry(low, high, 1.0), DATA)
-    assert "have not learned humor" in said
+    assert "nothing shows that the values have learned humor" in said
     assert f"between {low:z.2f} and {high:z.2f}" in said
     assert "--data.trees 80" in said
 
 
 def test_values_that_are_all_the_same():
     said = doubts(entry(math.nan, math.nan, math.nan), DATA)
-    assert "have not learned humor" in said
+    assert "nothing shows that the values have learned humor" in said
     assert "they tell no answer from another" in said
 
 
@@ -45,6 +45,17 @@ def test_values_that_are_too_large():
     said = doubts(entry(0.1, 0.3, 0.16), DATA)
     assert "6.2 times as large" in said
     assert "--beta 0.32" in said
+
+
+def test_truncation_is_shown_where_it_costs_something():
+    numbers = {"reward": 0.2, "reward_se": 0.1, "reward_reference": 0.0, "best_of_n_at_kl": None}
+    line = in_a_line(numbers | {"kl": 4.2, "kl_truncation": 3.4})
+    assert line.endswith("no best-of-N at this KL), KL 4.2 nats, 3.4 of them by truncation")
+    assert in_a_line(numbers | {"kl": 1.8, "kl_truncation": 0.07}).endswith("), KL 1.8 nats")
+    data = SimpleNamespace(sampling=lambda _: SamplingParams(top_k=40))
+    hint = truncation_hint({"kl_truncation": 3.4, "length": 31.0}, data)
+    assert "--data.top_k 40 and --data.top_p 1 alone cost 0.11 nats a token" in hint
+    assert truncation_hint({"kl_truncation": 0.07, "length": 31.0}, data) == ""
 
 
 def test_a_fit_is_judged_on_held_out_answers_of_the_reference(tiny_fit, tiny_folder, tmp_path):
@@ -100,4 +111,6 @@ def test_a_fit_that_learned_nothing_says_so(fit_words, tmp_path, capsys, monkeyp
     monkeypatch.setattr(judgement, "reply_advantages", lambda *_: same)
     assert main(fit_words(tmp_path / "run", "--data.rounds", "1")) == 0
     (line,) = [x for x in capsys.readouterr().err.splitlines() if "warning" in x]
-    assert line.startswith("mavis: warning: round 0: the values have not learned trial: ")
+    assert line.startswith(
+        "mavis: warning: round 0: nothing shows that the values have learned trial: "
+    )
