@@ -289,6 +289,6 @@ Tilts `{data.reference.name}` towards {name}, with `mavis generate "…" --weigh
 | rounds | {entry["round"] + 1} |
 | η, β in rollouts | {data.eta:g}, {data.beta:g} |
 | reward on held-out prompts | {entry["reward"]:z.2f} ± {entry["reward_se"]:.2f} (reference {
-        entry["reward_reference"]:.2f}) |
+        entry["reward_reference"]:z.2f}) |
 | KL to the reference | {entry["kl"]:.2f} nats per response |
 """
