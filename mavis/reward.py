@@ -26,6 +26,8 @@ __all__ = ["ClassifierReward", "Reward", "Units", "described", "identity", "scor
 
 Scores = TypeVar("Scores", "Tensor", "npt.NDArray[Any]")
 
+_EDGE = 4.0  # robust deviations
+_QUANTILES = (0.005, 0.25, 0.5, 0.75, 0.995)
 _NOISE = 1e-6  # a standard deviation this small beside the mean is rounding
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # what differs from process to process
 
@@ -174,6 +176,9 @@ class Units:
     def measure(cls, scores: "Sequence[float] | Tensor", name: str | None = None) -> "Units":
         """Measure units on the rewards of replies of the reference policy.
 
+        Scores far outside the bulk count as if they lay at its edge, so that one freak reply does
+        not set the scale of all others.
+
         Args:
             scores: [B] rewards; NaN (abstained) is left out.
             name: Whose they are, for errors.
@@ -192,6 +197,7 @@ class Units:
             raise ValueError(
                 f"{whose}scores must hold at least 2 numbers to measure, got {len(values)}."
             )
+        values = _winsorised(values)
         mean, std = values.mean().item(), values.std().item()
         if std <= _NOISE * abs(mean):
             raise ValueError(
@@ -203,6 +209,19 @@ class Units:
     def standard(self, scores: Scores) -> Scores:
         """Rewards in standard units, of any shape, in the precision of the scores."""
         return (scores - self.mean) / self.std
+
+
+def _winsorised(values: "Tensor") -> "Tensor":
+    """Scores [B], those beyond 4 robust deviations of the median moved to that edge.
+
+    The deviation is taken from the quartiles or, where it is larger, from the range that all but
+    one in a hundred lie in: a reward that is seldom anything but its usual value keeps its tail.
+    """
+    low, first, middle, third, high = values.quantile(values.new_tensor(_QUANTILES)).tolist()
+    deviation = max((third - first) / 1.349, (high - low) / 5.152)  # both 1 for a normal reward
+    if deviation <= 0:
+        return values
+    return values.clamp(middle - _EDGE * deviation, middle + _EDGE * deviation)
 
 
 def standardised(rewards: "npt.NDArray[Any]", units: Sequence[Units]) -> "npt.NDArray[Any]":

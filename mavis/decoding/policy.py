@@ -29,10 +29,12 @@ from mavis.decoding.prompt_requests import (
 )
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import SamplingParams
-from mavis.decoding.scoring import Score, score, tokens_of
+from mavis.decoding.scoring import Score, Step, score, tokens_of, walk
 from mavis.decoding.tilt import tilt
 from mavis.prompts import Prompt
 from mavis.reward import Units
+
+SCORED = 32  # replies that are read side by side where values need that
 
 
 @dataclass(frozen=True, repr=False)
@@ -255,6 +257,31 @@ class GuidedPolicy:
             ValueError: a setting is out of range, an answer has no tokens, or the two are not
                 equally many, or too long.
         """
+        return score(*self._given(prompts, completions, weights, beta, settings))
+
+    def walk(
+        self,
+        prompts: Prompt | Iterable[Prompt],
+        completions: Collection[Completion | str | Sequence[int]],
+        weights: AllWeights = None,
+        beta: Numbers | None = None,
+        **settings: Unpack[CandidateSettings],
+    ) -> Iterator[Step]:
+        """Go through given answers, with the candidates and their values in place of each token.
+
+        Arguments and errors are those of `score`.
+        """
+        return walk(*self._given(prompts, completions, weights, beta, settings))
+
+    def _given(
+        self,
+        prompts: Prompt | Iterable[Prompt],
+        completions: Collection[Completion | str | Sequence[int]],
+        weights: AllWeights,
+        beta: Numbers | None,
+        settings: CandidateSettings,
+    ) -> tuple[PolicyRows, list[PromptRequest], list[list[int]]]:
+        """Check given answers; return rows to read them in, their prompts, and their tokens."""
         asked = self.requests(prompts, weights, beta, max_tokens=1, seed=0, stop=None, **settings)
         if len(asked) != len(completions):
             raise ValueError(
@@ -263,8 +290,8 @@ class GuidedPolicy:
         tokens = [tokens_of(one, at, self.reference) for at, one in enumerate(completions)]
         asked = [replace(one, limit=len(its)) for one, its in zip(asked, tokens, strict=True)]
         encoded = ready(asked, self.objectives, self.rule, self.reference)
-        rows = PolicyRows(self.reference, self.guides, self.rule, 1)
-        return [score(rows, *pair) for pair in zip(encoded, tokens, strict=True)]
+        rows = PolicyRows(self.reference, self.guides, self.rule, max(1, min(SCORED, len(tokens))))
+        return rows, encoded, tokens
 
     def _answers(
         self,

@@ -1,7 +1,7 @@
 """Scoring given replies: how likely a policy finds every token, and what each objective adds."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,61 +72,142 @@ def tokens_of(
     return tokens
 
 
-@torch.inference_mode()
-def score(policy: PolicyRows, request: PromptRequest, tokens: Sequence[int]) -> Score:
-    """Score a reply to a prompt: in one forward of each model, unless values are of states.
+@dataclass(frozen=True)
+class Step:
+    """What a policy makes of R tokens that were chosen before.
 
-    The first row of the policy is used; the prompt is encoded, and the reply T ≥ 1 tokens.
+    Args:
+        reply: number of the reply that each of them is of [R].
+        tokens: ids [R]; those of one reply come in its order, in this step and those after it.
+        options: the candidates in their place.
+        values: of the candidates [R, K, M].
+        log_pi: log π of the candidates [R, K].
+        logits: of the reference policy there [R, V].
+        settings: how the rows sample.
+    """
+
+    reply: list[int]
+    tokens: Tensor
+    options: Candidates
+    values: Tensor
+    log_pi: Tensor
+    logits: Tensor
+    settings: RowSettings
+
+
+def score(
+    policy: PolicyRows, requests: Sequence[PromptRequest], replies: Sequence[Sequence[int]]
+) -> list[Score]:
+    """Score replies of T ≥ 1 tokens to encoded prompts.
 
     Raises:
         ValueError: a model gave numbers that are not finite; it is named.
     """
-    row, device = np.array([0]), policy.reference.model.device
-    size = AT_ONCE if policy.guidance.one_forward else 1
-    settings = row_settings([request.sampling] * size, policy.reference.vocabulary, device)
-    policy.clear(row)
-    if len(request.tokens) > 1:
-        first = settings.select(torch.tensor([0], device=device))
-        policy.read(row, [request.tokens[:-1]], first)
+    reports: list[list[Tensor]] = [[] for _ in replies]
+    for step in walk(policy, requests, replies):
+        for reply, line in zip(step.reply, _report(step), strict=True):
+            reports[reply].append(line)
+    scores = []
+    for request, tokens, lines in zip(requests, replies, reports, strict=True):
+        log_prob, log_ref, kl, cut, *parts = torch.stack(lines).T.tolist()
+        named = dict(zip(policy.guidance.objectives, parts, strict=True))
+        scores.append(Score(request.prompt, list(tokens), log_prob, log_ref, kl, cut, named))
+    return scores
+
+
+@torch.inference_mode()
+def walk(
+    policy: PolicyRows, requests: Sequence[PromptRequest], replies: Sequence[Sequence[int]]
+) -> Iterator[Step]:
+    """Go through replies of T ≥ 1 tokens to encoded prompts, as the policy would have decoded them.
+
+    Each takes one forward of each model where values need no more; where they are of the state
+    after each candidate, replies are read side by side, a token of each at a time.
+
+    Raises:
+        ValueError: a model gave numbers that are not finite; it is named.
+    """
+    one_forward, rows = policy.guidance.one_forward, policy.cache.cache.rows
+    for begin in range(0, len(replies), 1 if one_forward else rows):
+        mine = list(range(begin, min(len(replies), begin + (1 if one_forward else rows))))
+        _read_prompts(policy, [requests[at] for at in mine])
+        if one_forward:
+            yield from _one_reply(policy, requests[begin], replies[begin], begin)
+            continue
+        for at in range(max(len(replies[one]) for one in mine)):
+            live = [one for one in mine if at < len(replies[one])]
+            before = [[*requests[one].tokens, *replies[one][:at]] for one in live]
+            index = np.array(live) - begin
+            how = _settings(policy, [requests[one] for one in live])
+            result = policy.step(index, [tokens[-1:] for tokens in before], how)
+            yield _step(policy, live, [replies[one][at] for one in live], result, how, before)
+
+
+def _one_reply(
+    policy: PolicyRows, request: PromptRequest, reply: Sequence[int], number: int
+) -> Iterator[Step]:
     # The state before each token of the reply: that after the prompt, and after each token but one.
-    read = [request.tokens[-1], *tokens[:-1]]
-    reports = []
-    for begin in range(0, len(tokens), size):
-        part, reply = read[begin : begin + size], tokens[begin : begin + size]
-        how = settings.select(torch.arange(len(part), device=device))
-        options, log_pi = policy.step(row, [part], how, every=size > 1)
-        report = _report(policy, options, log_pi, torch.tensor(reply, device=device), how)
-        # What is not finite is a model's fault, but for log π, which may be −∞.
-        finite = report[:, 1:4].isfinite().all(-1) & ~report[:, 0].isnan()
-        if not finite.all():
-            at = int(finite.long().argmin())
-            raise policy.fault(at, options, [*request.tokens, *tokens[: begin + at]])
-        reports.append(report)
-    log_prob, log_ref, kl, cut, *parts = torch.cat(reports).T.tolist()
-    named = dict(zip(policy.guidance.objectives, parts, strict=True))
-    return Score(request.prompt, list(tokens), log_prob, log_ref, kl, cut, named)
+    read = [request.tokens[-1], *reply[:-1]]
+    for begin in range(0, len(reply), AT_ONCE):
+        part, tokens = read[begin : begin + AT_ONCE], reply[begin : begin + AT_ONCE]
+        how = _settings(policy, [request] * len(part))
+        result = policy.step(np.array([0]), [part], how, every=True)
+        before = [[*request.tokens, *reply[: begin + at]] for at in range(len(part))]
+        yield _step(policy, [number] * len(part), tokens, result, how, before)
 
 
-def _report(
-    policy: PolicyRows, options: Candidates, log_pi: Tensor, tokens: Tensor, how: RowSettings
-) -> Tensor:
-    """Log π, log π_ref, KL, truncation and the parts of T tokens [T, 4 + M]."""
-    full = torch.log_softmax(policy.logits / how.temperature[:, None], dim=-1)  # [T, V]
+def _read_prompts(policy: PolicyRows, requests: Sequence[PromptRequest]) -> None:
+    """Read prompts but for their last tokens, each in a row of its own."""
+    policy.clear(np.arange(len(requests)))
+    longer = [at for at, one in enumerate(requests) if len(one.tokens) > 1]
+    if longer:
+        how = _settings(policy, [requests[at] for at in longer])
+        policy.read(np.array(longer), [requests[at].tokens[:-1] for at in longer], how)
+
+
+def _settings(policy: PolicyRows, requests: Sequence[PromptRequest]) -> RowSettings:
+    device = policy.reference.model.device
+    return row_settings([one.sampling for one in requests], policy.reference.vocabulary, device)
+
+
+def _step(
+    policy: PolicyRows,
+    replies: list[int],
+    tokens: Sequence[int],
+    result: tuple[Candidates, Tensor],
+    how: RowSettings,
+    before: Sequence[Sequence[int]],
+) -> Step:
+    """Put a step together, and see that its numbers are finite."""
+    options, log_pi = result
+    values = torch.cat([options.log_ref.new_zeros((*log_pi.shape, 0)), *policy.guidance.values], -1)
+    chosen = torch.tensor(tokens, device=log_pi.device)
+    step = Step(replies, chosen, options, values, log_pi, policy.logits, how)
+    # What is not finite is a model's fault, but for log π of one token, which may be −∞.
+    report = _report(step)
+    finite = report[:, 1:4].isfinite().all(-1) & ~report[:, 0].isnan()
+    if not finite.all():
+        at = int(finite.long().argmin())
+        raise policy.fault(at, options, before[at])
+    return step
+
+
+def _report(step: Step) -> Tensor:
+    """Log π, log π_ref, KL, truncation and the parts of R tokens [R, 4 + M]."""
+    options, log_pi, how, tokens = step.options, step.log_pi, step.settings, step.tokens
+    full = torch.log_softmax(step.logits / how.temperature[:, None], dim=-1)  # [R, V]
     # The reference is not truncated, so that it has a probability of every token.
     log_ref = full.gather(1, tokens[:, None])[:, 0]
-    taken = (options.tokens == tokens[:, None]) & (options.log_ref > -torch.inf)  # [T, K]
+    taken = (options.tokens == tokens[:, None]) & (options.log_ref > -torch.inf)  # [R, K]
     inside, pick = taken.any(-1), taken.long().argmax(-1, keepdim=True)
     log_prob = torch.where(inside, log_pi.gather(1, pick)[:, 0], -torch.inf)
     columns = [log_prob, log_ref, exact_kl(log_pi, options.log_ref), truncation(options.log_ref)]
-    shares = torch.softmax(options.log_ref, dim=-1)[..., None]  # [T, K, 1] of π_ref, over C
-    at = 0
-    for values in policy.guidance.values:  # [T, K, M]
-        weights = how.weights[:, at : at + values.shape[-1]] * how.beta[:, None]  # [T, M]
-        at += values.shape[-1]
-        # Values are known up to a number per state, which the tilt does not feel: without their
-        # mean, what is left is what the objective makes of this token, against the others.
-        mean = torch.where(shares > 0, shares * values, 0.0).sum(1)
-        chosen = values.gather(1, pick[..., None].expand(-1, -1, values.shape[-1]))[:, 0]
-        parts = torch.where(weights == 0, 0.0, weights * (chosen - mean))
-        columns += list(torch.where(inside[:, None], parts, torch.nan).T)
+    # Values are known up to a number per state, which the tilt does not feel: without their mean,
+    # what is left is what the objective makes of this token, against the others.
+    shares = torch.softmax(options.log_ref, dim=-1)[..., None]  # [R, K, 1] of π_ref, over C
+    mean = torch.where(shares > 0, shares * step.values, 0.0).sum(1)
+    chosen = step.values.gather(1, pick[..., None].expand(-1, -1, step.values.shape[-1]))[:, 0]
+    weights = how.weights * how.beta[:, None]  # [R, M]
+    parts = torch.where(weights == 0, 0.0, weights * (chosen - mean))
+    columns += list(torch.where(inside[:, None], parts, torch.nan).T)
     return torch.stack(columns, dim=-1)

@@ -40,17 +40,22 @@ def _zero(layer: nn.Linear) -> nn.Linear:
 
 
 class ActionHead(nn.Module):
-    """Q(s, a) = b(h) + ⟨W h, E_a⟩ + B_a, for M objectives.
+    """Q(s, a) = b(h) + ⟨W h, E_a − c⟩ + B_a, for M objectives.
 
     E is a table of token embeddings, so that a token never taken borrows from its neighbours, and
-    nothing but the bias B grows with the vocabulary. W, b and B start at zero.
+    nothing but the bias B grows with the vocabulary. c is the mean embedding when training begins:
+    all tokens of a language model have a large part in common, which says nothing of one token
+    against another. W, b and B start at zero.
     """
+
+    centre: Tensor
 
     def __init__(self, hidden: int, embedding: int, vocabulary: int, outputs: int) -> None:
         super().__init__()
         self.state = _zero(nn.Linear(hidden, outputs))
         self.mix = _zero(nn.Linear(hidden, outputs * embedding, bias=False))
         self.token = nn.Parameter(torch.zeros(vocabulary, outputs))
+        self.register_buffer("centre", torch.zeros(embedding))
 
     def forward(self, hidden: Tensor, tokens: Tensor, table: Tensor) -> Tensor:
         """Values of some tokens at some states.
@@ -68,7 +73,8 @@ class ActionHead(nn.Module):
         outputs, look_up = self.token.shape[1], nn.functional.embedding  # faster than indexing
         hidden = hidden.to(self.mix.weight.dtype)
         direction = self.mix(hidden).unflatten(-1, (outputs, -1)).float()  # [..., M, E]
-        meeting = look_up(tokens, table).float() @ direction.transpose(-1, -2)  # [..., K, M]
+        apart = look_up(tokens, table).float() - self.centre  # [..., K, E]
+        meeting = apart @ direction.transpose(-1, -2)  # [..., K, M]
         value: Tensor = (
             meeting + self.state(hidden).float()[..., None, :] + look_up(tokens, self.token).float()
         )
@@ -114,6 +120,7 @@ class ValueModel(nn.Module):
             self.head: ActionHead | StateHead = StateHead(width, outputs)
         else:
             self.head = ActionHead(width, self.table.shape[1], vocabulary, outputs)
+            self.head.centre.copy_(self.table.detach().float().mean(0))
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -199,6 +206,9 @@ class ValueModel(nn.Module):
         network = cls(card, trunk, embeddings(reference.model), reference.vocabulary)
         with loading(f"the head of value model {folder}"):
             head = load_file(folder / "head.safetensors")
+        if isinstance(network.head, ActionHead):
+            # Heads of before there was a centre have none to subtract.
+            head.setdefault("centre", torch.zeros_like(network.head.centre))
         try:
             network.head.load_state_dict(head)
         except RuntimeError as error:

@@ -9,39 +9,94 @@ import math
 from collections.abc import Sequence
 from typing import Unpack
 
-import numpy as np
+import torch
 
 from mavis.decoding.arguments import Weights
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.prompt_requests import CandidateSettings, Completion
 from mavis.decoding.request import STRONGEST
+from mavis.decoding.tilt import exact_kl, truncation
+from mavis.prompts import Prompt
 
-STEPS = 12  # of the search; four are usual
-CLOSE = 0.02  # share of the budget that it may be missed by
+STEPS = 40  # of the search; half a dozen are usual
+CLOSE = 0.005  # share of the budget that it may be missed by
+AT_ONCE = 4096  # states that are tilted together
 
 
-def expected_kl(
-    policy: GuidedPolicy,
-    written: Sequence[Completion],
-    weights: Weights,
-    beta: float,
-    **settings: Unpack[CandidateSettings],
-) -> float:
-    """The policy's KL to the reference on the same candidates, mean over replies of the reference.
+class ExpectedKL:
+    """The policy's KL to the reference on the same candidates, at any strength.
+
+    The states along the replies are read once; only their tilt depends on the strength.
 
     Args:
         policy: the guided policy.
-        written: replies of the reference policy.
+        prompts: P texts or chats.
+        replies: a reply of the reference policy to each of them, as tokens.
         weights: λ by objective.
-        beta: strength of the tilt.
         **settings: temperature, top_k and top_p, those of the replies.
 
-    Returns:
-        nats per reply, above what truncation alone costs.
+    Raises:
+        ValueError: there is no reply; or as `GuidedPolicy.score`.
     """
-    prompts, replies = [one.prompt for one in written], [one.tokens for one in written]
-    scores = policy.score(prompts, replies, weights, beta, **settings)
-    return float(np.mean([sum(one.kl) - sum(one.truncation) for one in scores]))
+
+    def __init__(
+        self,
+        policy: GuidedPolicy,
+        prompts: Sequence[Prompt],
+        replies: Sequence[Sequence[int]],
+        weights: Weights,
+        **settings: Unpack[CandidateSettings],
+    ) -> None:
+        if not replies:
+            raise ValueError("replies must hold at least one of the reference policy, got none.")
+        steps = list(policy.walk(prompts, list(replies), weights, 1.0, **settings))
+        self.replies, self.rule = len(replies), policy.rule
+        self.log_ref = torch.cat([step.options.log_ref for step in steps])  # [N, K]
+        self.values = torch.cat([step.values for step in steps])  # [N, K, M]
+        self.weights = torch.cat([step.settings.weights for step in steps])  # [N, M]
+        heaviest = float(self.weights.abs().max()) if self.weights.numel() else 0.0
+        self.most = STRONGEST / max(1.0, heaviest) if heaviest else 0.0  # the strongest β
+
+    @torch.inference_mode()
+    def __call__(self, beta: float) -> float:
+        """Nats per reply at strength β, above what truncation alone costs."""
+        total = 0.0
+        parts = (torch.split(x, AT_ONCE) for x in (self.log_ref, self.values, self.weights))
+        for log_ref, values, weights in zip(*parts, strict=True):
+            log_pi = self.rule(log_ref, values, weights, log_ref.new_full((len(log_ref),), beta))
+            total += float(
+                (exact_kl(log_pi, log_ref) - truncation(log_ref)).sum(dtype=torch.double)
+            )
+        return total / self.replies
+
+    def strength(self, kl: float, start: float = 1.0) -> float:
+        """The strength β at which the policy is expected to be a number of nats from π_ref.
+
+        Args:
+            kl: the budget, in nats per reply, above what truncation costs.
+            start: a strength to begin the search at.
+
+        Raises:
+            ValueError: the budget is not above 0, or no strength reaches it.
+        """
+        if not 0 < kl < math.inf:
+            raise ValueError(f"kl must be above 0, got {kl}.")
+        # KL grows with β, near zero as its square: so a step goes by the root of the ratio. Between
+        # a strength that is too weak and one that is too strong, it must stay between them.
+        low, high, beta = 0.0, math.inf, min(start, self.most)
+        for _ in range(STEPS):
+            reached = self(beta)
+            if abs(reached - kl) <= CLOSE * kl:
+                break
+            low, high = (beta, high) if reached < kl else (low, beta)
+            if low >= self.most:
+                raise ValueError(
+                    f"no strength reaches a KL of {kl:g} nats: at --beta {low:g} it is "
+                    f"{reached:.2g}. Give larger weights, or a smaller budget."
+                )
+            guess = beta * min(8.0, math.sqrt(kl / reached)) if reached > 0 else 8.0 * beta
+            beta = min(self.most, guess if low < guess < high else (low + min(high, 8 * beta)) / 2)
+        return beta
 
 
 def strength_at_kl(
@@ -63,25 +118,5 @@ def strength_at_kl(
     Raises:
         ValueError: the budget is not above 0, there is no reply, or no strength reaches the budget.
     """
-    if not 0 < kl < math.inf:
-        raise ValueError(f"kl must be above 0, got {kl}.")
-    if not written:
-        raise ValueError("written must hold at least one reply of the reference policy, got none.")
-    # KL grows with β, near zero as its square: so a step goes by the root of the ratio. Between a
-    # strength that is too weak and one that is too strong, it must stay between them.
-    heaviest = max(map(abs, policy.vector(weights)), default=0.0)
-    most = STRONGEST / max(1.0, heaviest)
-    low, high, beta = 0.0, math.inf, min(policy.beta, most)
-    for _ in range(STEPS):
-        reached = expected_kl(policy, written, weights, beta, **settings)
-        if abs(reached - kl) <= CLOSE * kl:
-            break
-        low, high = (beta, high) if reached < kl else (low, beta)
-        guess = beta * min(8.0, math.sqrt(kl / reached)) if reached > 0 else 8.0 * beta
-        if low >= most or not heaviest:
-            raise ValueError(
-                f"no strength reaches a KL of {kl:g} nats: at --beta {low:g} it is {reached:.2g}. "
-                "Give larger weights, or a smaller budget."
-            )
-        beta = min(most, guess if low < guess < high else (low + high) / 2)
-    return beta
+    prompts, replies = [one.prompt for one in written], [one.tokens for one in written]
+    return ExpectedKL(policy, prompts, replies, weights, **settings).strength(kl, policy.beta)

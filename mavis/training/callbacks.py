@@ -27,7 +27,14 @@ from mavis.tracking.mlflow_logger import Tracking
 from mavis.tracking.mlflow_run import SAMPLE_COLUMNS
 from mavis.training import plots
 from mavis.training.data import RolloutDataModule
-from mavis.training.judgement import doubts, in_a_line, judge, learned, truncation_hint
+from mavis.training.judgement import (
+    doubts,
+    in_a_line,
+    judge,
+    learned,
+    overspent,
+    truncation_hint,
+)
 from mavis.training.module import ValueModule
 from mavis.training.progress_bar import aside
 from mavis.training.run_folder import LAST, METRICS, save_checkpoint
@@ -98,7 +105,8 @@ class Rounds(Callback):
         entry, guided = self._measure(trainer, "validation", folder / "evaluation")
         # Every process keeps the entries, and so comes to the same decision.
         earlier = [old for old in self._entries if old["round"] < data.round]
-        entry["promoted"] = learned(entry) or not any(map(learned, earlier))
+        good = learned(entry) and not overspent(entry, data)
+        entry["promoted"] = good or not any(old.get("promoted") for old in earlier)
         self._entries = [*earlier, entry]
         if not entry["promoted"]:
             self._take_back()
@@ -234,7 +242,9 @@ class Rounds(Callback):
 
 def _save(data: RolloutDataModule, module: ValueModule, entry: dict[str, Any]) -> None:
     """Write the value model as it is after the round of an entry."""
-    module.network.card = replace(module.network.card, rounds=entry["round"] + 1)
+    module.network.card = replace(
+        module.network.card, rounds=entry["round"] + 1, eta=data.strength.eta
+    )
     text = _card(data, module, entry)
 
     def save(draft: Path) -> None:
@@ -282,12 +292,12 @@ Tilts `{data.reference.name}` towards {name}, with `mavis generate "…" --weigh
 
 | | |
 |---|---|
-| source of values | `{module.source}` |
+| source of values | `{module.network.card.source}` |
 | reward model | `{described(data.objective.reward)}` |
 | standard units | (reward − {units.mean:.4g}) / {units.std:.4g} |
 | prompts | `{data.source}` |
 | rounds | {entry["round"] + 1} |
-| η, β in rollouts | {data.eta:g}, {data.beta:g} |
+| η, β in rollouts | {data.strength.eta:.3g}, {data.strength.beta:.3g} |
 | reward on held-out prompts | {entry["reward"]:z.2f} ± {entry["reward_se"]:.2f} (reference {
         entry["reward_reference"]:z.2f}) |
 | KL to the reference | {entry["kl"]:.2f} nats per response |

@@ -28,9 +28,11 @@ from mavis.training.packing import Batch, Pack, batches, loader, round_packs
 from mavis.training.progress_bar import aside
 from mavis.training.rollout import Shape
 from mavis.training.run_folder import IDENTITY, METRICS, check_reference
+from mavis.training.strength import Strength
 from mavis.training.tree import Tree
 
 VALIDATION_TREES = 16
+WHOLE_TREE = 4096  # tokens of a tree that joint credit reads uncut
 
 
 class RolloutDataModule(LightningDataModule):
@@ -54,8 +56,11 @@ class RolloutDataModule(LightningDataModule):
         first_branching: children per node at each level of a tree, in the first round.
         branching: children per node at each level, in later rounds.
         max_tokens: longest answer, in tokens.
-        eta: price of a nat of KL in the targets, in standard units of reward.
-        beta: strength of the guidance in rollouts (None: 1 / eta, for which improvement is proven).
+        kl_budget: nats per answer that guidance may take the policy from the reference, on the same
+            candidates; the strength follows from it after each round.
+        eta: price of a nat of KL in the targets, in standard units of reward (None: 1 / beta).
+        beta: strength of the guidance (None: 1 / eta or, where neither is given, as the budget has
+            it).
         temperature: sampling temperature of the reference policy, above 0.
         top_k: most likely tokens to choose from; 0 is the whole vocabulary.
         top_p: probability mass of the most likely tokens to choose from.
@@ -82,7 +87,8 @@ class RolloutDataModule(LightningDataModule):
         first_branching: tuple[int, ...] = (4, 2, 2),
         branching: tuple[int, ...] = (4, 2, 2),
         max_tokens: int = 64,
-        eta: float = 0.5,
+        kl_budget: float = 2.0,
+        eta: float | None = None,
         beta: float | None = None,
         temperature: float = 1.0,
         top_k: int = 40,
@@ -96,7 +102,7 @@ class RolloutDataModule(LightningDataModule):
         super().__init__()
         at_least(1, rounds=rounds, epochs=epochs, trees=trees, rows=rows, batch_tokens=batch_tokens)
         at_least(2, held_out=held_out, best_of=best_of)  # spreads need two
-        positive(eta=eta)
+        positive(eta=eta, kl_budget=kl_budget)
         if not temperature > 0:  # a tree of likeliest tokens has no two branches
             raise ValueError(f"temperature must be above 0, got {temperature}.")
         self.objectives = tuple(find(name) for name in objectives)
@@ -105,9 +111,10 @@ class RolloutDataModule(LightningDataModule):
         self.column, self.on_bad_row, self.reference_name = column, on_bad_row, reference
         self.template, self.template_args = template, template_args
         self.rounds, self.epochs, self.trees = rounds, epochs, trees
-        self.max_tokens, self.eta = max_tokens, eta
-        self.beta = 1 / eta if beta is None else beta
-        self._sampling = SamplingParams((), self.beta, temperature, top_k, top_p)
+        self.max_tokens = max_tokens
+        self.kl_budget = kl_budget if eta is None and beta is None else None
+        self.strength = Strength(beta, eta)
+        self._sampling = SamplingParams((), self.strength.beta, temperature, top_k, top_p)
         self.rows, self.batch_tokens = rows, batch_tokens
         self.held_out, self.best_of, self.seed = held_out, best_of, seed
         self.round = 0  # the current round; finished ones are in the checkpoint
@@ -160,7 +167,8 @@ class RolloutDataModule(LightningDataModule):
 
     def sampling(self, outputs: int) -> SamplingParams:
         """The settings of a policy with so many outputs: equal weights with the sum of 1."""
-        return replace(self._sampling, weights=(1.0 / max(1, outputs),) * outputs)
+        weights = (1.0 / max(1, outputs),) * outputs
+        return replace(self._sampling, weights=weights, beta=self.strength.beta)
 
     @property
     def objective(self) -> Objective:
@@ -232,12 +240,13 @@ class RolloutDataModule(LightningDataModule):
         return loader(batches(packs, self.batch_tokens, (self.seed,)))
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of finished rounds."""
-        return {"rounds": self.round}
+        """The number of finished rounds, and the strength after the last of them."""
+        return {"rounds": self.round, "beta": self.strength.beta}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume after the finished rounds."""
         self.round = int(state_dict["rounds"])
+        self.strength.set(state_dict.get("beta", self.strength.beta))
 
     def _read(self, split: str) -> list[Prompt]:
         """As many prompts of a split as the run needs, in the seed's order."""
@@ -292,4 +301,7 @@ class RolloutDataModule(LightningDataModule):
         return [prompts[at % len(prompts)] for at in range(first, first + count)]
 
     def _packs(self, trees: Sequence[Tree]) -> list[Pack]:
-        return round_packs(trees, self.units, self.eta, self.batch_tokens)
+        assert self.trainer is not None
+        whole = getattr(self.trainer.lightning_module, "joint", False)
+        cap = max(self.batch_tokens, WHOLE_TREE) if whole else self.batch_tokens
+        return round_packs(trees, self.units, self.strength.eta, cap)

@@ -1,42 +1,82 @@
 """What a round has come to: the judgement on its values, and the line that reports it."""
 
 import math
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
+import numpy as np
+
 from mavis.decoding.policy import GuidedPolicy
+from mavis.decoding.prompt_requests import CandidateSettings
 from mavis.decoding.value_model import ValueModel, decoding
 from mavis.evaluation.advantages import agreement, reply_advantages
+from mavis.evaluation.strength import ExpectedKL
+from mavis.prompts import Prompt
 from mavis.training.data import RolloutDataModule
 
 ANSWERS = 4  # reference answers to a prompt that values are judged on
-FEW_PROMPTS = 12  # as many prompts, where each token of an answer takes a forward of its own
 SHOWN_TRUNCATION = 0.1  # nats an answer that truncation may cost without a word
 DEAR_TRUNCATION = 0.02  # nats a token that it may cost without a hint
+OVERSPENT = 1.5  # times the KL budget that a round may cost and still be promoted
 LEAST_SLOPE = 0.5  # below it, values are more than twice as large as what they foretell
 
 
 def judge(data: RolloutDataModule, network: ValueModel, split: str) -> dict[str, float]:
     """Hold the first objective's values against rewards of the reference's held-out answers.
 
+    Where the fit has a KL budget, the strength that spends it is found on these answers, too.
+
     Returns:
-        correlation, its 95 % interval, slope and R² of `evaluation.advantages`, by name.
+        correlation, its 95 % interval, slope and R² of `evaluation.advantages`, the strength, the
+        KL that is expected at it, and the reward that is predicted there, by name.
     """
     baseline, policy = data.baseline(split), GuidedPolicy(data.reference, (network,))
     prompts = data.prompts[split][: len(baseline.tokens)]
-    if network.card.source == "state":
-        prompts = prompts[:FEW_PROMPTS]
     tokens = [answers[:ANSWERS] for answers in baseline.tokens[: len(prompts)]]
-    rewards = baseline.standard(data.units)[: len(prompts), :ANSWERS, 0]
+    rewards = baseline.standard(data.units)[: len(prompts), :, 0]
     with decoding(network):
         advantages = reply_advantages(policy, prompts, tokens, data.sampling(0))
-    found = agreement(advantages[..., 0], rewards)
+        kl = _strength(data, policy, prompts, tokens)
+    found = agreement(advantages[..., 0], rewards[:, :ANSWERS])
+    # Of a policy that is tilted a little, by values whose advantages correlate so with the truth.
+    spread = float(np.sqrt(np.nanvar(rewards, axis=1, ddof=1).mean()))
+    gain = math.sqrt(2 * kl) * max(0.0, found.correlation.value) * spread
     return {
         "advantage_correlation": found.correlation.value,
         "advantage_correlation_low": found.correlation.low,
         "advantage_correlation_high": found.correlation.high,
         "advantage_slope": found.slope,
         "advantage_r2": found.r2,
+        "beta": data.strength.beta,
+        "kl_expected": kl,
+        "reward_spread": spread,
+        "reward_predicted": float(np.nanmean(rewards)) + gain,
     }
+
+
+def _strength(
+    data: RolloutDataModule,
+    policy: GuidedPolicy,
+    prompts: Sequence[Prompt],
+    tokens: Sequence[Sequence[Sequence[int]]],
+) -> float:
+    """Set the strength that spends the KL budget, if there is one; return the KL expected at it."""
+    pairs = [(p, one) for p, few in zip(prompts, tokens, strict=True) for one in few if one]
+    sampling = data.sampling(len(policy.objectives))
+    weights = dict(zip(policy.objectives, sampling.weights, strict=True))
+    used: CandidateSettings = {
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+    }
+    asked, replies = [p for p, _ in pairs], [list(one) for _, one in pairs]
+    expected = ExpectedKL(policy, asked, replies, weights, **used)
+    if data.kl_budget is not None:
+        # Values that are the same for all tokens spend nothing: the round is then not promoted.
+        with suppress(ValueError):
+            data.strength.set(expected.strength(data.kl_budget, data.strength.beta))
+    return expected(data.strength.beta)
 
 
 def learned(entry: dict[str, Any]) -> bool:
@@ -56,13 +96,26 @@ def doubts(entry: dict[str, Any], data: RolloutDataModule) -> str:
             f"nothing shows that the values have learned {data.objective.name}: on held-out "
             f"answers of the reference, {why}. More trees help first: {more}."
         )
-    if (slope := entry["advantage_slope"]) < LEAST_SLOPE:
+    slope, beta = entry["advantage_slope"], entry["beta"]
+    if slope < LEAST_SLOPE and data.kl_budget is None:
         return (
             f"the values are {1 / slope:.1f} times as large as what they foretell, so that the "
-            f"policy pays KL for noise: guide with --beta {data.beta * slope:.2g}, or train on "
-            f"more trees: {more}."
+            f"policy pays KL for noise: guide with --beta {beta * slope:.2g}, or train on more "
+            f"trees: {more}."
+        )
+    if overspent(entry, data):
+        return (
+            f"the policy is {entry['kl'] - entry['kl_truncation']:.1f} nats from the reference "
+            f"where {data.kl_budget:g} were to be spent: its answers are unlike the reference's. "
+            f"Give a smaller --data.kl_budget, or more trees: {more}."
         )
     return ""
+
+
+def overspent(entry: dict[str, Any], data: RolloutDataModule) -> bool:
+    """Whether a round's policy goes far beyond the KL budget."""
+    spent = entry["kl"] - entry["kl_truncation"]
+    return data.kl_budget is not None and spent > OVERSPENT * data.kl_budget
 
 
 def truncation_hint(entry: dict[str, Any], data: RolloutDataModule) -> str:

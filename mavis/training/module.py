@@ -1,6 +1,7 @@
 """`ValueModule`: the LightningModule that learns a value model from packed rollout trees."""
 
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +13,22 @@ from torch import Tensor
 from torchmetrics.functional import r2_score
 
 from mavis.decoding.model_card import ModelCard, Source
-from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.value_model import ValueModel, build_network
+from mavis.decoding.reference import SMALL, ReferencePolicy
+from mavis.decoding.value_model import ActionHead, StateHead, ValueModel, build_network
 from mavis.evaluation.metrics import sibling_rank_correlation
+from mavis.options import positive
 from mavis.reward import identity
 from mavis.training.data import RolloutDataModule
+from mavis.training.joint_head import JointHead
 from mavis.training.packing import Batch
 
 Scores = npt.NDArray[np.float64]
+
+Credit = Literal["token", "joint"]
+
+FEW_LAYERS = 2  # of the reference that joint credit reads
+PROBED = 32  # states that their size is measured on
+TOKEN_SHARE = 1e-3  # of the head's rate, for a token's own value: it is seen seldom
 
 
 class ValueModule(LightningModule):
@@ -27,12 +36,20 @@ class ValueModule(LightningModule):
 
     Args:
         source: what values are read from, `action`, `state` or `shared`: a model of their own that
-            reads the text once, or with each candidate, or the reference model's own states.
+            reads the text once, or with each candidate, or the reference model's own states
+            (None: `action` for a reference below 20 million parameters, else `state`).
+        credit: how values are learned: `token` by gradient steps on every token's target, `joint`
+            by least squares over whole replies, with the trunk as it is (None: `joint` for `state`
+            values of a reference of 20 million parameters or more, else `token`).
         trunk: number of the reference's first layers that the value model starts from, or another
-            causal LM with the same tokenizer (None: half of the layers, at least two).
+            causal LM with the same tokenizer (None: two with joint credit, else half of them and at
+            least two).
         lora: arguments of `peft.LoraConfig`, such as `{r: 8, lora_alpha: 16}`, to train adapters
             in place of all weights.
-        lr: learning rate in the first round.
+        lr: how far the head's first step moves a value in the first round, in standard units,
+            whatever the width of the model.
+        trunk_lr: learning rate of the trunk in the first round (None: 1e-3 for a trunk below 20
+            million parameters or with LoRA, else 1e-4).
         later_lr: learning rate in later rounds, as a fraction of the first round's.
         warmup: optimizer steps in which the learning rate rises; after these it falls to 0.
         weight_decay: weight decay of the AdamW optimizer.
@@ -42,24 +59,46 @@ class ValueModule(LightningModule):
 
     def __init__(
         self,
-        source: Source = "action",
+        source: Source | None = None,
+        credit: Credit | None = None,
         trunk: int | str | None = None,
         lora: dict[str, Any] | None = None,
-        lr: float = 1e-3,
+        lr: float = 1.0,
+        trunk_lr: float | None = None,
         later_lr: float = 0.7,
         warmup: int = 20,
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__()
-        for name, value in {"lr": lr, "later_lr": later_lr}.items():
-            if not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}.")
-        self.source, self.trunk, self.lora = source, trunk, lora
-        self.lr, self.later_lr = lr, later_lr
+        positive(lr=lr, later_lr=later_lr)
+        if trunk_lr is not None:
+            positive(trunk_lr=trunk_lr)
+        if credit == "joint" and source in ("action", "shared"):
+            raise ValueError(f"joint credit is of `state` values, got source {source}.")
+        self.source, self.credit, self.trunk, self.lora = source, credit, trunk, lora
+        self.lr, self.later_lr, self.trunk_lr = lr, later_lr, trunk_lr
         self.warmup, self.weight_decay = warmup, weight_decay
+        self.joint_head: JointHead | None = None
         self._seen: list[tuple[Scores, Scores, Scores, Scores]] = []
         # Depth, predicted value and target of the held-out tokens [P], for each objective.
         self.calibration: list[tuple[Scores, Scores, Scores]] = []
+
+    @property
+    def joint(self) -> bool:
+        """Whether values are learned by joint credit."""
+        return self._choices()[1] == "joint"
+
+    def _choices(self) -> tuple[Source, Credit]:
+        """Source and credit, chosen by the size of the reference where they are not given."""
+        large = self.data.reference.model.num_parameters() >= SMALL
+        source = self.source or ("state" if large or self.credit == "joint" else "action")
+        usual: Credit = "joint" if large and source == "state" and self.lora is None else "token"
+        return source, self.credit or usual
+
+    def _trunk(self) -> int | str | None:
+        if self.trunk is None and self.joint:
+            return min(FEW_LAYERS, int(self.data.reference.model.config.num_hidden_layers))
+        return self.trunk
 
     @property
     def data(self) -> RolloutDataModule:
@@ -73,7 +112,7 @@ class ValueModule(LightningModule):
             return
         reference: ReferencePolicy = self.data.reference
         card = ModelCard(
-            source=self.source,
+            source=self._choices()[0],
             objectives=tuple(one.name for one in self.data.objectives),
             units=self.data.units,
             reference=reference.name,
@@ -81,29 +120,48 @@ class ValueModule(LightningModule):
             template=reference.template,
             template_args=dict(reference.template_args or {}) or None,
             reference_weights=reference.weights_digest,
-            eta=self.data.eta,
+            eta=self.data.strength.eta,
             rewards=tuple(identity(one) for one in self.data.objectives),
         )
-        self.network = build_network(card, reference, self.trunk, self.lora)
+        self.network = build_network(card, reference, self._trunk(), self.lora)
+        head = self.network.head
+        if self.joint and isinstance(head, StateHead):
+            self.network.requires_grad_(False)
+            head.requires_grad_(True)
+            self.joint_head = JointHead(head).to(reference.model.device)
 
     def forward(self, batch: Batch) -> Tensor:
         """Predicted values [B, T, M] of the state after each token, in standard units, float32."""
+        hidden = self._hidden(batch)
+        before = _before(hidden, batch)
+        with torch.autocast(batch.tokens.device.type, enabled=False):
+            if self.joint_head is not None:
+                foretold: Tensor = self.joint_head(hidden, before, batch)
+                return foretold
+            if self.network.card.source == "state":
+                return self.network.state_values(hidden)
+            # Q(s, a): the state is read at the token before, the action is the token itself.
+            return self.network.action_values(before, batch.tokens[..., None])[..., 0, :]
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        """States after each token [B, T, H], of the trunk or of the reference policy."""
         trunk, exact = self.network.trunk, torch.autocast(batch.tokens.device.type, enabled=False)
         if trunk is None:
             with torch.no_grad(), exact:  # in the precision of decoding
-                hidden = _states(self.data.reference.model.base_model, batch)
-        else:
-            hidden = _states(trunk, batch)  # under mixed precision, this part is autocast
-        with exact:
-            if self.source == "state":
-                return self.network.state_values(hidden)
-            # Q(s, a): the state is read at the token before, the action is the token itself.
-            width = hidden.shape[-1]
-            before = hidden.gather(1, batch.previous[..., None].expand(-1, -1, width))
-            return self.network.action_values(before, batch.tokens[..., None])[..., 0, :]
+                return _states(self.data.reference.model.base_model, batch)
+        return _states(trunk, batch)  # under mixed precision, this part is autocast
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Mean over the objectives of the squared error on tokens that have a target."""
+        """Mean over the objectives of the squared error on tokens that have a target.
+
+        Joint credit takes no gradient steps: the first pass of a round gathers its moments.
+        """
+        if self.joint_head is not None:
+            with torch.no_grad():
+                hidden = self._hidden(batch)
+                self.joint_head.add(hidden, _before(hidden, batch), batch)
+            # Nothing to descend: a zero that depends on the head keeps the trainer's loop as it is.
+            return 0.0 * self.network.head.state.weight.sum()
         loss = value_losses(self(batch), batch.targets).mean()
         self.log("train_loss", loss, prog_bar=True)
         return loss
@@ -132,17 +190,25 @@ class ValueModule(LightningModule):
         means = {name: float(np.mean([each[name] for each in metrics])) for name in metrics[0]}
         self.log_dict(means, rank_zero_only=True)
 
+    def on_train_epoch_start(self) -> None:
+        """Begin to gather what joint credit needs of a round's trees."""
+        if self.joint_head is not None and self.current_epoch % self.data.epochs == 0:
+            self.joint_head.begin()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Solve for the head after the first pass over a round's trees."""
+        if self.joint_head is not None and self.trainer.is_last_batch:
+            self.joint_head.finish(partial(self.trainer.strategy.reduce, reduce_op="sum"))
+
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW; within a round the rate rises for `warmup` steps, then falls to 0."""
-        rate = self.lr * (self.later_lr if self.data.round else 1.0)
-        trained = [p for p in self.network.parameters() if p.requires_grad]
+        batches = len(self.data.train_dataloader())
         # Lightning clips no gradients for a fused optimizer under mixed precision.
         fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
-        optimizer = torch.optim.AdamW(trained, rate, weight_decay=self.weight_decay, fused=fused)
-        batches = len(self.data.train_dataloader())
+        optimizer = torch.optim.AdamW(self._groups(), weight_decay=0.0, fused=fused)
         steps = -(-batches // self.trainer.accumulate_grad_batches) * self.data.epochs
         warmup = min(self.warmup, max(1, steps // 2))
 
@@ -153,6 +219,37 @@ class ValueModule(LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """What is trained, with the rate of each part.
+
+        A first step of Adam moves every weight by its rate, and so a value by the rate times the
+        sum over its inputs. The head's rates are divided by that sum: one rate serves every width.
+        """
+        later = self.later_lr if self.data.round else 1.0
+        head, trunk = self.network.head, self.network.trunk
+        size = self._state_size()
+        rates = [(head.state.parameters(), self.lr / size)]
+        if isinstance(head, ActionHead):
+            apart = (self.network.table.detach().float() - head.centre).abs().sum(-1).mean()
+            rates += [(head.mix.parameters(), self.lr / (size * float(apart)))]
+            rates += [(iter([head.token]), self.lr * TOKEN_SHARE)]
+        groups = [{"params": list(each), "lr": later * rate} for each, rate in rates]
+        if trunk is not None:
+            few = trunk.num_parameters(only_trainable=True) < SMALL
+            rate = self.trunk_lr or (1e-3 if few else 1e-4)
+            trained = [p for p in trunk.parameters() if p.requires_grad]
+            decay = self.weight_decay
+            groups.append({"params": trained, "lr": later * rate, "weight_decay": decay})
+        return [group for group in groups if group["params"]]
+
+    @torch.no_grad()
+    def _state_size(self) -> float:
+        """The sum over a state's absolute entries, mean over some states."""
+        trunk: Any = self.network.trunk or self.data.reference.model.base_model
+        tokens = torch.linspace(0, self.data.reference.vocabulary - 1, PROBED).long()
+        states = trunk(input_ids=tokens[None].to(trunk.device), use_cache=False).last_hidden_state
+        return float(states.float().abs().sum(-1).mean())
 
 
 def value_losses(predicted: Tensor, targets: Tensor) -> Tensor:
@@ -189,3 +286,8 @@ def _states(model: torch.nn.Module, batch: Batch) -> Tensor:
     )
     hidden: Tensor = output.last_hidden_state
     return hidden
+
+
+def _before(hidden: Tensor, batch: Batch) -> Tensor:
+    """The state before each token [B, T, H], of the states after each."""
+    return hidden.gather(1, batch.previous[..., None].expand(-1, -1, hidden.shape[-1]))

@@ -19,6 +19,8 @@ from mavis.reward import Units, standardised
 from mavis.training.targets import soft_targets
 from mavis.training.tree import NO_PARENT, Floats, Ints, Tree
 
+FREAK = 5.0  # standard units of reward that a reply counts for at most
+
 
 @dataclass(frozen=True)
 class Pack:
@@ -30,6 +32,8 @@ class Pack:
     targets: Floats  # [T, M] NaN = nothing to learn here
     siblings: Ints  # [T] at a node's last token the number of its family of siblings, else −1
     prompt_length: int
+    start: Floats  # [M] the target of the prompt, before anything is sampled
+    price: Floats  # [T] η log π/π_ref: what the token is charged
 
 
 class Batch(NamedTuple):
@@ -42,11 +46,29 @@ class Batch(NamedTuple):
     target_bits: Tensor  # [B, T, M] int32: of `targets`; Lightning rounds floats in half precision
     siblings: Tensor  # [B, T]
     depth: Tensor  # [B, T] position in the response; the prompt's last token is at −1
+    start_bits: Tensor  # [B, M] int32, as the targets: the target of the prompt
+    price_bits: Tensor  # [B, T] int32, as the targets: η log π/π_ref
+    leaf: Tensor  # [B, T] bool: a response ends here
 
     @property
     def targets(self) -> Tensor:
         """[B, T, M] float32, NaN = nothing to learn here."""
         return self.target_bits.view(torch.float32)
+
+    @property
+    def start(self) -> Tensor:
+        """[B, M] float32: the target of the prompt."""
+        return self.start_bits.view(torch.float32)
+
+    @property
+    def price(self) -> Tensor:
+        """[B, T] float32: η log π/π_ref, what each token is charged."""
+        return self.price_bits.view(torch.float32)
+
+    @property
+    def path(self) -> Tensor:
+        """[B, T, T] float32: 1 where a token of the response leads to a token, itself included."""
+        return (self.mask[:, 0] & (self.depth >= 0)[:, None]).float()
 
 
 def round_packs(trees: Sequence[Tree], units: Sequence[Units], eta: float, cap: int) -> list[Pack]:
@@ -61,13 +83,16 @@ def round_packs(trees: Sequence[Tree], units: Sequence[Units], eta: float, cap: 
     packs: list[Pack] = []
     families = 0
     for tree in trees:
-        rewards = standardised(tree.rewards, units)
-        packs += pack_tree(tree, soft_targets(tree, rewards, eta), cap, families)
+        # Squared errors would learn little but a freak reply; it stays the best, or the worst.
+        rewards = standardised(tree.rewards, units).clip(-FREAK, FREAK)
+        packs += pack_tree(tree, soft_targets(tree, rewards, eta), cap, families, eta)
         families += len(tree.parent)
     return packs
 
 
-def pack_tree(tree: Tree, targets: Floats, cap: int, family: int = 0) -> list[Pack]:
+def pack_tree(
+    tree: Tree, targets: Floats, cap: int, family: int = 0, eta: float = 0.0
+) -> list[Pack]:
     """Cut a tree into packs of at most `cap` tokens.
 
     A subtree that does not fit is cut into its children, each with the path that leads to it; a
@@ -75,15 +100,20 @@ def pack_tree(tree: Tree, targets: Floats, cap: int, family: int = 0) -> list[Pa
 
     Args:
         tree: T tokens.
-        targets: [T, M]; those of the prompt are not used (nothing was chosen there).
+        targets: [T, M]; of the prompt's only the last is used (nothing was chosen there).
         cap: tokens per pack.
         family: number of this tree's first family of siblings.
+        eta: the KL price of the targets, per nat.
     """
+    start = targets[tree.start[1] - 1].astype(np.float32)
+    price = (eta * tree.log_ratio).astype(np.float32)
     targets = targets.copy()
     targets[: tree.start[1]] = np.nan
     packs, seen = [], np.zeros(len(tree.parent), dtype=bool)
     for nodes in _groups(tree, cap):
-        packs.append(_pack(tree, targets, nodes, seen, family))
+        index = _tokens(tree, nodes)
+        learned = _pack(tree, targets, nodes, index, seen, family)
+        packs.append(Pack(**learned, start=start, price=price[index]))
         seen[nodes] = True
     return packs
 
@@ -122,8 +152,10 @@ def _groups(tree: Tree, cap: int) -> Iterator[list[int]]:
     yield from cut(0, [], 0)
 
 
-def _pack(tree: Tree, targets: Floats, nodes: list[int], seen: np.ndarray, family: int) -> Pack:
-    index = np.concatenate([np.arange(tree.start[n], tree.start[n + 1]) for n in nodes])
+def _pack(
+    tree: Tree, targets: Floats, nodes: list[int], index: Ints, seen: np.ndarray, family: int
+) -> dict[str, Any]:
+    """The tokens of a pack, how they hang together, and what is learned at them."""
     place = np.full(len(tree.tokens) + 1, -1)  # tree token -> pack token; the last entry is "none"
     place[index] = np.arange(len(index))
     fresh = np.repeat(~seen[nodes], np.diff(tree.start)[nodes])  # not supervised in another pack
@@ -131,14 +163,19 @@ def _pack(tree: Tree, targets: Floats, nodes: list[int], seen: np.ndarray, famil
     for node in nodes:
         if tree.parent[node] != NO_PARENT and not seen[node]:
             siblings[tree.start[node + 1] - 1] = family + tree.parent[node]
-    return Pack(
-        tokens=tree.tokens[index],
-        previous=place[tree.previous()[index]],
-        position=tree.depth()[index],
-        targets=np.where(fresh[:, None], targets[index], np.nan).astype(np.float32),
-        siblings=siblings[index],
-        prompt_length=int(tree.start[1]),
-    )
+    return {
+        "tokens": tree.tokens[index],
+        "previous": place[tree.previous()[index]],
+        "position": tree.depth()[index],
+        "targets": np.where(fresh[:, None], targets[index], np.nan).astype(np.float32),
+        "siblings": siblings[index],
+        "prompt_length": int(tree.start[1]),
+    }
+
+
+def _tokens(tree: Tree, nodes: Sequence[int]) -> Ints:
+    """The tokens of nodes, end to end."""
+    return np.concatenate([np.arange(tree.start[n], tree.start[n + 1]) for n in nodes])
 
 
 def tree_mask(previous: Ints) -> np.ndarray:
@@ -171,7 +208,17 @@ def collate(packs: Sequence[Pack]) -> Batch:
         target_bits=padded([pack.targets for pack in packs], np.nan).view(torch.int32),
         siblings=padded([pack.siblings for pack in packs], -1),
         depth=padded([pack.position - pack.prompt_length for pack in packs], -1),
+        start_bits=torch.from_numpy(np.stack([pack.start for pack in packs])).view(torch.int32),
+        price_bits=padded([pack.price for pack in packs], 0.0).view(torch.int32),
+        leaf=padded([_ends(pack) for pack in packs], False),
     )
+
+
+def _ends(pack: Pack) -> np.ndarray:
+    """Whether a response ends at each token [T]: nothing in the pack comes after it."""
+    ends = pack.position >= pack.prompt_length
+    ends[pack.previous[pack.previous >= 0]] = False
+    return ends
 
 
 def batches(packs: Sequence[Pack], budget: int, seed: tuple[int, ...]) -> list[list[Pack]]:

@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 
 from mavis.decoding.policy import GuidedPolicy
-from mavis.evaluation.strength import CLOSE, expected_kl, strength_at_kl
+from mavis.evaluation.strength import CLOSE, ExpectedKL, strength_at_kl
 
 PROMPTS = ["an um", "hats", "the sun is"]
+
+
+def expected_kl(policy, written, weights, beta, **settings):
+    prompts, replies = [one.prompt for one in written], [one.tokens for one in written]
+    return ExpectedKL(policy, prompts, replies, weights, **settings)(beta)
 
 
 @pytest.fixture
@@ -68,5 +73,5 @@ def test_budgets_that_cannot_be_spent(policy, written):
     for kl in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="kl must be above 0"):
             strength_at_kl(policy, written, {"humor": 1.0}, kl, top_k=12)
-    with pytest.raises(ValueError, match="at least one reply"):
+    with pytest.raises(ValueError, match="at least one of the reference"):
         strength_at_kl(policy, [], {"humor": 1.0}, 1.0, top_k=12)

@@ -1,0 +1,82 @@
+"""The head of `state` values learned by joint credit, over the rounds of a fit."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mavis.decoding.value_model import StateHead
+from mavis.training.credit import Equations, Moments, Solution, solve
+from mavis.training.packing import Batch
+
+
+class JointHead(nn.Module):
+    """Gathers the moments of a round's trees, and solves for the head.
+
+    The trees of earlier rounds count as much as those of the current one: their rewards say as much
+    of the tokens that were chosen, and the KL of their policies has been charged.
+
+    Args:
+        head: what is learned.
+    """
+
+    expected: Tensor
+
+    def __init__(self, head: StateHead) -> None:
+        super().__init__()
+        self._head = [head]  # in a list: its weights are saved with the value model
+        width, outputs = head.state.in_features, head.state.out_features
+        self.register_buffer("expected", torch.zeros(width + 1, outputs))
+        self.moments: Moments | None = None  # of the round, while they are gathered
+        self.equations: Equations | None = None  # of the trees of all rounds that were read
+
+    def begin(self) -> None:
+        """Begin a round."""
+        width = len(self.expected)
+        self.moments = Moments(width - 1, width, self.expected.shape[1])
+
+    @torch.no_grad()
+    def add(self, hidden: Tensor, before: Tensor, batch: Batch) -> None:
+        """Add whole trees: the state after every token [B, T, H], and the one before it."""
+        if self.moments is not None:
+            self.moments.add(hidden, _with_one(before), batch)
+
+    @torch.no_grad()
+    def finish(self, total: Callable[[Tensor], Tensor]) -> Solution | None:
+        """Solve for the head, unless that was done; `total` adds a tensor up over processes."""
+        if self.moments is None:
+            return None
+        for part in self.moments.tensors:
+            part.copy_(total(part))
+        fresh, self.moments = self.moments.equations(), None
+        self.equations = fresh if self.equations is None else self.equations + fresh
+        found, (head,) = solve(self.equations), self._head
+        head.state.weight.copy_(found.weights.T)
+        self.expected.copy_(found.expected)
+        return found
+
+    def forward(self, hidden: Tensor, before: Tensor, batch: Batch) -> Tensor:
+        """Foretell the targets of the state after each token [B, T, M].
+
+        The head knows values up to a number per state, which the tilt does not feel. So they are
+        summed up from the prompt on: its own target, and what each token brings.
+        """
+        (head,) = self._head
+        advantages = head(hidden) - _with_one(before) @ self.expected
+        foretold: Tensor = batch.start[:, None] + batch.path @ advantages
+        return foretold
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The equations of the rounds so far, for a checkpoint."""
+        return {} if self.equations is None else vars(self.equations)
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.equations = Equations(**state) if state else None
+
+
+def _with_one(states: Tensor) -> Tensor:
+    """States [..., H] with a one beside them [..., H + 1], for an intercept."""
+    states = states.float()
+    return torch.cat([states, torch.ones_like(states[..., :1])], -1)

@@ -1,0 +1,30 @@
+"""The strength of guidance in a fit, and the KL price that belongs to it."""
+
+USUAL = 2.0  # strength before there are values to find one for
+
+
+class Strength:
+    """β of a fit's policies, and η of its targets.
+
+    The policy of strength β is the best one where a nat of KL costs 1 / β: with η = 1 / β a round
+    is a step of soft policy improvement. So one follows from the other, unless both are given.
+
+    Args:
+        beta: β, if it is given.
+        eta: η, if it is given.
+    """
+
+    def __init__(self, beta: float | None, eta: float | None) -> None:
+        self._eta = eta
+        self.beta = beta if beta is not None else 1 / eta if eta is not None else USUAL
+
+    @property
+    def eta(self) -> float:
+        """The KL price, in standard units of reward per nat."""
+        if self._eta is not None:
+            return self._eta
+        return 1 / self.beta if self.beta else 0.0
+
+    def set(self, beta: float) -> None:
+        """Go on with another strength."""
+        self.beta = beta
