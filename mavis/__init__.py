@@ -33,6 +33,7 @@ STORY = (
     "decoding.model_card",
     "decoding.tilt",
     "decoding.attention",
+    "decoding.slot_cache",
     "decoding.kv_cache",
     "decoding.architectures",
     "decoding.model_folders",
