@@ -56,6 +56,7 @@ STORY = (
     "decoding.policy",
     "decoding.loading",
     "decoding.prompt_filter",
+    "decoding.row_memory",
     "evaluation.metrics",
     "evaluation.bootstrap",
     "evaluation.pareto",

@@ -14,6 +14,7 @@ from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.prompt_filter import check_enough, fitting_prompts
 from mavis.decoding.reference import ReferencePolicy, spare_threads
 from mavis.decoding.request import SamplingParams
+from mavis.decoding.row_memory import fitting_rows
 from mavis.decoding.value_model import ValueModel, decoding
 from mavis.evaluation.collect import Collector, World
 from mavis.evaluation.evaluate import evaluate
@@ -59,7 +60,8 @@ class RolloutDataModule(LightningDataModule):
         temperature: sampling temperature of the reference policy, above 0.
         top_k: most likely tokens to choose from; 0 is the whole vocabulary.
         top_p: probability mass of the most likely tokens to choose from.
-        rows: answers that are sampled at the same time.
+        rows: answers that are sampled at the same time (None: 8 to 128, as many as fit into half of
+            the free memory).
         batch_tokens: most tokens in a training batch; larger trees are cut.
         held_out: validation prompts that each round's policy answers.
         best_of: reference answers to each of the first third of these prompts, for standard units
@@ -87,14 +89,15 @@ class RolloutDataModule(LightningDataModule):
         temperature: float = 1.0,
         top_k: int = 40,
         top_p: float = 1.0,
-        rows: int = 128,
+        rows: int | None = None,
         batch_tokens: int = 512,
         held_out: int = 200,
         best_of: int = 32,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        at_least(1, rounds=rounds, epochs=epochs, trees=trees, rows=rows, batch_tokens=batch_tokens)
+        at_least(1, rounds=rounds, epochs=epochs, trees=trees, batch_tokens=batch_tokens)
+        at_least(1, rows=1 if rows is None else rows)
         at_least(2, held_out=held_out, best_of=best_of)  # spreads need two
         positive(eta=eta)
         if not temperature > 0:  # a tree of likeliest tokens has no two branches
@@ -108,7 +111,7 @@ class RolloutDataModule(LightningDataModule):
         self.max_tokens, self.eta = max_tokens, eta
         self.beta = 1 / eta if beta is None else beta
         self._sampling = SamplingParams((), self.beta, temperature, top_k, top_p)
-        self.rows, self.batch_tokens = rows, batch_tokens
+        self._rows, self.batch_tokens = rows, batch_tokens
         self.held_out, self.best_of, self.seed = held_out, best_of, seed
         self.round = 0  # the current round; finished ones are in the checkpoint
         self.facts: dict[str, float] = {}  # of the round's trees
@@ -156,6 +159,8 @@ class RolloutDataModule(LightningDataModule):
         for split in splits[1:]:
             check_enough(self.prompts[split], self.source, split)
         self.sampling(len(self.objectives)).check([one.name for one in self.objectives])
+        prompts = self.prompts[splits[0]]
+        self.rows = fitting_rows(self._rows, self.reference, prompts, self.max_tokens)
         _ = self.units  # an error before anything is trained if a reward is constant
 
     def sampling(self, outputs: int) -> SamplingParams:
