@@ -212,7 +212,8 @@ class CachedRows:
     def _make_room(self, rows: Index, span: int) -> None:
         # By a quarter at least, so that a long row costs few copies, and little lies empty; and one
         # more, for the slot of no row.
-        if span >= self.cache.slots:
-            self.cache.grow(self.cache.rows, max(self.cache.slots * 5 // 4, span + 1))
-        if (most := int(rows.max()) + 1) > self.cache.rows:
-            self.cache.grow(most, self.cache.slots)
+        slots, count = self.cache.slots, max(self.cache.rows, int(rows.max()) + 1)
+        if span >= slots:
+            slots = max(slots * 5 // 4, span + 1)
+        if (count, slots) != (self.cache.rows, self.cache.slots):
+            self.cache.grow(count, slots, self.lengths.tolist())

@@ -58,13 +58,14 @@ class SlotCache(Cache):
         """The longest visible row; positions are always given explicitly."""
         return self._span
 
-    def grow(self, rows: int, slots: int) -> None:
-        """Make the buffers larger: more rows, or more slots a row; what is there stays."""
+    def grow(self, rows: int, slots: int, lengths: Sequence[int]) -> None:
+        """Make the buffers larger: more rows, or more slots a row; rows keep their `lengths`."""
         for buffers in (self.keys, self.values):
             for layer, old in enumerate(buffers):
                 heads, dim = old.shape[1], old.shape[3]
                 buffers[layer] = _zeros((rows, heads, slots, dim), old)
-                buffers[layer][: self.rows, :, : self.slots] = old
+                for row, length in enumerate(lengths[: self.rows]):
+                    buffers[layer][row, :, :length] = old[row, :, :length]
         before, self.rows, self.slots = self.rows, rows, slots
         for row in [row for row in self._parts if before <= row < rows]:
             self._put(row, self._parts[row])
