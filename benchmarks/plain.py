@@ -35,11 +35,11 @@ def guided(
     """
     trunks = [network.trunk for network in networks]
     caches = [DynamicCache(config=trunk.config) for trunk in trunks if trunk is not None]
-    tokens = torch.tensor([list(prompt)] * copies)
+    tokens = torch.tensor([list(prompt)] * copies, device=model.device)
     past, fresh = DynamicCache(config=model.config), tokens
     for _ in range(new):
         output = model(input_ids=fresh, logits_to_keep=1, **{CACHE: past})
-        log_ref, options = output.logits[:, -1].log_softmax(-1).topk(top_k)
+        log_ref, options = output.logits[:, -1].float().log_softmax(-1).topk(top_k)
         total = torch.zeros_like(log_ref)
         for network, cache in zip(networks, caches, strict=True):
             total += _siblings(network, cache, fresh, options)
@@ -54,10 +54,11 @@ def _siblings(network: ValueModel, cache: DynamicCache, fresh: Tensor, options: 
     """V [B, K] of the candidates `options` [B, K] behind the tokens `fresh` [B, q]."""
     assert network.trunk is not None
     known, read, count = cache.get_seq_length(), fresh.shape[1], options.shape[1]
-    mask = torch.ones(read + count, known + read + count).tril(known)
-    mask[read:, known + read :] = torch.eye(count)
-    steps = torch.arange(known, known + read)
-    positions = torch.cat([steps, torch.full((count,), known + read)])
+    place = fresh.device
+    mask = torch.ones(read + count, known + read + count, device=place).tril(known)
+    mask[read:, known + read :] = torch.eye(count, device=place)
+    steps = torch.arange(known, known + read, device=place)
+    positions = torch.cat([steps, torch.full((count,), known + read, device=place)])
     output = network.trunk(
         input_ids=torch.cat([fresh, options], 1),
         attention_mask=mask.log()[None, None].expand(len(fresh), -1, -1, -1),
@@ -72,7 +73,7 @@ def sampled(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], new: int, top_k: int
 ) -> Tensor:
     """`generate` of transformers on a left-padded batch: [B, longest + new]."""
-    rows = [torch.tensor(list(prompt)) for prompt in prompts]
+    rows = [torch.tensor(list(prompt), device=model.device) for prompt in prompts]
     tokens = pad_sequence(rows, batch_first=True, padding_side="left")
     mask = pad_sequence([torch.ones_like(row) for row in rows], True, padding_side="left")
     output: Tensor = model.generate(  # type: ignore[operator]

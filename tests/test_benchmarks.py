@@ -111,3 +111,16 @@ def test_ragged(bench: Bench) -> None:
     found = bench("ragged", *TINY, "--source=action", "--short=3", "--longer=9")
     assert found["ratios"]["beside : alone (time)"]["ratio"] > 0
     assert found["rows"] == [3, 1]
+
+
+def test_gpu(bench: Bench) -> None:
+    small = ("--size=tiny", "--rows=[2]", "--tokens=4", "--plain_tokens=2", "--device=cpu")
+    found = bench("gpu", *small)
+    assert found["rows"] == 2
+    assert min(found["ratios"].values()) > 0
+
+
+def test_what_does_not_fit_a_gpu_is_skipped(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mavis.decoding.row_memory.free_memory", lambda _: 1)
+    found = bench("gpu", "--size=7b", "--device=cpu")
+    assert "GB are free" in found["skipped"]

@@ -63,7 +63,8 @@ def is_ours(error: BaseException) -> bool:
 def _is_memory(error: BaseException) -> bool:
     of_torch = isinstance(error, RuntimeError) and "allocate memory" in str(error)
     named = type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported here
-    return of_torch or named or isinstance(error, MemoryError)
+    of_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return of_torch or named or of_system or isinstance(error, MemoryError)
 
 
 def _system(error: OSError) -> str:

@@ -21,9 +21,10 @@ import torch
 import transformers
 from packaging.version import Version
 from torch import Tensor
-from transformers import Cache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from mavis.decoding.attention import attending, let_attend_by_length
+from mavis.decoding.slot_cache import SlotCache
 
 Index = npt.NDArray[np.int64]
 
@@ -38,80 +39,13 @@ class ModelOutput(NamedTuple):
     logits: Tensor | None  # [R, V] float32 after `extend` of a causal LM
 
 
-class SlotCache(Cache):
-    """Keys and values by (row, slot), written where the current call aims.
-
-    Unlike the caches of `transformers` every row has a length of its own, and nothing is appended:
-    `aim` sets where the next forward writes and how far it looks back.
-    """
-
-    def __init__(self, rows: int, slots: int) -> None:
-        super().__init__(layers=[])
-        self.rows, self.slots = rows, slots
-        self.keys: list[Tensor] = []  # per layer [rows, heads, slots, dim]
-        self.values: list[Tensor] = []
-        self._rows = self._slots = torch.empty(0, dtype=torch.long)
-        self._span = 0
-        self._seen: slice | Tensor = slice(0)
-
-    def aim(self, rows: Tensor, seen: slice | Tensor, slots: Tensor, span: int) -> None:
-        """Set the rows [R] and slots [R, q] to write, and how many slots the rows show.
-
-        `seen` are the rows again: as a slice where they lie side by side, as a view is no copy.
-        """
-        self._rows, self._seen, self._slots, self._span = rows[:, None], seen, slots, span
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Store [R, heads, q, dim] and return what the rows can see [R, heads, span, dim]."""
-        if layer_idx == len(self.keys):
-            for buffers, like in ((self.keys, key_states), (self.values, value_states)):
-                shape = (self.rows, like.shape[1], self.slots, like.shape[3])
-                buffers.append(like.new_zeros(shape))
-        return (
-            self._store(self.keys[layer_idx], key_states),
-            self._store(self.values[layer_idx], value_states),
-        )
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002 - the base class's signature
-        """The longest visible row; positions are always given explicitly."""
-        return self._span
-
-    def grow(self, rows: int, slots: int) -> None:
-        """Make room for more rows, or more slots a row; what is there stays."""
-        for buffers in (self.keys, self.values):
-            for layer, old in enumerate(buffers):
-                heads, dim = old.shape[1], old.shape[3]
-                buffers[layer] = old.new_zeros((rows, heads, slots, dim))
-                buffers[layer][: self.rows, :, : self.slots] = old
-        self.rows, self.slots = rows, slots
-
-    def move(self, dst: Index, src: Index, span: int) -> None:
-        """Copy the first `span` slots of the rows `src` to the rows `dst`."""
-        for buffer in (*self.keys, *self.values):
-            if len(dst) == 1:  # by far the most common, and cheap as views
-                buffer[dst[0], :, :span] = buffer[src[0], :, :span]
-            else:
-                read, write = torch.from_numpy(src), torch.from_numpy(dst)
-                buffer[write, :, :span] = buffer[read, :, :span]
-
-    def shift(self, rows: Tensor, to: Tensor, source: Tensor) -> None:
-        """Copy one slot within each row."""
-        for buffer in (*self.keys, *self.values):
-            buffer[rows, :, to] = buffer[rows, :, source]
-
-    def _store(self, buffer: Tensor, states: Tensor) -> Tensor:
-        buffer[self._rows, :, self._slots] = states.transpose(1, 2)
-        return buffer[self._seen, :, : self._span]
-
-
 class CachedRows:
     """The rows of one model: a causal LM or the trunk of a value model.
 
     Args:
         model: an unmodified `transformers` model, causal LM or headless.
-        rows: how many rows the buffers hold at first; their slots grow as they are needed.
+        rows: how many rows the buffers hold at first. Their slots grow as they are needed, and a
+            row beyond them takes no more memory than what it holds, until it is read.
         hidden: whether a causal LM also gives its last hidden states.
         extra: more arguments of the model's forward, for the rows that it reads.
     """
@@ -162,7 +96,7 @@ class CachedRows:
         slots = self.lengths[rows][:, None] + offset  # [R, q]
         reach = self.lengths[rows] + counts
         span = int(reach.max())
-        self._make_room(span)
+        self._make_room(rows, span)
         # The last slot is never part of a row: it takes what shorter rows have nothing to put into.
         unused = offset >= counts[:, None]
         positions = np.where(unused, 0, slots)
@@ -189,7 +123,7 @@ class CachedRows:
         start = self.lengths[rows]
         slots = start[:, None] + np.arange(count)  # [R, K]
         span = int(start.max()) + count
-        self._make_room(span)
+        self._make_room(rows, span)
         seen = self._tensor(np.arange(span))
         in_row = seen < self._tensor(start)[:, None, None]
         mask = in_row | (seen == self._tensor(slots)[:, :, None])
@@ -205,19 +139,17 @@ class CachedRows:
 
     def copy(self, dst: Index, src: Index) -> None:
         """Make the rows `dst` equal to the rows `src`."""
-        span = int(self.lengths[src].max(initial=0))
-        self.cache.move(dst, src, span)
+        self.cache.move(dst.tolist(), src.tolist(), self.lengths[src].tolist())
         self.lengths[dst] = self.lengths[src]
 
     def clear(self, rows: Index) -> None:
         """Forget what the rows hold."""
+        self.cache.forget(rows.tolist())
         self.lengths[rows] = 0
 
     def reserve(self, rows: int) -> None:
-        """Make room for so many rows in all; what is there stays."""
-        if rows > self.cache.rows:
-            self.cache.grow(rows, self.cache.slots)
-            self.lengths = np.pad(self.lengths, (0, rows - len(self.lengths)))
+        """Let there be so many rows in all; what is there stays."""
+        self.lengths = np.pad(self.lengths, (0, max(0, rows - len(self.lengths))))
 
     def _forward(
         self,
@@ -277,7 +209,11 @@ class CachedRows:
     def _tensor(self, array: Index | Tensor) -> Tensor:
         return torch.as_tensor(array, device=self._place)
 
-    def _make_room(self, span: int) -> None:
-        # Doubled, so that a long row costs few copies; and one more, for the slot of no row.
-        if span >= self.cache.slots:
-            self.cache.grow(self.cache.rows, max(2 * self.cache.slots, span + 1))
+    def _make_room(self, rows: Index, span: int) -> None:
+        # By a quarter at least, so that a long row costs few copies, and little lies empty; and one
+        # more, for the slot of no row.
+        slots, count = self.cache.slots, max(self.cache.rows, int(rows.max()) + 1)
+        if span >= slots:
+            slots = max(slots * 5 // 4, span + 1)
+        if (count, slots) != (self.cache.rows, self.cache.slots):
+            self.cache.grow(count, slots, self.lengths.tolist())

@@ -92,7 +92,8 @@ class ReferencePolicy:
     ) -> "ReferencePolicy":
         """Load a local folder, a shipped model (`sandbox/NAME`) or a hub name.
 
-        On a CPU the model runs in float32; on an accelerator in the type it was saved in.
+        On a CPU the model runs in float32; on an accelerator in the type it was saved in, but for
+        a large one in float32, which runs in bfloat16 where the accelerator has it.
 
         Raises:
             FileNotFoundError: the folder is missing, or holds no model.
@@ -106,8 +107,16 @@ class ReferencePolicy:
         check_tokenizer_folder(path)
         tokenizer = load_tokenizer(name, path)
         model: Any = load_model(AutoModelForCausalLM, name, path, dtype=dtype)
-        ready = cast(PreTrainedModel, model.to(place))
-        return cls(ready, tokenizer, lasting(name), template, template_args)
+        halved = _to_halve(model, place)
+        ready = cast(PreTrainedModel, model if halved else model.to(place))
+        policy = cls(ready, tokenizer, lasting(name), template, template_args)
+        if halved:
+            _ = policy.weights_digest  # of the weights as they were saved: that of any other device
+            # Parameters alone: the frequencies of positions need all of their digits.
+            for parameter in model.parameters():
+                parameter.data = parameter.data.to(torch.bfloat16)
+            model.to(place)
+        return policy
 
     @property
     def vocabulary(self) -> int:
@@ -240,3 +249,9 @@ def spare_threads(model: PreTrainedModel) -> None:
     small = model.num_parameters() < SMALL
     if small and model.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
+
+
+def _to_halve(model: PreTrainedModel, place: torch.device) -> bool:
+    """Whether a model is large, in float32, and to run where bfloat16 is at home."""
+    large = model.dtype == torch.float32 and model.num_parameters() >= SMALL
+    return large and place.type == "cuda" and torch.cuda.is_bf16_supported(False)

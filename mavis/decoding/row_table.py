@@ -127,6 +127,7 @@ class RowTable:
         """One child less will go on from a parked row."""
         parked.children -= 1
         if parked.children == 0:
+            self.policy.clear(np.array([parked.place]))
             self._empty.append(parked.place)
 
     def arrange(self, first: Sequence[Row]) -> None:

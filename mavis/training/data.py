@@ -14,6 +14,7 @@ from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.prompt_filter import check_enough, fitting_prompts
 from mavis.decoding.reference import ReferencePolicy, spare_threads
 from mavis.decoding.request import SamplingParams
+from mavis.decoding.row_memory import fitting_rows
 from mavis.decoding.value_model import ValueModel, decoding
 from mavis.evaluation.collect import Collector, World
 from mavis.evaluation.evaluate import evaluate
@@ -27,7 +28,7 @@ from mavis.training.collect import collect_trees
 from mavis.training.packing import Batch, Pack, batches, loader, round_packs
 from mavis.training.progress_bar import aside
 from mavis.training.rollout import Shape
-from mavis.training.run_folder import IDENTITY, METRICS, check_reference
+from mavis.training.run_folder import METRICS, check_reference, load_reference
 from mavis.training.strength import Strength
 from mavis.training.tree import Tree
 
@@ -64,7 +65,8 @@ class RolloutDataModule(LightningDataModule):
         temperature: sampling temperature of the reference policy, above 0.
         top_k: most likely tokens to choose from; 0 is the whole vocabulary.
         top_p: probability mass of the most likely tokens to choose from.
-        rows: answers that are sampled at the same time.
+        rows: answers that are sampled at the same time (None: 8 to 128, as many as fit into half of
+            the free memory).
         batch_tokens: most tokens in a training batch; larger trees are cut.
         held_out: validation prompts that each round's policy answers.
         best_of: reference answers to each of the first third of these prompts, for standard units
@@ -93,18 +95,18 @@ class RolloutDataModule(LightningDataModule):
         temperature: float = 1.0,
         top_k: int = 40,
         top_p: float = 1.0,
-        rows: int = 128,
+        rows: int | None = None,
         batch_tokens: int = 512,
         held_out: int = 200,
         best_of: int = 32,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        at_least(1, rounds=rounds, epochs=epochs, trees=trees, rows=rows, batch_tokens=batch_tokens)
+        at_least(1, rounds=rounds, epochs=epochs, trees=trees, batch_tokens=batch_tokens)
+        at_least(1, rows=1 if rows is None else rows)
         at_least(2, held_out=held_out, best_of=best_of)  # spreads need two
-        positive(eta=eta, kl_budget=kl_budget)
-        if not temperature > 0:  # a tree of likeliest tokens has no two branches
-            raise ValueError(f"temperature must be above 0, got {temperature}.")
+        # At temperature 0, a tree of likeliest tokens has no two branches.
+        positive(eta=eta, kl_budget=kl_budget, temperature=temperature)
         self.objectives = tuple(find(name) for name in objectives)
         self.shapes = (Shape(first_branching, max_tokens), Shape(branching, max_tokens))
         self.source = common_source("data.prompts", prompts, self.objectives)
@@ -115,7 +117,7 @@ class RolloutDataModule(LightningDataModule):
         self.kl_budget = kl_budget if eta is None and beta is None else None
         self.strength = Strength(beta, eta)
         self._sampling = SamplingParams((), self.strength.beta, temperature, top_k, top_p)
-        self.rows, self.batch_tokens = rows, batch_tokens
+        self._rows, self.batch_tokens = rows, batch_tokens
         self.held_out, self.best_of, self.seed = held_out, best_of, seed
         self.round = 0  # the current round; finished ones are in the checkpoint
         self.facts: dict[str, float] = {}  # of the round's trees
@@ -133,17 +135,8 @@ class RolloutDataModule(LightningDataModule):
         """π_ref, on the device of this process."""
         assert self.trainer is not None
         device = str(self.trainer.strategy.root_device)
-        try:
-            policy = ReferencePolicy.load(
-                self.reference_name, self.template, device, self.template_args
-            )
-        except FileNotFoundError as error:
-            if not (self.folder / IDENTITY).is_file():
-                raise
-            raise FileNotFoundError(
-                f"{error} If it has moved, give its new place by --data.reference: the run in "
-                f"{self.folder} resumes if it is the same model."
-            ) from error
+        how = (self.template, device, self.template_args)
+        policy = load_reference(self.folder, self.reference_name, *how)
         spare_threads(policy.model)
         return policy
 
@@ -163,6 +156,8 @@ class RolloutDataModule(LightningDataModule):
         for split in splits[1:]:
             check_enough(self.prompts[split], self.source, split)
         self.sampling(len(self.objectives)).check([one.name for one in self.objectives])
+        prompts = self.prompts[splits[0]]
+        self.rows = fitting_rows(self._rows, self.reference, prompts, self.max_tokens)
         _ = self.units  # an error before anything is trained if a reward is constant
 
     def sampling(self, outputs: int) -> SamplingParams:
@@ -303,5 +298,5 @@ class RolloutDataModule(LightningDataModule):
     def _packs(self, trees: Sequence[Tree]) -> list[Pack]:
         assert self.trainer is not None
         whole = getattr(self.trainer.lightning_module, "joint", False)
-        cap = max(self.batch_tokens, WHOLE_TREE) if whole else self.batch_tokens
+        cap = max(self.batch_tokens, WHOLE_TREE if whole else 1)
         return round_packs(trees, self.units, self.strength.eta, cap)

@@ -88,6 +88,29 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
+def load_reference(
+    folder: Path,
+    name: str,
+    template: str | None,
+    device: str,
+    template_args: Mapping[str, Any] | None,
+) -> ReferencePolicy:
+    """Load the reference policy of a run; see `ReferencePolicy.load` for the rest.
+
+    Raises:
+        FileNotFoundError: it is not there; where the run has begun, the message says how to go on.
+    """
+    try:
+        return ReferencePolicy.load(name, template, device, template_args)
+    except FileNotFoundError as error:
+        if not (folder / IDENTITY).is_file():
+            raise
+        raise FileNotFoundError(
+            f"{error} If it has moved, give its new place by --data.reference: the run in "
+            f"{folder} resumes if it is the same model."
+        ) from error
+
+
 def check_reference(folder: Path, reference: ReferencePolicy, keep: bool = True) -> None:
     """Raise an error if a run began with another reference policy.
 

@@ -50,6 +50,7 @@ def raising(error):
         (RuntimeError("x" * 9000), "RuntimeError: xxx", 1),
         (RuntimeError("a\x1b[31mred\tone"), "RuntimeError: a [31mred one; --debug", 1),
         (MemoryError(), "out of memory (lower --rows", 1),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory (lower --rows", 1),
         (torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB."), "out of memory (lower --r", 1),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory (lower --r", 1),
         (ConnectionError("no route"), "no route", 1),

@@ -283,7 +283,7 @@ def test_plain_generation_has_a_row_for_each_answer_and_no_more(tiny_reference, 
     policy.generate(["a", "an um"] * 4, max_tokens=3)
     assert rows_of(made[0]) == 8
     policy.generate(["a"], n=8, max_tokens=3)
-    assert rows_of(made[1]) == 8 + 4  # and room for a parked prompt, made when it is needed
+    assert rows_of(made[1]) == 8  # the parked prompt is kept aside
 
 
 def test_a_decoder_leaves_the_callers_grad_mode_alone(tiny_reference):

@@ -5,9 +5,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 from transformers import (
@@ -21,7 +23,7 @@ from transformers import (
 
 from mavis.decoding.backbone import load_trunk
 from mavis.decoding.policy import GuidedPolicy
-from mavis.decoding.reference import Encoded, ReferencePolicy
+from mavis.decoding.reference import SMALL, Encoded, ReferencePolicy, _to_halve
 from mavis.decoding.request import Request, SamplingParams
 from mavis.decoding.tokenizers import fingerprint
 from mavis.prompts import Prompt, plain
@@ -526,3 +528,40 @@ def test_all_end_tokens_of_the_generation_config_count(
     assert ReferencePolicy(model, tiny_tokenizer()).ends == {0, 4, 7}
     model.generation_config.eos_token_id = None
     assert ReferencePolicy(model, tiny_tokenizer()).ends == {0}
+
+
+def test_a_large_model_in_float32_is_halved_where_it_runs_faster(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU; here the rule alone is set aside, which asks for one."""
+    plain = ReferencePolicy.load(str(folder), device="cpu")
+    monkeypatch.setattr("mavis.decoding.reference._to_halve", lambda *_: True)
+    halved = ReferencePolicy.load(str(folder), device="cpu")
+    assert {parameter.dtype for parameter in halved.model.parameters()} == {torch.bfloat16}
+    kept = {name: buffer.dtype for name, buffer in plain.model.named_buffers()}
+    assert {name: buffer.dtype for name, buffer in halved.model.named_buffers()} == kept
+    assert halved.weights_digest == plain.weights_digest  # a run goes on on another device
+    assert halved.model.get_output_embeddings().weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("dtype", "parameters", "place", "knows", "expected"),
+    [
+        (torch.float32, SMALL, "cuda", True, True),
+        (torch.float32, SMALL - 1, "cuda", True, False),
+        (torch.float16, SMALL, "cuda", True, False),  # as it was saved
+        (torch.float32, SMALL, "cuda", False, False),
+        (torch.float32, SMALL, "cpu", True, False),
+    ],
+)
+def test_which_models_are_halved(
+    dtype: torch.dtype,
+    parameters: int,
+    place: str,
+    knows: bool,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *_: knows)
+    model: Any = SimpleNamespace(dtype=dtype, num_parameters=lambda: parameters)
+    assert _to_halve(model, torch.device(place)) == expected

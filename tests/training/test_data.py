@@ -248,3 +248,21 @@ def test_a_round_in_the_middle_of_a_fit_leaves_the_module_alone(fit_words, tmp_p
     assert main(fit_words(tmp_path / "run", "--data.epochs", "1")) == 0
     assert len(seen) >= 4
     assert all(seen)
+
+
+def test_rows_that_cannot_fit_are_refused_before_anything_is_sampled(
+    fit_words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("mavis.decoding.row_memory.free_memory", lambda _: 2_000_000)
+    assert main(fit_words(tmp_path / "run", "--data.rows", "512")) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "--data.rows 512 needs about" in line
+    assert not (tmp_path / "run" / "reference" / "validation").exists()
+
+
+def test_rows_are_chosen_by_memory(make, monkeypatch):
+    monkeypatch.setattr("mavis.decoding.row_memory.free_memory", lambda _: 1)
+    assert make(rows=None).rows == 8
+    monkeypatch.setattr("mavis.decoding.row_memory.free_memory", lambda _: 1 << 40)
+    assert make(rows=None).rows == 128
+    assert make(rows=5).rows == 5
