@@ -47,7 +47,7 @@ $(VENV)/.mavis: pyproject.toml $(LOCK) $(VENV)/.torch
 
 $(VENV)/.mavis-dev: pyproject.toml $(LOCK) $(VENV)/.torch
 	$(PIP) -e ".[dev]"
-	touch $@ $(VENV)/.mavis
+	touch $@ $(VENV)/.mavis $(VENV)/.mavis-real
 
 $(VENV)/.mavis-real: pyproject.toml $(LOCK) $(VENV)/.torch
 	$(PIP) -e ".[real]"

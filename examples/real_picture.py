@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from mavis.comparison.result_format import Estimate, Results
 from mavis.plot_style import BLACK, GREY, UNITS, WIDTH, name_axes, save
 from mavis.report.style import fixed, look, number, ordered, shares
 
+ENDS: tuple[Literal["value", "low", "high"], ...] = ("value", "low", "high")
 STEPS = 24  # line segments between two points of a curve that is linear in √KL
 
 Array = npt.NDArray[np.float64]
@@ -74,13 +76,21 @@ def _draw_front(axes: Axes, results: Results) -> None:
     for method in ordered(results):
         style, every = look(method), results["methods"][method]["rewards"]
         cells = [cell for _, cell in sorted(zip(results["weightings"], every, strict=True)) if cell]
-        points = np.array([[number(one["value"]) for one in cell] for cell in cells])
-        points = points.reshape(-1, 2)
-        axes.plot(points[:, 0], points[:, 1], linestyle=style.line, marker=style.marker,
+        rows = [[number(one[end]) for one in cell for end in ENDS] for cell in cells]
+        across, up = np.moveaxis(np.array(rows).reshape(-1, 2, 3), 1, 0)  # [W, 3] each
+        axes.errorbar(across[:, 0], up[:, 0], _arms(up), _arms(across), fmt="none",
+                      ecolor=style.colour, elinewidth=0.9, alpha=0.35)  # fmt: skip
+        axes.plot(across[:, 0], up[:, 0], linestyle=style.line, marker=style.marker,
                   color=style.colour, markersize=6)  # fmt: skip
     start = [number(reward) for reward in results["reference"]["rewards"]]
     axes.plot(*start, "s", color=BLACK, markersize=7, zorder=6)
     axes.margins(0.12)
+
+
+def _arms(values: Array) -> Array:
+    """Lengths of the bars [2, W] from values and their intervals [W, 3]; 0 where unknown."""
+    arms = np.stack([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]])
+    return np.where(np.isfinite(arms), np.maximum(arms, 0.0), 0.0)
 
 
 def table(results: Results) -> str:
@@ -117,7 +127,7 @@ def _alone(results: Results, m: int) -> int:
 def _cell(reward: Estimate | None) -> str:
     if reward is None:
         return "–"
-    value, low, high = (number(reward[key]) for key in ("value", "low", "high"))
+    value, low, high = (number(reward[key]) for key in ENDS)
     return f"{fixed(value)} [{fixed(low)}, {fixed(high)}]"
 
 

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -76,6 +78,26 @@ def here(calls):
     return run
 
 
+def told():
+    """The commands of mavis in the walk-through, as words."""
+    text = (FOLDER / "real.md").read_text()
+    lines = [
+        line
+        for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+        for line in block.splitlines()
+    ]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("mavis ")]
+
+
+def test_the_walk_through_names_what_is_there():
+    text = (FOLDER / "real.md").read_text()
+    files = re.findall(r"\]\(([^)]+)\)", text) + re.findall(r"`(configs/[^`]+)`", text)
+    assert len(files) >= 4
+    for file in files:
+        assert (FOLDER / file).exists() or (ROOT / file).exists(), file
+    assert re.search("^real:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
 def test_all_stages_on_the_embedded_model(example, recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
     monkeypatch.setattr("mavis.tracking.sweep_run.log_sweep", lambda *_: None)
@@ -105,6 +127,11 @@ def test_all_stages_on_the_embedded_model(example, recipe, tmp_path, monkeypatch
     assert said[-1].startswith(f"pictures  {out / 'real.png'}")
     assert (out / "real.png").read_bytes()[:4] == b"\x89PNG"
     assert (out / "real.md").read_text().startswith("| λ = plain-words : cheerful | ")
+
+    # What the walk-through says to do then.
+    for line in told():
+        there = [word.replace("runs/real", str(out)) for word in line]
+        assert main([*there, "--max_tokens", "4"]) == 0
 
     calls.clear()
     assert example.real.main(words) == 0
