@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,8 @@ def _run_one(stages: Sequence[Stage], book: Book, at: int) -> None:
         return before + time.monotonic() - began
 
     def tick() -> None:
-        book.write(stage, spent(), finished=False)
+        with suppress(OSError):  # a full disk: the work says so itself
+            book.write(stage, spent(), finished=False)
         if not sys.stderr.isatty():  # there the commands draw bars
             print(_line(stages, book, at), flush=True)
 
