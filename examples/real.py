@@ -112,7 +112,8 @@ def plan(recipe: Recipe, home: Path, out: Path, given: str | None) -> list[Stage
     Raises:
         ImportError: a package that a reward needs is not installed.
     """
-    configs = {_objective(home / name): home / name for name in recipe.fits}
+    paths = [Path(os.path.relpath(home / name)) for name in recipe.fits]  # as people would type it
+    configs = {_objective(path): path for path in paths}
     for name in configs:  # so that a missing package is known before anything is fetched
         find(name)
     model = given or str(cache() / Path(recipe.model["file"]).name)
