@@ -114,7 +114,7 @@ def test_bad_words(words, message, capsys):
         (["--data.branching", "[2]"], "branching must be at least two levels"),
         (["--data.top_k", "-1"], "top_k must be at least 0 (all), got -1"),
         (["--data.top_p", "0"], "top_p must be in (0, 1], got 0"),
-        (["--data.temperature", "0"], "temperature must be above 0, got 0"),
+        (["--data.temperature", "0"], "temperature must be a positive number, got 0"),
         (["--data.max_tokens", "5000"], "max_tokens"),
         (["--data.prompts", "/nowhere/at/all"], "/nowhere/at/all"),
         (["--data.prompts", "sandbox/nothing"], "sandbox/nothing"),
