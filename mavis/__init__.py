@@ -33,6 +33,7 @@ STORY = (
     "decoding.model_card",
     "decoding.tilt",
     "decoding.attention",
+    "decoding.windows",
     "decoding.kv_cache",
     "decoding.architectures",
     "decoding.gguf_files",

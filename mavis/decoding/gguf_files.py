@@ -59,10 +59,11 @@ def gguf_source(path: str) -> Iterator[dict[str, Any]]:
         try:
             yield {"pretrained_model_name_or_path": empty, "gguf_file": place}
         except Exception as error:  # of many classes: the file is parsed as it comes
+            reason, version = message(error).rstrip("."), transformers.__version__
             raise ValueError(
-                f"{path} cannot be read ({message(error).rstrip('.')}): it is damaged, or of a kind that "
-                f"transformers {transformers.__version__} cannot unpack. Fetch it again, or give a "
-                "transformers folder of the model."
+                f"{path} cannot be read ({reason}): it is damaged, or of a kind that transformers "
+                f"{version} cannot unpack. Fetch it again, or give a transformers folder of the "
+                "model."
             ) from error
 
 

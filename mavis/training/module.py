@@ -10,10 +10,12 @@ from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics.functional import r2_score
+from transformers import PreTrainedModel
 
 from mavis.decoding.model_card import ModelCard, Source
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.value_model import ValueModel, build_network
+from mavis.decoding.windows import tree_masks
 from mavis.evaluation.metrics import sibling_rank_correlation
 from mavis.reward import identity
 from mavis.training.data import RolloutDataModule
@@ -179,11 +181,11 @@ def _metrics(predicted: Scores, target: Scores, siblings: Scores) -> dict[str, f
     }
 
 
-def _states(model: torch.nn.Module, batch: Batch) -> Tensor:
+def _states(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Hidden states [B, T, H] under the tree mask."""
     output = model(
         input_ids=batch.tokens,
-        attention_mask=batch.mask,
+        attention_mask=tree_masks(model, batch.mask, batch.position),
         position_ids=batch.position,
         use_cache=False,
     )
