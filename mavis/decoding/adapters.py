@@ -201,10 +201,12 @@ def with_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     wanted = log_probs(adapted, tokens, vocabulary)
     untie(adapted)  # or what an adapter adds to one place would be added to another, too
     whole = merged(adapted, f"adapter {folder}")
-    ends = (whole.get_input_embeddings(), whole.get_output_embeddings())
+    table: Any = whole.get_input_embeddings()
+    head: Any = whole.get_output_embeddings()
     if whole.config.tie_word_embeddings:
-        whole.config.tie_word_embeddings = torch.equal(*(cast(Any, end).weight for end in ends))
-        whole.tie_weights()
+        if same := torch.equal(table.weight, head.weight):
+            head.weight = table.weight
+        whole.config.tie_word_embeddings = same
     if not same_policy(log_probs(whole, tokens, vocabulary), wanted, whole.dtype):
         raise ValueError(
             f"adapter {folder} changes its base in a way that weights cannot hold: give a full "
