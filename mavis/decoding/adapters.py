@@ -195,6 +195,8 @@ def with_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     Raises:
         ValueError: the adapter does not fit, or cannot be merged.
     """
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    tied = len({id(cast(Any, end).weight) for end in ends}) == 1
     adapted = put_on(model, [Adapter(folder, folder)])[0]
     vocabulary = len(cast(Any, adapted.get_output_embeddings()).weight)
     tokens = probe_tokens(vocabulary)
@@ -203,10 +205,9 @@ def with_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     whole = merged(adapted, f"adapter {folder}")
     table: Any = whole.get_input_embeddings()
     head: Any = whole.get_output_embeddings()
-    if whole.config.tie_word_embeddings:
-        if same := torch.equal(table.weight, head.weight):
-            head.weight = table.weight
-        whole.config.tie_word_embeddings = same
+    if tied and torch.equal(table.weight, head.weight):
+        head.weight = table.weight
+    whole.config.tie_word_embeddings = head.weight is table.weight
     if not same_policy(log_probs(whole, tokens, vocabulary), wanted, whole.dtype):
         raise ValueError(
             f"adapter {folder} changes its base in a way that weights cannot hold: give a full "

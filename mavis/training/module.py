@@ -1,6 +1,6 @@
 """`ValueModule`: the LightningModule that learns a value model from packed rollout trees."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -93,7 +93,7 @@ class ValueModule(LightningModule):
         trunk, exact = self.network.trunk, torch.autocast(batch.tokens.device.type, enabled=False)
         if trunk is None:
             with torch.no_grad(), exact:  # in the precision of decoding
-                hidden = _states(self.data.reference.model.base_model, batch)
+                hidden = _states(cast(Any, self.data.reference.model).base_model, batch)
         else:
             hidden = _states(trunk, batch)  # under mixed precision, this part is autocast
         with exact:
