@@ -47,7 +47,7 @@ class RolloutDataModule(LightningDataModule):
         on_bad_row: what to do at a row without a valid prompt.
         template: dotted name of a function prompt -> text, for the chat template.
         template_args: arguments of the chat template, such as `{enable_thinking: false}`.
-        reference: reference policy: a local folder or a model name on the hub.
+        reference: reference policy: a folder, a GGUF file or a model name on the hub.
         rounds: rounds of policy improvement; each samples from the policy of the one before.
         epochs: training passes over the trees of each round.
         trees: prompts per round; a tree of answers is sampled for each.
