@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from mavis.checksums import check
 from mavis.decoding.model_folders import loading
 from mavis.decoding.probe import log_probs, probe_tokens, same_policy
 from mavis.hub import reachable
@@ -174,8 +175,10 @@ def base_of_adapter(folder: str) -> str:
 
     Raises:
         FileNotFoundError: it is not there.
-        ValueError: the adapter cannot be a policy, or its base is an adapter again.
+        ValueError: the adapter cannot be a policy, a file of it is damaged, or its base is an
+            adapter again.
     """
+    check(Path(folder), "restore it from a copy, or make it again.")
     named = str(Adapter(folder, folder).config.base_model_name_or_path or "")
     remedy = f"Write into {Path(folder) / CONFIG}, as base_model_name_or_path, where it is now."
     if not named:

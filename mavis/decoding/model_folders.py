@@ -19,6 +19,7 @@ from transformers import (
 from mavis.checksums import check
 from mavis.decoding.architectures import check_architecture
 from mavis.decoding.gguf_files import (
+    check_gguf,
     gguf_config,
     gguf_source,
     is_gguf,
@@ -37,11 +38,16 @@ _TABLES = ("tokenizer.json", "*.model", "*vocab*", "*.tiktoken", "tekken.json", 
 def check_model_folder(path: str) -> None:
     """Look whether a local folder holds a `transformers` model, in files that can be read.
 
+    A GGUF file is looked at as `check_gguf` does.
+
     Raises:
         FileNotFoundError: there is none.
         ValueError: a file is damaged. The loaders would not say which, or go on without it; and of
             what `mavis` wrote, the checksums tell.
     """
+    if is_gguf(path):
+        check_gguf(path)
+        return
     folder = Path(path)
     if folder.exists() and not (folder / "config.json").is_file():
         files = sorted(file.name for file in folder.glob("*.gguf"))  # none of what is no folder
@@ -68,11 +74,11 @@ def load_config(what: str, path: str) -> PreTrainedConfig:
 
     Raises what `check_model_folder`, `gguf_config` and `check_architecture` raise.
     """
+    check_model_folder(path)
     config: PreTrainedConfig
     if is_gguf(path):
         config = gguf_config(path)
     else:
-        check_model_folder(path)
         with loading(what):
             config = AutoConfig.from_pretrained(path)
     check_architecture(config)

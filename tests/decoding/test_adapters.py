@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from mavis.baselines.adapter_bases import base_of
+from mavis.checksums import seal
 from mavis.decoding import adapters
 from mavis.decoding.loading import load
 from mavis.decoding.policy import GuidedPolicy
@@ -170,6 +171,14 @@ def test_a_base_of_another_shape(
 ) -> None:
     tiny_lm(hidden_size=48).save_pretrained(base)
     with pytest.raises(ValueError, match=f"adapter {adapter} .*size mismatch"):
+        ReferencePolicy.load(str(adapter))
+
+
+def test_a_damaged_adapter(adapter: Path) -> None:
+    seal(adapter)
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors is damaged"):
         ReferencePolicy.load(str(adapter))
 
 

@@ -18,7 +18,7 @@ from mavis.decoding.loading import load
 from mavis.decoding.model_folders import load_config
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.value_model import ValueModel
+from mavis.decoding.value_model import ValueModel, build_network
 
 # A byte-level vocabulary as GPT-2 spells it: the printable bytes, and a space as Ġ.
 LETTERS = [chr(code) for code in range(33, 127)]
@@ -153,6 +153,17 @@ def test_a_file_that_was_replaced_is_read_anew(
     write_gguf(file, tiny_lm(vocab=len(VOCABULARY), layers=3))
     assert load_config("it", str(file)).num_hidden_layers == 3
     assert ReferencePolicy.load(str(file), device="cpu").tokenizer.chat_template is None
+
+
+def test_it_may_be_a_trunk(file: Path, tiny_network: Callable[..., ValueModel]) -> None:
+    reference = ReferencePolicy.load(str(file), device="cpu")
+    trunk = build_network(tiny_network(reference).card, reference, str(file)).trunk
+    assert trunk is not None
+    ids = torch.tensor([[5, 9, 40, 77]])
+    with torch.inference_mode():
+        found = trunk(ids).last_hidden_state
+        want = reference.model.base_model(ids).last_hidden_state
+    torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("source", ["action", "shared"])
