@@ -269,9 +269,11 @@ class CachedRows:
 
     def _masks(self, mask: Tensor, positions: Index) -> Tensor | dict[str, Tensor]:
         """What may be seen [R, q, span] of the queries' positions [R, q], as the model takes it."""
+        if not any(self._windows.values()):
+            return self._added(mask)
         # Slot = position, and a candidate, which lies further on, is in every window of its own.
-        slots = torch.arange(mask.shape[-1], device=self._place)
-        distance = self._tensor(positions)[:, :, None] - slots
+        slots = torch.arange(mask.shape[-1], device=self._place, dtype=torch.int32)
+        distance = self._tensor(positions.astype(np.int32))[:, :, None] - slots
         masks = masks_by_kind(mask, distance, self._windows)
         if isinstance(masks, dict):
             return {kind: self._added(one) for kind, one in masks.items()}

@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
@@ -126,13 +127,15 @@ def loading(what: str) -> Iterator[None]:
 def load_model(auto: Any, what: str, path: str, **options: Any) -> PreTrainedModel:
     """Load a model, by one of the `Auto` classes, with all of its weights.
 
+    Those of a GGUF file are float32, whatever is asked for: the same on every machine.
+
     Raises:
         ValueError: a file is missing or damaged, or weights are missing or of another shape: they
             would be random.
     """
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if is_gguf(path):
-        options.setdefault("config", gguf_config(path))
+        options = {"config": gguf_config(path)} | options | {"dtype": torch.float32}
         # A bar of its own goes to stderr, past every switch of `transformers`.
         with gguf_source(path) as source, without_bars(), redirect_stderr(StringIO()):
             model, report = auto.from_pretrained(**source, **options, **unpacked())

@@ -79,6 +79,7 @@ def tree_masks(
     Returns:
         bool, unless numbers are asked for, or all that the model's attention understands.
     """
+    positions = positions.int()
     distance = (positions[:, :, None] - positions[:, None])[:, None]
     masks = masks_by_kind(mask, distance, windows_of(model.config))
     if not added and implementation(model) == PLAIN:
