@@ -22,7 +22,7 @@ class Options:
 
     Args:
         objectives: comma-separated names of installed objectives
-        reference: reference policy: sandbox/reference, a local folder or a model name on the hub
+        reference: reference policy: sandbox/reference, a folder, a GGUF file or a name on the hub
         template: dotted name of a function prompt -> text that replaces the chat template
         template_args: arguments passed to the chat template, such as '{enable_thinking: false}'
         prompts: prompt data set: a file, a folder, MODULE:FUNCTION or a data set name on the hub;

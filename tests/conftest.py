@@ -44,7 +44,10 @@ from mavis.decoding.request import Request, SamplingParams, stream
 from mavis.decoding.value_model import ValueModel, build_network
 from mavis.reward import Units
 
-FAMILIES = ("llama", "gpt2", "qwen2", "qwen3", "gemma", "gpt_neox")
+# These see six tokens back: mistral in every layer, the others in every second one.
+WINDOWED = ("mistral", "gemma2", "gemma3_text")
+WINDOW = 6
+FAMILIES = ("llama", "gpt2", "qwen2", "qwen3", "gemma", "gpt_neox", *WINDOWED)
 
 # Enough to spell a dialogue, and for the default top-k of 40. The last three are longer tokens, so
 # that strings cross their borders.
@@ -113,12 +116,17 @@ def tiny_lm() -> Callable[..., PreTrainedModel]:
             settings["num_key_value_heads"] = 1 if family == "gemma" else 2
         if family != "gpt2":
             settings["intermediate_size"] = 48
-        if family in ("qwen3", "gemma"):
+        if family in ("qwen3", "gemma", "gemma2", "gemma3_text"):
             settings["head_dim"] = 8
+        if family in WINDOWED:
+            settings["sliding_window"] = WINDOW
+        if family in ("gemma2", "gemma3_text"):
+            kinds = ("sliding_attention", "full_attention")
+            settings["layer_types"] = [kinds[at % 2] for at in range(layers)]
         config = AutoConfig.for_model(family, **(settings | more))
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+            model = AutoModelForCausalLM.from_config(config)
         shake(model, seed, 0.3)
         return model.eval()
 

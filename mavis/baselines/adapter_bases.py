@@ -11,7 +11,9 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from mavis.decoding.adapters import is_adapter
 from mavis.decoding.architectures import check_reach
+from mavis.decoding.gguf_files import is_gguf
 from mavis.decoding.reference import ReferencePolicy
 from mavis.hub import MavisWarning, is_local, locate, reachable
 
@@ -103,7 +105,8 @@ def _on_this_machine(named: str) -> str | None:
     if place is None:
         return None
     if place.exists():
-        return str(place) if (place / "config.json").is_file() else None
+        there = (place / "config.json").is_file() or is_gguf(str(place)) or is_adapter(str(place))
+        return str(place) if there else None
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

@@ -16,18 +16,19 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mavis.baselines.adapter_bases import base_of, check_vocabulary, same_model
-from mavis.baselines.adapters import Adapter, base_for, description, is_adapter, put_on
+from mavis.baselines.adapters import base_for
 from mavis.baselines.mod_divergences import mixture
-from mavis.baselines.probe import log_probs, probe_tokens, same_policy
 from mavis.checksums import DRAFT, check, install_all
+from mavis.decoding.adapters import Adapter, description, is_adapter, put_on
 from mavis.decoding.architectures import check_reach
 from mavis.decoding.guides import GuideState, Reading
 from mavis.decoding.kv_cache import CachedRows, Index
-from mavis.decoding.model_folders import loading
+from mavis.decoding.model_folders import load_tokenizer
 from mavis.decoding.policy import GuidedPolicy
+from mavis.decoding.probe import log_probs, probe_tokens, same_policy
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.tokenizers import names_alike
 from mavis.hub import locate
@@ -266,8 +267,7 @@ def check_policy(folder: str | Path, reference: ReferencePolicy, base: str | Non
     """Raise a ValueError if a policy's tokenizer, or else that of its base, differs from ours."""
     source = folder if (Path(folder) / "tokenizer_config.json").is_file() else base
     if source is not None:
-        with loading(f"the tokenizer of {source}"):
-            tokenizer = AutoTokenizer.from_pretrained(locate(str(source)))
+        tokenizer = load_tokenizer(str(source), locate(str(source)))
         _check_tokenizer(folder, tokenizer, reference)
 
 

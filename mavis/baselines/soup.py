@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from mavis.baselines.adapters import merged, multiplied
+from mavis.baselines.adapters import multiplied
 from mavis.baselines.policy_guides import PolicyGuide, guide, load_policies
-from mavis.baselines.probe import log_probs, probe_tokens, same_policy
+from mavis.decoding.adapters import merged, untie
 from mavis.decoding.policy import GuidedPolicy
+from mavis.decoding.probe import log_probs, probe_tokens, same_policy
 from mavis.decoding.reference import ReferencePolicy
 
 How = Literal["products", "factors"]  # the sum of products (exact), or the product of sums
@@ -162,17 +163,6 @@ def _factors(policies: tuple[PolicyGuide, ...], weights: Mapping[str, float]) ->
     untie(model)
     names = " and ".join(_description(policy, at) for at in range(len(shares)))
     return multiplied(model, shares, names)
-
-
-def untie(model: nn.Module) -> None:
-    """Give every module parameters of its own, where several had one in common."""
-    known = set()
-    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
-        if id(parameter) in known:
-            place, _, last = name.rpartition(".")
-            own = nn.Parameter(parameter.detach().clone(), requires_grad=False)
-            setattr(model.get_submodule(place), last, own)
-        known.add(id(parameter))
 
 
 def fill(model: PreTrainedModel, like: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:

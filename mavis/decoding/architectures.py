@@ -15,9 +15,10 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from mavis.decoding.kv_cache import CachedRows
+from mavis.decoding.windows import narrowed, windows_of
 
 _ROUNDING = 1e-3  # of a model's largest number: far above rounding, far below a wrong mask
 
@@ -31,8 +32,9 @@ _UNFIT = {
         *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
         *("camembert", "data2vec-text"),
     },
+    "their local attention counts from the end of the longest row": {"gpt_neo"},
     "their attention takes no mask but its own": {
-        *("gptj", "gpt_neo", "codegen", "openai-gpt", "xglm", "gpt_neox_japanese", "xlnet"),
+        *("gptj", "codegen", "openai-gpt", "xglm", "gpt_neox_japanese", "xlnet"),
     },
 }
 
@@ -41,7 +43,7 @@ def check_architecture(config: PreTrainedConfig) -> None:
     """Refuse what the rows cache cannot hold exactly.
 
     Raises:
-        ValueError: the model keeps a recurrent state, attends through a sliding window, scales its
+        ValueError: the model keeps a recurrent state, attends in chunks, scales its
             positions by the longest row, is no causal LM, or takes other positions or masks than
             those it is given.
     """
@@ -75,10 +77,13 @@ def _layers(config: PreTrainedConfig) -> list[str]:
     reasons = []
     if any(cache.is_linear):
         reasons.append("some layers keep a recurrent state")
-    if any(cache.is_sliding):
-        reasons.append("some layers use a sliding window")
-    if any(type(layer) is not DynamicLayer for layer in cache.layers):
+    if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
         reasons.append("some layers keep more than keys and values")
+    if not reasons:
+        try:
+            windows_of(config)
+        except ValueError as error:
+            reasons.append(str(error))
     return reasons
 
 
@@ -106,7 +111,8 @@ def try_rows(model: PreTrainedModel, name: str) -> None:
     row, beside = ([token % size for token in ids] for ids in ([3, 2, 3, 2], [2, 3, 3] * 4))
     why = f"{name} cannot be guided ({model.config.model_type}): "
     try:
-        with torch.inference_mode():
+        # A window that is shorter than the rows: one of thousands of tokens would not be seen.
+        with torch.inference_mode(), narrowed(model.config, 3):
             alone = _last(model(input_ids=torch.tensor([row]), use_cache=False))
             rows = CachedRows(model, 2)
             rows.extend(np.arange(2), [row[:3], beside[:2]])

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 NAME, PLAIN = "mavis_by_length", "sdpa"
 # Positions that may be looked at in vain before another call of attention is cheaper: on a CPU;
@@ -58,6 +58,8 @@ def by_length(
 
 
 AttentionInterface.register(NAME, by_length)
+# Without a mask of its own, a model whose masks it makes itself would have none.
+AttentionMaskInterface.register(NAME, AttentionMaskInterface()[PLAIN])
 
 
 def let_attend_by_length(model: PreTrainedModel) -> None:
@@ -65,6 +67,12 @@ def let_attend_by_length(model: PreTrainedModel) -> None:
     takes = getattr(model, "_supports_attention_backend", False)
     if takes and model.config._attn_implementation == PLAIN:
         model.set_attn_implementation(NAME)
+
+
+def implementation(model: PreTrainedModel) -> str:
+    """The name of what a copy of a model attends by: few need another than the usual one."""
+    name = str(model.config._attn_implementation)
+    return PLAIN if name == NAME else name
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from mavis.decoding.architectures import check_reach, try_rows
+from mavis.decoding.attention import implementation
 from mavis.decoding.model_folders import (
     check_model_folder,
     load_config,
@@ -34,7 +35,9 @@ def first_layers(model: PreTrainedModel, layers: int | None) -> PreTrainedModel:
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:count]
     _without_dropout(config)
-    trunk: PreTrainedModel = AutoModel.from_config(config, attn_implementation="sdpa")
+    trunk: PreTrainedModel = AutoModel.from_config(
+        config, attn_implementation=implementation(model)
+    )
     # Layers beyond the copy's have no place in it; everything else must find one.
     missing = trunk.load_state_dict(model.base_model.state_dict(), strict=False).missing_keys
     if missing:

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from mavis.decoding.attention import attending, let_attend_by_length
 from mavis.decoding.slot_cache import SlotCache
+from mavis.decoding.windows import masks_by_kind, windows_of
 
 Index = npt.NDArray[np.int64]
 
@@ -59,6 +60,7 @@ class CachedRows:
     ) -> None:
         self.model = model
         let_attend_by_length(model)
+        self._windows = windows_of(model.config)
         self.cache = SlotCache(rows, slots=64)
         self.lengths: Index = np.zeros(rows, dtype=np.int64)
         self._causal_lm = model.get_output_embeddings() is not None
@@ -181,8 +183,7 @@ class CachedRows:
         with attending(reach.tolist(), self._place):
             output = self.model(
                 input_ids=self._tensor(tokens),
-                # As numbers, not as bool: every layer would convert it anew.
-                attention_mask=torch.where(mask, self._open, self._shut)[:, None],
+                attention_mask=self._masks(mask, positions),
                 position_ids=self._tensor(positions),
                 use_cache=True,
                 **{CACHE: self.cache},
@@ -197,6 +198,22 @@ class CachedRows:
         else:
             hidden = self._pick(output.last_hidden_state, last)
         return ModelOutput(hidden, logits)
+
+    def _masks(self, mask: Tensor, positions: Index) -> Tensor | dict[str, Tensor]:
+        """What may be seen [R, q, span] of the queries' positions [R, q], as the model takes it."""
+        if not any(self._windows.values()):
+            return self._added(mask)
+        # Slot = position, and a candidate, which lies further on, is in every window of its own.
+        slots = torch.arange(mask.shape[-1], device=self._place, dtype=torch.int32)
+        distance = self._tensor(positions.astype(np.int32))[:, :, None] - slots
+        masks = masks_by_kind(mask, distance, self._windows)
+        if isinstance(masks, dict):
+            return {kind: self._added(one) for kind, one in masks.items()}
+        return self._added(masks)
+
+    def _added(self, mask: Tensor) -> Tensor:
+        """A mask as numbers, not as bool: every layer would convert it anew."""
+        return torch.where(mask, self._open, self._shut)[:, None]
 
     def _pick(self, states: Tensor, column: Index | None) -> Tensor:
         """[R, q, D] -> [R, D] at `column` [R], or all of it."""

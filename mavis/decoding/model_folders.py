@@ -1,11 +1,13 @@
-"""Folders of models: what is missing or damaged in them is named, before a loader meets it."""
+"""Folders and files of models: what is missing or damaged is named, before a loader meets it."""
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
@@ -17,6 +19,15 @@ from transformers import (
 
 from mavis.checksums import check
 from mavis.decoding.architectures import check_architecture
+from mavis.decoding.gguf_files import (
+    check_gguf,
+    gguf_config,
+    gguf_source,
+    is_gguf,
+    named_after,
+    unpacked,
+    with_special_tokens,
+)
 from mavis.progress import without_bars
 
 # What a model is read from.
@@ -28,16 +39,23 @@ _TABLES = ("tokenizer.json", "*.model", "*vocab*", "*.tiktoken", "tekken.json", 
 def check_model_folder(path: str) -> None:
     """Look whether a local folder holds a `transformers` model, in files that can be read.
 
+    A GGUF file is looked at as `check_gguf` does.
+
     Raises:
         FileNotFoundError: there is none.
         ValueError: a file is damaged. The loaders would not say which, or go on without it; and of
             what `mavis` wrote, the checksums tell.
     """
+    if is_gguf(path):
+        check_gguf(path)
+        return
     folder = Path(path)
     if folder.exists() and not (folder / "config.json").is_file():
+        files = sorted(file.name for file in folder.glob("*.gguf"))  # none of what is no folder
+        advice = f"one of its files, such as {files[0]}" if files else "a GGUF file (.gguf)"
         raise FileNotFoundError(
             f"{path} is no model folder: config.json is missing. "
-            "Give a folder written by save_pretrained."
+            f"Give a folder written by save_pretrained, or {advice}."
         )
     check(folder, "restore it from a copy, or make it again.")
     for file in (file for pattern in _FILES for file in sorted(folder.glob(pattern))):
@@ -53,25 +71,41 @@ def check_model_folder(path: str) -> None:
 
 
 def load_config(what: str, path: str) -> PreTrainedConfig:
-    """Load the config of a model; raise what `check_model_folder`, `check_architecture` raise."""
+    """Load the config of a model.
+
+    Raises what `check_model_folder`, `gguf_config` and `check_architecture` raise.
+    """
     check_model_folder(path)
-    with loading(what):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(path)
+    config: PreTrainedConfig
+    if is_gguf(path):
+        config = gguf_config(path)
+    else:
+        with loading(what):
+            config = AutoConfig.from_pretrained(path)
     check_architecture(config)
     return config
 
 
 def load_tokenizer(what: str, path: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model; raise ValueError if it cannot be loaded."""
+    tokenizer: PreTrainedTokenizerBase
+    if is_gguf(path):
+        with gguf_source(path) as source:
+            tokenizer = AutoTokenizer.from_pretrained(**source)
+        return with_special_tokens(tokenizer, gguf_config(path), path)
     with loading(f"the tokenizer of {what}"):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
         return tokenizer
+
+
+def has_tokenizer(path: str) -> bool:
+    """Whether a folder holds a tokenizer; of what is no folder it is not known."""
+    return any(any(Path(path).glob(table)) for table in _TABLES)
 
 
 def check_tokenizer_folder(path: str) -> None:
     """Raise FileNotFoundError when a local folder holds no tokenizer."""
-    folder = Path(path)
-    if folder.is_dir() and not any(any(folder.glob(table)) for table in _TABLES):
+    if Path(path).is_dir() and not has_tokenizer(path):
         raise FileNotFoundError(
             f"{path} holds no tokenizer (tokenizer.json): put the one that the model was trained "
             f"with beside it, by tokenizer.save_pretrained({path!r})."
@@ -93,13 +127,22 @@ def loading(what: str) -> Iterator[None]:
 def load_model(auto: Any, what: str, path: str, **options: Any) -> PreTrainedModel:
     """Load a model, by one of the `Auto` classes, with all of its weights.
 
+    Those of a GGUF file are float32, whatever is asked for: the same on every machine.
+
     Raises:
         ValueError: a file is missing or damaged, or weights are missing or of another shape: they
             would be random.
     """
-    options |= {"attn_implementation": "sdpa", "output_loading_info": True}
-    with loading(what), without_bars():
-        model, report = auto.from_pretrained(path, ignore_mismatched_sizes=True, **options)
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    if is_gguf(path):
+        options = {"config": gguf_config(path)} | options | {"dtype": torch.float32}
+        # A bar of its own goes to stderr, past every switch of `transformers`.
+        with gguf_source(path) as source, without_bars(), redirect_stderr(StringIO()):
+            model, report = auto.from_pretrained(**source, **options, **unpacked())
+        model = named_after(model, path)
+    else:
+        with loading(what), without_bars():
+            model, report = auto.from_pretrained(path, **options)
     if report["mismatched_keys"]:
         name, saved, wanted = min(report["mismatched_keys"])
         raise ValueError(

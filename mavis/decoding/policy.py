@@ -29,12 +29,10 @@ from mavis.decoding.prompt_requests import (
 )
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import SamplingParams
-from mavis.decoding.scoring import Score, Step, score, tokens_of, walk
+from mavis.decoding.scoring import SIDE_BY_SIDE, Score, Step, all_tokens, score, walk
 from mavis.decoding.tilt import tilt
 from mavis.prompts import Prompt
 from mavis.reward import Units
-
-SCORED = 32  # replies that are read side by side where values need that
 
 
 @dataclass(frozen=True, repr=False)
@@ -267,10 +265,7 @@ class GuidedPolicy:
         beta: Numbers | None = None,
         **settings: Unpack[CandidateSettings],
     ) -> Iterator[Step]:
-        """Go through given answers, with the candidates and their values in place of each token.
-
-        Arguments and errors are those of `score`.
-        """
+        """Go through given answers, with the candidates for each token; arguments as of `score`."""
         return walk(*self._given(prompts, completions, weights, beta, settings))
 
     def _given(
@@ -283,15 +278,11 @@ class GuidedPolicy:
     ) -> tuple[PolicyRows, list[PromptRequest], list[list[int]]]:
         """Check given answers; return rows to read them in, their prompts, and their tokens."""
         asked = self.requests(prompts, weights, beta, max_tokens=1, seed=0, stop=None, **settings)
-        if len(asked) != len(completions):
-            raise ValueError(
-                f"completions must be one per prompt ({len(asked)}), got {len(completions)}."
-            )
-        tokens = [tokens_of(one, at, self.reference) for at, one in enumerate(completions)]
+        tokens = all_tokens(completions, len(asked), self.reference)
         asked = [replace(one, limit=len(its)) for one, its in zip(asked, tokens, strict=True)]
         encoded = ready(asked, self.objectives, self.rule, self.reference)
-        rows = PolicyRows(self.reference, self.guides, self.rule, max(1, min(SCORED, len(tokens))))
-        return rows, encoded, tokens
+        count = max(1, min(SIDE_BY_SIDE, len(tokens)))
+        return PolicyRows(self.reference, self.guides, self.rule, count), encoded, tokens
 
     def _answers(
         self,

@@ -12,9 +12,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from mavis.data_files import function
 from mavis.decoding import prompt_format
+from mavis.decoding.adapters import base_of_adapter, is_adapter, with_adapter
 from mavis.decoding.architectures import check_architecture, check_task, try_rows
+from mavis.decoding.gguf_files import is_gguf, name_turn_end
 from mavis.decoding.model_folders import (
     check_tokenizer_folder,
+    has_tokenizer,
     load_config,
     load_model,
     load_tokenizer,
@@ -90,23 +93,28 @@ class ReferencePolicy:
         device: str | None = None,
         template_args: Mapping[str, Any] | None = None,
     ) -> "ReferencePolicy":
-        """Load a local folder, a shipped model (`sandbox/NAME`) or a hub name.
+        """Load a local folder, a GGUF file, a shipped model (`sandbox/NAME`) or a hub name.
 
-        On a CPU the model runs in float32; on an accelerator in the type it was saved in, but for
-        a large one in float32, which runs in bfloat16 where the accelerator has it.
+        A folder may hold an adapter, which is merged into the model that it names. On a CPU the
+        model runs in float32; on an accelerator in the type it was saved in (GGUF: float32), but
+        for a large one in float32, which runs in bfloat16 where the accelerator has it.
 
         Raises:
             FileNotFoundError: the folder is missing, or holds no model.
+            ModuleNotFoundError: the extra for GGUF files or adapters is not installed.
             ValueError: the architecture cannot be guided (see `check_architecture`), the model is
                 no causal LM, or one of its files is missing or broken.
         """
         path = reachable(name, "reference")
-        check_task(load_config(name, path), name)
+        base = base_of_adapter(path) if is_adapter(path) else path
+        check_task(load_config(name, base), name)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = "auto" if place.type != "cpu" else torch.float32
-        check_tokenizer_folder(path)
-        tokenizer = load_tokenizer(name, path)
-        model: Any = load_model(AutoModelForCausalLM, name, path, dtype=dtype)
+        check_tokenizer_folder(base)
+        tokenizer = load_tokenizer(name, path if has_tokenizer(path) else base)
+        model: Any = load_causal_lm(name, path, dtype)
+        if is_gguf(base):
+            name_turn_end(model, tokenizer)
         halved = _to_halve(model, place)
         ready = cast(PreTrainedModel, model if halved else model.to(place))
         policy = cls(ready, tokenizer, lasting(name), template, template_args)
@@ -239,6 +247,16 @@ class ReferencePolicy:
     def spelling(self) -> Spelling:
         """What its tokens spell."""
         return Spelling(self.tokenizer)
+
+
+def load_causal_lm(name: str, path: str, dtype: Any) -> PreTrainedModel:
+    """Load a causal LM from a folder, a GGUF file, a hub name or the folder of an adapter."""
+    if not is_adapter(path):
+        return load_model(AutoModelForCausalLM, name, path, dtype=dtype)
+    # Merged in the type that the base is saved in, on every machine: the same weights, then.
+    base = load_model(AutoModelForCausalLM, name, base_of_adapter(path), dtype="auto")
+    whole = with_adapter(base, path)
+    return whole if dtype == "auto" else cast(PreTrainedModel, cast(Any, whole).to(dtype))
 
 
 def spare_threads(model: PreTrainedModel) -> None:

@@ -1,7 +1,7 @@
 """Scoring given replies: how likely a policy finds every token, and what each objective adds."""
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from mavis.decoding.request import row_settings
 from mavis.decoding.tilt import Candidates, RowSettings, exact_kl, truncation
 from mavis.prompts import Prompt
 
+SIDE_BY_SIDE = 32  # replies that are read together where values need that
 AT_ONCE = 128  # tokens that are scored together: their logits are [128, V]
 
 
@@ -70,6 +71,19 @@ def tokens_of(
             f"prompt {at}."
         )
     return tokens
+
+
+def all_tokens(
+    answers: Collection[Completion | str | Sequence[int]], prompts: int, reference: ReferencePolicy
+) -> list[list[int]]:
+    """The tokens of given answers, one to each prompt.
+
+    Raises:
+        ValueError: there are not as many as prompts; or as `tokens_of`.
+    """
+    if prompts != len(answers):
+        raise ValueError(f"completions must be one per prompt ({prompts}), got {len(answers)}.")
+    return [tokens_of(one, at, reference) for at, one in enumerate(answers)]
 
 
 @dataclass(frozen=True)

@@ -25,16 +25,8 @@ from mavis.reward import described
 from mavis.storage import read_json, write_json, write_whole
 from mavis.tracking.mlflow_logger import Tracking
 from mavis.tracking.mlflow_run import SAMPLE_COLUMNS
-from mavis.training import plots
+from mavis.training import judgement, plots
 from mavis.training.data import RolloutDataModule
-from mavis.training.judgement import (
-    doubts,
-    in_a_line,
-    judge,
-    learned,
-    overspent,
-    truncation_hint,
-)
 from mavis.training.module import ValueModule
 from mavis.training.progress_bar import aside
 from mavis.training.run_folder import LAST, METRICS, save_checkpoint
@@ -105,7 +97,7 @@ class Rounds(Callback):
         entry, guided = self._measure(trainer, "validation", folder / "evaluation")
         # Every process keeps the entries, and so comes to the same decision.
         earlier = [old for old in self._entries if old["round"] < data.round]
-        good = learned(entry) and not overspent(entry, data)
+        good = judgement.learned(entry) and not judgement.overspent(entry, data)
         entry["promoted"] = good or not any(old.get("promoted") for old in earlier)
         self._entries = [*earlier, entry]
         if not entry["promoted"]:
@@ -162,7 +154,7 @@ class Rounds(Callback):
         if trainer.is_global_zero:
             write_json(folder / "test.json", entry)
             with aside(trainer):
-                print(f"test: {in_a_line(entry)}", flush=True)
+                print(f"test: {judgement.in_a_line(entry)}", flush=True)
 
     def _measure(
         self, trainer: Trainer, split: str, folder: Path
@@ -170,7 +162,7 @@ class Rounds(Callback):
         """The round's entry of `metrics.json`, and the policy's answers to a split's prompts."""
         data = self._data
         with aside(trainer):
-            judgement = judge(data, self._module.network, split)
+            verdict = judgement.judge(data, self._module.network, split)
             guided = data.evaluate(self._module.network, split, folder)
             baseline = data.baseline(split)
         reference = mean_reward(baseline.standard(data.units))
@@ -189,7 +181,7 @@ class Rounds(Callback):
             "repetition_reference": baseline.summary["repetition"],
             **data.facts,
             **{name: logged.get(name, math.nan) for name in LEARNED},
-            **judgement,
+            **verdict,
             "best_of_n_at_kl": None if best is None else float(best.rewards[0]),
         }, guided
 
@@ -205,10 +197,10 @@ class Rounds(Callback):
                 logger.log_round(entry, pictures, _table(data, guided))
                 logger.log_model(data.folder / VALUE, f"mavis-{data.objective.name}")
         with aside(trainer):
-            print(f"round {data.round}: {in_a_line(entry)}", flush=True)
-            if doubt := doubts(entry, data):
+            print(f"round {data.round}: {judgement.in_a_line(entry)}", flush=True)
+            if doubt := judgement.doubts(entry, data):
                 print(f"mavis: warning: round {data.round}: {doubt}", file=sys.stderr)
-            if data.round == 0 and (hint := truncation_hint(entry, data)):
+            if data.round == 0 and (hint := judgement.truncation_hint(entry, data)):
                 print(f"mavis: {hint}", file=sys.stderr)
             if not entry["promoted"]:
                 kept = "the values of the last round that had learned are kept."

@@ -50,18 +50,16 @@ class RolloutDataModule(LightningDataModule):
         on_bad_row: what to do at a row without a valid prompt.
         template: dotted name of a function prompt -> text, for the chat template.
         template_args: arguments of the chat template, such as `{enable_thinking: false}`.
-        reference: reference policy: a local folder or a model name on the hub.
+        reference: reference policy: a folder, a GGUF file or a model name on the hub.
         rounds: rounds of policy improvement; each samples from the policy of the one before.
         epochs: training passes over the trees of each round.
         trees: prompts per round; a tree of answers is sampled for each.
         first_branching: children per node at each level of a tree, in the first round.
         branching: children per node at each level, in later rounds.
         max_tokens: longest answer, in tokens.
-        kl_budget: nats per answer that guidance may take the policy from the reference, on the same
-            candidates; the strength follows from it after each round.
+        kl_budget: nats per answer that guidance may cost, beside truncation; the strength follows.
         eta: price of a nat of KL in the targets, in standard units of reward (None: 1 / beta).
-        beta: strength of the guidance (None: 1 / eta or, where neither is given, as the budget has
-            it).
+        beta: strength of the guidance (None: 1 / eta; without either, what spends the budget).
         temperature: sampling temperature of the reference policy, above 0.
         top_k: most likely tokens to choose from; 0 is the whole vocabulary.
         top_p: probability mass of the most likely tokens to choose from.

@@ -11,10 +11,12 @@ from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics.functional import r2_score
+from transformers import PreTrainedModel
 
 from mavis.decoding.model_card import ModelCard, Source
 from mavis.decoding.reference import SMALL, ReferencePolicy
 from mavis.decoding.value_model import ActionHead, StateHead, ValueModel, build_network
+from mavis.decoding.windows import tree_masks
 from mavis.evaluation.metrics import sibling_rank_correlation
 from mavis.options import positive
 from mavis.reward import identity
@@ -148,7 +150,8 @@ class ValueModule(LightningModule):
         trunk, exact = self.network.trunk, torch.autocast(batch.tokens.device.type, enabled=False)
         if trunk is None:
             with torch.no_grad(), exact:  # in the precision of decoding
-                return _states(self.data.reference.model.base_model, batch)
+                whole: Any = self.data.reference.model
+                return _states(whole.base_model, batch)
         return _states(trunk, batch)  # under mixed precision, this part is autocast
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
@@ -276,11 +279,11 @@ def _metrics(predicted: Scores, target: Scores, siblings: Scores) -> dict[str, f
     }
 
 
-def _states(model: torch.nn.Module, batch: Batch) -> Tensor:
+def _states(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Hidden states [B, T, H] under the tree mask."""
     output = model(
         input_ids=batch.tokens,
-        attention_mask=batch.mask,
+        attention_mask=tree_masks(model, batch.mask, batch.position),
         position_ids=batch.position,
         use_cache=False,
     )

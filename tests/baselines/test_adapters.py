@@ -138,16 +138,23 @@ def test_a_kind_is_what_peft_makes_of_it_or_is_refused_by_name(references, kind,
             raise
         pytest.skip(f"PEFT itself cannot: {error}")
     if kind in NEVER:
-        with pytest.raises(ValueError, match=f"{tmp_path} is a {name} adapter"):
-            load_policies(reference, {"a": tmp_path})
+        for load in (ReferencePolicy.load, lambda place: load_policies(reference, {"a": place})):
+            with pytest.raises(ValueError, match=f"{tmp_path} is a {name} adapter"):
+                load(str(tmp_path))
         return
     mixture = mod(reference, {"a": tmp_path})
     torch.testing.assert_close(first_step(mixture, [1.0]), want, atol=1e-3, rtol=0)
     assert (want - before).abs().max() > 1e-2  # or their agreement would mean nothing
     if kind in {"BEFT", "new biases"} and base == "tied":  # no bias there that could take theirs
-        with pytest.raises(ValueError, match=f"{tmp_path} is a {name} adapter.* cannot be merged"):
-            soup(reference, mixture.guides, {"a": 1.0})
+        for whole in (
+            lambda: soup(reference, mixture.guides, {"a": 1.0}),
+            lambda: ReferencePolicy.load(str(tmp_path)),
+        ):
+            with pytest.raises(ValueError, match=f"{tmp_path} is a {name} .* cannot be merged"):
+                whole()
     else:
+        alone = ReferencePolicy.load(str(tmp_path))
+        torch.testing.assert_close(last_log_probs(alone.model, alone), want, atol=1e-3, rtol=0)
         result = soup(reference, mixture.guides, {"a": 1.0}).guides[0].model
         torch.testing.assert_close(last_log_probs(result, reference), want, atol=1e-3, rtol=0)
     assert torch.equal(last_log_probs(reference.model, reference), before)  # nothing was done to it

@@ -9,11 +9,13 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mavis.baselines.policy_guides import mod
+from mavis.decoding import kv_cache
 from mavis.decoding.architectures import check_architecture, try_rows
 from mavis.decoding.backbone import load_trunk, sibling
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import SamplingParams
+from mavis.decoding.windows import windows_of
 
 Build = Callable[..., ReferencePolicy]
 
@@ -34,11 +36,7 @@ def config(kind: str, **settings: Any) -> PreTrainedConfig:
         ("qwen3_next", {}, "recurrent"),
         ("falcon_h1", {}, "more than keys and values"),
         ("deepseek_v32", {}, "more than keys and values"),
-        ("mistral", {"sliding_window": 8}, "sliding window"),
-        ("qwen2", {"use_sliding_window": True, "max_window_layers": 0}, "sliding window"),
-        ("gemma2", {}, "sliding window"),
-        ("gemma3_text", {}, "sliding window"),
-        ("gpt_oss", {}, "sliding window"),
+        ("llama4_text", {"attn_temperature_tuning": False}, "chunked attention"),
         ("t5", {}, "encoder-decoder"),
         ("bart", {}, "encoder-decoder"),
         ("bloom", {}, "ALiBi"),
@@ -49,7 +47,7 @@ def config(kind: str, **settings: Any) -> PreTrainedConfig:
         ("gptj", {}, "mask"),
         ("llama4_text", {"layer_types": ["full_attention"] * 48}, "scaled by the longest row"),
         ("blt", {}, "no plain cache"),
-        ("gpt_neo", {}, "mask"),
+        ("gpt_neo", {}, "from the end of the longest row"),
         ("resnet", {}, "causal"),
         ("vit", {}, "causal"),
     ],
@@ -79,12 +77,52 @@ def test_others_are_let_through_without_a_window(kind: str, build_reference: Bui
     assert says_the_same_alone(build_reference(kind, **settings))
 
 
-def test_a_model_that_cannot_be_guided_makes_no_policy(
-    tiny_lm: Callable[..., PreTrainedModel], tiny_tokenizer: Callable[..., PreTrainedTokenizerBase]
+LAYERS = {"layer_types": ["sliding_attention", "full_attention"]}
+LATER = {"use_sliding_window": True, "max_window_layers": 1}  # in the second layer alone
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("phi3", {}),
+        ("starcoder2", {}),
+        ("qwen2", LATER),
+        ("qwen2", LATER | {"max_window_layers": 0}),
+        ("qwen3", LATER),
+        ("mixtral", {"num_local_experts": 2}),
+        ("cohere2", LAYERS),
+        ("olmo3", LAYERS),
+        ("gpt_oss", LAYERS | {"num_local_experts": 2, "num_experts_per_tok": 1}),
+    ],
+)
+def test_sliding_windows_are_those_of_a_plain_forward(
+    kind: str, settings: dict[str, Any], build_reference: Build, naive: Any
 ) -> None:
-    windowed = tiny_lm("mistral", sliding_window=8)
-    with pytest.raises(ValueError, match="mistral models cannot be guided"):
-        ReferencePolicy(windowed, tiny_tokenizer())
+    """Through windows of six tokens, beside a row that is much longer, far beyond the window."""
+    reference = build_reference(kind, sliding_window=6, **settings)
+    assert 6 in windows_of(reference.model.config).values()
+    policy, slow = GuidedPolicy(reference), naive(reference)
+    prompts = ["a bun", "b" * 40]
+    for prompt, answer in zip(prompts, policy.generate(prompts, max_tokens=12), strict=True):
+        tokens = list(reference.encode(prompt).tokens)
+        total = 0.0
+        for token in answer.tokens:
+            total += slow.step(tokens, SamplingParams(top_k=0)).log_ref[token]
+            tokens.append(token)
+        assert answer.log_ref == pytest.approx(total, abs=1e-3)
+
+
+def test_a_window_that_a_model_does_not_keep_is_found_out_when_it_is_loaded(
+    tiny_lm: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows that are tried are shorter than any real window, which is narrowed for them."""
+    model = tiny_lm("mistral", sliding_window=64)
+    try_rows(model, "here")
+    assert model.config.sliding_window == 64
+    monkeypatch.setattr(kv_cache, "windows_of", lambda _: {"": None})
+    with pytest.raises(ValueError, match=r"here cannot be guided \(mistral\): a row changes"):
+        try_rows(model, "here")
+    assert model.config.sliding_window == 64
 
 
 LONG = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}

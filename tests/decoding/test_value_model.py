@@ -248,8 +248,9 @@ def test_a_trunk_without_a_tokenizer(
 def test_a_trunk_that_cannot_be_cached(
     tiny_reference: ReferencePolicy, other: Callable[..., str]
 ) -> None:
-    name = other(tiny_reference.tokenizer, family="mistral", sliding_window=8)
-    with pytest.raises(ValueError, match="mistral models cannot be guided"):
+    grows = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
+    name = other(tiny_reference.tokenizer, family="llama", rope_parameters=grows)
+    with pytest.raises(ValueError, match="llama models cannot be guided"):
         build_network(card(tiny_reference), tiny_reference, trunk=name)
 
 

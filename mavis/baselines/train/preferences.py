@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import SamplingParams, stream
+from mavis.decoding.windows import tree_masks
 from mavis.evaluation.evaluate import evaluate
 from mavis.objective import Objective
 from mavis.options import TrainingOptions
@@ -46,7 +47,7 @@ class Groups(NamedTuple):
     position: Tensor  # [B, T]
     previous: Tensor  # [B, T]: the place of the token before, in the prompt or the same answer
     owner: Tensor  # [B, T]: the answer that a token is of, or a negative number
-    mask: Tensor  # [B, 1, T, T] float32: 0 where a token sees another, else the least number
+    mask: Tensor  # [B, 1, T, T] bool: whether a token sees another
     rewards: Tensor  # [B, n, M]; NaN also where a group has no such answer
 
 
@@ -102,19 +103,17 @@ def side_by_side(groups: Sequence[Group]) -> Groups:
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     shared = (owner == _PROMPT)[:, None] & (owner != _PADDING)[..., None]
     seen = causal & (shared | (owner[:, None] == owner[..., None]))  # [B, T, T]
-    least = torch.finfo(torch.float32).min  # not -inf, which has no gradient in some kernels
-    mask = torch.where(seen, 0.0, least)[:, None]
     all_rewards = [group.rewards for group in groups]
     rewards = pad_sequence(all_rewards, batch_first=True, padding_value=float("nan"))
     keys = [group.key for group in groups]
-    return Groups(keys, tokens, position, previous, owner, mask, rewards)
+    return Groups(keys, tokens, position, previous, owner, seen[:, None], rewards)
 
 
 def answer_log_probs(model: PreTrainedModel, batch: Groups) -> Tensor:
     """Every answer's log π(y|x), summed over its tokens: float32 [B, n]."""
     logits = model(
         input_ids=batch.tokens,
-        attention_mask=batch.mask.to(model.dtype),
+        attention_mask=tree_masks(model, batch.mask, batch.position, added=True),
         position_ids=batch.position,
         use_cache=False,
     ).logits.float()  # [B, T, V]

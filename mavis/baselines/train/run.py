@@ -16,7 +16,6 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import (
-    AutoModelForCausalLM,
     PreTrainedModel,
     PrinterCallback,
     TrainerCallback,
@@ -29,7 +28,7 @@ from mavis.baselines.train.config import TuneConfig
 from mavis.baselines.train.data import TrainingData
 from mavis.baselines.train.setup import quiet_libraries
 from mavis.baselines.train.trl_trainers import new_trainer
-from mavis.decoding.model_folders import load_model
+from mavis.decoding.reference import load_causal_lm
 from mavis.hub import reachable
 from mavis.progress import track
 from mavis.storage import read_json, write_json
@@ -106,7 +105,7 @@ def train(
     name = data.reference.name
     path = reachable(name, "reference")
     with quiet_libraries():
-        model = load_model(AutoModelForCausalLM, name, path, dtype=torch.float32)
+        model = load_causal_lm(name, path, torch.float32)
         trainer = new_trainer(config, data, folder / CHECKPOINTS, model)
         trainer.remove_callback(PrinterCallback)  # it prints to standard output
         trainer.add_callback(watch)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from mavis.baselines.adapters import merged
 from mavis.baselines.policy_card import CARD, TunedCard, tuned_folder
 from mavis.baselines.policy_guides import guide, save_policy
 from mavis.baselines.train.config import TuneConfig
@@ -18,6 +17,7 @@ from mavis.baselines.train.run import TrainingWatch, forget_run, read_run, train
 from mavis.baselines.train.setup import TrainingSetup, quiet_libraries
 from mavis.baselines.train.trl_trainers import import_trainer
 from mavis.checksums import check
+from mavis.decoding.adapters import merged
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import SMALL
 from mavis.decoding.request import SamplingParams

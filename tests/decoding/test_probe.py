@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mavis.baselines.probe import log_probs, probe_tokens, same_policy
+from mavis.decoding.probe import log_probs, probe_tokens, same_policy
 
 
 @pytest.mark.parametrize("vocabulary", [43, 1000, 32000])
