@@ -83,6 +83,8 @@ STORY = (
     "training.judgement",
     "training.joint_head",
     "training.module",
+    "training.estimate",
+    "training.plan",
     "plot_style",
     "plot_labels",
     "training.plots",

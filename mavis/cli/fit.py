@@ -6,9 +6,11 @@ import os
 import shutil
 import signal
 import sys
+import time
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -18,7 +20,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from mavis.loudness import verbose
+from mavis.loudness import quiet, verbose
 from mavis.objective import available, find
 from mavis.progress import drawn
 from mavis.signals import Terminated
@@ -26,6 +28,7 @@ from mavis.storage import alone_in
 from mavis.tracking.mlflow_logger import Tracking
 from mavis.training.callbacks import Rounds
 from mavis.training.data import RolloutDataModule
+from mavis.training.plan import Plan, run
 from mavis.training.progress_bar import Bar
 from mavis.training.run_folder import LAST, check_checkpoint, check_same_run, keep_settings
 
@@ -35,6 +38,7 @@ QUIET = (
     ".*does not have many workers",  # batches are made in memory
     ".*`self.log.*on_epoch.*sync_dist",  # every rank validates on all trees
 )
+PLAN = "estimate the time, memory and disk that the fit will take, and train nothing"
 LEGACY = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 
 
@@ -87,6 +91,7 @@ class MavisCLI(LightningCLI):
         parser.add_argument("--objective", type=names, help="name of an installed objective")
         parser.add_argument("--out", type=str, default=out, help="output folder of the run")
         parser.add_argument("--tracking", type=str | None, help=uri)
+        parser.add_argument("--plan", action="store_true", help=PLAN)
         parser.link_arguments("objective", "data.objectives", compute_fn=lambda name: (name,))
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("out", "trainer.default_root_dir")
@@ -112,7 +117,9 @@ class MavisCLI(LightningCLI):
         trainer.precision = _precision(trainer.precision, trainer.accelerator)
         text = self.parser.dump(self.config, skip_unset=False)
         self.settings: dict[str, Any] = yaml.safe_load(text)[self.subcommand]
-        self.folder = Path(self.settings["out"])
+        self.folder, self.plan = Path(self.settings["out"]), self.settings.pop("plan")
+        if self.plan and (self.subcommand != "fit" or self.settings["trainer"]["fast_dev_run"]):
+            raise ValueError("--plan estimates a whole `mavis fit`: give it to that, without more.")
         if self.settings["trainer"]["fast_dev_run"]:  # separate, as it is no complete round
             self.folder /= "fast_dev_run"
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -122,11 +129,13 @@ class MavisCLI(LightningCLI):
             raise FileNotFoundError(
                 f"{self.folder} holds no finished round: run `mavis fit` with the same options."
             )
-        if getattr(rank_zero_only, "rank", 0) == 0:
+        if getattr(rank_zero_only, "rank", 0) == 0 and not self.plan:
             self._stack.enter_context(alone_in(self.folder))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Track with MLflow unless another logger is given; show a bar on terminals only."""
+        if self.plan:
+            return self._planner(**kwargs)
         if self.settings["trainer"]["logger"] is None:
             kwargs["logger"] = Tracking(str(self.folder), uri=self.settings["tracking"])
         if self.settings["trainer"]["enable_progress_bar"] is False or not drawn():
@@ -134,11 +143,31 @@ class MavisCLI(LightningCLI):
             self.trainer_defaults["callbacks"].pop()  # the bar; `Rounds` stays
         return super().instantiate_trainer(**kwargs)
 
+    def _planner(self, **kwargs: Any) -> Trainer:
+        """A trainer that probes a fit: on one device, and with a folder that is thrown away."""
+        self.trainer_defaults["callbacks"] = [Plan(self.folder, time.process_time())]
+        aside = self._stack.enter_context(TemporaryDirectory(prefix="mavis-plan-"))
+        kwargs |= {"default_root_dir": aside, "logger": False, "enable_progress_bar": False}
+        kwargs |= {"devices": 1, "num_nodes": 1, "strategy": "auto", "limit_val_batches": 0}
+        epochs = min(2, self.settings["data"]["epochs"])
+        return super().instantiate_trainer(**kwargs, max_epochs=epochs)
+
+    def fit(self, **arguments: Any) -> None:
+        """Train; with `--plan`, print what that would take."""
+        if not self.plan:
+            self.trainer.fit(**arguments)
+            return
+        if not quiet():
+            print("mavis: probing for up to a minute; nothing is trained.", file=sys.stderr)
+        print(run(self.trainer, self.model, self.datamodule))
+
     def before_fit(self) -> None:
         """Save the configuration, and resume after the last finished round.
 
         A damaged checkpoint is renamed: training on the saved rollouts produces it again.
         """
+        if self.plan:
+            return
         last = self.folder / LAST
         try:
             if last.is_file():
@@ -168,7 +197,7 @@ class MavisCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Print where the results are, and how to try the value model."""
-        if self.trainer.is_global_zero and (self.folder / "value").is_dir():
+        if self.trainer.is_global_zero and (self.folder / "value").is_dir() and not self.plan:
             name = self.datamodule.objective.name
             runs = self.folder.parent
             where = f" --runs {runs}" if runs != Path("runs") else ""

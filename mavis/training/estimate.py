@@ -1,0 +1,326 @@
+"""What a fit will take: the arithmetic from a probe's rates to tokens, seconds and bytes.
+
+Times are wall-clock seconds. Nothing here runs a model, reads a clock or looks at a file.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from mavis.decoding.request import Key, stream
+from mavis.evaluation.evaluate import PARTS
+from mavis.training.judgement import ANSWERS
+from mavis.training.rollout import Shape
+from mavis.training.tree import Path, Segment, Tree, build_tree
+
+DRAWN = 48  # trees that are drawn up to count the tokens of one
+HOUR = 3600.0
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long replies are.
+
+    Args:
+        hazard: for each length, from 1 on, the probability that a reply so long is at its end.
+    """
+
+    hazard: tuple[float, ...]
+
+    @classmethod
+    def measure(cls, replies: Sequence[tuple[int, bool]], longest: int) -> "Lengths":
+        """Estimate it from replies, of which some were cut short (Kaplan-Meier).
+
+        >>> Lengths.measure([(1, True), (2, True), (2, False), (2, False)], 3).hazard[:2]
+        (0.25, 0.3333333333333333)
+
+        Args:
+            replies: the length of each in tokens, and whether it had come to its end.
+            longest: the longest that a reply may be; lengths that no reply came to have the mean
+                probability.
+        """
+        ends, tokens = np.zeros(longest), np.zeros(longest)
+        for length, ended in replies:
+            tokens[:length] += 1
+            ends[length - 1] += ended
+        mean = ends.sum() / max(1.0, tokens.sum())
+        hazard = np.where(tokens > 0, ends / np.maximum(tokens, 1), mean)
+        return cls(tuple(hazard.tolist()))
+
+    def mean(self, longest: int) -> float:
+        """The mean length in tokens of replies that are cut at `longest`."""
+        alive = np.cumprod([1.0, *(1 - np.array(self.hazard[: longest - 1]))])
+        return float(alive.sum())
+
+    def draw(self, random: np.random.Generator, used: int, limit: int) -> tuple[int, bool]:
+        """Draw how far a reply of `used` tokens goes on within `limit`, and whether it ends."""
+        ends = np.flatnonzero(random.random(limit) < np.array(self.hazard[used : used + limit]))
+        return (int(ends[0]) + 1, True) if len(ends) else (limit, False)
+
+
+def draw_tree(
+    prompt: Sequence[int],
+    pool: npt.NDArray[np.int64],
+    shape: Shape,
+    lengths: Lengths,
+    key: Key,
+) -> Tree:
+    """A tree that nothing has sampled, of the size that `rollout.grow` would give it.
+
+    Args:
+        prompt: its tokens.
+        pool: tokens of replies, which its segments are cut from.
+        shape: how it branches.
+        lengths: when replies end.
+        key: names the draws.
+    """
+    random = stream((*key, "drawn"))
+    segments: dict[Path, Segment] = {(): Segment(list(prompt), [0.0] * len(prompt))}
+    open_nodes: list[tuple[Path, int]] = [((), 0)]
+    while open_nodes:
+        path, used = open_nodes.pop()
+        for child in range(shape.branching[len(path)]):
+            below = (*path, child)
+            limit = shape.segment((*key, *below), len(path), used)
+            count, ended = lengths.draw(random, used, limit)
+            leaf = ended or used + count >= shape.max_tokens
+            tokens = random.choice(pool, count).tolist()
+            reason = ("end" if ended else "length") if leaf else ""
+            segments[below] = Segment(tokens, [0.0] * count, "", reason)
+            if not leaf:
+                open_nodes.append((below, used + count))
+    return build_tree("", segments)
+
+
+@cache
+def tree_size(shape: Shape, lengths: Lengths) -> tuple[float, float]:
+    """The mean number of sampled tokens of a tree, and of its leaves."""
+    pool = np.zeros(1, dtype=np.int64)
+    drawn = [draw_tree([0], pool, shape, lengths, (at, "size")) for at in range(DRAWN)]
+    tokens = sum(len(tree.tokens) - 1 for tree in drawn)
+    return tokens / DRAWN, sum(len(tree.leaves) for tree in drawn) / DRAWN
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a policy decodes.
+
+    Args:
+        read: seconds per token of a prompt.
+        step: seconds of a step, whatever the number of rows.
+        row: seconds that each row adds to a step.
+    """
+
+    read: float
+    step: float
+    row: float
+
+    @classmethod
+    def measure(cls, read: float, steps: Sequence[tuple[int, float]]) -> "Speed":
+        """Fit a line to steps of so many rows and seconds.
+
+        >>> Speed.measure(0.5, [(1, 3.0), (3, 5.0)])
+        Speed(read=0.5, step=2.0, row=1.0)
+        """
+        rows, seconds = np.array(steps, dtype=np.float64).T
+        apart = rows - rows.mean()
+        slope = float(apart @ seconds / square) if (square := float(apart @ apart)) else 0.0
+        # Noise may bend the line; a step of no rows takes no negative time.
+        slope = min(max(0.0, slope), float(seconds.mean() / rows.mean()))
+        return cls(read, round(float(seconds.mean() - slope * rows.mean()), 12), round(slope, 12))
+
+    def seconds(self, prompt: float, tokens: float, side_by_side: float, longest: float) -> float:
+        """Seconds to read so many prompt tokens, and to sample so many tokens in replies.
+
+        Args:
+            prompt: prompt tokens in all.
+            tokens: sampled tokens in all.
+            side_by_side: how many replies are sampled at the same time.
+            longest: tokens of the longest reply; while the last ones are sampled, rows are free.
+        """
+        steps = max(longest, tokens / side_by_side + longest / 2)
+        return self.read * prompt + self.step * steps + self.row * tokens
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a fit does; its options, and how many prompts there are for them."""
+
+    rounds: int  # those that are left
+    first: Shape | None  # of trees in the first round, None if that is finished
+    later: Shape
+    trees: int
+    validation_trees: int
+    baseline: int  # prompts that the reference policy answers; 0 if it has
+    judged: int  # prompts whose answers the values of each round are held against
+    best_of: int
+    held_out: int
+    epochs: int
+    rows: int
+    prompt: float  # mean tokens of a prompt
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """Of the trees of each round that is left."""
+        first = [] if self.first is None else [self.first]
+        return first + [self.later] * (self.rounds - len(first))
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest reply."""
+        return self.later.max_tokens
+
+    def shorter(self) -> Mapping[str, "Size"]:
+        """The fit with an option halved, by that option as it would be given."""
+        found = {}
+        if self.rounds > 1:
+            rounds = self.rounds // 2
+            found[f"--data.rounds {rounds}"] = replace(self, rounds=rounds)
+        for name in ("trees", "held_out", "best_of"):
+            half = max(2, getattr(self, name) // 2)
+            changed = replace(self, **{name: half})
+            if name == "held_out":
+                thirds = min(-(-half // 3), self.judged)
+                kept = min(thirds, self.baseline)
+                changed = replace(changed, baseline=kept, judged=thirds)
+            found[f"--data.{name} {half}"] = changed
+        half = max(2, self.max_tokens // 2)
+        first = None if self.first is None else replace(self.first, max_tokens=half)
+        cut = replace(self, first=first, later=replace(self.later, max_tokens=half))
+        return found | {f"--data.max_tokens {half}": cut}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a probe has measured, in seconds."""
+
+    lengths: Lengths
+    reference: Speed
+    guided: Speed
+    judge: float  # per token of a prompt or an answer, for advantages and the strength
+    reward: float  # per reply
+    learn: float  # per token of a tree, in the first pass over a round's trees
+    again: float  # in later passes
+    solve: float  # per round
+    keep: float  # per round: pictures, weights, tracking
+    load: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a fit."""
+
+    seconds: float
+    answers: float = 0.0
+    tokens: float = 0.0
+
+
+def parts(size: Size, rates: Rates) -> dict[str, Part]:
+    """The parts of a fit by name, in the order in which they are first worked on."""
+    longest, mean = size.max_tokens, rates.lengths.mean(size.max_tokens)
+
+    def answered(speed: Speed, prompts: float, each: int) -> Part:
+        answers = prompts * each
+        if not answers:
+            return Part(0.0)
+        at_once = max(1.0, min(answers, size.rows))
+        # They are made in portions; rows are free at the end of each.
+        portions = max(1, round(answers / (PARTS * size.rows) + 0.5))
+        once = (prompts * size.prompt / portions, answers * mean / portions, at_once, longest)
+        return Part(portions * speed.seconds(*once), answers, answers * mean)
+
+    reference = answered(rates.reference, size.baseline, size.best_of)
+    evaluation = answered(rates.guided, size.held_out, 1)
+    judged = size.judged * min(ANSWERS, size.best_of)
+    judging = judged * (size.prompt + mean) * rates.judge
+    grown, learned = Part(0.0), Part(0.0)
+    for at, shape in enumerate(size.shapes):
+        speed = rates.guided if at or size.first is None else rates.reference
+        tokens, leaves = tree_size(shape, rates.lengths)
+        for count, passes in ((size.trees, size.epochs), (size.validation_trees, 0)):
+            at_once = max(1.0, min(count * leaves, size.rows))
+            seconds = speed.seconds(count * size.prompt, count * tokens, at_once, longest)
+            grown = _sum(grown, Part(seconds, count * leaves, count * tokens))
+            read = count * (tokens + size.prompt)
+            # Held-out trees are only read, which is about a third of learning from them.
+            cost = rates.learn + rates.again * (passes - 1) if passes else rates.again / 3
+            learned = _sum(learned, Part(read * cost, 0.0, read * max(1, passes)))
+    rounds = size.rounds
+    learned = replace(learned, seconds=learned.seconds + rounds * rates.solve)
+    scored = reference.answers + grown.answers + rounds * evaluation.answers
+    return {
+        "loading": Part(rates.load),
+        "reference answers": reference,
+        "rollouts": grown,
+        "rewards": Part(scored * rates.reward, scored),
+        "training": learned,
+        "evaluation": Part(
+            rounds * (evaluation.seconds + judging),
+            rounds * evaluation.answers,
+            rounds * evaluation.tokens,
+        ),
+        "keeping results": Part(rounds * rates.keep),
+    }
+
+
+def _sum(one: Part, other: Part) -> Part:
+    return Part(one.seconds + other.seconds, one.answers + other.answers, one.tokens + other.tokens)
+
+
+def total(size: Size, rates: Rates) -> float:
+    """Seconds of the whole fit."""
+    return sum(part.seconds for part in parts(size, rates).values())
+
+
+def report(size: Size, rates: Rates, memory: float, disk: float) -> str:
+    """The estimate, for people: a table, and in the last line the sums.
+
+    Args:
+        size: how much the fit does.
+        rates: how fast.
+        memory: the peak, in bytes.
+        disk: in bytes.
+    """
+    lines = [f"{'':<20}{'answers':>12}{'tokens':>14}{'time':>16}"]
+    for name, part in parts(size, rates).items():
+        counts = [f"{n:,.0f}" if n else "" for n in (part.answers, part.tokens)]
+        lines.append(f"{name:<20}{counts[0]:>12}{counts[1]:>14}{duration(part.seconds):>16}")
+    trees = sorted({f"{tree_size(shape, rates.lengths)[0]:,.0f}" for shape in size.shapes})
+    lines.append(
+        f"{size.rounds} rounds of {size.trees} trees; {' or '.join(trees)} tokens a tree, "
+        f"{rates.lengths.mean(size.max_tokens):.0f} an answer; {size.rows} rows at a time"
+    )
+    seconds = total(size, rates)
+    if seconds > HOUR:
+        saved = {words: seconds - total(less, rates) for words, less in size.shorter().items()}
+        best = sorted((s, words) for words, s in saved.items() if s > 0.02 * seconds)[::-1]
+        named = ", ".join(f"{words} saves {duration(s)}" for s, words in best)
+        lines.append(f"that is long; to make it shorter: {named}")
+    lines.append(
+        f"in all about {duration(seconds)}, {_gigabytes(memory)} of memory, "
+        f"{_gigabytes(disk)} of disk"
+    )
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Seconds, for people.
+
+    >>> duration(42.2), duration(720), duration(9000), duration(400_000)
+    ('42 s', '12 minutes', '2.5 hours', '4.6 days')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 1.5 * HOUR:
+        return f"{seconds / 60:.0f} minutes"
+    return (
+        f"{seconds / HOUR:.1f} hours" if seconds < 48 * HOUR else f"{seconds / HOUR / 24:.1f} days"
+    )
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / GB:.1f} GB" if size >= 0.05 * GB else f"{size / GB:.2f} GB"

@@ -1,0 +1,308 @@
+"""`mavis fit --plan`: probes what a fit is made of for less than a minute, and estimates the rest.
+
+The reference policy and the prompts are loaded and checked as a fit does it. Then both policies
+decode at the fit's own number of rows, the reward scores some of the answers, and the trainer
+learns from a few batches of trees that are drawn up, not sampled. Every draw is keyed; the trainer
+writes into a folder that is thrown away.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from mavis.decoding.decoder import Decoder
+from mavis.decoding.policy import GuidedPolicy
+from mavis.decoding.request import Output, Request, SamplingParams
+from mavis.decoding.row_memory import GUIDED, token_bytes
+from mavis.decoding.value_model import ValueModel, decoding
+from mavis.evaluation.advantages import reply_advantages
+from mavis.prompts import Prompt, plain
+from mavis.reward import Units, score
+from mavis.storage import read_json
+from mavis.training.data import VALIDATION_TREES, RolloutDataModule
+from mavis.training.estimate import Lengths, Rates, Size, Speed, draw_tree, report
+from mavis.training.packing import batches, loader
+from mavis.training.run_folder import LAST, METRICS, check_reference
+
+SECONDS = 4.0  # that a probe may take, about
+REPLIES = 256  # of the reference that lengths are measured on, if there is time
+TREES = 24  # that are drawn up to learn from
+BATCHES = 12  # that are learned from in a pass
+READ = 64  # replies whose advantages are summed up
+KEEP = 2.0  # seconds a round for pictures and tracking
+ROW_BYTES = 60  # on disk, of a sampled token: its id, its numbers and its text
+WEIGHTS = 4  # bytes of a weight on disk
+BASE = 2e6  # bytes of pictures and settings, and of MLflow's data base
+
+Clock = Callable[[], float]
+
+
+class Plan(Callback):
+    """Probes a fit from within its trainer, and stops it after a few batches.
+
+    Args:
+        out: the run folder, in which nothing is written.
+        started: CPU seconds that were spent before the trainer began: what is loaded.
+        clock: tells seconds.
+    """
+
+    def __init__(self, out: Path, started: float = 0.0, clock: Clock = time.perf_counter) -> None:
+        self.out, self.clock, self._started = out, clock, started
+        self.finished = _finished_rounds(out)
+        self._began = clock()
+        self._passes: list[list[float]] = []  # seconds of each batch in each pass
+        self._solve = 0.0
+        self._at = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Probe the reference policy and the reward, after the data module has read the prompts."""
+        del stage, pl_module
+        data: RolloutDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        self.data = data
+        check_reference(self.out, data.reference, keep=False)
+        self._load = self._started + self.clock() - self._began
+        policy, sampling = GuidedPolicy(data.reference), data.sampling(0)
+        self._reference, outputs = self._decode(policy, sampling, REPLIES)
+        replies = [(len(one.tokens), one.reason in ("end", "stop")) for one in outputs]
+        self.lengths = Lengths.measure(replies, data.max_tokens)
+        self._outputs = [one for one in outputs if one.tokens]
+        self._reward = self._score()
+        self._draw_up()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Probe the guided policy, when the value network has been built."""
+        del trainer
+        network = pl_module.network
+        assert isinstance(network, ValueModel)
+        policy = GuidedPolicy(self.data.reference, (network,))
+        trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        self._weights = sum(p.numel() for p in network.parameters()), trained
+        with decoding(network):
+            self._guided, _ = self._decode(policy, self.data.sampling(len(policy.objectives)), 1)
+            each = np.mean([len(one.request.tokens) + len(one.tokens) for one in self._outputs])
+            count = int(SECONDS / max(1e-9, self._guided.read * float(each)))
+            some = self._outputs[: min(READ, max(2, count))]
+            before = self.clock()
+            prompts = [one.request.tag for one in some]
+            reply_advantages(policy, prompts, [[one.tokens] for one in some], self.data.sampling(0))
+            seconds = self.clock() - before
+        # The strength is searched on the same states, once more.
+        self._judge = 2 * seconds / (len(some) * float(each))
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a pass."""
+        del trainer, pl_module
+        self._passes.append([])
+        self._at = self.clock()
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        """Take the time of a batch; end the pass when it has taken long enough."""
+        self._passes[-1].append(self.clock() - self._at)
+        self._at = self.clock()
+        if sum(self._passes[-1]) > 2 * SECONDS:
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the time of what follows the last batch of a pass."""
+        del trainer, pl_module
+        self._solve = max(self._solve, self.clock() - self._at)
+
+    def report(self) -> str:
+        """The estimate, for people."""
+        size, rates = self.size(), self.rates()
+        return report(size, rates, self._memory(), self._disk(size))
+
+    def size(self) -> Size:
+        """How much the fit has still to do."""
+        data, left = self.data, max(0, self.data.rounds - self.finished)
+        held_out = self.data.prompts["validation"]
+        thirds = min(len(held_out), -(-data.held_out // 3))
+        return Size(
+            rounds=left,
+            first=None if self.finished else data.shapes[0],
+            later=data.shapes[1],
+            trees=min(data.trees, len(data.prompts["train"])),
+            validation_trees=min(VALIDATION_TREES, len(held_out)),
+            baseline=0 if self.finished else thirds,
+            judged=thirds,
+            best_of=data.best_of,
+            held_out=min(data.held_out, len(held_out)),
+            epochs=data.epochs,
+            rows=data.rows,
+            prompt=float(np.mean([len(one.request.tokens) for one in self._outputs])),
+        )
+
+    def rates(self) -> Rates:
+        """What has been measured."""
+        # The first batch of all warms up.
+        first, *later = [
+            one[1:] if len(one) > 1 and not n else one for n, one in enumerate(self._passes)
+        ]
+        per_token = len(self._groups) / self._tokens  # batches
+        learn = float(np.mean(first)) * per_token
+        return Rates(
+            lengths=self.lengths,
+            reference=self._reference,
+            guided=self._guided,
+            judge=self._judge,
+            reward=self._reward,
+            learn=learn,
+            again=float(np.mean(later[0])) * per_token if later and later[0] else learn,
+            solve=self._solve,
+            keep=KEEP,
+            load=self._load,
+        )
+
+    def _decode(
+        self, policy: GuidedPolicy, sampling: SamplingParams, wanted: int
+    ) -> tuple[Speed, list[Output]]:
+        """Decode a few rows, then as many as the fit does, while there is time."""
+        data, ended = self.data, self.clock() + 3 * SECONDS
+        prompts = cycle(data.prompts["validation"] + data.prompts["train"])
+        few = max(1, data.rows // 16)
+        read, steps, outputs = self._run(policy, list(islice(prompts, few)), sampling, 1)
+        # So many prompts are read in a while; a line through the steps tells the rest.
+        count = max(1, min(data.rows, int(SECONDS / max(1e-9, read / few))))
+        number = 1
+        while number == 1 or (len(outputs) < wanted and self.clock() < ended):
+            number += 1
+            some = list(islice(prompts, count))
+            seconds, more, written = self._run(policy, some, sampling, number)
+            steps, outputs = [*steps, *more], [*outputs, *written]
+            tokens = sum(len(one.request.tokens) for one in written)
+            read = seconds / tokens
+        return Speed.measure(read, steps), outputs
+
+    def _run(
+        self, policy: GuidedPolicy, prompts: Sequence[Prompt], sampling: SamplingParams, number: int
+    ) -> tuple[float, list[tuple[int, float]], list[Output]]:
+        """Read prompts and sample a reply to each, for a while.
+
+        Returns:
+            seconds for reading; of each step its rows and its seconds; the replies, of which some
+            may be cut short, and then have no reason.
+        """
+        data, clock = self.data, self.clock
+        decoder = Decoder(policy.reference, policy.guides, policy.rule, len(prompts))
+        requests = {}
+        before = clock()
+        for at, prompt in enumerate(prompts):
+            start = policy.reference.encode(prompt)
+            key = (data.seed, number, at, "plan")
+            request = Request(start.tokens, 0, sampling, key, start.stop, hold=True, tag=prompt)
+            requests[decoder.add(request)] = request
+        waiting = set(requests)
+        while waiting:
+            waiting -= {event.id for event in decoder.step() if event.finished}
+        seconds = clock() - before
+        outputs = {}
+        for at, request in requests.items():
+            reply = replace(request, limit=data.max_tokens, hold=False)
+            outputs[decoder.fork(at, [reply])[0]] = Output(reply)
+        steps: list[tuple[int, float]] = []
+        begun = clock()
+        while not decoder.idle and (len(steps) < 3 or clock() - begun < SECONDS):
+            before = clock()
+            events = decoder.step()
+            steps.append((len(events), clock() - before))
+            for event in events:
+                outputs[event.id].add(event)
+        return seconds, steps[1:] or steps, list(outputs.values())  # the first one warms up
+
+    def _score(self) -> float:
+        """Seconds that the rewards take per reply; what they load is loading."""
+        data, reference = self.data, self.data.reference
+        rows = [
+            (plain(o.request.tag), reference.decode(o.tokens, o.request.stop))
+            for o in self._outputs
+        ]
+        total = 0.0
+        for one in data.objectives:
+            count, each = 2, 0.0
+            first = True
+            while True:
+                prompts, replies = zip(*rows[:count], strict=True)
+                before = self.clock()
+                scores = score(one.name, one.reward, prompts, replies, one.scores_thoughts)
+                seconds = self.clock() - before
+                if first:
+                    self._load += seconds
+                each = seconds / len(replies)
+                if count >= len(rows) or seconds > SECONDS / 4:
+                    break
+                first, count = False, 8 * count
+            total += each
+            if len(replies) >= REPLIES / 4:
+                Units.measure(scores, one.name)
+        return total
+
+    def _draw_up(self) -> None:
+        """Put trees that nobody has sampled where the trainer looks for those of the round."""
+        data = self.data
+        pool = np.concatenate([one.tokens for one in self._outputs]).astype(np.int64)
+        random = np.random.default_rng(data.seed)
+        trees = []
+        for at, prompt in enumerate(data.prompts["train"][:TREES]):
+            start = data.reference.encode(prompt).tokens
+            tree = draw_tree(start, pool, data.shapes[0], self.lengths, (data.seed, at, "plan"))
+            rewards = random.normal(size=(len(tree.leaves), len(data.objectives)))
+            trees.append(replace(tree, rewards=rewards.astype(np.float32)))
+        self._tokens = sum(len(tree.tokens) for tree in trees)
+        self._groups = batches(data._packs(trees), data.batch_tokens, (data.seed, 0))
+        data._loaders = {0: loader(self._groups[:BATCHES], (data.seed, 0))}
+
+    def _memory(self) -> float:
+        """The peak in bytes: what the probe has taken, and rows that it has not filled."""
+        data, device = self.data, self.data.reference.model.device
+        longest = max(len(one.request.tokens) for one in self._outputs) + data.max_tokens
+        width = max(len(one.request.tokens) + len(one.tokens) for one in self._outputs)
+        each = GUIDED * token_bytes(data.reference.model)
+        missing = data.rows * each * max(0, longest - width)
+        if device.type == "cuda":
+            return float(torch.cuda.max_memory_reserved(device) + missing)
+        unit = 1 if sys.platform == "darwin" else 1024
+        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit + missing)
+
+    def _disk(self, size: Size) -> float:
+        """Bytes in the run folder, and those that MLflow keeps."""
+        from mavis.training.estimate import parts
+
+        weights, trained = self._weights
+        # The value model, the checkpoint with two moments, and a copy of each round in MLflow.
+        models = WEIGHTS * (2 * weights + 2 * trained + size.rounds * weights)
+        found = parts(size, self.rates())
+        sampled = sum(found[n].tokens for n in ("reference answers", "rollouts", "evaluation"))
+        return BASE + models + ROW_BYTES * sampled
+
+
+def run(trainer: Trainer, module: LightningModule, data: RolloutDataModule) -> str:
+    """Probe a fit with a trainer whose callbacks hold a `Plan`; return the estimate.
+
+    Raises:
+        ValueError: as the fit would: a reward fails, prompts are too few, and so on.
+    """
+    plan = next(each for each in trainer.callbacks if isinstance(each, Plan))  # type: ignore[attr-defined]
+    if plan.finished >= data.rounds:
+        return f"the run in {plan.out} is finished: nothing is left to train."
+    # Units are measured on all answers of the reference, which is what a plan does not wait for.
+    data.units = (Units(0.0, 1.0),) * len(data.objectives)
+    trainer.fit(module, datamodule=data)
+    return plan.report()
+
+
+def _finished_rounds(out: Path) -> int:
+    """The rounds that a run folder holds, and that a fit would not do again."""
+    if not ((out / LAST).is_file() and (out / METRICS).is_file()):
+        return 0
+    try:
+        return len(read_json(out / METRICS))
+    except (OSError, ValueError):
+        return 0
