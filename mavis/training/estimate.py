@@ -201,6 +201,7 @@ class Rates:
     lengths: Lengths
     reference: Speed
     guided: Speed
+    growth: float  # how much longer a tree takes than replies of as many tokens
     judge: float  # per token of a prompt or an answer, for advantages and the strength
     reward: float  # per reply
     learn: float  # per token of a tree, in the first pass over a round's trees
@@ -244,6 +245,7 @@ def parts(size: Size, rates: Rates) -> dict[str, Part]:
         for count, passes in ((size.trees, size.epochs), (size.validation_trees, 0)):
             at_once = max(1.0, min(count * leaves, size.rows))
             seconds = speed.seconds(count * size.prompt, count * tokens, at_once, longest)
+            seconds *= rates.growth
             grown = _sum(grown, Part(seconds, count * leaves, count * tokens))
             read = count * (tokens + size.prompt)
             # Held-out trees are only read, which is about a third of learning from them.
@@ -292,7 +294,8 @@ def report(size: Size, rates: Rates, memory: float, disk: float) -> str:
     trees = sorted({f"{tree_size(shape, rates.lengths)[0]:,.0f}" for shape in size.shapes})
     lines.append(
         f"{size.rounds} rounds of {size.trees} trees; {' or '.join(trees)} tokens a tree, "
-        f"{rates.lengths.mean(size.max_tokens):.0f} an answer; {size.rows} rows at a time"
+        f"{rates.lengths.mean(size.max_tokens):.0f} an answer; {size.rows} rows at a time\n"
+        "(where guided answers are as long as those of the reference)"
     )
     seconds = total(size, rates)
     if seconds > HOUR:

@@ -28,8 +28,9 @@ from mavis.prompts import Prompt, plain
 from mavis.reward import Units, score
 from mavis.storage import read_json
 from mavis.training.data import VALIDATION_TREES, RolloutDataModule
-from mavis.training.estimate import Lengths, Rates, Size, Speed, draw_tree, report
+from mavis.training.estimate import Lengths, Rates, Size, Speed, draw_tree, parts, report, tree_size
 from mavis.training.packing import batches, loader
+from mavis.training.rollout import grow
 from mavis.training.run_folder import LAST, METRICS, check_reference
 
 SECONDS = 4.0  # that a probe may take, about
@@ -37,10 +38,11 @@ REPLIES = 256  # of the reference that lengths are measured on, if there is time
 TREES = 24  # that are drawn up to learn from
 BATCHES = 12  # that are learned from in a pass
 READ = 64  # replies whose advantages are summed up
-KEEP = 2.0  # seconds a round for pictures and tracking
-ROW_BYTES = 60  # on disk, of a sampled token: its id, its numbers and its text
+KEEP = 1.0  # seconds a round for pictures and tracking
+ROW_BYTES = 26  # on disk, of a sampled token: its id, its numbers and its text
 WEIGHTS = 4  # bytes of a weight on disk
-BASE = 2e6  # bytes of pictures and settings, and of MLflow's data base
+TRACKED = 0.15e9  # bytes of memory that MLflow and the pictures take
+BASE = 3e6  # bytes of pictures and settings, and of MLflow's data base
 
 Clock = Callable[[], float]
 
@@ -74,6 +76,7 @@ class Plan(Callback):
         replies = [(len(one.tokens), one.reason in ("end", "stop")) for one in outputs]
         self.lengths = Lengths.measure(replies, data.max_tokens)
         self._outputs = [one for one in outputs if one.tokens]
+        self._growth = self._grow(policy, sampling)
         self._reward = self._score()
         self._draw_up()
 
@@ -142,16 +145,15 @@ class Plan(Callback):
 
     def rates(self) -> Rates:
         """What has been measured."""
-        # The first batch of all warms up.
-        first, *later = [
-            one[1:] if len(one) > 1 and not n else one for n, one in enumerate(self._passes)
-        ]
+        first, *later = self._passes
+        first = first[1:] or first  # the first batch of all warms up
         per_token = len(self._groups) / self._tokens  # batches
         learn = float(np.mean(first)) * per_token
         return Rates(
             lengths=self.lengths,
             reference=self._reference,
             guided=self._guided,
+            growth=self._growth,
             judge=self._judge,
             reward=self._reward,
             learn=learn,
@@ -217,6 +219,26 @@ class Plan(Callback):
                 outputs[event.id].add(event)
         return seconds, steps[1:] or steps, list(outputs.values())  # the first one warms up
 
+    def _grow(self, policy: GuidedPolicy, sampling: SamplingParams) -> float:
+        """How much longer trees take than replies of as many tokens: rows are copied for them."""
+        data, (shape, _) = self.data, self.data.shapes
+        prompts = data.prompts["train"][: 2 * TREES]
+        read = sum(len(data.reference.encode(prompt).tokens) for prompt in prompts)
+        tokens, leaves = (len(prompts) * each for each in tree_size(shape, self.lengths))
+
+        def seconds(tokens: float) -> float:
+            at_once = min(leaves, data.rows)
+            return self._reference.seconds(read, tokens, at_once, data.max_tokens)
+
+        if seconds(tokens) > SECONDS:  # of a large model: its steps outweigh all copies
+            return 1.0
+        before = self.clock()
+        seed = (data.seed, data.rounds)  # no round of the fit
+        trees = [tree for _, tree in grow(policy, prompts, shape, sampling, seed, data.rows)]
+        taken = self.clock() - before
+        sampled = sum(len(tree.tokens) - int(tree.start[1]) for tree in trees)
+        return max(1.0, taken / max(1e-9, seconds(sampled)))
+
     def _score(self) -> float:
         """Seconds that the rewards take per reply; what they load is loading."""
         data, reference = self.data, self.data.reference
@@ -226,22 +248,17 @@ class Plan(Callback):
         ]
         total = 0.0
         for one in data.objectives:
-            count, each = 2, 0.0
-            first = True
-            while True:
+            for number, count in enumerate((2, 16, 64, len(rows))):
                 prompts, replies = zip(*rows[:count], strict=True)
                 before = self.clock()
                 scores = score(one.name, one.reward, prompts, replies, one.scores_thoughts)
                 seconds = self.clock() - before
-                if first:
-                    self._load += seconds
-                each = seconds / len(replies)
-                if count >= len(rows) or seconds > SECONDS / 4:
+                self._load += 0.0 if number else seconds  # the first call loads what it needs
+                if seconds > SECONDS / 4:
                     break
-                first, count = False, 8 * count
-            total += each
+            total += seconds / len(replies)
             if len(replies) >= REPLIES / 4:
-                Units.measure(scores, one.name)
+                Units.measure(scores, one.name)  # raises an error where they are constant
         return total
 
     def _draw_up(self) -> None:
@@ -269,15 +286,13 @@ class Plan(Callback):
         if device.type == "cuda":
             return float(torch.cuda.max_memory_reserved(device) + missing)
         unit = 1 if sys.platform == "darwin" else 1024
-        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit + missing)
+        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit + TRACKED + missing)
 
     def _disk(self, size: Size) -> float:
         """Bytes in the run folder, and those that MLflow keeps."""
-        from mavis.training.estimate import parts
-
         weights, trained = self._weights
-        # The value model, the checkpoint with two moments, and a copy of each round in MLflow.
-        models = WEIGHTS * (2 * weights + 2 * trained + size.rounds * weights)
+        # The value model, the checkpoint with Adam's two moments, and what MLflow registers.
+        models = WEIGHTS * (3 * weights + 2 * trained)
         found = parts(size, self.rates())
         sampled = sum(found[n].tokens for n in ("reference answers", "rollouts", "evaluation"))
         return BASE + models + ROW_BYTES * sampled
