@@ -37,6 +37,8 @@ NEIGHBOURS = {
     "decoding.prompt_format": "decoding/test_reference.py",
     "decoding.prompt_requests": "decoding/test_policy.py",
     "decoding.row_table": "decoding/test_decoder_steps.py",
+    "training.decoding_speed": "training/test_plan.py",
+    "training.drawn_trees": "training/test_estimate.py",
     "learn": "test_versions.py",
     "report.cells": "report/test_html.py",
     "report.console": "report/test_undefined.py",

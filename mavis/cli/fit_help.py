@@ -108,6 +108,7 @@ def _own() -> list[tuple[str, str]]:
             "MLflow tracking URI (default: MLFLOW_TRACKING_URI, or mlflow.db beside --out)",
         ),
         ("--seed_everything N", "seed of all random draws (default: 0)"),
+        ("--plan", "say how long the fit will take, and what memory and disk; train nothing"),
         ("--print_config", "print all settings as YAML, usable with -c, and exit"),
     ]
 

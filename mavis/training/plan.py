@@ -9,26 +9,25 @@ writes into a folder that is thrown away.
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mavis.decoding.decoder import Decoder
 from mavis.decoding.policy import GuidedPolicy
-from mavis.decoding.request import Output, Request, SamplingParams
+from mavis.decoding.request import Output, SamplingParams
 from mavis.decoding.row_memory import GUIDED, token_bytes
 from mavis.decoding.value_model import ValueModel, decoding
 from mavis.evaluation.advantages import reply_advantages
-from mavis.prompts import Prompt, plain
+from mavis.prompts import plain
 from mavis.reward import Units, score
 from mavis.storage import read_json
 from mavis.training.data import VALIDATION_TREES, RolloutDataModule
-from mavis.training.estimate import Lengths, Rates, Size, Speed, draw_tree, parts, report, tree_size
+from mavis.training.decoding_speed import Clock, speed
+from mavis.training.drawn_trees import Lengths, draw_tree, tree_size
+from mavis.training.estimate import Rates, Size, Speed, parts, report
 from mavis.training.packing import batches, loader
 from mavis.training.rollout import grow
 from mavis.training.run_folder import LAST, METRICS, check_reference
@@ -43,8 +42,6 @@ ROW_BYTES = 26  # on disk, of a sampled token: its id, its numbers and its text
 WEIGHTS = 4  # bytes of a weight on disk
 TRACKED = 0.15e9  # bytes of memory that MLflow and the pictures take
 BASE = 3e6  # bytes of pictures and settings, and of MLflow's data base
-
-Clock = Callable[[], float]
 
 
 class Plan(Callback):
@@ -166,58 +163,10 @@ class Plan(Callback):
     def _decode(
         self, policy: GuidedPolicy, sampling: SamplingParams, wanted: int
     ) -> tuple[Speed, list[Output]]:
-        """Decode a few rows, then as many as the fit does, while there is time."""
-        data, ended = self.data, self.clock() + 3 * SECONDS
-        prompts = cycle(data.prompts["validation"] + data.prompts["train"])
-        few = max(1, data.rows // 16)
-        read, steps, outputs = self._run(policy, list(islice(prompts, few)), sampling, 1)
-        # So many prompts are read in a while; a line through the steps tells the rest.
-        count = max(1, min(data.rows, int(SECONDS / max(1e-9, read / few))))
-        number = 1
-        while number == 1 or (len(outputs) < wanted and self.clock() < ended):
-            number += 1
-            some = list(islice(prompts, count))
-            seconds, more, written = self._run(policy, some, sampling, number)
-            steps, outputs = [*steps, *more], [*outputs, *written]
-            tokens = sum(len(one.request.tokens) for one in written)
-            read = seconds / tokens
-        return Speed.measure(read, steps), outputs
-
-    def _run(
-        self, policy: GuidedPolicy, prompts: Sequence[Prompt], sampling: SamplingParams, number: int
-    ) -> tuple[float, list[tuple[int, float]], list[Output]]:
-        """Read prompts and sample a reply to each, for a while.
-
-        Returns:
-            seconds for reading; of each step its rows and its seconds; the replies, of which some
-            may be cut short, and then have no reason.
-        """
-        data, clock = self.data, self.clock
-        decoder = Decoder(policy.reference, policy.guides, policy.rule, len(prompts))
-        requests = {}
-        before = clock()
-        for at, prompt in enumerate(prompts):
-            start = policy.reference.encode(prompt)
-            key = (data.seed, number, at, "plan")
-            request = Request(start.tokens, 0, sampling, key, start.stop, hold=True, tag=prompt)
-            requests[decoder.add(request)] = request
-        waiting = set(requests)
-        while waiting:
-            waiting -= {event.id for event in decoder.step() if event.finished}
-        seconds = clock() - before
-        outputs = {}
-        for at, request in requests.items():
-            reply = replace(request, limit=data.max_tokens, hold=False)
-            outputs[decoder.fork(at, [reply])[0]] = Output(reply)
-        steps: list[tuple[int, float]] = []
-        begun = clock()
-        while not decoder.idle and (len(steps) < 3 or clock() - begun < SECONDS):
-            before = clock()
-            events = decoder.step()
-            steps.append((len(events), clock() - before))
-            for event in events:
-                outputs[event.id].add(event)
-        return seconds, steps[1:] or steps, list(outputs.values())  # the first one warms up
+        data = self.data
+        prompts = [*data.prompts["validation"], *data.prompts["train"]]
+        limits = (data.max_tokens, data.rows, wanted, SECONDS)
+        return speed(policy, prompts, sampling, *limits, data.seed, self.clock)
 
     def _grow(self, policy: GuidedPolicy, sampling: SamplingParams) -> float:
         """How much longer trees take than replies of as many tokens: rows are copied for them."""
