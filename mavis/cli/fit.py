@@ -119,7 +119,7 @@ class MavisCLI(LightningCLI):
         self.settings: dict[str, Any] = yaml.safe_load(text)[self.subcommand]
         self.folder, self.plan = Path(self.settings["out"]), self.settings.pop("plan")
         if self.plan and (self.subcommand != "fit" or self.settings["trainer"]["fast_dev_run"]):
-            raise ValueError("--plan estimates a whole `mavis fit`: give it to that, without more.")
+            raise ValueError("--plan estimates a whole `mavis fit`: give it to that alone.")
         if self.settings["trainer"]["fast_dev_run"]:  # separate, as it is no complete round
             self.folder /= "fast_dev_run"
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -29,6 +29,7 @@ EXAMPLES = (
     "mavis fit --objective brevity --data.prompts my_prompts.jsonl --data.reference path/to/model",
     "mavis fit -c configs/qwen-helpfulness.yaml",
 )
+PLAN = ("--plan", "only say what it will take: time, memory and disk, from a minute's probe")
 # The trainer options in common use; `--help all` lists all of Lightning's.
 TRAINER = {
     "accelerator": "cpu, cuda, mps, …; auto uses what torch detects (default: auto)",
@@ -66,7 +67,7 @@ def page(words: Sequence[str], summary: str, name: str | None) -> str:
     except (ImportError, SyntaxError) as error:
         model.append(("", f"(its options cannot be read: {error})"))
     parts = {
-        "what to fit": _own(),
+        "what to fit": [*_own(), *([PLAN] if words[0] == "fit" else [])],
         "prompts, reference and rollouts": [_line(f"--data.{o.name}", o) for o in data],
         f"the module that is trained, {module}": model,
         "training": [(f"--trainer.{key}", text) for key, text in TRAINER.items()],
@@ -108,7 +109,6 @@ def _own() -> list[tuple[str, str]]:
             "MLflow tracking URI (default: MLFLOW_TRACKING_URI, or mlflow.db beside --out)",
         ),
         ("--seed_everything N", "seed of all random draws (default: 0)"),
-        ("--plan", "say how long the fit will take, and what memory and disk; train nothing"),
         ("--print_config", "print all settings as YAML, usable with -c, and exit"),
     ]
 

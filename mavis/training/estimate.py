@@ -205,7 +205,7 @@ def report(size: Size, rates: Rates, memory: float, disk: float) -> str:
         lines.append(f"{name:<20}{counts[0]:>12}{counts[1]:>14}{duration(part.seconds):>16}")
     trees = sorted({f"{tree_size(shape, rates.lengths)[0]:,.0f}" for shape in size.shapes})
     lines.append(
-        f"{size.rounds} rounds of {size.trees} trees; {' or '.join(trees)} tokens a tree, "
+        f"{size.trees} trees a round, {size.rounds} to go; {' or '.join(trees)} tokens a tree, "
         f"{rates.lengths.mean(size.max_tokens):.0f} an answer; {size.rows} rows at a time\n"
         "(where guided answers are as long as those of the reference)"
     )
