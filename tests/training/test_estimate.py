@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mavis.training.drawn_trees import Lengths, draw_tree, tree_size
-from mavis.training.estimate import Rates, Size, Speed, parts, report, total
+from mavis.training.estimate import Rates, Size, Speed, duration, parts, report, total
 from mavis.training.rollout import Shape
 
 NEVER, AT_ONCE = Lengths((0.0,) * 16), Lengths((1.0,) * 16)
@@ -40,6 +40,8 @@ NOTHING = Rates(
     load=0.0,
 )
 
+LEAVES = 12 * (tree_size(SHAPE, NEVER)[1] + 2 * tree_size(SIZE.later, NEVER)[1])
+
 
 def test_lengths_of_replies_that_were_all_cut_short_or_all_ended():
     assert Lengths.measure([(3, False), (5, False)], 8).mean(8) == 8
@@ -62,7 +64,6 @@ def test_a_tree_whose_replies_never_end_has_all_its_leaves():
     assert tree.start[1] == 2
     assert set(tree.reasons) == {"length"}
     assert tree.depth()[tree.start[tree.leaves + 1] - 1].tolist() == [17] * 16
-    assert tree_size(SHAPE, NEVER)[1] == 16
 
 
 def test_a_tree_whose_replies_end_at_once_has_one_token_for_each():
@@ -98,14 +99,14 @@ def test_answers_and_tokens_of_every_part():
     assert (found["evaluation"].answers, found["evaluation"].tokens) == (36, 36 * 16)
     first, later = (tree_size(shape, NEVER) for shape in (SHAPE, SIZE.later))
     assert found["rollouts"].tokens == pytest.approx(12 * (first[0] + 2 * later[0]))
-    assert found["rollouts"].answers == 12 * (16 + 2 * 4)
-    assert found["rewards"].answers == 24 + 12 * 24 + 36
+    assert found["rollouts"].answers == pytest.approx(12 * (first[1] + 2 * later[1]))
+    assert found["rewards"].answers == 24 + found["rollouts"].answers + 36
 
 
 @pytest.mark.parametrize(
     ("name", "rate", "part", "seconds"),
     [
-        ("reward", 1.0, "rewards", 24 + 288 + 36),
+        ("reward", 1.0, "rewards", 24 + LEAVES + 36),
         ("keep", 2.0, "keeping results", 6),
         ("load", 5.0, "loading", 5),
         ("solve", 4.0, "training", 12),
@@ -138,9 +139,11 @@ def test_a_long_fit_says_what_shortens_it():
     text = report(SIZE, rates, 2e9, 1e8).splitlines()
     assert "that is long" in text[-2]
     named = text[-2].partition(": ")[2].split(", ")
-    assert named[0].startswith("--data.trees 5 saves")  # most replies are leaves
+    assert named[0].startswith("--data.rounds 1 saves")  # most replies are those of rounds
+    saved = total(SIZE, rates) - total(replace(SIZE, trees=5), rates)
+    assert f"--data.trees 5 saves {duration(saved)}" in named
     assert any(words.startswith("--data.best_of 3 saves 20 minutes") for words in named)
-    assert text[-1] == "in all about 9.7 hours, 2.0 GB of memory, 0.1 GB of disk"
+    assert text[-1] == "in all about 9.5 hours, 2.0 GB of memory, 0.1 GB of disk"
     assert "that is long" not in report(SIZE, NOTHING, 2e9, 1e8)
 
 
