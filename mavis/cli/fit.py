@@ -27,7 +27,7 @@ from mavis.tracking.mlflow_logger import Tracking
 from mavis.training.callbacks import Rounds
 from mavis.training.data import RolloutDataModule
 from mavis.training.progress_bar import Bar
-from mavis.training.run_folder import LAST, check_checkpoint, check_same_run, keep_settings
+from mavis.training.run_folder import LAST, check_checkpoint, check_rates, check_same_run, keep_settings
 
 QUIET = (
     "LightningCLI's args parameter",  # `main` takes its words apart before Lightning sees them
@@ -117,6 +117,8 @@ class MavisCLI(LightningCLI):
             self.folder /= "fast_dev_run"
             shutil.rmtree(self.folder, ignore_errors=True)
             self.config[self.subcommand]["trainer"]["default_root_dir"] = str(self.folder)
+        if self.subcommand == "fit":
+            check_rates(self.folder, self.settings["data"]["rounds"])
         check_same_run(self.folder, self.settings)
         if self.subcommand != "fit" and not (self.folder / LAST).is_file():
             raise FileNotFoundError(

@@ -25,7 +25,7 @@ LEAST_SLOPE = 0.5  # below it, values are more than twice as large as what they 
 def judge(data: RolloutDataModule, network: ValueModel, split: str) -> dict[str, float]:
     """Hold the first objective's values against rewards of the reference's held-out answers.
 
-    Where the fit has a KL budget, the strength that spends it is found on these answers, too.
+    Where the fit has a KL budget, the strength that spends it is found on the validation answers.
 
     Returns:
         correlation, its 95 % interval, slope and R² of `evaluation.advantages`, the strength, the
@@ -37,7 +37,7 @@ def judge(data: RolloutDataModule, network: ValueModel, split: str) -> dict[str,
     rewards = baseline.standard(data.units)[: len(prompts), :, 0]
     with decoding(network):
         advantages = reply_advantages(policy, prompts, tokens, data.sampling(0))
-        kl = _strength(data, policy, prompts, tokens)
+        kl = _strength(data, policy, prompts, tokens, split == "validation")
     found = agreement(advantages[..., 0], rewards[:, :ANSWERS])
     # Of a policy that is tilted a little, by values whose advantages correlate so with the truth.
     spread = float(np.sqrt(np.nanvar(rewards, axis=1, ddof=1).mean()))
@@ -60,8 +60,9 @@ def _strength(
     policy: GuidedPolicy,
     prompts: Sequence[Prompt],
     tokens: Sequence[Sequence[Sequence[int]]],
+    choose: bool,
 ) -> float:
-    """Set the strength that spends the KL budget, if there is one; return the KL expected at it."""
+    """The KL that is expected at the strength, which is first chosen to spend a KL budget."""
     pairs = [(p, one) for p, few in zip(prompts, tokens, strict=True) for one in few if one]
     sampling = data.sampling(len(policy.objectives))
     weights = dict(zip(policy.objectives, sampling.weights, strict=True))
@@ -72,7 +73,7 @@ def _strength(
     }
     asked, replies = [p for p, _ in pairs], [list(one) for _, one in pairs]
     expected = ExpectedKL(policy, asked, replies, weights, **used)
-    if data.kl_budget is not None:
+    if choose and data.kl_budget is not None:
         # Values that are the same for all tokens spend nothing: the round is then not promoted.
         with suppress(ValueError):
             data.strength.set(expected.strength(data.kl_budget, data.strength.beta))

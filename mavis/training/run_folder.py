@@ -62,6 +62,25 @@ def check_same_run(folder: Path, settings: Mapping[str, Any]) -> None:
             )
 
 
+def check_rates(folder: Path, rounds: int) -> None:
+    """Refuse to go on training where the learning rates meant something else.
+
+    Args:
+        folder: the run folder.
+        rounds: how many the run is to have.
+
+    Raises:
+        ValueError: rounds are left, and a mavis that knew no KL budget has begun the run.
+    """
+    if not (folder / CONFIG).is_file() or "kl_budget" in read_settings(folder)["data"]:
+        return
+    if not (folder / METRICS).is_file() or len(read_json(folder / METRICS)) < rounds:
+        raise ValueError(
+            f"{folder} was begun by an earlier mavis whose learning rates mean something else: "
+            "give another --out."
+        )
+
+
 def read_settings(folder: Path) -> dict[str, Any]:
     """The settings that a run folder was made with.
 
