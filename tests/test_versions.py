@@ -87,8 +87,7 @@ def as_it_was(run):
     settings = yaml.safe_load((run / "config.yaml").read_text().partition("\n")[2])
     settings["model"]["class_path"] = "mavis.learn.module.ValueModule"
     arguments, data = settings["model"]["init_args"], settings["data"]
-    for options, name in ((arguments, "credit"), (arguments, "trunk_lr"), (data, "kl_budget")):
-        del options[name]
+    del arguments["credit"], arguments["trunk_lr"], data["kl_budget"]
     arguments.update(source="action", lr=0.001)
     data["eta"] = 0.5
     (run / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))

@@ -27,7 +27,13 @@ from mavis.tracking.mlflow_logger import Tracking
 from mavis.training.callbacks import Rounds
 from mavis.training.data import RolloutDataModule
 from mavis.training.progress_bar import Bar
-from mavis.training.run_folder import LAST, check_checkpoint, check_rates, check_same_run, keep_settings
+from mavis.training.run_folder import (
+    LAST,
+    check_checkpoint,
+    check_rates,
+    check_same_run,
+    keep_settings,
+)
 
 QUIET = (
     "LightningCLI's args parameter",  # `main` takes its words apart before Lightning sees them

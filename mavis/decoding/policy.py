@@ -235,8 +235,9 @@ class GuidedPolicy:
         Args:
             prompts: P texts or chats; or a single one.
             completions: P answers: of any policy, as texts without an end token, or as tokens.
-            weights, beta, **settings: λ by objective, the strength of the tilt, and temperature,
-                top_k and top_p, as in `generate`.
+            weights: λ by objective.
+            beta: strength of the tilt.
+            **settings: temperature, top_k and top_p, as in `generate`.
 
         Returns:
             a score for each; what decoding reported of its own answers, to rounding.

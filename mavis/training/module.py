@@ -156,11 +156,13 @@ class ValueModule(LightningModule):
         Joint credit takes no gradient steps: the first pass of a round gathers its moments.
         """
         if self.joint_head is not None:
-            with torch.no_grad():
-                hidden = self._hidden(batch)
-                self.joint_head.add(hidden, _before(hidden, batch), batch)
+            if self.joint_head.moments is not None:
+                with torch.no_grad():
+                    hidden = self._hidden(batch)
+                    self.joint_head.add(hidden, _before(hidden, batch), batch)
             # Nothing to descend: a zero that depends on the head keeps the trainer's loop as it is.
-            return 0.0 * sum(part.sum() for part in self.network.head.state.parameters())
+            state = self.network.head.state
+            return 0.0 * (state.weight.sum() + state.bias.sum())
         loss = value_losses(self(batch), batch.targets).mean()
         self.log("train_loss", loss, prog_bar=True)
         return loss

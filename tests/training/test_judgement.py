@@ -18,6 +18,7 @@ from mavis.training import judgement
 from mavis.training.data import RolloutDataModule
 from mavis.training.judgement import ANSWERS, doubts, in_a_line, overspent, truncation_hint
 
+
 def data_of(kl_budget=None):
     return SimpleNamespace(
         trees=40, kl_budget=kl_budget, objective=SimpleNamespace(name="humor"), max_tokens=8
@@ -192,9 +193,7 @@ def test_a_strength_that_was_given_stays(fit_words, tmp_path, words, beta):
     assert load({"trial": tmp_path / "run" / "value"}).beta == beta
 
 
-def test_a_round_that_is_taken_back_gives_back_its_strength(
-    fit_words, tmp_path, monkeypatch, capsys
-):
+def test_a_round_that_is_taken_back_gives_back_its_strength(fit_words, tmp_path, monkeypatch):
     """To the next round, to the test, and to a value model that is written again."""
     run = tmp_path / "run"
     monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
