@@ -18,6 +18,7 @@ from mavis.training.data import RolloutDataModule
 ANSWERS = 4  # reference answers to a prompt that values are judged on
 SHOWN_TRUNCATION = 0.1  # nats an answer that truncation may cost without a word
 DEAR_TRUNCATION = 0.02  # nats a token that it may cost without a hint
+MOST = 1 << 28  # numbers that are kept to find the strength: 1 GiB
 OVERSPENT = 1.5  # times the KL budget that a round may cost and still be promoted
 LEAST_SLOPE = 0.5  # below it, values are more than twice as large as what they foretell
 
@@ -71,6 +72,10 @@ def _strength(
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,
     }
+    # Every n-th reply, where those of all would fill the memory: of a whole vocabulary, say.
+    numbers = (sampling.top_k or data.reference.vocabulary) * (1 + len(policy.objectives))
+    states = sum(len(one) for _, one in pairs)
+    pairs = pairs[:: max(1, -(-numbers * states // MOST))]
     asked, replies = [p for p, _ in pairs], [list(one) for _, one in pairs]
     expected = ExpectedKL(policy, asked, replies, weights, **used)
     if choose and data.kl_budget is not None:

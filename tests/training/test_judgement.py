@@ -169,6 +169,29 @@ def test_the_strength_spends_the_budget(tiny_fit, tiny_folder):
     assert spent == pytest.approx(last["kl_expected"], rel=1e-3)
 
 
+def test_no_more_is_kept_than_fits(fit_words, tmp_path, monkeypatch):
+    """The strength is then found on some of the replies."""
+    monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
+    counts, inner = [], judgement.ExpectedKL
+
+    def watched(policy, prompts, replies, *others, **settings):
+        counts.append(len(replies))
+        assert len(prompts) == len(replies)
+        return inner(policy, prompts, replies, *others, **settings)
+
+    monkeypatch.setattr(judgement, "ExpectedKL", watched)
+    assert main(fit_words(tmp_path / "one", "--data.rounds", "1")) == 0
+    monkeypatch.setattr(judgement, "MOST", 600)  # 12 candidates, each with one value
+    assert main(fit_words(tmp_path / "two", "--data.rounds", "1")) == 0
+    assert counts[0] == 8
+    assert 1 <= counts[1] < 8
+    whole, few = (
+        json.loads((tmp_path / name / "metrics.json").read_text())[0] for name in ("one", "two")
+    )
+    assert few["kl_expected"] == pytest.approx(2.0, rel=0.01)
+    assert few["beta"] != whole["beta"]
+
+
 def test_what_is_predicted_of_a_round(tiny_fit):
     """The mean reward of the reference, and √(2 KL) · correlation · spread above it."""
     rows = list(Shards(tiny_fit / "reference" / "validation" / "made").rows())
