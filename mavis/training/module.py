@@ -59,7 +59,7 @@ class ValueModule(LightningModule):
         credit: Credit | None = None,
         trunk: int | str | None = None,
         lora: dict[str, Any] | None = None,
-        lr: float = 1.0,
+        lr: float = 2.0,
         trunk_lr: float | None = None,
         later_lr: float = 0.7,
         warmup: int = 20,
