@@ -228,7 +228,7 @@ def test_debug_shows_the_traceback(fit_words, tmp_path):
     [
         (["--data.eta", "0.25"], "holds a run with data.eta = None, not 0.25"),
         (["--seed_everything", "5"], "holds a run with seed_everything = 0, not 5"),
-        (["--model.lr", "0.1"], "holds a run with model.init_args.lr = 1.0, not 0.1"),
+        (["--model.lr", "0.1"], "holds a run with model.init_args.lr = 2.0, not 0.1"),
         (["--objective", "rival"], "holds a run with objective = trial, not rival"),
         (["--data.branching", "[3,3]"], "data.branching"),
     ],
