@@ -203,6 +203,14 @@ def test_eta_and_beta(make):
             make(**changes)
 
 
+def test_joint_credit_reads_trees_uncut(make):
+    data = make(batch_tokens=16)
+    trees = data._grow("train", 0)
+    assert len(data._packs(trees)) > len(trees)
+    data.trainer.lightning_module.joint = True
+    assert len(data._packs(trees)) == len(trees)
+
+
 def test_the_strength_is_kept_with_the_rounds(make):
     data, resumed = make(), make(folder="other")
     data.round = 3
