@@ -82,6 +82,7 @@ STORY = (
     "training.data",
     "training.judgement",
     "training.joint_head",
+    "training.rates",
     "training.module",
     "training.drawn_trees",
     "training.estimate",

@@ -215,13 +215,15 @@ def _winsorised(values: "Tensor") -> "Tensor":
     """Scores [B], those beyond 4 robust deviations of the median moved to that edge.
 
     The deviation is taken from the quartiles or, where it is larger, from the range that all but
-    one in a hundred lie in: a reward that is seldom anything but its usual value keeps its tail.
+    one in a hundred lie in, which is never cut: a reward that is seldom anything but its usual
+    value keeps its tail.
     """
     low, first, middle, third, high = values.quantile(values.new_tensor(_QUANTILES)).tolist()
     deviation = max((third - first) / 1.349, (high - low) / 5.152)  # both 1 for a normal reward
     if deviation <= 0:
         return values
-    return values.clamp(middle - _EDGE * deviation, middle + _EDGE * deviation)
+    reach = _EDGE * deviation
+    return values.clamp(min(low, middle - reach), max(high, middle + reach))
 
 
 def standardised(rewards: "npt.NDArray[Any]", units: Sequence[Units]) -> "npt.NDArray[Any]":

@@ -246,8 +246,8 @@ class Naive:
         table = model.get_input_embeddings().weight.detach().double()
         state = self.hidden(model, tokens)[0].double()
         mixed = (head["mix.weight"] @ state).reshape(len(network.card.objectives), -1)
-        common = weight @ state + bias
-        return [(common + mixed @ table[a] + head["token"][a]).tolist() for a in candidates]
+        common, apart = weight @ state + bias, table - head["centre"]
+        return [(common + mixed @ apart[a] + head["token"][a]).tolist() for a in candidates]
 
     def step(self, tokens: Sequence[int], sampling: SamplingParams) -> "NaiveStep":
         """Everything about one step, by the formulas of the tilt written out."""

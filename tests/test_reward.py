@@ -191,6 +191,46 @@ def test_standard_scores_have_mean_0_and_deviation_1_on_any_scale():
     assert standard.std().item() == pytest.approx(1, abs=1e-5)
 
 
+def test_one_freak_reply_does_not_set_the_units():
+    scores = torch.randn(2000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    usual = Units.measure(scores)
+    for freak in (1e3, -1e9):
+        found = Units.measure(torch.cat([scores, torch.tensor([freak], dtype=torch.float64)]))
+        assert found.mean == pytest.approx(usual.mean, abs=0.01)
+        assert found.std == pytest.approx(usual.std, rel=0.01)
+
+
+def test_usual_replies_are_measured_as_they_are():
+    """Four deviations reach beyond nearly all of a bell, and of a flat or a skewed spread."""
+    draws = torch.Generator().manual_seed(1)
+    normal = torch.randn(2000, dtype=torch.float64, generator=draws)
+    for scores in (normal, torch.rand(2000, dtype=torch.float64, generator=draws), normal.abs()):
+        found = Units.measure(scores)
+        assert found.mean == pytest.approx(scores.mean().item(), abs=1e-3)
+        assert found.std == pytest.approx(scores.std().item(), rel=0.01)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.5, 0.95])
+def test_a_reward_that_is_seldom_won_keeps_its_tail(share):
+    """Its quartiles are the same; what is won now and then is all there is to learn."""
+    won = round(2000 * share)
+    scores = torch.tensor([1.0] * won + [0.0] * (2000 - won))
+    found = Units.measure(scores)
+    assert found.mean == pytest.approx(share, abs=1e-6)
+    assert found.std == pytest.approx(scores.std().item(), rel=1e-5)
+
+
+def test_a_reward_that_one_reply_in_a_thousand_wins():
+    """Nothing says how far the others spread: it is measured as it is, not refused."""
+    found = Units.measure([0.0] * 999 + [1.0])
+    assert found.std == pytest.approx(0.0316, rel=0.01)
+
+
+def test_two_scores_are_their_own_units():
+    found = Units.measure([2.0, 5.0])
+    assert (found.mean, found.std) == pytest.approx((3.5, 4.5**0.5))
+
+
 @pytest.mark.parametrize("scores", [[2.0, 2.0], [0.0] * 5, [1e4, 1e4 + 1e-3, 1e4]])
 def test_constant_scores_are_refused(scores):
     with pytest.raises(ValueError, match="constant scores"):

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 import mavis
 from mavis.cli.fit_help import options
 from mavis.cli.main import main
-from mavis.decoding.value_model import read_card
 from mavis.evaluation.collect import Collector
 from mavis.objective import Objective
 from mavis.training.collect import collect_trees
@@ -72,7 +73,11 @@ def test_old_trees_are_read_and_not_scored_again(tmp_path):
 
 
 def as_it_was(run):
-    """Make a run what earlier versions left: no numbers of formats, the old name of the module."""
+    """Make a run what earlier versions left.
+
+    No numbers of formats, the old name of the module, another meaning of the learning rates, a
+    given strength in place of a KL budget, and heads without a centre.
+    """
     (run / "value" / "SHA256SUMS").unlink()
     for file in (run / "value" / "value.json", run / "reference" / "identity.json"):
         content = json.loads(file.read_text())
@@ -81,24 +86,88 @@ def as_it_was(run):
         file.with_name(f".{file.name}.sha256").unlink(missing_ok=True)
     settings = yaml.safe_load((run / "config.yaml").read_text().partition("\n")[2])
     settings["model"]["class_path"] = "mavis.learn.module.ValueModule"
+    arguments, data = settings["model"]["init_args"], settings["data"]
+    del arguments["credit"], arguments["trunk_lr"], data["kl_budget"]
+    arguments.update(source="action", lr=0.001)
+    data["eta"] = 0.5
     (run / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    entries = json.loads((run / "metrics.json").read_text())
+    news = ("beta", "kl_expected", "reward_spread", "reward_predicted")
+    for entry in entries:
+        for name in news:
+            del entry[name]
+    (run / "metrics.json").write_text(json.dumps(entries))
+    (run / ".metrics.json.sha256").unlink()
+    head = load_file(run / "value" / "head.safetensors")
+    save_file({n: x for n, x in head.items() if n != "centre"}, run / "value" / "head.safetensors")
+    last = run / "checkpoints" / "last.ckpt"
+    state = torch.load(last, weights_only=True)
+    del state["state_dict"]["network.head.centre"], state["RolloutDataModule"]["beta"]
+    (optimizer,) = state["optimizer_states"]
+    one, *others = optimizer["param_groups"]
+    one["params"] += [number for group in others for number in group["params"]]
+    optimizer["param_groups"] = [one]
+    torch.save(state, last)
+    (last.parent / ".last.ckpt.sha256").unlink()
 
 
-@pytest.mark.parametrize("words", ["the same options", "its own configuration"])
-def test_an_old_run_goes_on(tiny_fit, fit_words, tmp_path, capsys, monkeypatch, words):
+@pytest.fixture
+def old_run(tiny_fit, tmp_path, monkeypatch):
     monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
-    run = tmp_path / "run"
-    shutil.copytree(tiny_fit, run)
+    run = shutil.copytree(tiny_fit, tmp_path / "run")
     as_it_was(run)
-    same = (
-        fit_words(run) if words == "the same options" else ["fit", "-c", str(run / "config.yaml")]
-    )
-    assert main([*same, "--out", str(run), "--data.rounds", "3"]) == 0, capsys.readouterr().err
+    return run
+
+
+def words_for(fit_words, run, spelled, command="fit"):
+    """The options that the run had, spelled out or from its own configuration."""
+    if spelled:
+        then = ("--data.eta", "0.5", "--model.source", "action", "--model.lr", "0.001")
+        return fit_words(run, *then, command=command)
+    return [command, "-c", str(run / "config.yaml"), "--out", str(run)]
+
+
+@pytest.mark.parametrize("spelled", [True, False])
+def test_an_old_run_that_is_finished_is_of_use(old_run, fit_words, capsys, spelled):
+    files = ("config.yaml", "metrics.json", "value/value.json")
+    before = [(old_run / file).read_text() for file in files]
+    assert main(words_for(fit_words, old_run, spelled)) == 0
+    assert "this run is finished: nothing is left to train" in capsys.readouterr().err
+    for command in ("validate", "test"):
+        words = words_for(fit_words, old_run, spelled, command)
+        assert main(words) == 0, capsys.readouterr().err
+    found = json.loads((old_run / "test.json").read_text())
+    assert found["beta"] == 2.0  # 1 / η, as it was
+    assert [(old_run / file).read_text() for file in files] == before
+    words = ["generate", "an um", "--weights.trial", "1", "--values.trial", f"{old_run / 'value'}"]
+    assert main([*words, "--max_tokens", "3"]) == 0
+
+
+@pytest.mark.parametrize("spelled", [True, False])
+def test_an_old_run_is_not_trained_on(old_run, fit_words, capsys, spelled):
+    """Its learning rate means something else now, and would teach nothing."""
+    before = {path: path.read_bytes() for path in old_run.rglob("*") if path.is_file()}
+    assert main([*words_for(fit_words, old_run, spelled), "--data.rounds", "3"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert f"{old_run} was begun by an earlier mavis" in line
+    assert "give another --out" in line
+    assert before == {path: path.read_bytes() for path in before}
+    (old_run / "metrics.json").unlink()  # stopped in its first round
+    assert main(words_for(fit_words, old_run, spelled)) == 2
+
+
+def test_a_run_of_today_goes_on_under_the_old_name_of_the_module(
+    tiny_fit, fit_words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
+    run = shutil.copytree(tiny_fit, tmp_path / "run")
+    settings = yaml.safe_load((run / "config.yaml").read_text().partition("\n")[2])
+    settings["model"]["class_path"] = "mavis.learn.module.ValueModule"
+    (run / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    assert main(fit_words(run, "--data.rounds", "3")) == 0, capsys.readouterr().err
     before, after = (json.loads((f / "metrics.json").read_text()) for f in (tiny_fit, run))
     assert after[:2] == before
     assert [entry["round"] for entry in after] == [0, 1, 2]
-    assert read_card(run / "value").rounds == 3
-    assert json.loads((run / "value" / "value.json").read_text())["format"] == FORMAT
 
 
 def newer(file):

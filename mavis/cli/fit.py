@@ -30,7 +30,13 @@ from mavis.training.callbacks import Rounds
 from mavis.training.data import RolloutDataModule
 from mavis.training.plan import Plan, run
 from mavis.training.progress_bar import Bar
-from mavis.training.run_folder import LAST, check_checkpoint, check_same_run, keep_settings
+from mavis.training.run_folder import (
+    LAST,
+    check_checkpoint,
+    check_rates,
+    check_same_run,
+    keep_settings,
+)
 
 QUIET = (
     "LightningCLI's args parameter",  # `main` takes its words apart before Lightning sees them
@@ -38,7 +44,7 @@ QUIET = (
     ".*does not have many workers",  # batches are made in memory
     ".*`self.log.*on_epoch.*sync_dist",  # every rank validates on all trees
 )
-PLAN = "estimate the time, memory and disk that the fit will take, and train nothing"
+PLAN = "say what the fit will take (time, memory, disk) after a short probe, and train nothing"
 LEGACY = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 
 
@@ -124,6 +130,8 @@ class MavisCLI(LightningCLI):
             self.folder /= "fast_dev_run"
             shutil.rmtree(self.folder, ignore_errors=True)
             self.config[self.subcommand]["trainer"]["default_root_dir"] = str(self.folder)
+        if self.subcommand == "fit":
+            check_rates(self.folder, self.settings["data"]["rounds"])
         check_same_run(self.folder, self.settings)
         if self.subcommand != "fit" and not (self.folder / LAST).is_file():
             raise FileNotFoundError(

@@ -29,7 +29,7 @@ EXAMPLES = (
     "mavis fit --objective brevity --data.prompts my_prompts.jsonl --data.reference path/to/model",
     "mavis fit -c configs/qwen-helpfulness.yaml",
 )
-PLAN = ("--plan", "only say what it will take: time, memory and disk, from a minute's probe")
+PLAN = ("--plan", "say what it will take: time, memory, disk")
 # The trainer options in common use; `--help all` lists all of Lightning's.
 TRAINER = {
     "accelerator": "cpu, cuda, mps, …; auto uses what torch detects (default: auto)",
@@ -109,7 +109,7 @@ def _own() -> list[tuple[str, str]]:
             "MLflow tracking URI (default: MLFLOW_TRACKING_URI, or mlflow.db beside --out)",
         ),
         ("--seed_everything N", "seed of all random draws (default: 0)"),
-        ("--print_config", "print all settings as YAML, usable with -c, and exit"),
+        ("--print_config", "print all settings as YAML for -c, and exit"),
     ]
 
 

@@ -62,21 +62,13 @@ class GuidedPolicy:
     def beta(self) -> float:
         """The strength of the tilt that the guides were made for: of a value model 1 / η.
 
-        Other policies are mixed at strength 1: their log-ratios are in nats, as π_ref is.
-
-        Raises:
-            ValueError: they were made for different ones.
+        Of value models for different strengths it is the smallest, so that none is overdone. Other
+        policies are mixed at strength 1: their log-ratios are in nats, as π_ref is.
         """
         values = [guide.natural_beta for guide in self.guides if guide.units]
-        betas = {beta for beta in values if beta is not None}
-        if len(betas) > 1:
-            etas = ", ".join(f"{1 / beta:g}" for beta in sorted(betas, reverse=True))
-            raise ValueError(
-                "beta must be given: the value models were trained for different strengths "
-                f"(eta {etas})."
-            )
+        betas = [beta for beta in values if beta is not None]
         if betas:
-            return betas.pop()
+            return min(betas)
         others = {guide.natural_beta for guide in self.guides if not guide.units}
         return others.pop() or SamplingParams.beta if others else SamplingParams.beta
 
@@ -242,8 +234,7 @@ class GuidedPolicy:
 
         Args:
             prompts: P texts or chats; or a single one.
-            completions: P answers: of this or another policy, as texts, or as tokens. A text is
-                scored as it is, without an end token after it.
+            completions: P answers: of any policy, as texts without an end token, or as tokens.
             weights: λ by objective.
             beta: strength of the tilt.
             **settings: temperature, top_k and top_p, as in `generate`.

@@ -73,7 +73,7 @@ class ActionHead(nn.Module):
         outputs, look_up = self.token.shape[1], nn.functional.embedding  # faster than indexing
         hidden = hidden.to(self.mix.weight.dtype)
         direction = self.mix(hidden).unflatten(-1, (outputs, -1)).float()  # [..., M, E]
-        apart = look_up(tokens, table).float() - self.centre  # [..., K, E]
+        apart = look_up(tokens, table).float() - self.centre.float()  # [..., K, E]
         meeting = apart @ direction.transpose(-1, -2)  # [..., K, M]
         value: Tensor = (
             meeting + self.state(hidden).float()[..., None, :] + look_up(tokens, self.token).float()

@@ -43,7 +43,8 @@ class Rounds(Callback):
 
     def __init__(self) -> None:
         self._entries: list[dict[str, Any]] = []  # of `metrics.json`, for the finished rounds
-        self._before: list[torch.Tensor] = []  # what is trained, as the round found it
+        # What is learned, and the strength of its policy, as the round found them.
+        self._before: tuple[list[torch.Tensor], float] = [], 0.0
         self._started = 0.0
         self._cpu = 0.0  # of this process without collecting, when the round began
 
@@ -80,8 +81,8 @@ class Rounds(Callback):
     def on_train_epoch_start(self, trainer: Trainer, _: LightningModule) -> None:
         """At the start of a round, restart the optimizer and its schedule."""
         if trainer.current_epoch % self._data.epochs == 0:
-            trained = [p for p in self._module.network.parameters() if p.requires_grad]
-            self._before = [parameter.detach().clone() for parameter in trained]
+            copies = [tensor.detach().clone() for tensor in self._module.learned()]
+            self._before = copies, self._data.strength.beta
             self._started = time.perf_counter()
             if trainer.current_epoch > 0:
                 trainer.strategy.setup_optimizers(trainer)
@@ -98,7 +99,7 @@ class Rounds(Callback):
         # Every process keeps the entries, and so comes to the same decision.
         earlier = [old for old in self._entries if old["round"] < data.round]
         good = judgement.learned(entry) and not judgement.overspent(entry, data)
-        entry["promoted"] = good or not any(old.get("promoted") for old in earlier)
+        entry["promoted"] = good or not any(old.get("promoted", True) for old in earlier)
         self._entries = [*earlier, entry]
         if not entry["promoted"]:
             self._take_back()
@@ -110,11 +111,12 @@ class Rounds(Callback):
         self._restart()  # measuring is not training
 
     def _take_back(self) -> None:
-        """Put back the values of the round before: the next round starts from those."""
-        trained = [p for p in self._module.network.parameters() if p.requires_grad]
+        """Put back the values and the strength of the round before: the next starts from those."""
+        copies, beta = self._before
         with torch.no_grad():
-            for parameter, before in zip(trained, self._before, strict=True):
-                parameter.copy_(before)
+            for tensor, before in zip(self._module.learned(), copies, strict=True):
+                tensor.copy_(before)
+        self._data.strength.set(beta)
 
     def _restart(self) -> None:
         self._cpu = time.process_time() - self._data.collector.seconds["cpu"]
@@ -203,7 +205,7 @@ class Rounds(Callback):
             if data.round == 0 and (hint := judgement.truncation_hint(entry, data)):
                 print(f"mavis: {hint}", file=sys.stderr)
             if not entry["promoted"]:
-                kept = "the values of the last round that had learned are kept."
+                kept = f"the values of round {self._promoted()['round']} are kept."
                 print(f"mavis: warning: round {data.round}: {kept}", file=sys.stderr)
             if thoughts := data.collector.thoughts():
                 print(f"round {data.round}: {thoughts}", flush=True)
@@ -228,19 +230,21 @@ class Rounds(Callback):
             read_json(value / SEEN)
         except (OSError, ValueError):
             print(f"mavis: {value} is {again}.", file=sys.stderr)
-            kept = [entry for entry in self._entries if entry.get("promoted", True)]
-            _save(data, self._module, kept[-1])
+            _save(data, self._module, self._promoted())
+
+    def _promoted(self) -> dict[str, Any]:
+        """The entry of the round whose values are kept."""
+        return [old for old in self._entries if old.get("promoted", True)][-1]
 
 
 def _save(data: RolloutDataModule, module: ValueModule, entry: dict[str, Any]) -> None:
     """Write the value model as it is after the round of an entry."""
-    module.network.card = replace(
-        module.network.card, rounds=entry["round"] + 1, eta=data.strength.eta
-    )
+    network, eta = module.network, data.strength.eta
+    network.card = replace(network.card, rounds=entry["round"] + 1, eta=eta)
     text = _card(data, module, entry)
 
     def save(draft: Path) -> None:
-        module.network.save_pretrained(draft, text)
+        network.save_pretrained(draft, text)
         write_json(draft / SEEN, sorted(map(digest, data.prompts["train"])))
 
     write_whole(data.folder / VALUE, save)

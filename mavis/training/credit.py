@@ -102,7 +102,16 @@ class Moments:
             self.counts += torch.tensor([1, len(r)])
 
     def equations(self) -> "Equations":
-        """The normal equations of this policy's trees, features centred given the state before."""
+        """The normal equations of this policy's trees, features centred given the state before.
+
+        Raises:
+            ValueError: there are not two replies to any prompt.
+        """
+        if not self.counts[1]:
+            raise ValueError(
+                "joint credit needs two scored replies to a prompt: give a larger branching, or "
+                "credit token."
+            )
         ridge = STEADY * self.before.diagonal().mean()
         eye = torch.eye(len(self.before), dtype=torch.float64)
         predicted = torch.linalg.solve(self.before + ridge * eye, self.along)  # [G, D + 1]
@@ -147,13 +156,7 @@ class Equations:
 
 
 def solve(trees: Equations) -> Solution:
-    """Find θ, the ridge strength and the slope of each objective.
-
-    Raises:
-        ValueError: there are not two replies to any prompt.
-    """
-    if not trees.replies:
-        raise ValueError("joint credit needs trees with at least two scored replies each.")
+    """Find θ, the ridge strength and the slope of each objective."""
     squares, products, spread = trees.squares, trees.products, trees.spread.sum(0)
     whole, aim = squares.sum(0), products.sum(0)
     scale = (whole.diagonal().sum() / trees.replies).clamp(min=1e-12)

@@ -46,29 +46,27 @@ class RolloutDataModule(LightningDataModule):
         objectives: names of the M installed objectives that values are learned for.
         prompts: prompts: a file, a folder, MODULE:FUNCTION or a hub data set (None: the
             objective's own).
-        column: column that holds the prompts (None: it is detected).
+        column: column of prompts (None: it is detected).
         on_bad_row: what to do at a row without a valid prompt.
         template: dotted name of a function prompt -> text, for the chat template.
         template_args: arguments of the chat template, such as `{enable_thinking: false}`.
-        reference: reference policy: a folder, a GGUF file or a model name on the hub.
-        rounds: rounds of policy improvement; each samples from the policy of the one before.
-        epochs: training passes over the trees of each round.
+        reference: reference policy: a folder, a GGUF file or a hub name.
+        rounds: rounds of policy improvement; each samples from the last one's policy.
+        epochs: passes over a round's trees.
         trees: prompts per round; a tree of answers is sampled for each.
         first_branching: children per node at each level of a tree, in the first round.
         branching: children per node at each level, in later rounds.
         max_tokens: longest answer, in tokens.
-        kl_budget: nats per answer that guidance may cost, beside truncation; the strength follows.
+        kl_budget: nats per answer that guidance may cost, beside truncation.
         eta: price of a nat of KL in the targets, in standard units of reward (None: 1 / beta).
-        beta: strength of the guidance (None: 1 / eta; without either, what spends the budget).
-        temperature: sampling temperature of the reference policy, above 0.
+        beta: strength of the guidance (None: 1 / eta, or what spends the budget).
+        temperature: sampling temperature.
         top_k: most likely tokens to choose from; 0 is the whole vocabulary.
         top_p: probability mass of the most likely tokens to choose from.
-        rows: answers that are sampled at the same time (None: 8 to 128, as many as fit into half of
-            the free memory).
+        rows: answers that are sampled at once (None: 8 to 128, by the free memory).
         batch_tokens: most tokens in a training batch; larger trees are cut.
         held_out: validation prompts that each round's policy answers.
-        best_of: reference answers to each of the first third of these prompts, for standard units
-            and best-of-N.
+        best_of: reference answers to a third of these prompts, for units and best-of-N.
         seed: seed of all random draws.
     """
 

@@ -18,6 +18,7 @@ from mavis.training.data import RolloutDataModule
 ANSWERS = 4  # reference answers to a prompt that values are judged on
 SHOWN_TRUNCATION = 0.1  # nats an answer that truncation may cost without a word
 DEAR_TRUNCATION = 0.02  # nats a token that it may cost without a hint
+MOST = 1 << 28  # numbers that are kept to find the strength: 1 GiB
 OVERSPENT = 1.5  # times the KL budget that a round may cost and still be promoted
 LEAST_SLOPE = 0.5  # below it, values are more than twice as large as what they foretell
 
@@ -25,7 +26,7 @@ LEAST_SLOPE = 0.5  # below it, values are more than twice as large as what they 
 def judge(data: RolloutDataModule, network: ValueModel, split: str) -> dict[str, float]:
     """Hold the first objective's values against rewards of the reference's held-out answers.
 
-    Where the fit has a KL budget, the strength that spends it is found on these answers, too.
+    Where the fit has a KL budget, the strength that spends it is found on the validation answers.
 
     Returns:
         correlation, its 95 % interval, slope and R² of `evaluation.advantages`, the strength, the
@@ -37,7 +38,7 @@ def judge(data: RolloutDataModule, network: ValueModel, split: str) -> dict[str,
     rewards = baseline.standard(data.units)[: len(prompts), :, 0]
     with decoding(network):
         advantages = reply_advantages(policy, prompts, tokens, data.sampling(0))
-        kl = _strength(data, policy, prompts, tokens)
+        kl = _strength(data, policy, prompts, tokens, split == "validation")
     found = agreement(advantages[..., 0], rewards[:, :ANSWERS])
     # Of a policy that is tilted a little, by values whose advantages correlate so with the truth.
     spread = float(np.sqrt(np.nanvar(rewards, axis=1, ddof=1).mean()))
@@ -60,8 +61,9 @@ def _strength(
     policy: GuidedPolicy,
     prompts: Sequence[Prompt],
     tokens: Sequence[Sequence[Sequence[int]]],
+    choose: bool,
 ) -> float:
-    """Set the strength that spends the KL budget, if there is one; return the KL expected at it."""
+    """The KL that is expected at the strength, which is first chosen to spend a KL budget."""
     pairs = [(p, one) for p, few in zip(prompts, tokens, strict=True) for one in few if one]
     sampling = data.sampling(len(policy.objectives))
     weights = dict(zip(policy.objectives, sampling.weights, strict=True))
@@ -70,9 +72,13 @@ def _strength(
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,
     }
+    # Every n-th reply, where those of all would fill the memory: of a whole vocabulary, say.
+    numbers = (sampling.top_k or data.reference.vocabulary) * (1 + len(policy.objectives))
+    states = sum(len(one) for _, one in pairs)
+    pairs = pairs[:: max(1, -(-numbers * states // MOST))]
     asked, replies = [p for p, _ in pairs], [list(one) for _, one in pairs]
     expected = ExpectedKL(policy, asked, replies, weights, **used)
-    if data.kl_budget is not None:
+    if choose and data.kl_budget is not None:
         # Values that are the same for all tokens spend nothing: the round is then not promoted.
         with suppress(ValueError):
             data.strength.set(expected.strength(data.kl_budget, data.strength.beta))

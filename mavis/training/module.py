@@ -1,6 +1,5 @@
 """`ValueModule`: the LightningModule that learns a value model from packed rollout trees."""
 
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -23,38 +22,33 @@ from mavis.reward import identity
 from mavis.training.data import RolloutDataModule
 from mavis.training.joint_head import JointHead
 from mavis.training.packing import Batch
+from mavis.training.rates import parameter_groups
 
 Scores = npt.NDArray[np.float64]
 
 Credit = Literal["token", "joint"]
 
 FEW_LAYERS = 2  # of the reference that joint credit reads
-PROBED = 32  # states that their size is measured on
-TOKEN_SHARE = 1e-3  # of the head's rate, for a token's own value: it is seen seldom
 
 
 class ValueModule(LightningModule):
     """Regression of a value network on soft targets, at every sampled token.
 
     Args:
-        source: what values are read from, `action`, `state` or `shared`: a model of their own that
-            reads the text once, or with each candidate, or the reference model's own states
-            (None: `action` for a reference below 20 million parameters, else `state`).
-        credit: how values are learned: `token` by gradient steps on every token's target, `joint`
-            by least squares over whole replies, with the trunk as it is (None: `joint` for `state`
-            values of a reference of 20 million parameters or more, else `token`).
-        trunk: number of the reference's first layers that the value model starts from, or another
-            causal LM with the same tokenizer (None: two with joint credit, else half of them and at
-            least two).
-        lora: arguments of `peft.LoraConfig`, such as `{r: 8, lora_alpha: 16}`, to train adapters
-            in place of all weights.
-        lr: how far the head's first step moves a value in the first round, in standard units,
-            whatever the width of the model.
-        trunk_lr: learning rate of the trunk in the first round (None: 1e-3 for a trunk below 20
-            million parameters or with LoRA, else 1e-4).
-        later_lr: learning rate in later rounds, as a fraction of the first round's.
-        warmup: optimizer steps in which the learning rate rises; after these it falls to 0.
-        weight_decay: weight decay of the AdamW optimizer.
+        source: what values are read from: `action`, a model of their own; `state`, one that reads
+            each candidate, too; `shared`, the reference (None: `action` where the reference has
+            fewer than 20 million parameters, else `state`).
+        credit: how values are learned: `token`, from each token's target; `joint`, by least squares
+            over whole replies (None: `joint` for `state` values of a larger reference without lora,
+            else `token`).
+        trunk: first layers of the reference to start from, or another causal LM with its tokenizer
+            (None: half of them, or two with joint credit).
+        lora: arguments of `peft.LoraConfig`, such as `{r: 8}`, to train adapters alone.
+        lr: standard units that the head's first step moves a value by.
+        trunk_lr: learning rate of the trunk (None: 1e-3 below 20 million parameters, else 1e-4).
+        later_lr: rates in later rounds, as a fraction of the first round's.
+        warmup: optimizer steps in which the rates rise; after these they fall to 0.
+        weight_decay: weight decay of the trunk.
     """
 
     network: ValueModel
@@ -77,6 +71,8 @@ class ValueModule(LightningModule):
             positive(trunk_lr=trunk_lr)
         if credit == "joint" and source in ("action", "shared"):
             raise ValueError(f"joint credit is of `state` values, got source {source}.")
+        if credit == "joint" and lora is not None:
+            raise ValueError("joint credit trains no adapters: leave lora out, or credit joint.")
         self.source, self.credit, self.trunk, self.lora = source, credit, trunk, lora
         self.lr, self.later_lr, self.trunk_lr = lr, later_lr, trunk_lr
         self.warmup, self.weight_decay = warmup, weight_decay
@@ -160,11 +156,13 @@ class ValueModule(LightningModule):
         Joint credit takes no gradient steps: the first pass of a round gathers its moments.
         """
         if self.joint_head is not None:
-            with torch.no_grad():
-                hidden = self._hidden(batch)
-                self.joint_head.add(hidden, _before(hidden, batch), batch)
+            if self.joint_head.moments is not None:
+                with torch.no_grad():
+                    hidden = self._hidden(batch)
+                    self.joint_head.add(hidden, _before(hidden, batch), batch)
             # Nothing to descend: a zero that depends on the head keeps the trainer's loop as it is.
-            return 0.0 * self.network.head.state.weight.sum()
+            state = self.network.head.state
+            return 0.0 * (state.weight.sum() + state.bias.sum())
         loss = value_losses(self(batch), batch.targets).mean()
         self.log("train_loss", loss, prog_bar=True)
         return loss
@@ -201,7 +199,30 @@ class ValueModule(LightningModule):
     def on_train_batch_end(self, *_: Any) -> None:
         """Solve for the head after the first pass over a round's trees."""
         if self.joint_head is not None and self.trainer.is_last_batch:
-            self.joint_head.finish(partial(self.trainer.strategy.reduce, reduce_op="sum"))
+            self.joint_head.finish(self._total)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Read checkpoints of before heads had a centre, and before there was joint credit."""
+        # A round begins with a new optimizer, and a checkpoint is of a round's end.
+        checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [], []
+        state = checkpoint["state_dict"]
+        if isinstance(self.network.head, ActionHead):
+            centre = self.network.head.centre
+            state.setdefault("network.head.centre", torch.zeros_like(centre))
+        if not any(name.startswith("joint_head.") for name in state):
+            self.joint_head = None
+
+    def learned(self) -> list[Tensor]:
+        """What a round changes, apart from the moments of its trees."""
+        trained: list[Tensor] = [p for p in self.network.parameters() if p.requires_grad]
+        return trained if self.joint_head is None else [*trained, self.joint_head.expected]
+
+    def _total(self, part: Tensor) -> Tensor:
+        """The sum of a tensor over all processes."""
+        if self.trainer.world_size == 1:  # not every device knows double precision
+            return part
+        found = self.trainer.strategy.reduce(part.to(self.device), reduce_op="sum")
+        return torch.as_tensor(found).to(part.device)
 
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
@@ -211,7 +232,11 @@ class ValueModule(LightningModule):
         batches = len(self.data.train_dataloader())
         # Lightning clips no gradients for a fused optimizer under mixed precision.
         fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
-        optimizer = torch.optim.AdamW(self._groups(), weight_decay=0.0, fused=fused)
+        later = self.later_lr if self.data.round else 1.0
+        trunk_lr, decay = self.trunk_lr, self.weight_decay
+        rates = (later * self.lr, trunk_lr and later * trunk_lr, decay)
+        groups = parameter_groups(self.network, self.data.reference, *rates)
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=fused)
         steps = -(-batches // self.trainer.accumulate_grad_batches) * self.data.epochs
         warmup = min(self.warmup, max(1, steps // 2))
 
@@ -222,37 +247,6 @@ class ValueModule(LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _groups(self) -> list[dict[str, Any]]:
-        """What is trained, with the rate of each part.
-
-        A first step of Adam moves every weight by its rate, and so a value by the rate times the
-        sum over its inputs. The head's rates are divided by that sum: one rate serves every width.
-        """
-        later = self.later_lr if self.data.round else 1.0
-        head, trunk = self.network.head, self.network.trunk
-        size = self._state_size()
-        rates = [(head.state.parameters(), self.lr / size)]
-        if isinstance(head, ActionHead):
-            apart = (self.network.table.detach().float() - head.centre).abs().sum(-1).mean()
-            rates += [(head.mix.parameters(), self.lr / (size * float(apart)))]
-            rates += [(iter([head.token]), self.lr * TOKEN_SHARE)]
-        groups = [{"params": list(each), "lr": later * rate} for each, rate in rates]
-        if trunk is not None:
-            few = trunk.num_parameters(only_trainable=True) < SMALL
-            rate = self.trunk_lr or (1e-3 if few else 1e-4)
-            trained = [p for p in trunk.parameters() if p.requires_grad]
-            decay = self.weight_decay
-            groups.append({"params": trained, "lr": later * rate, "weight_decay": decay})
-        return [group for group in groups if group["params"]]
-
-    @torch.no_grad()
-    def _state_size(self) -> float:
-        """The sum over a state's absolute entries, mean over some states."""
-        trunk: Any = self.network.trunk or self.data.reference.model.base_model
-        tokens = torch.linspace(0, self.data.reference.vocabulary - 1, PROBED).long()
-        states = trunk(input_ids=tokens[None].to(trunk.device), use_cache=False).last_hidden_state
-        return float(states.float().abs().sum(-1).mean())
 
 
 def value_losses(predicted: Tensor, targets: Tensor) -> Tensor:

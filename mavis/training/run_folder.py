@@ -27,10 +27,14 @@ MARK = "# sha256 of the lines below: "
 
 
 def keep_settings(folder: Path, settings: Mapping[str, Any]) -> str:
-    """Write the settings into the run folder, under a line with their checksum; return them."""
+    """Write the settings into the run folder, under a line with their checksum; return them.
+
+    An earlier version's stay as they are: nothing more is trained, and they say what was.
+    """
     text = yaml.safe_dump(dict(settings), sort_keys=False)
     content = f"{MARK}{_digest(text)}\n{text}"
-    write_whole(folder / CONFIG, lambda draft: draft.write_text(content, encoding="utf-8"))
+    if not _older(folder):
+        write_whole(folder / CONFIG, lambda draft: draft.write_text(content, encoding="utf-8"))
     return text
 
 
@@ -60,6 +64,33 @@ def check_same_run(folder: Path, settings: Mapping[str, Any]) -> None:
                 f"{folder} holds a run with {name} = {before[name]}, not {value}: resume it by "
                 f"`-c {folder / CONFIG}`, or give another --out."
             )
+
+
+def check_rates(folder: Path, rounds: int) -> None:
+    """Refuse to go on training where the learning rates meant something else.
+
+    Args:
+        folder: the run folder.
+        rounds: how many the run is to have.
+
+    Raises:
+        ValueError: rounds are left, and a mavis that knew no KL budget has begun the run.
+    """
+    if _older(folder):
+        file = folder / METRICS
+        if not file.is_file() or len(read_json(file)) < rounds:
+            raise ValueError(
+                f"{folder} was begun by an earlier mavis whose learning rates mean something else: "
+                "give another --out."
+            )
+
+
+def _older(folder: Path) -> bool:
+    """Whether the settings in a run folder are those of a mavis that knew no KL budget."""
+    try:
+        return "kl_budget" not in read_settings(folder)["data"]
+    except ValueError:  # there are none, or `check_same_run` says what is wrong
+        return False
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -102,8 +102,9 @@ def test_a_page(command, capsys, monkeypatch):
     for option in (*shown, "--model.trunk", "--trainer.precision", "--trainer.max_time"):
         assert column(text, option), option
     assert "--data.objective" not in text  # linked: nobody gives these
-    assert "(float, default: 0.5)" in column(text, "--data.eta")
-    assert "`action`, `state` or `shared`" in column(text, "--model.source")
+    assert "(float, default: 2.0)" in column(text, "--data.kl_budget")
+    for word in ("action", "state", "shared"):
+        assert f"`{word}`" in column(text, "--model.source")
     assert "--help all" in text
 
 

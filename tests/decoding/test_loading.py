@@ -75,9 +75,9 @@ def test_value_models_of_different_strengths_or_references(folders: dict[str, Pa
     for name, eta in {"humor": 0.5, "sense": 2.0}.items():
         change(folders[name], eta=eta)
     policy = load(folders, device="cpu")
-    with pytest.raises(ValueError, match=r"beta must be given: .* strengths \(eta 0.5, 2\)"):
-        policy.generate(["um"])
-    assert policy.generate(["um"], beta=1.0, max_tokens=3)
+    assert policy.beta == 0.5  # the smaller one of 1 / η
+    usual = policy.generate(["um"], max_tokens=3)
+    assert usual == policy.generate(["um"], beta=0.5, max_tokens=3)
     change(folders["sense"], reference="other")
     with pytest.raises(
         ValueError, match=r"value models must be of one reference, got .* and other"

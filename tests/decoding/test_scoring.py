@@ -119,3 +119,54 @@ def test_texts_are_read_by_the_reference_s_tokenizer(tiny_reference):
 def test_what_cannot_be_scored_is_said(tiny_reference, completions, message):
     with pytest.raises(ValueError, match=message):
         GuidedPolicy(tiny_reference).score(["an"], completions)
+
+
+@pytest.mark.parametrize("sources", [("state", "state"), ("state", "mod"), ("action", "shared")])
+def test_many_replies_score_as_each_alone(
+    tiny_reference, tiny_network, tiny_lm, sources, monkeypatch
+):
+    """Of mixed lengths, to prompts of mixed lengths, one of them a single token; more than rows."""
+    monkeypatch.setattr("mavis.decoding.policy.SIDE_BY_SIDE", 3)
+    policy = policy_of(tiny_reference, tiny_network, tiny_lm, sources)
+    assert len(tiny_reference.encode("a").tokens) == 1
+    prompts = ["an um", "a", "the sun is", "hats", "a", "an um is tum", "mis"]
+    replies = [
+        [5, 9, 2, 7, 33, 6],
+        [14],
+        [21, 4],
+        [8, 8, 8, 8, 8, 8, 8, 8],
+        [3, 7],
+        [11],
+        [20, 5, 6],
+    ]
+    settings = SETTINGS | {"top_k": 30}
+    together = policy.score(prompts, replies, WEIGHTS, **settings)
+    seen = 0
+    for prompt, reply, score in zip(prompts, replies, together, strict=True):
+        (alone,) = policy.score(prompt, [reply], WEIGHTS, **settings)
+        assert (score.prompt, score.tokens) == (prompt, reply)
+        for name in ("log_prob", "log_ref", "kl", "truncation"):
+            mine, its = getattr(score, name), getattr(alone, name)
+            assert mine == pytest.approx(its, abs=1e-5), name
+        for name, column in alone.parts.items():
+            assert score.parts[name] == pytest.approx(column, abs=1e-5, nan_ok=True)
+            seen += sum(abs(part) > 1e-3 for part in column)
+    assert seen > 5
+
+
+def test_steps_go_through_every_token_once(tiny_reference, tiny_network):
+    """In the order of each reply; replies stand side by side where values need that."""
+    prompts, replies = ["an um", "a", "hats"], [[5, 9, 2], [14], [21, 4]]
+    for source, most in (("state", 3), ("action", 3)):
+        policy = GuidedPolicy(tiny_reference, (tiny_network(tiny_reference, source, ("humor",)),))
+        found, sizes = [[] for _ in replies], []
+        for step in policy.walk(prompts, replies, {"humor": 1.0}, 1.0, top_k=9):
+            rows = len(step.reply)
+            sizes.append(rows)
+            assert step.options.tokens.shape == step.log_pi.shape == (rows, 9)
+            assert step.values.shape == (rows, 9, 1)
+            for reply, token in zip(step.reply, step.tokens.tolist(), strict=True):
+                found[reply].append(token)
+        assert found == replies
+        assert max(sizes) == most
+        assert sizes == ([3, 2, 1] if source == "state" else [3, 1, 2])

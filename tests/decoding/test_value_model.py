@@ -72,7 +72,7 @@ def test_a_new_network_values_everything_at_zero(
 
 def test_the_action_head_against_a_loop() -> None:
     head, table = ActionHead(hidden=4, embedding=3, vocabulary=6, outputs=2), torch.randn(6, 3)
-    for parameter in head.parameters():
+    for parameter in (*head.parameters(), head.centre):
         torch.nn.init.normal_(parameter)
     hidden, tokens = torch.randn(2, 4), torch.tensor([[1, 5, 0], [2, 2, 3]])
     found = head(hidden, tokens, table)
@@ -85,8 +85,17 @@ def test_the_action_head_against_a_loop() -> None:
                 for h in range(4):
                     q = q + head.state.weight[m, h] * hidden[b, h]
                     for e in range(3):
-                        q = q + table[a, e] * mix[m, e, h] * hidden[b, h]
+                        q = q + (table[a, e] - head.centre[e]) * mix[m, e, h] * hidden[b, h]
                 assert found[b, k, m].item() == pytest.approx(q.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("source", ["action", "shared"])
+def test_the_centre_is_the_mean_embedding(tiny_reference: ReferencePolicy, source: Source) -> None:
+    head = build_network(card(tiny_reference, source), tiny_reference).head
+    assert isinstance(head, ActionHead)
+    table = tiny_reference.model.get_input_embeddings().weight
+    torch.testing.assert_close(head.centre, table.mean(0))
+    assert not head.centre.requires_grad
 
 
 def test_heads_take_any_leading_shape_and_half_precision_states() -> None:

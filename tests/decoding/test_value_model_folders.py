@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mavis.decoding.model_card import ModelCard, Source, read_card
 from mavis.decoding.reference import ReferencePolicy
@@ -38,6 +39,27 @@ def test_what_is_saved_comes_back_exactly(
     files = {str(f.relative_to(tmp_path / "value")) for f in tmp_path.rglob("*") if f.is_file()}
     trunk = {"trunk/config.json", "trunk/model.safetensors"} if source != "shared" else set()
     assert files == {"README.md", "SHA256SUMS", "head.safetensors", "value.json"} | trunk
+
+
+def test_a_head_of_before_there_was_a_centre(
+    tiny_reference: ReferencePolicy, tiny_network: Make, tmp_path: Path
+) -> None:
+    """Its values are Q = b(h) + ⟨W h, E_a⟩ + B_a, as they were."""
+    network = tiny_network(tiny_reference, "shared", ("humor", "kind"))
+    network.save_pretrained(tmp_path / "value", "")
+    file = tmp_path / "value" / "head.safetensors"
+    head = load_file(file)
+    assert head.pop("centre").abs().sum() > 0
+    save_file(head, file)
+    (tmp_path / "value" / "SHA256SUMS").unlink()
+    again = ValueModel.from_pretrained(tmp_path / "value", tiny_reference)
+    state, tokens = torch.randn(32), torch.tensor([7, 30, 3])
+    mixed = (head["mix.weight"] @ state).reshape(2, -1)
+    table = tiny_reference.model.get_input_embeddings().weight
+    old = table[tokens] @ mixed.T + head["state.weight"] @ state + head["state.bias"]
+    found = again.action_values(state, tokens)
+    torch.testing.assert_close(found, old + head["token"][tokens], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(found, network.action_values(state, tokens), atol=1e-2)
 
 
 def test_a_card_with_everything_comes_back(tiny_reference: ReferencePolicy, tmp_path: Path) -> None:

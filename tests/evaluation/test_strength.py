@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mavis.decoding.policy import GuidedPolicy
+from mavis.evaluation import strength
 from mavis.evaluation.strength import CLOSE, ExpectedKL, strength_at_kl
 
 PROMPTS = ["an um", "hats", "the sun is"]
@@ -37,6 +38,15 @@ def test_expected_kl_is_that_of_whole_sequences(policy, written, naive):
             seen = [*seen, token]
     kl = expected_kl(policy, written[:4], {"humor": 0.5}, 2.0, top_k=12)
     assert kl == pytest.approx(total / 4, abs=1e-3)
+
+
+def test_expected_kl_is_a_sum_over_states(policy, written, monkeypatch):
+    """However many of them are tilted together; and without a tilt there is none."""
+    found = [expected_kl(policy, written, {"humor": 1.0}, beta, top_k=12) for beta in (0.0, 1.0)]
+    assert found[0] == pytest.approx(0.0, abs=1e-5)
+    monkeypatch.setattr(strength, "AT_ONCE", 7)
+    assert expected_kl(policy, written, {"humor": 1.0}, 1.0, top_k=12) == pytest.approx(found[1])
+    assert found[1] > 0.01
 
 
 @pytest.mark.parametrize("kl", [0.05, 0.5, 2.0])

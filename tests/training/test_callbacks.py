@@ -124,7 +124,7 @@ def test_the_value_folder_gives_the_values_of_the_module(tiny_fit, tiny_folder):
     assert policy.reference.name == str(tiny_folder / "reference")
     network = policy.guides[0]
     assert network.card.rounds == 2
-    assert policy.beta == 2.0
+    assert policy.beta == pytest.approx(metrics(tiny_fit)[-1]["beta"])
     state = torch.load(tiny_fit / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     mine = network.state_dict()
     assert {f"network.{name}" for name in mine} == set(state)

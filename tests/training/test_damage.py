@@ -125,7 +125,7 @@ def test_a_configuration_from_before_there_were_checksums(run, fit_words, capsys
     assert first.startswith("# sha256 ")
     file.write_text(text)
     assert main(fit_words(run, "--data.eta", "0.25")) == 2
-    assert "holds a run with data.eta = 0.5, not 0.25" in capsys.readouterr().err
+    assert "holds a run with data.eta = None, not 0.25" in capsys.readouterr().err
     file.write_text(text[: len(text) // 3])
     assert main(fit_words(run)) == 2
     assert f"{file} is damaged" in capsys.readouterr().err

@@ -188,12 +188,37 @@ def test_two_ranks_take_as_many_batches_each(make):
 
 
 def test_eta_and_beta(make):
-    assert make().beta == 2.0
-    assert make(eta=0.25).beta == 4.0
-    assert make(eta=0.25, beta=1.0).beta == 1.0
+    def found(**given):
+        data = make(**given)
+        assert data.sampling(2).beta == data.strength.beta
+        return data.strength.beta, data.strength.eta, data.kl_budget
+
+    assert found() == (2.0, 0.5, 2.0)  # until there are values to find a strength for
+    assert found(kl_budget=0.5) == (2.0, 0.5, 0.5)
+    assert found(eta=0.25) == (4.0, 0.25, None)
+    assert found(beta=4.0) == (4.0, 0.25, None)
+    assert found(eta=0.25, beta=1.0) == (1.0, 0.25, None)
     for changes in ({"eta": 0.0}, {"eta": -1.0}, {"eta": math.inf}, {"eta": math.nan}):
         with pytest.raises(ValueError, match="eta must be a positive number"):
             make(**changes)
+
+
+def test_joint_credit_reads_trees_uncut(make):
+    data = make(batch_tokens=16)
+    trees = data._grow("train", 0)
+    assert len(data._packs(trees)) > len(trees)
+    data.trainer.lightning_module.joint = True
+    assert len(data._packs(trees)) == len(trees)
+
+
+def test_the_strength_is_kept_with_the_rounds(make):
+    data, resumed = make(), make(folder="other")
+    data.round = 3
+    data.strength.set(5.0)
+    resumed.load_state_dict(data.state_dict())
+    assert (resumed.round, resumed.strength.beta, resumed.sampling(1).beta) == (3, 5.0, 5.0)
+    resumed.load_state_dict({"rounds": 1})  # of a run of before the strength was kept
+    assert (resumed.round, resumed.strength.beta) == (1, 5.0)
 
 
 @pytest.mark.parametrize(

@@ -7,20 +7,32 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from mavis import GuidedPolicy, SamplingParams, evaluate, load
 from mavis.cli.main import main
 from mavis.evaluation.advantages import agreement, reply_advantages
+from mavis.reward import Units
 from mavis.storage import Shards
-from mavis.training import callbacks, judgement
-from mavis.training.judgement import ANSWERS, doubts, in_a_line, truncation_hint
+from mavis.training import judgement
+from mavis.training.data import RolloutDataModule
+from mavis.training.judgement import ANSWERS, doubts, in_a_line, overspent, truncation_hint
 
-DATA = SimpleNamespace(trees=40, beta=2.0, objective=SimpleNamespace(name="humor"))
+
+def data_of(kl_budget=None):
+    return SimpleNamespace(
+        trees=40, kl_budget=kl_budget, objective=SimpleNamespace(name="humor"), max_tokens=8
+    )
 
 
-def entry(low, high, slope):
+DATA = data_of()
+
+
+def entry(low, high, slope, kl=1.5, beta=2.0):
+    """As of a round whose policy is `kl` nats from the reference, one of them by truncation."""
     ends = {"advantage_correlation_low": low, "advantage_correlation_high": high}
-    return ends | {"advantage_slope": slope}
+    spent = {"kl": kl, "kl_truncation": 1.0}
+    return ends | spent | {"advantage_slope": slope, "beta": beta}
 
 
 def test_good_values_raise_no_doubt():
@@ -45,6 +57,20 @@ def test_values_that_are_too_large():
     said = doubts(entry(0.1, 0.3, 0.16), DATA)
     assert "6.2 times as large" in said
     assert "--beta 0.32" in said
+    # Where the strength follows from the KL budget, their size does not matter.
+    assert doubts(entry(0.1, 0.3, 0.16), data_of(2.0)) == ""
+
+
+def test_a_policy_beyond_its_budget():
+    """Truncation is not charged; up to half more than the budget is no matter."""
+    assert doubts(entry(0.3, 0.5, 0.9, kl=3.9), data_of(2.0)) == ""
+    assert not overspent(entry(0.3, 0.5, 0.9, kl=3.9), data_of(2.0))
+    said = doubts(entry(0.3, 0.5, 0.9, kl=4.1), data_of(2.0))
+    assert overspent(entry(0.3, 0.5, 0.9, kl=4.1), data_of(2.0))
+    assert "3.1 nats from the reference where 2 were to be spent" in said
+    assert "smaller --data.kl_budget" in said
+    assert "--data.trees 80" in said
+    assert not overspent(entry(0.3, 0.5, 0.9, kl=99.0), DATA)  # a given strength has no budget
 
 
 def test_truncation_is_shown_where_it_costs_something():
@@ -79,19 +105,28 @@ def test_a_fit_is_judged_on_held_out_answers_of_the_reference(tiny_fit, tiny_fol
     assert last["advantage_correlation_low"] <= correlation <= last["advantage_correlation_high"]
 
 
+def judged_as(monkeypatch, verdict):
+    """Have `verdict(data)` say how good a round's values are; all else is measured."""
+    inner, kept = judgement.judge, ("low", "high")
+
+    def judge(data, *others):
+        found = inner(data, *others)
+        names = [f"advantage_correlation_{end}" for end in kept]
+        return found | {name: verdict(data)[name] for name in names}
+
+    monkeypatch.setattr(judgement, "judge", judge)
+    monkeypatch.setattr(judgement, "overspent", lambda *_: False)
+
+
 def test_a_round_that_lost_what_was_learned_is_taken_back(fit_words, tmp_path, capsys, monkeypatch):
     """Round 0 is judged good, round 1 bad: what follows has the values of round 0."""
     good = entry(0.2, 0.6, 0.9)
-    whole = {"advantage_correlation": 0.4, "advantage_r2": 0.1, **good}
-    by_round = {0: whole, 1: whole | entry(-0.2, 0.3, 0.9), 2: whole}
-    judged = lambda data, *_: by_round[data.round]  # noqa: E731
-    monkeypatch.setattr(callbacks, "judge", judged)
+    by_round = {0: good, 1: entry(-0.2, 0.3, 0.9), 2: good}
+    judged_as(monkeypatch, lambda data: by_round[data.round])
     one, two, three = (tmp_path / name for name in ("one", "two", "three"))
     assert main(fit_words(one, "--data.rounds", "1")) == 0
     assert main(fit_words(two)) == 0
-    assert "round 1: the values of the last round that had learned are kept" in (
-        capsys.readouterr().err
-    )
+    assert "warning: round 1: the values of round 0 are kept" in capsys.readouterr().err
     files = ("head.safetensors", "trunk/model.safetensors")
     for file in files:
         assert (one / "value" / file).read_bytes() == (two / "value" / file).read_bytes()
@@ -114,3 +149,111 @@ def test_a_fit_that_learned_nothing_says_so(fit_words, tmp_path, capsys, monkeyp
     assert line.startswith(
         "mavis: warning: round 0: nothing shows that the values have learned trial: "
     )
+
+
+def test_the_strength_spends_the_budget(tiny_fit, tiny_folder):
+    """That of each round, on the answers that values are judged on."""
+    entries = json.loads((tiny_fit / "metrics.json").read_text())
+    for kept in entries:
+        assert kept["kl_expected"] == pytest.approx(2.0, rel=0.01)
+        assert kept["beta"] > 0
+    assert len({kept["beta"] for kept in entries}) == 2
+    policy = load({"trial": tiny_fit / "value"}, reference=str(tiny_folder / "reference"))
+    last = [kept for kept in entries if kept["promoted"]][-1]
+    assert policy.beta == pytest.approx(last["beta"])
+    rows = list(Shards(tiny_fit / "reference" / "validation" / "made").rows())
+    asked = [row["prompt"] for row in rows for _ in row["tokens"][:ANSWERS]]
+    replies = [tokens for row in rows for tokens in row["tokens"][:ANSWERS]]
+    scores = policy.score(asked, replies, {"trial": 1.0}, policy.beta, top_k=12)
+    spent = np.mean([sum(one.kl) - sum(one.truncation) for one in scores])
+    assert spent == pytest.approx(last["kl_expected"], rel=1e-3)
+
+
+def test_no_more_is_kept_than_fits(fit_words, tmp_path, monkeypatch):
+    """The strength is then found on some of the replies."""
+    monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
+    counts, inner = [], judgement.ExpectedKL
+
+    def watched(policy, prompts, replies, *others, **settings):
+        counts.append(len(replies))
+        assert len(prompts) == len(replies)
+        return inner(policy, prompts, replies, *others, **settings)
+
+    monkeypatch.setattr(judgement, "ExpectedKL", watched)
+    assert main(fit_words(tmp_path / "one", "--data.rounds", "1")) == 0
+    monkeypatch.setattr(judgement, "MOST", 600)  # 12 candidates, each with one value
+    assert main(fit_words(tmp_path / "two", "--data.rounds", "1")) == 0
+    assert counts[0] == 8
+    assert 1 <= counts[1] < 8
+    whole, few = (
+        json.loads((tmp_path / name / "metrics.json").read_text())[0] for name in ("one", "two")
+    )
+    assert few["kl_expected"] == pytest.approx(2.0, rel=0.01)
+    assert few["beta"] != whole["beta"]
+
+
+def test_what_is_predicted_of_a_round(tiny_fit):
+    """The mean reward of the reference, and √(2 KL) · correlation · spread above it."""
+    rows = list(Shards(tiny_fit / "reference" / "validation" / "made").rows())
+    raw = np.array([[t.count("a") - 0.1 * len(t) for t in row["responses"]] for row in rows])
+    units = Units.measure(raw.flatten().tolist())
+    rewards = (raw - units.mean) / units.std
+    spread = np.sqrt(np.mean([np.var(row, ddof=1) for row in rewards]))
+    for kept in json.loads((tiny_fit / "metrics.json").read_text()):
+        assert kept["reward_spread"] == pytest.approx(spread, rel=1e-4)
+        gain = np.sqrt(2 * kept["kl_expected"]) * max(0, kept["advantage_correlation"]) * spread
+        assert kept["reward_predicted"] == pytest.approx(rewards.mean() + gain, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "beta"), [(("--data.eta", "0.5"), 2.0), (("--data.beta", "3"), 3.0)], ids=str
+)
+def test_a_strength_that_was_given_stays(fit_words, tmp_path, words, beta):
+    assert main(fit_words(tmp_path / "run", "--data.rounds", "1", *words)) == 0
+    (kept,) = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert kept["beta"] == beta
+    assert kept["kl_expected"] > 0
+    assert load({"trial": tmp_path / "run" / "value"}).beta == beta
+
+
+def test_a_round_that_is_taken_back_gives_back_its_strength(fit_words, tmp_path, monkeypatch):
+    """To the next round, to the test, and to a value model that is written again."""
+    run = tmp_path / "run"
+    monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
+    bad = entry(-0.2, 0.3, 0.9)
+    judged_as(monkeypatch, lambda data: bad if data.round == 1 else entry(0.2, 0.6, 0.9))
+    assert main(fit_words(run)) == 0
+    first, second = json.loads((run / "metrics.json").read_text())
+    assert [first["promoted"], second["promoted"]] == [True, False]
+    assert second["beta"] != first["beta"]
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    (found,) = [v["beta"] for v in state.values() if isinstance(v, dict) and "beta" in v]
+    assert found == first["beta"]
+    card = (run / "value" / "value.json").read_text()
+    assert 1 / json.loads(card)["eta"] == pytest.approx(first["beta"])
+    shutil.rmtree(run / "value")
+    assert main(fit_words(run)) == 0
+    assert (run / "value" / "value.json").read_text() == card
+    assert main(fit_words(run, command="test")) == 0
+    assert json.loads((run / "test.json").read_text())["beta"] == first["beta"]
+    # With a round more, its trees are grown at the strength of the values that were kept.
+    betas, inner = [], RolloutDataModule._grow
+
+    def watched(self, split, round_):
+        betas.append((round_, self.strength.beta))
+        return inner(self, split, round_)
+
+    monkeypatch.setattr(RolloutDataModule, "_grow", watched)
+    assert main(fit_words(run, "--data.rounds", "3")) == 0
+    assert set(betas) == {(2, first["beta"])}
+
+
+def test_a_round_that_spends_too_much_is_not_promoted(fit_words, tmp_path, monkeypatch, capsys):
+    """But for the first: there is nothing else to keep."""
+    judged_as(monkeypatch, lambda _: entry(0.2, 0.6, 0.9))
+    monkeypatch.setattr(judgement, "overspent", lambda *_: True)
+    monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
+    assert main(fit_words(tmp_path / "run")) == 0
+    entries = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert [kept["promoted"] for kept in entries] == [True, False]
+    assert "its answers are unlike the reference's" in capsys.readouterr().err

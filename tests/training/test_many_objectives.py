@@ -48,12 +48,12 @@ def fit(tiny_folder, tmp_path, monkeypatch):
     """`fit("letters", "early", epochs=1)`: the module and what it saw; all fits share the trees."""
     monkeypatch.setattr("mavis.training.data.find", OBJECTIVES.get)
 
-    def run(*names, epochs=1, source="action"):
+    def run(*names, epochs=1, source="action", credit="token"):
         torch.manual_seed(0)
         paths = {n: str(tiny_folder / n) for n in ("prompts", "reference")}
         size = {"trees": 8, "max_tokens": 8, "held_out": 5, "best_of": 6, "batch_tokens": 64}
         data = RolloutDataModule(names, rounds=1, epochs=epochs, **paths, **size)
-        module, seen = ValueModule(source, lr=1e-2), Losses()
+        module, seen = ValueModule(source, credit, trunk_lr=1e-2), Losses()
         off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*(does not have many workers|LeafSpec)")
@@ -98,6 +98,16 @@ def test_values_of_both_are_learned(fit):
     figures = module.trainer.callback_metrics
     errors = [np.square(said - wanted).mean() for _, said, wanted in module.calibration]
     assert float(figures["val_loss"]) == pytest.approx(np.mean(errors), rel=1e-5)
+
+
+def test_joint_credit_of_both_is_that_of_each(fit):
+    both, _ = fit("letters", "early", source="state", credit="joint")
+    assert both.network.head.state.weight.any()
+    for at, name in enumerate(("letters", "early")):
+        alone, _ = fit(name, source="state", credit="joint")
+        for mine, theirs in zip(both.learned(), alone.learned(), strict=True):
+            mine = mine[:, [at]] if mine is both.joint_head.expected else mine[[at]]
+            torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-3)
 
 
 def test_the_card_has_both(fit, tmp_path):

@@ -11,6 +11,8 @@ from mavis.evaluation.metrics import sibling_rank_correlation
 from mavis.reward import Units
 from mavis.training.module import ValueModule, value_losses
 from mavis.training.packing import collate, pack_tree
+from mavis.training.rates import parameter_groups
+from mavis.training.strength import Strength
 from mavis.training.tree import Segment, build_tree
 
 LORA = {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]}
@@ -53,7 +55,7 @@ def module_on(reference, round=0, batches=20, epochs=3, **arguments):  # noqa: A
         reference=reference,
         objectives=(SimpleNamespace(name="trial", reward=len),),
         units=(Units(1.0, 2.0),),
-        eta=0.5,
+        strength=Strength(None, 0.5),
         round=round,
         epochs=epochs,
         batches=batches,
@@ -65,16 +67,16 @@ def module_on(reference, round=0, batches=20, epochs=3, **arguments):  # noqa: A
 
 
 def rates(module):
-    """The learning rate of every step of a round."""
+    """The learning rates of every step of a round [S, G], of each group of parameters."""
     setting = module.configure_optimizers()
     optimizer, schedule = setting["optimizer"], setting["lr_scheduler"]["scheduler"]
     assert setting["lr_scheduler"]["interval"] == "step"
     found = []
     for _ in range(module.data.batches * module.data.epochs):
-        found.append(optimizer.param_groups[0]["lr"])
+        found.append([group["lr"] for group in optimizer.param_groups])
         optimizer.step()
         schedule.step()
-    return found
+    return np.array(found)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_it_memorises_a_tree(reference, arguments):
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-2)
     frozen = {n: p.clone() for n, p in module.named_parameters() if not p.requires_grad}
     first = value_losses(module(batch), batch.targets).item()
-    for _ in range(150):
+    for _ in range(250):
         optimizer.zero_grad()
         loss = value_losses(module(batch), batch.targets).mean()
         loss.backward()
@@ -121,6 +123,60 @@ def test_source_and_trunk(reference):
     assert layers(source="shared") is None
 
 
+CHOICES = [
+    # What is asked for, and what is chosen of a small reference and of a large one.
+    ({}, ("action", "token"), ("state", "joint")),
+    ({"source": "state"}, ("state", "token"), ("state", "joint")),
+    ({"source": "action"}, ("action", "token"), ("action", "token")),
+    ({"source": "shared"}, ("shared", "token"), ("shared", "token")),
+    ({"credit": "joint"}, ("state", "joint"), ("state", "joint")),
+    ({"credit": "token"}, ("action", "token"), ("state", "token")),
+    ({"lora": LORA}, ("action", "token"), ("state", "token")),
+]
+
+
+@pytest.mark.parametrize(("arguments", "small", "large"), CHOICES, ids=str)
+def test_what_is_chosen_by_size(reference, monkeypatch, arguments, small, large):
+    for limit, (source, credit) in ((20_000_000, small), (1000, large)):
+        monkeypatch.setattr("mavis.training.module.SMALL", limit)
+        module = module_on(reference, **arguments)
+        assert module.network.card.source == source
+        assert module.joint == (credit == "joint")
+        assert (module.joint_head is not None) == module.joint
+
+
+@pytest.mark.parametrize(("given", "layers"), [(None, 2), (3, 3)])
+def test_joint_credit_trains_the_head_alone(reference, given, layers):
+    module = module_on(reference, credit="joint", trunk=given)
+    assert module.network.trunk.config.num_hidden_layers == layers
+    trained = [name for name, p in module.named_parameters() if p.requires_grad]
+    assert trained == ["network.head.state.weight", "network.head.state.bias"]
+
+
+def test_joint_credit_reads_no_more_layers_than_there_are(build_reference):
+    module = module_on(build_reference(layers=1), credit="joint")
+    assert module.network.trunk.config.num_hidden_layers == 1
+
+
+def test_a_step_of_joint_credit_gathers_moments(reference):
+    module = module_on(reference, credit="joint")
+    batch = batch_of(make_tree())
+    module.joint_head.begin()
+    loss = module.training_step(batch, 0)
+    loss.backward()
+    assert loss.item() == 0
+    head = module.network.head.state
+    assert all((p.grad == 0).all() for p in head.parameters())  # none unused: every process steps
+    states = module.network.trunk(
+        batch.tokens, attention_mask=batch.mask.float().log(), position_ids=batch.position
+    ).last_hidden_state[0]
+    before = torch.cat([states[batch.previous[0]], torch.ones(len(states), 1)], -1)[2:].double()
+    torch.testing.assert_close(
+        module.joint_head.moments.before, before.T @ before, rtol=1e-4, atol=1e-3
+    )
+    assert module.joint_head.moments.counts.tolist() == [1, 4]
+
+
 def test_lora_trains_less(reference):
     def trained(**arguments):
         parameters = module_on(reference, **arguments).network.parameters()
@@ -134,38 +190,42 @@ def test_the_reference_is_no_part_of_the_checkpoint(reference):
     assert all(name.startswith("network.head") for name in module.state_dict())
 
 
-def test_rate_rises_then_falls():
-    shape = [20, 3]
+def test_rates_rise_then_fall(reference):
+    """Those of all parts by the same schedule, which a later round begins lower."""
 
-    def expected(step, rate, warmup, steps):
-        return rate * min(1, (step + 1) / warmup, (steps - step) / (steps - warmup))
+    def share(step, warmup, steps):
+        return min(1, (step + 1) / warmup, (steps - step) / (steps - warmup))
 
-    for round_, lr in ((0, 0.01), (1, 0.005)):
-        module = ValueModule(lr=0.01, later_lr=0.5, warmup=6)
-        data = Data(round=round_, epochs=shape[1], batches=shape[0])
-        module._trainer = trainer_of(data)
-        module.network = torch.nn.Linear(1, 1)
+    shape = np.array([share(step, 6, 60) for step in range(60)])
+    trunk = []
+    for round_, later in ((0, 1.0), (1, 0.5)):
+        module = module_on(reference, round_, trunk_lr=0.01, lr=0.2, later_lr=0.5, warmup=6)
         found = rates(module)
-        assert found == pytest.approx([expected(s, lr, 6, 60) for s in range(60)])
-        assert max(found) == pytest.approx(lr)
-        assert 0 < found[-1] < lr / 20
+        rate = [group["lr"] for group in parameter_groups(module.network, reference, 0.2, 0.01, 0)]
+        assert len(rate) == 4
+        np.testing.assert_allclose(found, later * np.outer(shape, rate))
+        trunk.append(found[:, -1])
+        assert (found[-1] > 0).all()
+        assert (found[-1] < found.max(0) / 20).all()
+    assert [rates.max() for rates in trunk] == pytest.approx([0.01, 0.005])
 
 
 @pytest.mark.parametrize("batches", [1, 2, 5])
-def test_a_round_of_few_steps_still_learns(batches):
+def test_a_round_of_few_steps_still_learns(reference, batches):
     """Warm-up takes half of a short round at most."""
-    module = ValueModule(lr=1.0, warmup=1000)
-    module._trainer = trainer_of(Data(round=0, epochs=1, batches=batches))
-    module.network = torch.nn.Linear(1, 1)
-    found = rates(module)
-    assert all(rate > 0 for rate in found)
-    assert max(found) > 0.6
+    found = rates(module_on(reference, batches=batches, epochs=1, trunk_lr=1.0, warmup=1000))
+    assert (found > 0).all()
+    assert found[:, -1].max() > 0.6
 
 
 def test_weight_decay_and_warmup_count(reference):
-    optimizer = module_on(reference, weight_decay=0.3).configure_optimizers()["optimizer"]
-    assert optimizer.param_groups[0]["weight_decay"] == 0.3
-    assert rates(module_on(reference, warmup=5))[4] > rates(module_on(reference, warmup=10))[4]
+    *head, trunk = (
+        module_on(reference, weight_decay=0.3).configure_optimizers()["optimizer"].param_groups
+    )
+    assert trunk["weight_decay"] == 0.3
+    assert [group["weight_decay"] for group in head] == [0.0] * 3  # it starts at zero
+    five, ten = (rates(module_on(reference, warmup=warmup)) for warmup in (5, 10))
+    assert (five[4] > ten[4]).all()
 
 
 def test_frozen_parameters_are_not_trained(reference):
@@ -178,9 +238,13 @@ def test_frozen_parameters_are_not_trained(reference):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"lr": 0.0}, "lr must be above 0, got 0.0"),
-        ({"lr": math.nan}, "lr must be above 0, got nan"),
-        ({"later_lr": -1.0}, "later_lr must be above 0"),
+        ({"lr": 0.0}, "lr must be a positive number, got 0.0"),
+        ({"lr": math.nan}, "lr must be a positive number, got nan"),
+        ({"later_lr": -1.0}, "later_lr must be a positive number"),
+        ({"trunk_lr": 0.0}, "trunk_lr must be a positive number"),
+        ({"credit": "joint", "source": "action"}, "joint credit is of `state` values, got source"),
+        ({"credit": "joint", "source": "shared"}, "joint credit is of `state` values, got source"),
+        ({"credit": "joint", "lora": LORA}, "joint credit trains no adapters"),
     ],
 )
 def test_bad_arguments(arguments, message):

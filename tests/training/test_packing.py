@@ -1,13 +1,23 @@
 """Packs: one forward of a pack is one forward per path of the tree, gradients and all."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from mavis.reward import Units
 from mavis.training.module import ValueModule, value_losses
-from mavis.training.packing import Pack, batches, collate, pack_tree, tree_mask
+from mavis.training.packing import (
+    FREAK,
+    Pack,
+    batches,
+    collate,
+    pack_tree,
+    round_packs,
+    tree_mask,
+)
 from mavis.training.tree import Segment, build_tree
 
 PROMPT = [5, 9, 3, 7]
@@ -177,9 +187,50 @@ def test_depth_counts_the_response():
     assert batch.depth[0, len(PROMPT)] == 0
 
 
+@pytest.mark.parametrize("cap", [1, 12, 20, 1000])
+def test_leaves_paths_and_prices(cap):
+    """Every response ends in one pack, which shows all of its tokens, with what each costs."""
+    tree = make_tree()
+    tree.log_ratio[:] = np.random.default_rng(1).normal(size=len(tree.tokens))
+    tree.log_ratio[: len(PROMPT)] = 0.0
+    targets = targets_for(tree)
+    batch = collate(pack_tree(tree, targets, cap, eta=0.5))
+    found = []
+    for pack, place in batch.leaf.nonzero().tolist():
+        path = batch.path[pack, place].nonzero()[:, 0]
+        tokens, price = batch.tokens[pack, path].tolist(), batch.price[pack, path]
+        found.append((tokens, price.double().sum().item()))
+        assert batch.depth[pack, path].tolist() == list(range(len(path)))
+    wanted = []
+    for leaf in tree.leaves:
+        path = path_to(tree, tree.start[leaf + 1] - 1)[len(PROMPT) :]
+        wanted.append((tree.tokens[path].tolist(), 0.5 * tree.log_ratio[path].sum()))
+    for (tokens, price), (its, paid) in zip(sorted(found), sorted(wanted), strict=True):
+        assert tokens == its
+        assert price == pytest.approx(paid, abs=1e-5)
+    assert batch.start.shape == (len(batch.tokens), 1)
+    assert (batch.start == targets[len(PROMPT) - 1]).all()
+    assert (batch.path.sum(-1)[batch.depth < 0] == 0).all()  # of the prompt, and of padding
+
+
+def test_a_freak_reply_counts_for_five_units():
+    """It stays the best, and moves the targets above it no further."""
+    tree, units = make_tree(), (Units(1.0, 2.0), Units(0.0, 1.0))
+    raw = np.random.default_rng(0).normal(size=(len(tree.leaves), 2)).astype(np.float32)
+    raw[3], raw[5, 1] = (1e6, -80.0), np.nan
+    packs = round_packs([replace(tree, rewards=raw)], units, 0.0, 1000)
+    near = np.where(np.isnan(raw), raw, raw.clip([-9.0, -5.0], [11.0, 5.0]))
+    (expected,) = round_packs([replace(tree, rewards=near.astype(np.float32))], units, 0.0, 1000)
+    np.testing.assert_allclose(packs[0].targets, expected.targets, rtol=1e-6)
+    at = int(tree.start[tree.leaves[3] + 1]) - 1
+    assert packs[0].targets[at].tolist() == [FREAK, -FREAK]
+    assert np.nanmax(packs[0].targets) == FREAK
+
+
 def bare(size):
     zeros = np.zeros(size, dtype=np.int64)
-    return Pack(zeros, zeros - 1, zeros, zeros[:, None].astype(np.float32), zeros - 1, 1)
+    targets, start = np.zeros((size, 1), np.float32), np.zeros(1, np.float32)
+    return Pack(zeros, zeros - 1, zeros, targets, zeros - 1, 1, start, targets[:, 0])
 
 
 def test_batches_stay_within_the_budget():

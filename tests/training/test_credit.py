@@ -1,0 +1,244 @@
+"""Joint credit, against the same by explicit least squares over the replies, and on toys."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from mavis.training.credit import FOLDS, RIDGES, STEADY, Moments, solve
+from mavis.training.packing import collate, pack_tree
+from mavis.training.targets import soft_targets
+from mavis.training.tree import Segment, build_tree
+
+PROMPT, AFTER, BEFORE = 3, 4, 3  # tokens, and the number of features
+
+
+def example(seed, prompts=9, outputs=2, abstained=0.0, priced=True):
+    """Trees with rewards, and features of the states after and before every token of each."""
+    random = np.random.default_rng(seed)
+
+    def segment(*ending):
+        tokens = random.integers(3, 40, random.integers(1, 4)).tolist()
+        ratio = (random.normal(size=len(tokens)) * priced).tolist()
+        return Segment(tokens, ratio, *ending)
+
+    found = []
+    for _ in range(prompts):
+        segments = {(): Segment([1] * PROMPT, [0.0] * PROMPT)}
+        for child in range(random.integers(2, 4)):
+            segments[child,] = segment()
+            for leaf in range(random.integers(1, 4)):
+                segments[child, leaf] = segment("said", "end")
+        tree = build_tree("p", segments)
+        size = len(tree.tokens)
+        rewards = random.normal(size=(len(tree.leaves), outputs)).astype(np.float32)
+        rewards[random.random(rewards.shape) < abstained] = np.nan
+        after, before = random.normal(size=(size, AFTER)), random.normal(size=(size, BEFORE))
+        after[:, 0] += before[:, 1]  # what is expected of it
+        before[:, -1] = 1.0
+        found.append(SimpleNamespace(tree=tree, rewards=rewards, after=after, before=before))
+    return found
+
+
+def moments_of(examples, eta=0.0, at_once=1, outputs=None, place=0):
+    """The moments of examples, packed `at_once` in a batch; the first tree is of fold `place`."""
+    first = examples[0]
+    m = Moments(first.after.shape[1], first.before.shape[1], outputs or first.rewards.shape[1])
+    m.counts[0] = place
+    for begin in range(0, len(examples), at_once):
+        part, packs = examples[begin : begin + at_once], []
+        for one in part:
+            targets = soft_targets(one.tree, one.rewards, eta)
+            packs += pack_tree(one.tree, targets, 10_000, 0, eta)
+        batch, width = collate(packs), max(len(one.after) for one in part)
+        columns = ("after", "before")
+        features = [np.stack([padded(getattr(o, c), width) for o in part]) for c in columns]
+        m.add(*map(torch.from_numpy, features), batch)
+    m.counts[0] -= place
+    return m
+
+
+def padded(rows, width):
+    """What padding holds must not matter."""
+    return np.concatenate([rows, np.full((width - len(rows), rows.shape[1]), 99.0)])
+
+
+def path_to(tree, leaf):
+    """The response's tokens that lead to the end of a leaf."""
+    path, previous, place = [], tree.previous(), int(tree.start[leaf + 1]) - 1
+    while place >= PROMPT:
+        path.append(place)
+        place = int(previous[place])
+    return path
+
+
+def regressions(examples, eta):
+    """By explicit least squares: X, y and the fold of every reply, and what predicts φ."""
+    used = []  # abstaining replies left out, then prompts with fewer than two
+    for one in examples:
+        kept = [k for k, r in enumerate(one.rewards) if np.isfinite(r).all()]
+        used += [(one, kept)] if len(kept) > 1 else []
+    g = np.concatenate([one.before[PROMPT:] for one, _ in used])
+    φ = np.concatenate([one.after[PROMPT:] for one, _ in used])
+    price = np.concatenate([eta * one.tree.log_ratio[PROMPT:].astype(float) for one, _ in used])
+    ridge = STEADY * np.mean(np.linalg.eigvalsh(g.T @ g))
+    mean, cost = (ridged(g, y, ridge) for y in (φ, price[:, None]))
+    rows, aims, folds = [], [], []
+    for fold, (one, kept) in enumerate(used):
+        paths = [path_to(one.tree, one.tree.leaves[k]) for k in kept]
+        x = [sum(one.after[t] - one.before[t] @ mean for t in path) for path in paths]
+        paid = [sum(one.before[t] @ cost for t in path) for path in paths]
+        y = one.rewards[kept].astype(float) - np.array(paid)
+        rows.append(np.array(x) - np.mean(x, 0))
+        aims.append(y - y.mean(0))
+        folds += [fold % FOLDS] * len(kept)
+    return np.concatenate(rows), np.concatenate(aims), np.array(folds), mean
+
+
+def ridged(x, y, ridge):
+    """argmin ‖x θ − y‖² + ridge ‖θ‖², as plain least squares of longer columns."""
+    longer = np.concatenate([x, np.sqrt(ridge) * np.eye(x.shape[1])])
+    zeros = np.zeros((x.shape[1], y.shape[1]))
+    return np.linalg.lstsq(longer, np.concatenate([y, zeros]), rcond=None)[0]
+
+
+def naive(x, y, folds):
+    """θ, correlation and slope, by cross-validation written out, one objective after another."""
+    scale, found = np.square(x).sum() / len(x), []
+    for aim in y.T[..., None]:
+        tried = []
+        for share in RIDGES:
+            foretold = np.empty_like(aim)
+            for fold in range(FOLDS):
+                out = folds == fold
+                foretold[out] = x[out] @ ridged(x[~out], aim[~out], share * scale)
+            both = float((foretold * aim).sum())
+            lengths = np.sqrt(np.square(foretold).sum() * np.square(aim).sum())
+            tried.append((both / lengths, both / np.square(foretold).sum(), share))
+        correlation, slope, share = max(tried)
+        θ = ridged(x, aim, share * scale)[:, 0] * np.clip(slope, 0, 1)
+        found.append((θ, correlation, slope))
+    return [np.array(column) for column in zip(*found, strict=True)]
+
+
+def assert_is(solution, regression):
+    x, y, folds, mean = regression
+    θ, correlation, slope = naive(x, y, folds)
+    close = {"rtol": 1e-4, "atol": 1e-6}
+    np.testing.assert_allclose(solution.weights, θ.T, **close)
+    np.testing.assert_allclose(solution.expected, mean @ θ.T, **close)
+    np.testing.assert_allclose(solution.correlation, correlation, **close)
+    np.testing.assert_allclose(solution.slope, slope, **close)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+@pytest.mark.parametrize("abstained", [0.0, 0.3])
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_against_explicit_least_squares(eta, abstained, at_once):
+    useful = 0
+    for seed in range(4):
+        examples = example(seed, abstained=abstained)
+        regression = regressions(examples, eta)
+        found = solve(moments_of(examples, eta, at_once).equations())
+        assert_is(found, regression)
+        useful += int((found.weights != 0).any())
+    assert useful > 0  # noise that foretells nothing by luck, too, would be 0 = 0
+
+
+def sums_of_advantages(seed, prompts, noise=0.0):
+    """Rewards that are sums of what each token brings, in truth: ⟨θ, φ⟩, of mean zero."""
+    random = np.random.default_rng(seed)
+    examples, truth = example(seed, prompts, priced=False), random.normal(size=(AFTER, 2))
+    for one in examples:
+        one.after -= one.before @ [[0] * AFTER, [1, *[0] * (AFTER - 1)], [0] * AFTER]
+        paths = [path_to(one.tree, leaf) for leaf in one.tree.leaves]
+        one.rewards = np.array([sum(one.after[t] @ truth for t in path) for path in paths])
+        one.rewards += 3.0 + noise * random.normal(size=one.rewards.shape)
+    return examples, truth
+
+
+def test_what_tokens_bring_is_found_again():
+    examples, truth = sums_of_advantages(0, 300)
+    found = solve(moments_of(examples, at_once=20).equations())
+    np.testing.assert_allclose(found.weights, truth, atol=0.03)
+    assert (found.correlation > 0.99).all()
+    np.testing.assert_allclose(found.slope, 1.0, atol=0.05)
+
+
+def test_values_that_foretell_little_are_small():
+    examples, truth = sums_of_advantages(0, 16, noise=20.0)
+    quiet = solve(moments_of(sums_of_advantages(0, 16)[0]).equations())
+    found = solve(moments_of(examples).equations())
+    assert np.linalg.norm(found.weights) < 0.3 * np.linalg.norm(truth)
+    assert (found.correlation < quiet.correlation).all()
+    assert (found.weights[:, found.slope <= 0] == 0).all()
+
+
+def test_rewards_that_are_all_the_same_teach_nothing():
+    examples = example(2)
+    for one in examples:
+        one.rewards[:] = 1.5
+    found = solve(moments_of(examples).equations())
+    for part in (found.weights, found.expected, found.correlation):
+        assert (part == 0).all()
+
+
+def test_the_price_of_the_policy_is_charged():
+    """Replies that earn just what their policy's KL costs are no better than any other."""
+    examples, cost = example(3), 0.8
+    for one in examples:
+        one.tree.log_ratio[PROMPT:] = cost + 0.5 * one.before[PROMPT:, 0]  # the state's, exactly
+        paths = [path_to(one.tree, leaf) for leaf in one.tree.leaves]
+        kl = [2.0 * sum(one.tree.log_ratio[t] for t in path) for path in paths]
+        one.rewards = np.array(kl, np.float32)[:, None] + np.zeros((1, 2), np.float32)
+    trees = moments_of(examples, eta=2.0).equations()
+    free = moments_of(examples, eta=0.0).equations()
+    assert (trees.spread.sum(0) < 1e-4 * free.spread.sum(0)).all()
+    assert trees.products.sum(0).abs().max() < 1e-3 * free.products.sum(0).abs().max()
+
+
+def test_several_objectives_are_each_alone():
+    examples = example(5, outputs=3)
+    both = solve(moments_of(examples, 0.5).equations())
+    for m in range(3):
+        alone = [SimpleNamespace(**vars(o) | {"rewards": o.rewards[:, [m]]}) for o in examples]
+        found = solve(moments_of(alone, 0.5).equations())
+        torch.testing.assert_close(found.weights[:, 0], both.weights[:, m])
+        torch.testing.assert_close(found.correlation[0], both.correlation[m])
+
+
+def test_the_order_of_trees_within_their_folds_is_no_matter():
+    examples = example(6, prompts=8)
+    turned = examples[4:] + examples[:4]
+    one, two = (solve(moments_of(e, 0.5).equations()) for e in (examples, turned))
+    torch.testing.assert_close(one.weights, two.weights)
+    # In other folds, they are the same in sum.
+    whole, other = (moments_of(e, 0.5) for e in (examples, examples[1:] + examples[:1]))
+    torch.testing.assert_close(whole.sums.sum(0), other.sums.sum(0))
+
+
+def test_moments_of_processes_add_up():
+    examples = example(7, prompts=8)
+    whole, parts = moments_of(examples, 0.5), [moments_of(examples[:5], 0.5)]
+    parts += [moments_of(examples[5:], 0.5, place=5)]
+    for mine, *shares in zip(whole.tensors, *(part.tensors for part in parts), strict=True):
+        torch.testing.assert_close(sum(shares), mine)
+
+
+def test_trees_of_two_rounds():
+    """Each with the features and the price expected under its own policy."""
+    first, later = example(8), example(9)
+    parts = [regressions(first, 0.5), regressions(later, 0.3)]
+    x, y, folds = (np.concatenate([part[at] for part in parts]) for at in range(3))
+    equations = moments_of(first, 0.5).equations() + moments_of(later, 0.3).equations()
+    assert equations.replies == len(x)
+    assert_is(solve(equations), (x, y, folds, parts[1][3]))
+
+
+def test_one_reply_to_each_prompt_says_nothing():
+    examples = example(1, prompts=3)
+    for one in examples:
+        one.rewards[1:] = np.nan
+    with pytest.raises(ValueError, match="needs two scored replies to a prompt"):
+        moments_of(examples).equations()

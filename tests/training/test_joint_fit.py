@@ -1,0 +1,117 @@
+"""Whole fits by joint credit: stopped and gone on, taken back, and used."""
+
+import json
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mavis import load
+from mavis.cli.main import main
+from mavis.training import judgement
+from mavis.training.data import RolloutDataModule
+
+JOINT = ("--model.credit", "joint", "--data.trees", "6", "--data.rounds", "2")
+
+
+@pytest.fixture(scope="module")
+def joint_fit(tmp_path_factory, fit_words):
+    """The folder of a fit of two rounds. Shared by all tests: copy it to change it."""
+    run = tmp_path_factory.mktemp("joint") / "trial"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mavis.training.callbacks._plots", lambda *_: [])
+        assert main(fit_words(run, *JOINT)) == 0
+    return run
+
+
+@pytest.fixture
+def interrupted(fit_words, tmp_path, monkeypatch, stopper):
+    """`interrupted(words, nth)`: a run that was stopped when a policy was measured, and went on."""
+    monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
+
+    def run(nth, *words):
+        folder = tmp_path / "interrupted"
+        before = signal.getsignal(signal.SIGINT)
+        with monkeypatch.context() as patch:
+            stop = stopper(RolloutDataModule.evaluate, nth, KeyboardInterrupt())
+            patch.setattr(RolloutDataModule, "evaluate", stop)
+            assert main(fit_words(folder, *JOINT, *words)) == 130
+        signal.signal(signal.SIGINT, before)
+        assert main(fit_words(folder, *JOINT, *words)) == 0
+        return folder
+
+    return run
+
+
+def state_of(run):
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_it_learns_a_head_and_leaves_the_trunk(joint_fit, tiny_folder):
+    policy = load({"trial": joint_fit / "value"})
+    network = policy.guides[0]
+    assert network.card.source == "state"
+    assert network.head.state.weight.any()
+    whole = dict(policy.reference.model.base_model.named_parameters())
+    for name, tensor in network.trunk.named_parameters():
+        assert torch.equal(tensor, whole[name])
+    (answer,) = policy.generate(["an um"], max_tokens=4)
+    assert answer.kl > answer.kl_truncation
+    assert policy.reference.name == str(tiny_folder / "reference")
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_fit_that_was_stopped_comes_to_the_same(joint_fit, interrupted, same_run, nth):
+    """In its first round, and after it, with the equations of the first round's trees."""
+    run = interrupted(nth)
+    same_run(run, joint_fit)
+    mine, its = (state_of(folder)["joint_head._extra_state"] for folder in (run, joint_fit))
+    assert mine["replies"] == its["replies"] > 40  # of both rounds
+    for name in ("squares", "products", "spread", "mean"):
+        torch.testing.assert_close(mine[name], its[name])
+
+
+def test_validate_and_test(joint_fit, fit_words, capsys):
+    assert main(fit_words(joint_fit, *JOINT, command="validate")) == 0
+    assert "validation: loss" in capsys.readouterr().out
+    assert main(fit_words(joint_fit, *JOINT, command="test")) == 0
+    assert "test: reward" in capsys.readouterr().out
+
+
+def test_a_round_that_is_taken_back_leaves_its_equations(
+    fit_words, tmp_path, monkeypatch, interrupted, same_run
+):
+    """Its trees say as much of the tokens as others; what is kept is the head of the one before."""
+    monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
+    verdicts = {0: True, 1: False, 2: True}
+    monkeypatch.setattr(judgement, "learned", lambda entry: verdicts[entry["round"]])
+    monkeypatch.setattr(judgement, "overspent", lambda *_: False)
+    one, two, three = (tmp_path / name for name in ("one", "two", "three"))
+    for run, rounds in ((one, 1), (two, 2), (three, 3)):
+        assert main(fit_words(run, *JOINT, "--data.rounds", str(rounds))) == 0
+    entries = json.loads((three / "metrics.json").read_text())
+    assert [entry["promoted"] for entry in entries] == [True, False, True]
+    first, second, third = map(state_of, (one, two, three))
+    for name in ("network.head.state.weight", "joint_head.expected"):
+        assert torch.equal(second[name], first[name])
+        assert not torch.equal(third[name], second[name])
+    replies = [state["joint_head._extra_state"]["replies"] for state in (first, second, third)]
+    assert replies[0] < replies[1] < replies[2]
+    heads = [load_file(run / "value" / "head.safetensors") for run in (one, two)]
+    assert torch.equal(heads[0]["state.weight"], heads[1]["state.weight"])
+    same_run(interrupted(3, "--data.rounds", "3"), three)
+
+
+def test_adapters_are_refused(fit_words, tmp_path, capsys):
+    words = fit_words(tmp_path / "run", *JOINT, "--model.lora", "{r: 2}")
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "joint credit trains no adapters: leave lora out, or credit joint" in line
+    assert not (tmp_path / "run" / "reference").exists()
+
+
+def test_one_reply_to_a_prompt_is_refused(fit_words, tmp_path, capsys):
+    words = fit_words(tmp_path / "run", *JOINT, "--data.first_branching", "[1,1]")
+    assert main(words) != 0
+    assert "joint credit needs two scored replies to a prompt" in capsys.readouterr().err

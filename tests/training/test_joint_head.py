@@ -1,0 +1,163 @@
+"""The head of joint credit: over rounds, over processes, and through a checkpoint."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from mavis.decoding.value_model import StateHead
+from mavis.training.credit import Moments, solve
+from mavis.training.joint_head import JointHead
+from mavis.training.packing import collate, pack_tree
+from mavis.training.targets import soft_targets
+from mavis.training.tree import Segment, build_tree
+
+WIDTH, OUTPUTS = 5, 2
+
+
+def batch_of(seed):
+    """A tree in a batch, with the states after and before each of its tokens."""
+    random = np.random.default_rng(seed)
+
+    def segment(*ending):
+        tokens = random.integers(3, 40, random.integers(1, 4)).tolist()
+        return Segment(tokens, random.normal(size=len(tokens)).tolist(), *ending)
+
+    segments = {(): Segment([1, 2], [0.0, 0.0])}
+    for child in range(3):
+        segments[child,] = segment()
+        for leaf in range(2):
+            segments[child, leaf] = segment("said", "end")
+    tree = build_tree("p", segments)
+    after = random.normal(size=(1, len(tree.tokens), WIDTH)).astype(np.float32)
+    rewards = random.normal(size=(len(tree.leaves), OUTPUTS)).astype(np.float32)
+    for leaf, node in enumerate(tree.leaves):  # what can be learned of them
+        place, previous = int(tree.start[node + 1]) - 1, tree.previous()
+        while place >= 2:
+            rewards[leaf] += after[0, place, :OUTPUTS]
+            place = int(previous[place])
+    batch = collate(pack_tree(tree, soft_targets(tree, rewards, 0.5), 1000, 0, 0.5))
+    after = torch.from_numpy(after)
+    before = after.gather(1, batch.previous[..., None].expand(-1, -1, WIDTH))
+    return after, before, batch
+
+
+def alone(part):
+    """Of the only process."""
+    return part
+
+
+def joint_head():
+    head = StateHead(WIDTH, OUTPUTS)
+    return head, JointHead(head)
+
+
+def read(joint, seeds):
+    joint.begin()
+    for seed in seeds:
+        joint.add(*batch_of(seed))
+
+
+def assert_same(one, other):
+    (head, joint), (twin, its) = one, other
+    torch.testing.assert_close(head.state.weight, twin.state.weight)
+    torch.testing.assert_close(joint.expected, its.expected)
+
+
+def test_it_is_solved_for_at_the_end_of_the_first_pass():
+    head, joint = joint_head()
+    moments = Moments(WIDTH, WIDTH + 1, OUTPUTS)
+    read(joint, range(12))
+    assert (head.state.weight == 0).all()
+    joint.finish(alone)
+    for seed in range(12):
+        after, before, batch = batch_of(seed)
+        moments.add(after, torch.cat([before, torch.ones_like(before[..., :1])], -1), batch)
+    wanted = solve(moments.equations())
+    assert (wanted.weights != 0).any()
+    torch.testing.assert_close(head.state.weight, wanted.weights.T)
+    torch.testing.assert_close(joint.expected, wanted.expected)
+
+
+def test_later_passes_change_nothing():
+    one, two = joint_head(), joint_head()
+    for _, joint in (one, two):
+        read(joint, range(12))
+        joint.finish(alone)
+    joint = two[1]
+    joint.add(*batch_of(99))
+    assert joint.finish(alone) is None
+    assert_same(one, two)
+
+
+def test_a_later_round_adds_its_trees():
+    head, joint = joint_head()
+    read(joint, range(8))
+    joint.finish(alone)
+    first, replies = head.state.weight.clone(), joint.equations.replies
+    read(joint, range(8, 20))
+    joint.finish(alone)
+    assert joint.equations.replies == 20 / 8 * replies
+    assert not torch.allclose(head.state.weight, first)
+    later, other = joint_head()
+    read(other, range(8, 20))
+    other.finish(alone)
+    assert not torch.allclose(head.state.weight, later.state.weight)
+
+
+def test_processes_add_their_trees_up():
+    whole, mine, theirs = joint_head(), joint_head(), joint_head()
+    for (_, joint), seeds in ((whole, range(8)), (mine, range(4)), (theirs, range(4, 8))):
+        read(joint, seeds)
+    others = iter([part.clone() for part in theirs[1].moments.tensors])
+    whole[1].finish(alone)
+    mine[1].finish(lambda part: part + next(others))
+    assert_same(whole, mine)
+
+
+def test_a_checkpoint_between_rounds():
+    unbroken, stopped, resumed = joint_head(), joint_head(), joint_head()
+    for _, joint in (unbroken, stopped):
+        read(joint, range(8))
+        joint.finish(alone)
+    file = io.BytesIO()
+    torch.save([part.state_dict() for part in stopped], file)
+    file.seek(0)
+    for part, state in zip(resumed, torch.load(file, weights_only=True), strict=True):
+        part.load_state_dict(state)
+    assert_same(resumed, stopped)
+    for _, joint in (unbroken, resumed):
+        read(joint, range(8, 16))
+        joint.finish(alone)
+    assert_same(resumed, unbroken)
+
+
+def test_a_checkpoint_of_before_the_first_round():
+    _, joint = joint_head()
+    _, other = joint_head()
+    other.load_state_dict(joint.state_dict())
+    assert other.equations is None
+
+
+@pytest.mark.parametrize("packs", [1, 2])
+def test_targets_are_foretold_from_the_prompt_on(packs):
+    """The prompt's own target, and the advantage of each token that leads to the state."""
+    head, joint = joint_head()
+    torch.nn.init.normal_(head.state.weight)
+    torch.nn.init.normal_(joint.expected)
+    after, before, batch = batch_of(0)
+    if packs == 2:
+        parts = zip(batch, batch, strict=True)
+        batch = type(batch)(*(torch.cat(pair) for pair in parts))
+        after, before = after.repeat(2, 1, 1), before.repeat(2, 1, 1)
+    with torch.no_grad():
+        found = joint(after, before, batch)
+        for at in range(after.shape[1]):
+            value, place = batch.start[0].clone(), at
+            while batch.depth[0, place] >= 0:
+                value += after[0, place] @ head.state.weight.T
+                value -= torch.cat([before[0, place], torch.ones(1)]) @ joint.expected
+                place = int(batch.previous[0, place])
+            for pack in range(packs):
+                torch.testing.assert_close(found[pack, at], value)
