@@ -42,31 +42,32 @@ def speed(
         short for want of time have no reason.
     """
     ended, endless = clock() + 3 * seconds, cycle(prompts)
-    few = list(islice(endless, max(1, rows // 16)))
-    read, steps, outputs = _replies(policy, few, sampling, max_tokens, seconds, (seed, 0), clock)
-    # So many prompts can be read in a while; a line through the steps tells the rest.
+    few = list(islice(endless, min(2, rows)))
+    read, steps, outputs = _replies(policy, few, 1, sampling, max_tokens, seconds, (seed, 0), clock)
+    # So many prompts can be read in a while; each has as many replies as fill the rows.
     count = max(1, min(rows, int(seconds * len(few) / max(1e-9, read))))
     number = 0
     while number == 0 or (len(outputs) < wanted and clock() < ended):
         number += 1
-        some, key = list(islice(endless, count)), (seed, number)
-        read, more, written = _replies(policy, some, sampling, max_tokens, seconds, key, clock)
+        some, how = list(islice(endless, count)), (sampling, max_tokens, seconds, (seed, number))
+        read, more, written = _replies(policy, some, rows // count, *how, clock)
         steps, outputs = [*steps, *more], [*outputs, *written]
-    tokens = sum(len(one.request.tokens) for one in written)
+    tokens = sum(len(one.request.tokens) for one in written) / (rows // count)
     return Speed.measure(read / tokens, steps), outputs
 
 
 def _replies(
     policy: GuidedPolicy,
     prompts: Sequence[Prompt],
+    copies: int,
     sampling: SamplingParams,
     max_tokens: int,
     seconds: float,
     key: tuple[int, int],
     clock: Clock,
 ) -> tuple[float, list[tuple[int, float]], list[Output]]:
-    """Seconds to read prompts; rows and seconds of each step after that; replies."""
-    decoder = Decoder(policy.reference, policy.guides, policy.rule, len(prompts))
+    """Seconds to read prompts; rows and seconds of each step after that; some replies to each."""
+    decoder = Decoder(policy.reference, policy.guides, policy.rule, len(prompts) * copies)
     requests: dict[int, Request] = {}
     before = clock()
     for at, prompt in enumerate(prompts):
@@ -81,7 +82,8 @@ def _replies(
     outputs: dict[int, Output] = {}
     for number, request in requests.items():
         reply = replace(request, limit=max_tokens, hold=False)
-        outputs[decoder.fork(number, [reply])[0]] = Output(reply)
+        each = [replace(reply, key=(*reply.key, copy)) for copy in range(copies)]
+        outputs |= zip(decoder.fork(number, each), map(Output, each), strict=True)
     steps: list[tuple[int, float]] = []
     begun = clock()
     while not decoder.idle and (len(steps) < 3 or clock() - begun < seconds):

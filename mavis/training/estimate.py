@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mavis.decoding.scoring import SIDE_BY_SIDE
 from mavis.evaluation.evaluate import PARTS
 from mavis.training.drawn_trees import Lengths, tree_size
 from mavis.training.judgement import ANSWERS
@@ -114,7 +115,6 @@ class Rates:
     reference: Speed
     guided: Speed
     growth: float  # how much longer a tree takes than replies of as many tokens
-    judge: float  # per token of a prompt or an answer, for advantages and the strength
     reward: float  # per reply
     learn: float  # per token of a tree, in the first pass over a round's trees
     again: float  # in later passes
@@ -149,7 +149,9 @@ def parts(size: Size, rates: Rates) -> dict[str, Part]:
     reference = answered(rates.reference, size.baseline, size.best_of)
     evaluation = answered(rates.guided, size.held_out, 1)
     judged = size.judged * min(ANSWERS, size.best_of)
-    judging = judged * (size.prompt + mean) * rates.judge
+    # Their values are read twice, for advantages and for the strength, as decoding would.
+    side_by_side = max(1, min(SIDE_BY_SIDE, judged))
+    judging = 2 * rates.guided.seconds(judged * size.prompt, judged * mean, side_by_side, longest)
     grown, learned = Part(0.0), Part(0.0)
     for at, shape in enumerate(size.shapes):
         speed = rates.guided if at or size.first is None else rates.reference

@@ -20,7 +20,6 @@ from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.request import Output, SamplingParams
 from mavis.decoding.row_memory import GUIDED, token_bytes
 from mavis.decoding.value_model import ValueModel, decoding
-from mavis.evaluation.advantages import reply_advantages
 from mavis.prompts import plain
 from mavis.reward import Units, score
 from mavis.storage import read_json
@@ -36,7 +35,6 @@ SECONDS = 4.0  # that a probe may take, about
 REPLIES = 256  # of the reference that lengths are measured on, if there is time
 TREES = 24  # that are drawn up to learn from
 BATCHES = 12  # that are learned from in a pass
-READ = 64  # replies whose advantages are summed up
 KEEP = 1.0  # seconds a round for pictures and tracking
 ROW_BYTES = 26  # on disk, of a sampled token: its id, its numbers and its text
 WEIGHTS = 4  # bytes of a weight on disk
@@ -87,15 +85,6 @@ class Plan(Callback):
         self._weights = sum(p.numel() for p in network.parameters()), trained
         with decoding(network):
             self._guided, _ = self._decode(policy, self.data.sampling(len(policy.objectives)), 1)
-            each = np.mean([len(one.request.tokens) + len(one.tokens) for one in self._outputs])
-            count = int(SECONDS / max(1e-9, self._guided.read * float(each)))
-            some = self._outputs[: min(READ, max(2, count))]
-            before = self.clock()
-            prompts = [one.request.tag for one in some]
-            reply_advantages(policy, prompts, [[one.tokens] for one in some], self.data.sampling(0))
-            seconds = self.clock() - before
-        # The strength is searched on the same states, once more.
-        self._judge = 2 * seconds / (len(some) * float(each))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a pass."""
@@ -151,7 +140,6 @@ class Plan(Callback):
             reference=self._reference,
             guided=self._guided,
             growth=self._growth,
-            judge=self._judge,
             reward=self._reward,
             learn=learn,
             again=float(np.mean(later[0])) * per_token if later and later[0] else learn,

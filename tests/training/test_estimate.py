@@ -31,7 +31,6 @@ NOTHING = Rates(
     reference=FREE,
     guided=FREE,
     growth=1.0,
-    judge=0.0,
     reward=0.0,
     learn=0.0,
     again=0.0,
@@ -110,14 +109,18 @@ def test_answers_and_tokens_of_every_part():
         ("keep", 2.0, "keeping results", 6),
         ("load", 5.0, "loading", 5),
         ("solve", 4.0, "training", 12),
-        # 4 prompts, 4 of 6 answers each, of 5 + 16 tokens, in each of 3 rounds
-        ("judge", 1.0, "evaluation", 3 * 16 * 21),
     ],
 )
 def test_each_rate_counts_where_it_belongs(name, rate, part, seconds):
     rates = replace(NOTHING, **{name: rate})
     assert parts(SIZE, rates)[part].seconds == pytest.approx(seconds)
     assert total(SIZE, rates) == pytest.approx(seconds)
+
+
+def test_values_are_judged_and_measured():
+    """Twice on 4 of 6 answers to 4 prompts, and on 12 answers, in each of 3 rounds."""
+    rates = replace(NOTHING, guided=Speed(0.0, 0.0, 1.0))
+    assert parts(SIZE, rates)["evaluation"].seconds == 3 * 16 * (2 * 16 + 12)
 
 
 def test_training_passes():
