@@ -132,7 +132,7 @@ def test_training_passes():
 
 def test_the_first_round_is_not_guided_and_a_resumed_one_is():
     slow = replace(NOTHING, guided=Speed(0.0, 0.0, 1.0))
-    one = replace(SIZE, rounds=1, held_out=0)
+    one = replace(SIZE, rounds=1, held_out=0, judged=0)
     assert total(one, slow) == 0
     assert total(replace(one, first=None), slow) > 0
 
