@@ -84,6 +84,7 @@ STORY = (
     "training.joint_head",
     "training.rates",
     "training.module",
+    "training.value_card",
     "training.drawn_trees",
     "training.estimate",
     "training.decoding_speed",

@@ -18,6 +18,8 @@ class ModelCard(Card):
         source: where its values come from.
         eta: the KL price of its training targets.
         rounds: of its fit.
+        strengths: pairs of a strength β and the KL to the reference that is expected at it with a
+            weight of 1, in nats per answer of the fit's length, beside truncation.
     """
 
     FILE: ClassVar[str] = "value.json"
@@ -28,6 +30,12 @@ class ModelCard(Card):
     source: Source
     eta: float | None = None
     rounds: int = 0
+    strengths: tuple[tuple[float, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the columns, and take pairs from JSON as what they were."""
+        super().__post_init__()
+        object.__setattr__(self, "strengths", tuple((beta, kl) for beta, kl in self.strengths))
 
 
 def read_card(folder: Path) -> ModelCard:

@@ -21,7 +21,6 @@ from mavis.evaluation.samples import ScoredSamples
 from mavis.loudness import quiet, verbose
 from mavis.plot_style import save
 from mavis.prompts import digest, plain
-from mavis.reward import described
 from mavis.storage import read_json, write_json, write_whole
 from mavis.tracking.mlflow_logger import Tracking
 from mavis.tracking.mlflow_run import SAMPLE_COLUMNS
@@ -30,6 +29,7 @@ from mavis.training.data import RolloutDataModule
 from mavis.training.module import ValueModule
 from mavis.training.progress_bar import aside
 from mavis.training.run_folder import LAST, METRICS, save_checkpoint
+from mavis.training.value_card import for_people, strengths
 
 VALUE = "value"
 LEARNED = ("r2", "val_loss", "sibling_rank_correlation")  # of the values on held-out trees
@@ -240,8 +240,9 @@ class Rounds(Callback):
 def _save(data: RolloutDataModule, module: ValueModule, entry: dict[str, Any]) -> None:
     """Write the value model as it is after the round of an entry."""
     network, eta = module.network, data.strength.eta
-    network.card = replace(network.card, rounds=entry["round"] + 1, eta=eta)
-    text = _card(data, module, entry)
+    card = replace(network.card, rounds=entry["round"] + 1, strengths=strengths(entry))
+    network.card = replace(card, eta=eta)
+    text = for_people(data, module, entry)
 
     def save(draft: Path) -> None:
         network.save_pretrained(draft, text)
@@ -277,24 +278,3 @@ def _plots(
     for columns in module.calibration:
         figures.append(("calibration.png", plots.calibration_figure(*columns, name)))
     return [save(data.folder / file, figure) for file, figure in figures]
-
-
-def _card(data: RolloutDataModule, module: ValueModule, entry: dict[str, Any]) -> str:
-    """The value model's card, for people."""
-    (units,), name = data.units, data.objective.name
-    return f"""# Value model: {name}
-
-Tilts `{data.reference.name}` towards {name}, with `mavis generate "…" --weights.{name} 1`.
-
-| | |
-|---|---|
-| source of values | `{module.network.card.source}` |
-| reward model | `{described(data.objective.reward)}` |
-| standard units | (reward − {units.mean:.4g}) / {units.std:.4g} |
-| prompts | `{data.source}` |
-| rounds | {entry["round"] + 1} |
-| η, β in rollouts | {data.strength.eta:.3g}, {data.strength.beta:.3g} |
-| reward on held-out prompts | {entry["reward"]:z.2f} ± {entry["reward_se"]:.2f} (reference {
-        entry["reward_reference"]:z.2f}) |
-| KL to the reference | {entry["kl"]:.2f} nats per response |
-"""

@@ -19,6 +19,7 @@ ANSWERS = 4  # reference answers to a prompt that values are judged on
 SHOWN_TRUNCATION = 0.1  # nats an answer that truncation may cost without a word
 DEAR_TRUNCATION = 0.02  # nats a token that it may cost without a hint
 MOST = 1 << 28  # numbers that are kept to find the strength: 1 GiB
+SHARES = (0.25, 0.5, 1, 2)  # of the strength: what KL is expected there is kept
 OVERSPENT = 1.5  # times the KL budget that a round may cost and still be promoted
 LEAST_SLOPE = 0.5  # below it, values are more than twice as large as what they foretell
 
@@ -38,7 +39,9 @@ def judge(data: RolloutDataModule, network: ValueModel, split: str) -> dict[str,
     rewards = baseline.standard(data.units)[: len(prompts), :, 0]
     with decoding(network):
         advantages = reply_advantages(policy, prompts, tokens, data.sampling(0))
-        kl = _strength(data, policy, prompts, tokens, split == "validation")
+        expected = _strength(data, policy, prompts, tokens, split == "validation")
+    beta = data.strength.beta
+    kl = expected(beta)
     found = agreement(advantages[..., 0], rewards[:, :ANSWERS])
     # Of a policy that is tilted a little, by values whose advantages correlate so with the truth.
     spread = float(np.sqrt(np.nanvar(rewards, axis=1, ddof=1).mean()))
@@ -49,8 +52,9 @@ def judge(data: RolloutDataModule, network: ValueModel, split: str) -> dict[str,
         "advantage_correlation_high": found.correlation.high,
         "advantage_slope": found.slope,
         "advantage_r2": found.r2,
-        "beta": data.strength.beta,
+        "beta": beta,
         "kl_expected": kl,
+        **{f"kl_expected_{share:g}": expected(share * beta) for share in SHARES},
         "reward_spread": spread,
         "reward_predicted": float(np.nanmean(rewards)) + gain,
     }
@@ -62,8 +66,8 @@ def _strength(
     prompts: Sequence[Prompt],
     tokens: Sequence[Sequence[Sequence[int]]],
     choose: bool,
-) -> float:
-    """The KL that is expected at the strength, which is first chosen to spend a KL budget."""
+) -> ExpectedKL:
+    """The KL that is expected at any strength; that of the fit is set to spend its KL budget."""
     pairs = [(p, one) for p, few in zip(prompts, tokens, strict=True) for one in few if one]
     sampling = data.sampling(len(policy.objectives))
     weights = dict(zip(policy.objectives, sampling.weights, strict=True))
@@ -82,7 +86,7 @@ def _strength(
         # Values that are the same for all tokens spend nothing: the round is then not promoted.
         with suppress(ValueError):
             data.strength.set(expected.strength(data.kl_budget, data.strength.beta))
-    return expected(data.strength.beta)
+    return expected
 
 
 def learned(entry: dict[str, Any]) -> bool:
