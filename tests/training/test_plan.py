@@ -39,7 +39,7 @@ def test_a_table_and_nothing_left_behind(planned, tmp_path):
     lines = out.splitlines()
     assert [next(p for p in PARTS if line.startswith(p)) for line in lines[1:7]] == list(PARTS)
     number = r"\d+(\.\d+)?"
-    last = rf"in all about \d+ s, {number} GB of memory, {number} GB of disk"
+    last = rf"in all about {number} (s|minutes?|hours?), {number} GB of memory, {number} GB of disk"
     assert re.fullmatch(last, lines[-1])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["temporary"]
     assert err.splitlines()[-1].startswith("mavis: probing")
