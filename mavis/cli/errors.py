@@ -27,6 +27,7 @@ def complaint(error: BaseException) -> str:
     Errors raised by mavis are whole sentences. A library's error may say too little, so its class
     is added, and how to see the traceback.
     """
+    error = _within(error)
     if _is_memory(error):
         more = f": {_first(error)}" if str(error) else ""
         return _short(f"out of memory ({MEMORY}){more}")
@@ -58,6 +59,16 @@ def is_ours(error: BaseException) -> bool:
     while trace and trace.tb_next:
         trace = trace.tb_next
     return trace is None or Path(trace.tb_frame.f_code.co_filename).is_relative_to(PACKAGE)
+
+
+def _within(error: BaseException) -> BaseException:
+    """Our own error where the parser repeats it, followed by every argument of a class."""
+    inner = error.__cause__ or error.__context__
+    while inner is not None and not is_ours(error):
+        if is_ours(inner) and isinstance(inner, SENTENCES) and str(inner) in str(error):
+            return inner
+        inner = inner.__cause__ or inner.__context__
+    return error
 
 
 def _is_memory(error: BaseException) -> bool:

@@ -113,6 +113,13 @@ def doubts(entry: dict[str, Any], data: RolloutDataModule) -> str:
             f"policy pays KL for noise: guide with --beta {beta * slope:.2g}, or train on more "
             f"trees: {more}."
         )
+    budget, expected = data.kl_budget, entry.get("kl_expected", math.inf)
+    if budget is not None and expected < budget / 2:
+        return (
+            f"no strength spends the KL budget of {budget:g} nats on answers as short as these: at "
+            f"{beta:.3g}, where it stays, {expected:.2g} are expected. Give a smaller "
+            "--data.kl_budget."
+        )
     if overspent(entry, data):
         return (
             f"the policy is {entry['kl'] - entry['kl_truncation']:.1f} nats from the reference "

@@ -132,6 +132,7 @@ def test_bad_words(words, message, capsys):
 def test_bad_settings(words, message, fit_words, tmp_path, capsys):
     line = refused(capsys, fit_words(tmp_path / "run", *words))
     assert message in line
+    assert "Namespace(" not in line  # of all arguments of a class
     assert not (tmp_path / "run" / "rollouts").exists()
 
 

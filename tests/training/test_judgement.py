@@ -73,6 +73,13 @@ def test_a_policy_beyond_its_budget():
     assert not overspent(entry(0.3, 0.5, 0.9, kl=99.0), DATA)  # a given strength has no budget
 
 
+def test_a_budget_that_no_strength_spends():
+    said = doubts({**entry(0.3, 0.5, 0.9), "kl_expected": 0.1}, data_of(500.0))
+    assert "no strength spends the KL budget of 500 nats" in said
+    assert "0.1 are expected. Give a smaller --data.kl_budget." in said
+    assert doubts({**entry(0.3, 0.5, 0.9), "kl_expected": 2.0}, data_of(2.0)) == ""
+
+
 def test_truncation_is_shown_where_it_costs_something():
     numbers = {"reward": 0.2, "reward_se": 0.1, "reward_reference": 0.0, "best_of_n_at_kl": None}
     line = in_a_line(numbers | {"kl": 4.2, "kl_truncation": 3.4})
