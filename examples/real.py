@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 from real_picture import draw, table
-from stages import Stage, Stop, run, run_all
+from stages import Stage, Stop, run, run_all, run_together
 
 from mavis.cli.errors import complaint
 from mavis.objective import find
@@ -101,7 +101,7 @@ def _main(options: Namespace) -> None:
 
 
 def plan(recipe: Recipe, home: Path, out: Path, given: str | None) -> list[Stage]:
-    """The stages in their order: the first guided answers come before the second fit.
+    """The stages in their order: guided answers come before anything is compared.
 
     Args:
         recipe: what is done.
@@ -123,12 +123,17 @@ def plan(recipe: Recipe, home: Path, out: Path, given: str | None) -> list[Stage
         minutes = recipe.minutes["fetch"]
         # The file is checked each time: no stage that is finished once and for all.
         stages.append(Stage("fetch the model", minutes, fetching, fixed=True))
-    for name, config in configs.items():
-        words = ["fit", "-c", str(config), "--data.reference", model, "--out", str(out / name)]
-        work = partial(mavis, words)
-        key = _key(words, config.read_text(encoding="utf-8"))
-        makes = (out / name / "value", out / name / "metrics.json")
-        stages.append(Stage(f"fit {name}", recipe.minutes["fit"], work, makes, key))
+    fits = {  # without bars, which would be drawn over one another
+        name: ["-q", "fit", "-c", str(config), "--data.reference", model, "--out", str(out / name)]
+        for name, config in configs.items()
+    }
+    keys = {name: _key(fits[name], configs[name].read_text(encoding="utf-8")) for name in fits}
+    makes = tuple(out / name / file for name in fits for file in ("value", "metrics.json"))
+    # Side by side: each decodes in threads of its own, which share less than those of one.
+    work, minutes = partial(mavis_together, list(fits.values())), recipe.minutes["fit"]
+    name = f"fit {' and '.join(fits)}"
+    stages.append(Stage(name, minutes, work, makes, _key([], *keys.values()), bars=False))
+    for name, key in keys.items():
         words = ["generate", *recipe.questions, f"--weights.{name}", "1", "--runs", str(out)]
         words += ["--compare", "--score", *_words(recipe.generate)]
         text = out / f"answers-{name}.txt"
@@ -176,6 +181,14 @@ def mavis(words: Sequence[str], keep: Path | None = None) -> None:
     status, _ = run([sys.executable, "-m", "mavis", *words], keep)
     if status:
         raise Stop(f"`mavis {words[0]}` has failed; the same command goes on from here.", status)
+
+
+def mavis_together(commands: Sequence[Sequence[str]]) -> None:
+    """Run commands of mavis side by side."""
+    for words in commands:
+        print(f"$ mavis {shlex.join(words)}", flush=True)
+    if status := run_together([[sys.executable, "-m", "mavis", *words] for words in commands]):
+        raise Stop("`mavis fit` has failed; the same command goes on from here.", status)
 
 
 # The model

@@ -67,6 +67,7 @@ def here(calls):
 
     def run(words, keep=None, listen=False):  # noqa: ARG001
         assert words[:3] == [sys.executable, "-m", "mavis"]
+        words = [word for word in words if word != "-q"]
         calls.append(" ".join(word for word in words[3:] if word[0] != "-")[:20])
         more = ["--trainer.logger", "false"] if words[3] == "fit" else []
         with redirect_stdout(StringIO()) as said:
@@ -111,11 +112,12 @@ def test_all_stages_on_the_embedded_model(example, recipe, tmp_path, monkeypatch
 
     out = tmp_path / "out"
     words = ["--recipe", str(recipe), "--out", str(out), "--model", "sandbox/reference"]
+    together = lambda commands: max(whole(one)[0] for one in commands)  # noqa: E731
+    monkeypatch.setattr(example.real, "run_together", together)
     monkeypatch.setattr(example.real, "run", lambda w, k=None: killed(w, keep=k))
     assert example.real.main(words) == 143
     assert "the same command goes on from here" in capsys.readouterr().err
-    # The first guided answers come before the second fit.
-    assert [call.split()[0] for call in calls] == ["fit", "generate", "fit", "generate"]
+    assert [call.split()[0] for call in calls] == ["fit", "fit", "generate", "generate"]
     assert "guided " in (out / "answers-plain-words.txt").read_text()
 
     calls.clear()
@@ -123,7 +125,7 @@ def test_all_stages_on_the_embedded_model(example, recipe, tmp_path, monkeypatch
     assert example.real.main(words) == 0
     assert [call.split()[0] for call in calls] == ["pareto"]
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("[1/6] fit plain-words: finished (")
+    assert said[0].startswith("[1/5] fit plain-words and cheerful: finished (")
     assert said[-1].startswith(f"pictures  {out / 'real.png'}")
     assert (out / "real.png").read_bytes()[:4] == b"\x89PNG"
     assert (out / "real.md").read_text().startswith("| λ = plain-words : cheerful | ")
@@ -147,6 +149,7 @@ def quick(example, recipe, tmp_path, monkeypatch):
     """`quick(status)`: the script where every command ends with a status at once."""
 
     def go(status):
+        monkeypatch.setattr(example.real, "run_together", lambda _: status)
         monkeypatch.setattr(example.real, "run", lambda *_, **__: (status, ""))
         words = ["--recipe", str(recipe), "--out", str(tmp_path / "out"), "--model", "m"]
         return example.real.main(words)
@@ -184,7 +187,8 @@ def test_what_depends_on_a_changed_configuration_is_not_finished(example, recipe
     config = tmp_path / "cheerful.yaml"
     config.write_text(config.read_text().replace('"trees": 3', '"trees": 4'))
     changed = {name for name, key in keys().items() if key != before[name]}
-    assert changed == {"fit cheerful", "ask cheerful", "compare", "draw"}
+    both = "fit plain-words and cheerful"  # the other one says at once that it is finished
+    assert changed == {both, "ask cheerful", "compare", "draw"}
 
 
 @pytest.mark.parametrize(("text", "why"), [("[1", "cannot be read"), ("{a: 1}", "cannot be read")])
@@ -201,7 +205,7 @@ def test_the_recipe_that_is_shipped(example, tmp_path):
     plan = example.real.plan(recipe, FOLDER, tmp_path, None)
     names = [stage.name for stage in plan]
     assert names[0] == "fetch the model"
-    assert names[1:5] == ["fit plain-words", "ask plain-words", "fit cheerful", "ask cheerful"]
+    assert names[1:4] == ["fit plain-words and cheerful", "ask plain-words", "ask cheerful"]
     assert sum(stage.minutes for stage in plan) <= 40
     assert sum(stage.minutes for stage in plan[:3]) <= 11
 
@@ -336,7 +340,8 @@ def test_a_command_prints_and_what_it_prints_is_kept(example, tmp_path, capsys):
     assert capsys.readouterr().out == "ä 1\n2\nä 1\n"
 
 
-def test_a_command_ends_with_the_script(tmp_path):
+@pytest.mark.parametrize("call", ["run(words)", "run_together([words])"])
+def test_a_command_ends_with_the_script(tmp_path, call):
     """The script is terminated; its command hears of it, and has ended when the script ends."""
     inner = (
         "import signal, sys\n"
@@ -346,9 +351,10 @@ def test_a_command_ends_with_the_script(tmp_path):
         "signal.pause()\n"
     )
     outer = (
-        "import sys, pathlib\nfrom stages import run\n"
+        "import sys, pathlib\nfrom stages import run, run_together\n"
         "from mavis.signals import stopped_by_signals\n"
-        f"with stopped_by_signals():\n    run([sys.executable, '-c', {inner!r}])\n"
+        f"words = [sys.executable, '-c', {inner!r}]\n"
+        f"with stopped_by_signals():\n    {call}\n"
     )
     paths = [str(FOLDER), str(ROOT), os.environ.get("PYTHONPATH", "")]
     script = subprocess.Popen(
@@ -364,6 +370,20 @@ def test_a_command_ends_with_the_script(tmp_path):
         script.terminate()
         script.wait(60)
     assert (tmp_path / "ended").exists()
+
+
+def test_commands_side_by_side_share_the_cores(example, capfd, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    show = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]
+    assert example.stages.run_together([show, show]) == 0
+    assert capfd.readouterr().out == "3\n3\n"
+
+
+def test_a_command_that_fails_ends_those_beside_it(example):
+    fails = [sys.executable, "-c", "import sys; sys.exit(3)"]
+    waits = [sys.executable, "-c", "import signal; signal.pause()"]
+    assert example.stages.run_together([waits, fails]) == 3
 
 
 # The picture
