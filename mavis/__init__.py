@@ -73,6 +73,7 @@ STORY = (
     "training.tree",
     "training.rollout",
     "training.targets",
+    "training.prefixes",
     "training.packing",
     "training.credit",
     "training.run_folder",

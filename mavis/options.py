@@ -171,6 +171,18 @@ def positive(**numbers: float | None) -> None:
             raise ValueError(f"{name} must be a positive number, got {number}.")
 
 
+def fraction(**numbers: float) -> None:
+    """Raise a ValueError if an option is not in [0, 1].
+
+    >>> fraction(share=1.5)
+    Traceback (most recent call last):
+    ValueError: share must be from 0 to 1, got 1.5.
+    """
+    for name, number in numbers.items():
+        if not 0 <= number <= 1:
+            raise ValueError(f"{name} must be from 0 to 1, got {number}.")
+
+
 def check_alpha(divergence: str, alpha: float | None) -> None:
     """Raise a ValueError unless alpha is set exactly when the alpha divergence is used."""
     if alpha is None and divergence == "alpha":

@@ -20,7 +20,7 @@ from mavis.storage import Row, Shards, spent
 
 Array = npt.NDArray[np.float64]
 
-MADE, SCORES = "made", "scores"  # the tables in a folder
+MADE, SCORES, PREFIXES = "made", "scores", "prefixes"  # the tables in a folder
 PER_SHARD = 16  # prompts whose rows are written to disk together
 PER_SCORING = 256  # replies that are passed to a reward together
 
@@ -111,9 +111,19 @@ class Collector:
         return known
 
     def score(
-        self, folder: Path | None, rows: Sequence[Row], objectives: Sequence[Objective]
+        self,
+        folder: Path | None,
+        rows: Sequence[Row],
+        objectives: Sequence[Objective],
+        name: str = SCORES,
     ) -> list[Array]:
         """Score the replies of rows, except those that the same rewards have already scored.
+
+        Args:
+            folder: where the scores are saved; None keeps them in memory.
+            rows: each with `index`, `prompt` and `responses`.
+            objectives: M of them.
+            name: the table of the scores: SCORES of replies, PREFIXES of beginnings of replies.
 
         Returns:
             for each row the rewards of its n replies by the M objectives [n, M].
@@ -123,7 +133,7 @@ class Collector:
                 was edited.
         """
         started = time.perf_counter()
-        table = self._table(folder, SCORES)
+        table = self._table(folder, name)
         identities = [identity(one) for one in objectives]
 
         def reward_of(row: Row) -> str:
@@ -138,7 +148,8 @@ class Collector:
                 f"{folder} holds scores of another reward of {names}, or of this one "
                 "before it was edited: give another --out."
             )
-        self._count_thoughts(rows, objectives)
+        if name == SCORES:
+            self._count_thoughts(rows, objectives)
         mine = [r for r in rows if r["index"] % self.world.size == self.world.rank]
         # A mapping: objectives with the same reward share its scores.
         for reward, one in dict(zip(identities, objectives, strict=True)).items():
@@ -200,4 +211,4 @@ class Collector:
 
 def collected(folder: Path) -> float:
     """CPU seconds that making and scoring the rows in a collector's folder took."""
-    return spent((folder / MADE, folder / SCORES))
+    return spent((folder / MADE, folder / SCORES, folder / PREFIXES))

@@ -1,16 +1,20 @@
 """Makes and scores rollout trees once; an interrupted run reads them from disk."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from mavis.decoding.policy import GuidedPolicy
+from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import SamplingParams
-from mavis.evaluation.collect import Collector
+from mavis.evaluation.collect import PREFIXES, Collector
 from mavis.objective import Objective
 from mavis.prompts import Prompt
 from mavis.storage import Row
+from mavis.training.prefixes import prefix_texts
 from mavis.training.rollout import Shape, grow
 from mavis.training.tree import Tree, read_tree, tree_row
 
@@ -38,3 +42,40 @@ def collect_trees(
     return [
         read_tree(row, scores.astype(np.float32)) for row, scores in zip(made, rewards, strict=True)
     ]
+
+
+def score_prefixes(
+    collector: Collector,
+    folder: Path,
+    reference: ReferencePolicy,
+    prompts: Sequence[Prompt],
+    objectives: Sequence[Objective],
+    trees: Sequence[Tree],
+) -> list[Tree]:
+    """The trees of `collect_trees`, with the rewards of all beginnings of their replies.
+
+    They are scored once, and saved beside the trees; the time is added to that of the replies.
+    """
+    rows: list[Row] = []
+    for index, (prompt, tree) in enumerate(zip(prompts, trees, strict=True)):
+        stop = reference.encode(prompt).stop
+        texts = prefix_texts(tree, partial(reference.decode, stop=stop))
+        rows.append({"index": index, "prompt": tree.prompt, "responses": texts})
+    before = collector.seconds["scored"]
+    scores = collector.score(folder, rows, objectives, PREFIXES)
+    collector.seconds["scored"] += before
+    return [
+        replace(tree, prefixes=one.astype(np.float32))
+        for tree, one in zip(trees, scores, strict=True)
+    ]
+
+
+def facts_of(trees: Sequence[Tree], collector: Collector) -> dict[str, float]:
+    """How many trees, tokens and abstained rewards there are, and what they took, by name."""
+    return {
+        "trees": len(trees),
+        "tokens": sum(len(tree.tokens) - int(tree.start[1]) for tree in trees),
+        "abstained": sum(int(np.isnan(tree.rewards).sum()) for tree in trees),
+        "seconds_rollout": collector.seconds["made"],
+        "seconds_score": collector.seconds["scored"],
+    }

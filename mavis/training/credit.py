@@ -17,12 +17,23 @@ Expectations given the state before are predicted from that state's features, by
 The ridge strength is chosen by cross-validation over prompts, by the correlation of what is
 foretold with the rewards, and θ is multiplied by the slope found there: values that foretell little
 are small. All of it needs second moments alone, so that nothing is kept of a tree that was read.
+
+Where a reward says something of partial text, there is an equation for each token, too: the
+increments Δ of the reward on prefixes (`prefixes`) from it on, discounted by κ, are what the tokens
+from it on bring, discounted alike:
+
+    Σ_{u≥t} κ^{u−t} (Δ_u − η KL(s_{u−1})) = Σ_{u≥t} κ^{u−t} (V(s_u) − E_π[V(s_u) | s_{u−1}]).
+
+A reply's first has weight 1, and is the equation above at κ = 1; the others have weight 1 − κ².
+Together they are generalised least squares of the increments, whose weight for tokens u and v is
+κ^{|u − v|}. The ridge and the slope are still judged by the rewards of whole replies.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mavis.training.packing import Batch
 
@@ -55,24 +66,29 @@ class Moments:
         after: D, the number of features of the state after a token.
         before: G, the number of features of the state before it.
         outputs: M.
+        discount: κ, of later increments; below 1 batches must have increments.
     """
 
-    def __init__(self, after: int, before: int, outputs: int) -> None:
+    def __init__(self, after: int, before: int, outputs: int, discount: float = 1.0) -> None:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(*shape, dtype=torch.float64)
 
-        both, self.after = after + before, after
+        both, self.after, self.discount = after + before, after, discount
         self.before = zeros(before, before)  # sum over tokens of g gᵀ
         self.along = zeros(before, after + 1)  # of g (φ, price)ᵀ
         self.sums = zeros(FOLDS, both, both)  # over replies, of u uᵀ for u = Σ (φ, g)
         self.rewards = zeros(FOLDS, both, outputs)  # of u rᵀ
         self.spread = zeros(FOLDS, outputs)  # of r²
         self.counts = zeros(2)  # trees, replies
+        folds = FOLDS if discount < 1 else 0  # of the equations of single tokens
+        self.token_sums = zeros(folds, both, both)
+        self.token_gains = zeros(folds, both, outputs)
 
     @property
     def tensors(self) -> list[Tensor]:
         """All that adds up over trees, and over processes."""
-        return [self.before, self.along, self.sums, self.rewards, self.spread, self.counts]
+        whole = [self.before, self.along, self.sums, self.rewards, self.spread, self.counts]
+        return whole if self.discount == 1 else [*whole, self.token_sums, self.token_gains]
 
     def add(self, after: Tensor, before: Tensor, batch: Batch) -> None:
         """Add packs that show whole trees; a reply that any objective abstains from is left out.
@@ -84,15 +100,17 @@ class Moments:
         """
         price, path = batch.price[..., None], batch.path
         known = batch.leaf & batch.targets.isfinite().all(-1)
-        columns = (after, before, price, path, batch.targets, known, batch.depth >= 0)
-        for φ, g, cost, leads, target, leaf, inside in zip(*columns, strict=True):
+        gains = batch.targets if batch.increments is None else batch.increments
+        columns = (after, before, price, path, batch.targets, gains, known, batch.depth >= 0)
+        for φ, g, cost, leads, target, gained, leaf, inside in zip(*columns, strict=True):
             if leaf.sum() < 2:  # one reply says nothing within its prompt
                 continue
             φ, g, cost = (x[inside].double().cpu() for x in (φ, g, cost))
             self.before += g.T @ g
             self.along += g.T @ torch.cat([φ, cost], 1)
             # Less the means of the prompt's replies: what is the same for all of them is no credit.
-            u = leads[leaf][:, inside].double().cpu() @ torch.cat([φ, g], 1)
+            features, leads = torch.cat([φ, g], 1), leads[leaf][:, inside].double().cpu()
+            u = leads @ features
             r = target[leaf].double().cpu()
             u, r = u - u.mean(0), r - r.mean(0)
             fold = int(self.counts[0]) % FOLDS
@@ -100,6 +118,12 @@ class Moments:
             self.rewards[fold] += u.T @ r
             self.spread[fold] += r.square().sum(0)
             self.counts += torch.tensor([1, len(r)])
+            if self.discount < 1:
+                both = torch.cat([features, gained[inside].double().cpu()], 1)
+                rows = _of_each_token(both, leads, self.discount)
+                u, r = rows[:, : features.shape[1]], rows[:, features.shape[1] :]
+                self.token_sums[fold] += u.T @ u
+                self.token_gains[fold] += u.T @ r
 
     def equations(self) -> "Equations":
         """The normal equations of this policy's trees, features centred given the state before.
@@ -123,7 +147,34 @@ class Moments:
         spread = self.spread - 2 * (charge.T @ self.rewards)[:, 0] + (charge.T @ paid)[:, 0]
         squares = centre.T @ self.sums @ centre
         products = centre.T @ (self.rewards - paid)
-        return Equations(squares, products, spread, float(self.counts[1]), mean)
+        found = Equations(squares, products, spread, float(self.counts[1]), mean)
+        if self.discount == 1:
+            return found
+        left = self.token_gains - self.token_sums @ charge
+        squares, products = centre.T @ self.token_sums @ centre, centre.T @ left
+        return replace(found, token_squares=squares, token_products=products)
+
+
+def _of_each_token(columns: Tensor, leads: Tensor, discount: float) -> Tensor:
+    """The equations of each token of a prompt's replies, as weighted rows.
+
+    Args:
+        columns: of every token in the tree [T, C].
+        leads: 1 where a token leads to the end of a reply [L, T].
+        discount: κ.
+
+    Returns:
+        discounted sums from each token of each reply on [E, C], less the mean of those that begin
+        at the same place of other replies to the prompt.
+    """
+    replies = [columns[on] for on in leads.bool()]
+    rows = pad_sequence(replies, batch_first=True)  # [L, S, C]
+    known = pad_sequence([torch.ones(len(one), 1) for one in replies], batch_first=True).double()
+    for place in range(rows.shape[1] - 2, -1, -1):
+        rows[:, place] += discount * rows[:, place + 1]
+    rows = (rows - (rows * known).sum(0) / known.sum(0)) * known
+    rows[:, 1:] *= (1 - discount**2) ** 0.5
+    return rows.flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -136,6 +187,8 @@ class Equations:
         spread: sum of squares of the charged rewards [F, M].
         replies: how many they are of.
         mean: what predicts the features from the state before [G, D].
+        token_squares: as `squares`, of the equations of single tokens; None where there are none.
+        token_products: as `products`, with what is gained from a token on.
     """
 
     squares: Tensor
@@ -143,6 +196,8 @@ class Equations:
     spread: Tensor
     replies: float
     mean: Tensor
+    token_squares: Tensor | None = None
+    token_products: Tensor | None = None
 
     def __add__(self, later: "Equations") -> "Equations":
         """Those of the trees of both; features are predicted as under the later policy."""
@@ -152,18 +207,27 @@ class Equations:
             self.spread + later.spread,
             self.replies + later.replies,
             later.mean,
+            _sum(self.token_squares, later.token_squares),
+            _sum(self.token_products, later.token_products),
         )
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return None if one is None or other is None else one + other
 
 
 def solve(trees: Equations) -> Solution:
     """Find θ, the ridge strength and the slope of each objective."""
     squares, products, spread = trees.squares, trees.products, trees.spread.sum(0)
-    whole, aim = squares.sum(0), products.sum(0)
+    learned, gains = squares, products  # equations that θ solves; it is judged by whole replies
+    if trees.token_squares is not None and trees.token_products is not None:
+        learned, gains = trees.token_squares, trees.token_products
+    whole, aim = learned.sum(0), gains.sum(0)
     scale = (whole.diagonal().sum() / trees.replies).clamp(min=1e-12)
     grid = torch.tensor(RIDGES, dtype=torch.float64) * scale
     foretold = torch.zeros(2, len(grid), aim.shape[1], dtype=torch.float64)  # Σ r̂ r and Σ r̂²
     for fold in range(FOLDS):
-        θ = _ridge(whole - squares[fold], aim - products[fold], grid)  # [L, D, M]
+        θ = _ridge(whole - learned[fold], aim - gains[fold], grid)  # [L, D, M]
         foretold[0] += (θ * products[fold]).sum(1)
         foretold[1] += (θ * (squares[fold] @ θ)).sum(1)
     correlation = foretold[0] / (foretold[1] * spread).sqrt().clamp(min=1e-12)  # [L, M]

@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -20,11 +19,11 @@ from mavis.evaluation.collect import Collector, World
 from mavis.evaluation.evaluate import evaluate
 from mavis.evaluation.samples import ScoredSamples
 from mavis.objective import Objective, common_source, find
-from mavis.options import at_least, positive
+from mavis.options import at_least, fraction, positive
 from mavis.prompts import BadRow, Prompt
 from mavis.reward import Units
 from mavis.storage import write_json
-from mavis.training.collect import collect_trees
+from mavis.training.collect import collect_trees, facts_of, score_prefixes
 from mavis.training.packing import Batch, Pack, batches, loader, round_packs
 from mavis.training.progress_bar import aside
 from mavis.training.rollout import Shape
@@ -65,6 +64,7 @@ class RolloutDataModule(LightningDataModule):
         top_p: probability mass of the most likely tokens to choose from.
         rows: answers that are sampled at once (None: 8 to 128, by the free memory).
         batch_tokens: most tokens in a training batch; larger trees are cut.
+        prefix_discount: below 1, rewards of prefixes count, later increments discounted so.
         held_out: validation prompts that each round's policy answers.
         best_of: reference answers to a third of these prompts, for units and best-of-N.
         seed: seed of all random draws.
@@ -93,6 +93,7 @@ class RolloutDataModule(LightningDataModule):
         top_p: float = 1.0,
         rows: int | None = None,
         batch_tokens: int = 512,
+        prefix_discount: float = 1.0,
         held_out: int = 200,
         best_of: int = 32,
         seed: int = 0,
@@ -103,6 +104,7 @@ class RolloutDataModule(LightningDataModule):
         at_least(2, held_out=held_out, best_of=best_of)  # spreads need two
         # At temperature 0, a tree of likeliest tokens has no two branches.
         positive(eta=eta, kl_budget=kl_budget, temperature=temperature)
+        fraction(prefix_discount=prefix_discount)
         self.objectives = tuple(find(name) for name in objectives)
         self.shapes = (Shape(first_branching, max_tokens), Shape(branching, max_tokens))
         self.source = common_source("data.prompts", prompts, self.objectives)
@@ -114,6 +116,7 @@ class RolloutDataModule(LightningDataModule):
         self.strength = Strength(beta, eta)
         self._sampling = SamplingParams((), self.strength.beta, temperature, top_k, top_p)
         self._rows, self.batch_tokens = rows, batch_tokens
+        self.prefix_discount = prefix_discount
         self.held_out, self.best_of, self.seed = held_out, best_of, seed
         self.round = 0  # the current round; finished ones are in the checkpoint
         self.facts: dict[str, float] = {}  # of the round's trees
@@ -208,7 +211,8 @@ class RolloutDataModule(LightningDataModule):
         round_ = min(self.round, self.rounds - 1)  # Lightning calls this after the last round, too
         if round_ not in self._loaders:
             trees = self._grow("train", round_)
-            groups = batches(self._packs(trees), self.batch_tokens, (self.seed, round_))
+            packs = self._packs(trees, self.prefix_discount)
+            groups = batches(packs, self.batch_tokens, (self.seed, round_))
             world = self.collector.world
             even = len(groups) // world.size * world.size
             self._grow("validation", round_)  # while the policy is the one that begins the round
@@ -258,25 +262,23 @@ class RolloutDataModule(LightningDataModule):
         assert isinstance(network, ValueModel)
         folder = self.folder / "rollouts" / f"round-{round_}" / split
         policy = GuidedPolicy(self.reference, (network,) if round_ else ())
+        prompts = self._chosen(split, round_)
         with aside(self.trainer), decoding(network):
             trees = collect_trees(
                 self.collector,
                 folder,
                 policy,
-                self._chosen(split, round_),
+                prompts,
                 self.objectives,
                 self.shapes[min(round_, 1)],
                 self.sampling(len(policy.objectives)),
                 (self.seed, round_),
                 self.rows,
             )
-        facts = {
-            "trees": len(trees),
-            "tokens": sum(len(tree.tokens) - int(tree.start[1]) for tree in trees),
-            "abstained": sum(int(np.isnan(tree.rewards).sum()) for tree in trees),
-            "seconds_rollout": self.collector.seconds["made"],
-            "seconds_score": self.collector.seconds["scored"],
-        }
+            if split == "train" and self.prefix_discount < 1:  # held out are whole replies alone
+                once = (self.collector, folder, self.reference, prompts, self.objectives)
+                trees = score_prefixes(*once, trees)
+        facts = facts_of(trees, self.collector)
         if split == "train":
             self.facts = facts
         if self.trainer.is_global_zero and not (folder / "complete.json").is_file():
@@ -291,8 +293,8 @@ class RolloutDataModule(LightningDataModule):
         first, count = round_ * self.trees, min(self.trees, len(prompts))
         return [prompts[at % len(prompts)] for at in range(first, first + count)]
 
-    def _packs(self, trees: Sequence[Tree]) -> list[Pack]:
+    def _packs(self, trees: Sequence[Tree], prefix_discount: float = 1.0) -> list[Pack]:
         assert self.trainer is not None
         whole = getattr(self.trainer.lightning_module, "joint", False)
         cap = max(self.batch_tokens, WHOLE_TREE if whole else 1)
-        return round_packs(trees, self.units, self.strength.eta, cap)
+        return round_packs(trees, self.units, self.strength.eta, cap, prefix_discount)

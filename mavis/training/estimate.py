@@ -75,6 +75,7 @@ class Size:
     epochs: int
     rows: int
     prompt: float  # mean tokens of a prompt
+    prefixes: bool = False  # whether the beginnings of training replies are scored, too
 
     @property
     def shapes(self) -> list[Shape]:
@@ -152,7 +153,7 @@ def parts(size: Size, rates: Rates) -> dict[str, Part]:
     # Their values are read twice, for advantages and for the strength, as decoding would.
     side_by_side = max(1, min(SIDE_BY_SIDE, judged))
     judging = 2 * rates.guided.seconds(judged * size.prompt, judged * mean, side_by_side, longest)
-    grown, learned = Part(0.0), Part(0.0)
+    grown, learned, prefixes = Part(0.0), Part(0.0), 0.0
     for at, shape in enumerate(size.shapes):
         speed = rates.guided if at or size.first is None else rates.reference
         tokens, leaves = tree_size(shape, rates.lengths)
@@ -165,6 +166,7 @@ def parts(size: Size, rates: Rates) -> dict[str, Part]:
             # Held-out trees are only read, which is about a third of learning from them.
             cost = rates.learn + rates.again * (passes - 1) if passes else rates.again / 3
             learned = _sum(learned, Part(read * cost, 0.0, read * max(1, passes)))
+            prefixes += count * (tokens - leaves) if passes and size.prefixes else 0.0
     rounds = size.rounds
     learned = replace(learned, seconds=learned.seconds + rounds * rates.solve)
     scored = reference.answers + grown.answers + rounds * evaluation.answers
@@ -172,7 +174,7 @@ def parts(size: Size, rates: Rates) -> dict[str, Part]:
         "loading": Part(rates.load),
         "reference answers": reference,
         "rollouts": grown,
-        "rewards": Part(scored * rates.reward, scored),
+        "rewards": Part((scored + prefixes) * rates.reward, scored),
         "training": learned,
         "evaluation": Part(
             rounds * (evaluation.seconds + judging),

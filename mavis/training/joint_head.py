@@ -19,12 +19,14 @@ class JointHead(nn.Module):
 
     Args:
         head: what is learned.
+        discount: of later increments of rewards on prefixes; 1 reads whole replies alone.
     """
 
     expected: Tensor
 
-    def __init__(self, head: StateHead) -> None:
+    def __init__(self, head: StateHead, discount: float = 1.0) -> None:
         super().__init__()
+        self.discount = discount
         self._head = [head]  # in a list: its weights are saved with the value model
         width, outputs = head.state.in_features, head.state.out_features
         self.register_buffer("expected", torch.zeros(width + 1, outputs))
@@ -34,7 +36,7 @@ class JointHead(nn.Module):
     def begin(self) -> None:
         """Begin a round."""
         width = len(self.expected)
-        self.moments = Moments(width - 1, width, self.expected.shape[1])
+        self.moments = Moments(width - 1, width, self.expected.shape[1], self.discount)
 
     @torch.no_grad()
     def add(self, hidden: Tensor, before: Tensor, batch: Batch) -> None:

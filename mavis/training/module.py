@@ -126,7 +126,7 @@ class ValueModule(LightningModule):
         if self.joint and isinstance(head, StateHead):
             self.network.requires_grad_(False)
             head.requires_grad_(True)
-            self.joint_head = JointHead(head).to(reference.model.device)
+            self.joint_head = JointHead(head, self.data.prefix_discount).to(reference.model.device)
 
     def forward(self, batch: Batch) -> Tensor:
         """Predicted values [B, T, M] of the state after each token, in standard units, float32."""

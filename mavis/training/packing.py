@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 
 from mavis.reward import Units, standardised
+from mavis.training.prefixes import discounted_targets, increments, potentials
 from mavis.training.targets import soft_targets
 from mavis.training.tree import NO_PARENT, Floats, Ints, Tree
 
@@ -34,6 +35,7 @@ class Pack:
     prompt_length: int
     start: Floats  # [M] the target of the prompt, before anything is sampled
     price: Floats  # [T] η log π/π_ref: what the token is charged
+    increments: Floats | None = None  # [T, M] of rewards on prefixes; None = not discounted
 
 
 class Batch(NamedTuple):
@@ -49,6 +51,7 @@ class Batch(NamedTuple):
     start_bits: Tensor  # [B, M] int32, as the targets: the target of the prompt
     price_bits: Tensor  # [B, T] int32, as the targets: η log π/π_ref
     leaf: Tensor  # [B, T] bool: a response ends here
+    increment_bits: Tensor | None = None  # [B, T, M] int32, as the targets
 
     @property
     def targets(self) -> Tensor:
@@ -66,12 +69,23 @@ class Batch(NamedTuple):
         return self.price_bits.view(torch.float32)
 
     @property
+    def increments(self) -> Tensor | None:
+        """[B, T, M] float32: what each token adds to the reward of the reply so far."""
+        return None if self.increment_bits is None else self.increment_bits.view(torch.float32)
+
+    @property
     def path(self) -> Tensor:
         """[B, T, T] float32: 1 where a token of the response leads to a token, itself included."""
         return (self.mask[:, 0] & (self.depth >= 0)[:, None]).float()
 
 
-def round_packs(trees: Sequence[Tree], units: Sequence[Units], eta: float, cap: int) -> list[Pack]:
+def round_packs(
+    trees: Sequence[Tree],
+    units: Sequence[Units],
+    eta: float,
+    cap: int,
+    prefix_discount: float = 1.0,
+) -> list[Pack]:
     """The packs of scored trees, with soft targets in standard units.
 
     Args:
@@ -79,19 +93,31 @@ def round_packs(trees: Sequence[Tree], units: Sequence[Units], eta: float, cap: 
         units: of the M rewards.
         eta: the KL price of the targets, per nat.
         cap: the most tokens of a pack.
+        prefix_discount: of increments of rewards on prefixes, which less than 1 needs.
     """
     packs: list[Pack] = []
     families = 0
     for tree in trees:
         # Squared errors would learn little but a freak reply; it stays the best, or the worst.
         rewards = standardised(tree.rewards, units).clip(-FREAK, FREAK)
-        packs += pack_tree(tree, soft_targets(tree, rewards, eta), cap, families, eta)
+        targets, gained = soft_targets(tree, rewards, eta), None
+        if prefix_discount < 1 and tree.prefixes is not None:
+            prefixes = standardised(tree.prefixes, units).clip(-FREAK, FREAK)
+            potential = potentials(tree, rewards, prefixes)
+            gained = increments(tree, potential)
+            targets = discounted_targets(tree, targets, rewards, potential, prefix_discount)
+        packs += pack_tree(tree, targets, cap, families, eta, gained)
         families += len(tree.parent)
     return packs
 
 
 def pack_tree(
-    tree: Tree, targets: Floats, cap: int, family: int = 0, eta: float = 0.0
+    tree: Tree,
+    targets: Floats,
+    cap: int,
+    family: int = 0,
+    eta: float = 0.0,
+    gained: Floats | None = None,
 ) -> list[Pack]:
     """Cut a tree into packs of at most `cap` tokens.
 
@@ -104,6 +130,7 @@ def pack_tree(
         cap: tokens per pack.
         family: number of this tree's first family of siblings.
         eta: the KL price of the targets, per nat.
+        gained: increments of rewards on prefixes [T, M], if later ones are discounted.
     """
     start = targets[tree.start[1] - 1].astype(np.float32)
     price = (eta * tree.log_ratio).astype(np.float32)
@@ -113,7 +140,8 @@ def pack_tree(
     for nodes in _groups(tree, cap):
         index = _tokens(tree, nodes)
         learned = _pack(tree, targets, nodes, index, seen, family)
-        packs.append(Pack(**learned, start=start, price=price[index]))
+        more = None if gained is None else gained[index]
+        packs.append(Pack(**learned, start=start, price=price[index], increments=more))
         seen[nodes] = True
     return packs
 
@@ -200,6 +228,7 @@ def collate(packs: Sequence[Pack]) -> Batch:
     for square, pack in zip(mask, packs, strict=True):
         size = len(pack.tokens)
         square[:size, :size] = tree_mask(pack.previous)
+    gained = [pack.increments for pack in packs if pack.increments is not None]
     return Batch(
         tokens=padded([pack.tokens for pack in packs], 0),
         previous=padded([np.maximum(pack.previous, 0) for pack in packs], 0),
@@ -211,6 +240,7 @@ def collate(packs: Sequence[Pack]) -> Batch:
         start_bits=torch.from_numpy(np.stack([pack.start for pack in packs])).view(torch.int32),
         price_bits=padded([pack.price for pack in packs], 0.0).view(torch.int32),
         leaf=padded([_ends(pack) for pack in packs], False),
+        increment_bits=padded(gained, 0.0).view(torch.int32) if gained else None,
     )
 
 

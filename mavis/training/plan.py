@@ -28,6 +28,7 @@ from mavis.training.decoding_speed import Clock, speed
 from mavis.training.drawn_trees import Lengths, draw_tree, tree_size
 from mavis.training.estimate import Rates, Size, Speed, parts, report
 from mavis.training.packing import batches, loader
+from mavis.training.prefixes import prefix_places
 from mavis.training.rollout import grow
 from mavis.training.run_folder import LAST, METRICS, check_reference
 
@@ -127,6 +128,7 @@ class Plan(Callback):
             epochs=data.epochs,
             rows=data.rows,
             prompt=float(np.mean([len(one.request.tokens) for one in self._outputs])),
+            prefixes=data.prefix_discount < 1,
         )
 
     def rates(self) -> Rates:
@@ -208,9 +210,13 @@ class Plan(Callback):
             start = data.reference.encode(prompt).tokens
             tree = draw_tree(start, pool, data.shapes[0], self.lengths, (data.seed, at, "plan"))
             rewards = random.normal(size=(len(tree.leaves), len(data.objectives)))
-            trees.append(replace(tree, rewards=rewards.astype(np.float32)))
+            prefixes = random.normal(size=(len(prefix_places(tree)), len(data.objectives)))
+            scores = rewards.astype(np.float32), prefixes.astype(np.float32)
+            trees.append(replace(tree, rewards=scores[0], prefixes=scores[1]))
         self._tokens = sum(len(tree.tokens) for tree in trees)
-        self._groups = batches(data._packs(trees), data.batch_tokens, (data.seed, 0))
+        self._groups = batches(
+            data._packs(trees, data.prefix_discount), data.batch_tokens, (data.seed, 0)
+        )
         data._loaders = {0: loader(self._groups[:BATCHES], (data.seed, 0))}
 
     def _memory(self) -> float:

@@ -21,7 +21,8 @@ IDENTITY = Path("reference") / "identity.json"  # which reference policy a run i
 FREE = ("out", "tracking", "trainer.", "ckpt_path", "data.rounds", "data.rows", "verbose")
 BINDING = ("trainer.gradient_clip", "trainer.precision", "trainer.accumulate", "trainer.limit_")
 # What does not affect the reference's answers and the first round's rollouts.
-LEARNING = ("model.", "trainer.", "data.epochs", "data.batch_tokens")
+LEARNING = ("model.", "trainer.", "data.epochs", "data.batch_tokens", "data.prefix_discount")
+ADDED = {"data.prefix_discount": 1.0}  # later options, as they are where a run knows none
 ALWAYS = {"objective", "out", "data", "model", "trainer"}  # in every configuration
 MARK = "# sha256 of the lines below: "
 
@@ -49,7 +50,7 @@ def check_same_run(folder: Path, settings: Mapping[str, Any]) -> None:
     """
     if not any((folder / name).is_dir() for name in ("reference/validation", "rollouts")):
         return
-    before, now = dict(_flat(read_settings(folder))), dict(_flat(settings))
+    before, now = ADDED | dict(_flat(read_settings(folder))), dict(_flat(settings))
     learned = (LAST, METRICS, "rollouts/round-0/evaluation")
     late = any((folder / name).exists() for name in learned)
     free = FREE if late else (*FREE, *LEARNING)

@@ -44,6 +44,7 @@ class Tree:
     responses: list[str]  # [L]
     reasons: list[str]  # [L] "end", "stop" or "length"
     rewards: Floats  # [L, M] as the rewards gave them, M = 0 before that; NaN = abstained
+    prefixes: Floats | None = None  # [K, M] likewise, at `prefixes.prefix_places`, if scored
 
     def depth(self) -> Ints:
         """Each token's position in its sequence [T]; the prompt's first token is at 0."""
@@ -93,9 +94,9 @@ def build_tree(prompt: str, segments: Mapping[Path, Segment]) -> Tree:
 
 
 def tree_row(index: int, tree: Tree) -> Row:
-    """A tree as a table row, without the rewards, which are computed later."""
+    """A tree as a table row, without what rewards say of it, which is computed later."""
     row = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(tree).items()}
-    del row["rewards"]
+    del row["rewards"], row["prefixes"]
     return {"index": index, **row}
 
 

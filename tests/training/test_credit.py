@@ -41,16 +41,18 @@ def example(seed, prompts=9, outputs=2, abstained=0.0, priced=True):
     return found
 
 
-def moments_of(examples, eta=0.0, at_once=1, outputs=None, place=0):
+def moments_of(examples, eta=0.0, at_once=1, outputs=None, place=0, discount=1.0):
     """The moments of examples, packed `at_once` in a batch; the first tree is of fold `place`."""
     first = examples[0]
-    m = Moments(first.after.shape[1], first.before.shape[1], outputs or first.rewards.shape[1])
+    sizes = first.after.shape[1], first.before.shape[1], outputs or first.rewards.shape[1]
+    m = Moments(*sizes, discount)
     m.counts[0] = place
     for begin in range(0, len(examples), at_once):
         part, packs = examples[begin : begin + at_once], []
         for one in part:
             targets = soft_targets(one.tree, one.rewards, eta)
-            packs += pack_tree(one.tree, targets, 10_000, 0, eta)
+            gained = getattr(one, "gained", None)
+            packs += pack_tree(one.tree, targets, 10_000, 0, eta, gained)
         batch, width = collate(packs), max(len(one.after) for one in part)
         columns = ("after", "before")
         features = [np.stack([padded(getattr(o, c), width) for o in part]) for c in columns]
@@ -242,3 +244,103 @@ def test_one_reply_to_each_prompt_says_nothing():
         one.rewards[1:] = np.nan
     with pytest.raises(ValueError, match="needs two scored replies to a prompt"):
         moments_of(examples).equations()
+
+
+# Rewards on prefixes
+
+
+def with_increments(examples, seed=0):
+    """Increments that sum to the rewards of replies, less the mean of the prompt's."""
+    random = np.random.default_rng(seed)
+    for one in examples:
+        size = len(one.tree.tokens), one.rewards.shape[1]
+        potential = random.normal(size=size).astype(np.float32)
+        potential[:PROMPT] = np.nanmean(one.rewards, 0)
+        for leaf, reward in zip(one.tree.leaves, one.rewards, strict=True):
+            potential[one.tree.start[leaf + 1] - 1] = reward
+        one.gained = potential - potential[np.maximum(one.tree.previous(), 0)]
+    return examples
+
+
+def token_regression(examples, eta, discount):
+    """By their definition: rows, aims and folds of the equations of single tokens."""
+    mean = regressions(examples, eta)[3]
+    g = np.concatenate([one.before[PROMPT:] for one in examples])
+    price = np.concatenate([eta * one.tree.log_ratio[PROMPT:].astype(float) for one in examples])
+    cost = ridged(g, price[:, None], STEADY * np.mean(np.linalg.eigvalsh(g.T @ g)))
+    rows, aims, folds = [], [], []
+    for number, one in enumerate(examples):
+        paths = [path_to(one.tree, leaf)[::-1] for leaf in one.tree.leaves]
+        for begin in range(max(map(len, paths))):
+            left = [path[begin:] for path in paths if len(path) > begin]
+            shares = [discount ** np.arange(len(path)) for path in left]
+            new = [(one.after - one.before @ mean)[p] for p in left]
+            paid = [one.gained[p] - one.before[p] @ cost for p in left]
+            for found, parts in ((rows, new), (aims, paid)):
+                sums = np.array([s @ part for s, part in zip(shares, parts, strict=True)])
+                weight = 1.0 if begin == 0 else np.sqrt(1 - discount**2)
+                found.append(weight * (sums - sums.mean(0)))
+            folds += [number % FOLDS] * len(left)
+    return np.concatenate(rows), np.concatenate(aims), np.array(folds)
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.6, 0.95])
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_discounted_increments_against_explicit_least_squares(discount, eta):
+    """θ solves the equations of tokens; ridge and slope are chosen on whole replies."""
+    examples = with_increments(sums_of_advantages(4, 24, noise=1.0)[0])
+    found = solve(moments_of(examples, eta, 5, discount=discount).equations())
+    x, y, folds, _ = regressions(examples, eta)
+    rows, aims, of = token_regression(examples, eta, discount)
+    scale = np.square(rows).sum() / len(x)
+    for m in range(2):
+        tried = []
+        for share in RIDGES:
+            foretold = np.empty(len(y))
+            for fold in range(FOLDS):
+                θ = ridged(rows[of != fold], aims[of != fold][:, [m]], share * scale)
+                foretold[folds == fold] = (x[folds == fold] @ θ)[:, 0]
+            both, length = foretold @ y[:, m], foretold @ foretold
+            tried.append((both / np.sqrt(length * (y[:, m] @ y[:, m])), both / length, share))
+        correlation, slope, share = max(tried)
+        θ = ridged(rows, aims[:, [m]], share * scale)[:, 0] * np.clip(slope, 0, 1)
+        np.testing.assert_allclose(found.weights[:, m], θ, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found.correlation[m], correlation, rtol=1e-4)
+        np.testing.assert_allclose(found.slope[m], slope, rtol=1e-4)
+
+
+def test_discounted_by_nothing_they_are_the_equations_of_whole_replies():
+    """In the limit: the first token's equation is the whole reply's, and the others weigh nothing.
+
+    What the rewards of prefixes are is then no matter.
+    """
+    one = moments_of(example(5), 0.5).equations()
+    near = moments_of(with_increments(example(5)), 0.5, discount=1 - 1e-12).equations()
+    torch.testing.assert_close(near.squares, one.squares)
+    torch.testing.assert_close(near.token_squares, one.squares)
+    torch.testing.assert_close(near.token_products, one.products, rtol=1e-4, atol=1e-4)
+    assert one.token_squares is None
+
+
+def test_rewards_that_grow_with_each_token_are_found_from_fewer_replies():
+    """Where the increments say what each token brings, the luck of the others is no noise."""
+    off = {}
+    for discount in (1.0, 0.5):
+        examples, truth = sums_of_advantages(1, 24)
+        random = np.random.default_rng(0)
+        for one in examples:
+            noise = random.normal(size=(len(one.tree.tokens), 2))
+            one.gained = (one.after @ truth + noise).astype(np.float32)
+            paths = [path_to(one.tree, leaf) for leaf in one.tree.leaves]
+            one.rewards = np.array([one.gained[path].sum(0) for path in paths])
+        found = solve(moments_of(examples, discount=discount).equations())
+        off[discount] = float((found.weights.double() - torch.from_numpy(truth)).norm())
+    assert off[0.5] < 0.8 * off[1.0]
+
+
+def test_equations_of_tokens_add_up_over_rounds():
+    examples = with_increments(example(8, prompts=8))
+    parts = [moments_of(part, discount=0.7).equations() for part in (examples, examples)]
+    both = parts[0] + parts[1]
+    torch.testing.assert_close(both.token_squares, 2 * parts[0].token_squares)
+    torch.testing.assert_close(both.token_products, 2 * parts[0].token_products)

@@ -148,8 +148,9 @@ def test_targets_are_foretold_from_the_prompt_on(packs):
     torch.nn.init.normal_(joint.expected)
     after, before, batch = batch_of(0)
     if packs == 2:
-        parts = zip(batch, batch, strict=True)
-        batch = type(batch)(*(torch.cat(pair) for pair in parts))
+        batch = type(batch)(
+            *(None if part is None else part.repeat_interleave(2, 0) for part in batch)
+        )
         after, before = after.repeat(2, 1, 1), before.repeat(2, 1, 1)
     with torch.no_grad():
         found = joint(after, before, batch)
