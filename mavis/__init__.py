@@ -68,6 +68,7 @@ STORY = (
     "evaluation.samples",
     "evaluation.collect",
     "evaluation.evaluate",
+    "evaluation.prefix_rewards",
     "evaluation.advantages",
     "evaluation.strength",
     "training.tree",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mavis.loudness import quiet
 from mavis.objective import Objective, find, listing
+from mavis.options import EMBEDDED
 from mavis.reward import Units, score, with_thoughts
 from mavis.scaffold import write_plugin
 
@@ -21,6 +22,9 @@ _TIMED = 64  # minimum number of replies whose scoring is timed
 _LONG = 1.0  # seconds after which a timing is long enough
 _SLOW = 20.0  # replies per second below which a fit takes hours
 _FIT = 10_000  # number of replies that a small fit scores
+_PROMPTS = 12  # prompts on whose replies prefixes are scored
+_PREFIXES = 3_000  # texts that are scored for it, about
+_PATIENCE = 20.0  # seconds that this may take
 _APART = 1e-3  # scores closer than this, in standard deviations, count as equal
 
 _PROBES = (  # (prompt, reply): various tones, and inputs on which rewards often fail
@@ -72,13 +76,19 @@ def new_objective(name: str, out: str = ".") -> None:
     print(f"  mavis fit --objective {name}")
 
 
-def check_objective(name: str) -> None:
+def check_objective(name: str, reference: str = EMBEDDED, prompts: str | None = None) -> None:
     """Run a reward on a few good and bad replies; print its scores, speed and problems.
+
+    Also scores the beginnings of replies that the reference policy writes, and says whether they
+    foretell the reward of the whole reply, for --data.prefix_discount of `mavis fit`.
 
     The exit status is 1 if the reward cannot be used.
 
     Args:
         name: name of an installed objective
+        reference: reference policy: sandbox/reference, a folder, a GGUF file or a name on the hub
+        prompts: prompt data set for it (default: the objective's own, or with sandbox/reference
+            sandbox/prompts)
     """
     objective = find(name)
     samples = _samples(objective)
@@ -101,6 +111,8 @@ def check_objective(name: str) -> None:
         raise SystemExit(1) from error
     for line in wrong:
         print(f"looks wrong: {line}")
+    for line in _prefixes(objective, reference, prompts, speed):
+        print(line)
     print(f"{'usable' if wrong else 'all well'}: mavis fit --objective {name}")
 
 
@@ -159,6 +171,34 @@ def _oddities(
         if apart > _APART * spread and spread > 0:
             yield f"scores {what}, by up to {apart:.4g}."
             return  # the other checks would report the same problem
+
+
+def _prefixes(objective: Objective, name: str, source: str | None, speed: float) -> Iterable[str]:
+    """Yield what the reward says of the beginnings of replies, and what to make of it."""
+    from mavis.decoding.policy import GuidedPolicy
+    from mavis.decoding.prompt_filter import fitting_prompts
+    from mavis.decoding.reference import ReferencePolicy
+    from mavis.evaluation.prefix_rewards import MAX_TOKENS, prefix_fit
+
+    if speed * _PATIENCE < _PREFIXES:
+        yield f"prefixes: not tried, as {_PREFIXES:,} texts would take {_PREFIXES / speed:,.0f} s."
+        return
+    source = source or ("sandbox/prompts" if name == EMBEDDED else objective.prompts)
+    with _busy(f"{objective.name}: prefixes"):
+        policy = GuidedPolicy(ReferencePolicy.load(name))
+        options = (source, "validation", None, MAX_TOKENS, 0, _PROMPTS)
+        prompts = fitting_prompts(policy.reference, *options, quiet=True)
+        try:
+            found = prefix_fit(policy, prompts, objective)
+        except ValueError as error:
+            yield f"prefixes: leave --data.prefix_discount at 1, for {error}"
+            return
+    yield (
+        f"prefixes: half a reply of {name} correlates by {found.correlation:.2f} with the whole; "
+        f"from there on the reward moves {found.variation:.1f} times as much as needed, from the "
+        f"first token on {found.whole_variation:.1f} times."
+    )
+    yield f"  {found.advice}."
 
 
 def _cells(sample: _Sample, value: float) -> tuple[str, str, str, str]:

@@ -63,9 +63,9 @@ class RolloutDataModule(LightningDataModule):
         top_k: most likely tokens to choose from; 0 is the whole vocabulary.
         top_p: probability mass of the most likely tokens to choose from.
         rows: answers that are sampled at once (None: 8 to 128, by the free memory).
-        batch_tokens: most tokens in a training batch; larger trees are cut.
-        prefix_discount: below 1, rewards of prefixes count, later increments discounted so.
-        held_out: validation prompts that each round's policy answers.
+        batch_tokens: most tokens in a batch.
+        prefix_discount: discount of increments of prefix rewards; 1 is off.
+        held_out: validation prompts answered.
         best_of: reference answers to a third of these prompts, for units and best-of-N.
         seed: seed of all random draws.
     """

@@ -15,14 +15,19 @@ def lengths(_prompts, responses):
 
 @pytest.fixture
 def check(monkeypatch, capsys):
-    """Check a reward as if it were installed: the lines, and whether it is usable."""
+    """Check a reward as if it were installed: the lines, and whether it is usable.
 
-    def run(reward, examples=EXAMPLES):
+    Without `prefixes`, no replies are sampled for them.
+    """
+
+    def run(reward, examples=EXAMPLES, prefixes=None):
         objective = Objective("mine", reward, examples=examples)
         monkeypatch.setattr(objectives, "find", {"mine": objective}.__getitem__)
+        if prefixes is None:
+            monkeypatch.setattr(objectives, "_prefixes", lambda *_: [])
         status = 0
         try:
-            check_objective("mine")
+            check_objective("mine", **(prefixes or {}))
         except SystemExit as stop:
             status = stop.code
         return capsys.readouterr().out, {0: True, 1: False}[status]
@@ -146,6 +151,38 @@ def test_thoughts_are_counted(check):
     assert lines.splitlines()[1].split()[0] == "12"
     assert "thoughts: 1 of 15 replies contain some, which are not scored." in lines
     assert "thoughts" not in check(lengths)[0]
+
+
+def test_rewards_of_prefixes(check, tiny_folder):
+    """What was found and what it means, in two lines before the last."""
+    paths = {name: str(tiny_folder / name) for name in ("reference", "prompts")}
+    lines, usable = check(lengths, prefixes=paths)
+
+    assert usable
+    found, meaning, last = lines.splitlines()[-3:]
+    assert found.startswith(f"prefixes: half a reply of {paths['reference']} correlates by 0.")
+    assert "foretells the whole: --data.prefix_discount 0.9 may help" in meaning
+    assert "held-out figures" in meaning
+    assert last == "all well: mavis fit --objective mine"
+
+
+def test_a_reward_that_fails_for_prefixes_is_usable_without(check, tiny_folder):
+    def picky(_, replies):
+        if len(replies) > 100:
+            raise RuntimeError("too many")
+        return lengths(_, replies)
+
+    paths = {name: str(tiny_folder / name) for name in ("reference", "prompts")}
+    lines, usable = check(picky, prefixes=paths)
+    assert usable
+    assert "prefixes: leave --data.prefix_discount at 1, for objective 'mine': the reward" in lines
+
+
+def test_prefixes_of_a_slow_reward_are_not_scored(check, monkeypatch):
+    monkeypatch.setattr(objectives, "_speed", lambda *_: 30.0)
+    lines, usable = check(lengths, prefixes={"reference": "no/such/model"})
+    assert usable
+    assert "prefixes: not tried, as 3,000 texts would take 100 s." in lines
 
 
 # new

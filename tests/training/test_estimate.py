@@ -47,6 +47,15 @@ def test_lengths_of_replies_that_were_all_cut_short_or_all_ended():
     assert Lengths.measure([(1, True), (1, True)], 8).mean(8) == 1
 
 
+def test_beginnings_of_training_replies_are_scored_where_it_is_asked_for():
+    rates = replace(NOTHING, reward=1.0)
+    sizes = (SIZE, replace(SIZE, prefixes=True))
+    without, scored = (parts(size, rates)["rewards"].seconds for size in sizes)
+    shapes = [SIZE.first, SIZE.later, SIZE.later]
+    inside = sum(tokens - leaves for tokens, leaves in (tree_size(s, NEVER) for s in shapes))
+    assert scored - without == pytest.approx(SIZE.trees * inside)
+
+
 def test_lengths_do_not_take_what_was_cut_short_for_an_end():
     """Ends are drawn with a probability of 0.2; half of the replies are cut at random."""
     random = np.random.default_rng(0)
