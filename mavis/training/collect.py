@@ -13,10 +13,12 @@ from mavis.decoding.request import SamplingParams
 from mavis.evaluation.collect import PREFIXES, Collector
 from mavis.objective import Objective
 from mavis.prompts import Prompt
-from mavis.storage import Row
+from mavis.storage import Row, chunks
 from mavis.training.prefixes import prefix_texts
 from mavis.training.rollout import Shape, grow
 from mavis.training.tree import Tree, read_tree, tree_row
+
+TOGETHER = 128  # trees whose prefixes are in memory at the same time
 
 
 def collect_trees(
@@ -56,18 +58,19 @@ def score_prefixes(
 
     They are scored once, and saved beside the trees; the time is added to that of the replies.
     """
-    rows: list[Row] = []
-    for index, (prompt, tree) in enumerate(zip(prompts, trees, strict=True)):
-        stop = reference.encode(prompt).stop
-        texts = prefix_texts(tree, partial(reference.decode, stop=stop))
-        rows.append({"index": index, "prompt": tree.prompt, "responses": texts})
-    before = collector.seconds["scored"]
-    scores = collector.score(folder, rows, objectives, PREFIXES)
-    collector.seconds["scored"] += before
-    return [
-        replace(tree, prefixes=one.astype(np.float32))
-        for tree, one in zip(trees, scores, strict=True)
-    ]
+    found: list[Tree] = []
+    for part in chunks(range(len(trees)), TOGETHER):
+        rows: list[Row] = []
+        for index in part:
+            tree, stop = trees[index], reference.encode(prompts[index]).stop
+            texts = prefix_texts(tree, partial(reference.decode, stop=stop))
+            rows.append({"index": index, "prompt": tree.prompt, "responses": texts})
+        before = collector.seconds["scored"]
+        scores = collector.score(folder, rows, objectives, PREFIXES)
+        collector.seconds["scored"] += before
+        kept = zip(part, scores, strict=True)
+        found += [replace(trees[index], prefixes=one.astype(np.float32)) for index, one in kept]
+    return found
 
 
 def facts_of(trees: Sequence[Tree], collector: Collector) -> dict[str, float]:

@@ -22,6 +22,7 @@ import pytest
 from mavis.cli.main import main
 from mavis.reward import Units
 from mavis.storage import Shards
+from mavis.training import collect
 from mavis.training.data import RolloutDataModule
 from mavis.training.packing import collate, round_packs
 from mavis.training.prefixes import (
@@ -159,6 +160,7 @@ def test_a_fit_that_was_stopped_comes_to_the_same(
     fit_words, tmp_path, monkeypatch, stopper, same_run, credit
 ):
     """And what was scored before it was stopped is not scored again."""
+    monkeypatch.setattr(collect, "TOGETHER", 4)  # of six trees
     words = (*SMALL, "--model.credit", credit)
     whole, folder = tmp_path / "whole", tmp_path / "stopped"
     assert main(fit_words(whole, *words)) == 0
