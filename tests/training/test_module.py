@@ -56,6 +56,7 @@ def module_on(reference, round=0, batches=20, epochs=3, **arguments):  # noqa: A
         objectives=(SimpleNamespace(name="trial", reward=len),),
         units=(Units(1.0, 2.0),),
         strength=Strength(None, 0.5),
+        prefix_discount=1.0,
         round=round,
         epochs=epochs,
         batches=batches,
