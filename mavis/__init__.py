@@ -83,6 +83,7 @@ STORY = (
     "training.strength",
     "training.data",
     "training.judgement",
+    "training.action_features",
     "training.joint_head",
     "training.rates",
     "training.module",

@@ -173,7 +173,7 @@ def tiny_reference(build_reference: Callable[..., ReferencePolicy]) -> Reference
 
 @pytest.fixture(scope="session")
 def tiny_network() -> Callable[..., ValueModel]:
-    """`tiny_network(reference, source, objectives, seed, trunk, lora)`, every weight random."""
+    """`tiny_network(reference, source, objectives, seed, trunk, lora, layers)`, weights random."""
 
     def build(
         reference: ReferencePolicy,
@@ -182,10 +182,12 @@ def tiny_network() -> Callable[..., ValueModel]:
         seed: int = 1,
         trunk: int | str | None = None,
         lora: dict[str, Any] | None = None,
+        layers: Sequence[int] = (),
     ) -> ValueModel:
         units = tuple(Units(0.5, 2.0) for _ in objectives)
         card = ModelCard(
             source=source,
+            layers=tuple(layers),
             objectives=tuple(objectives),
             units=units,
             reference=reference.name,
@@ -221,6 +223,14 @@ class Naive:
         states: torch.Tensor = output.last_hidden_state
         return states[:, -1]
 
+    def inner(self, tokens: Sequence[int], layers: Sequence[int]) -> torch.Tensor:
+        """States of the reference after its layers, each of unit root mean square [n · H]."""
+        with torch.no_grad():
+            ids = torch.tensor([list(tokens)])
+            output = self.reference.model(ids, output_hidden_states=True, use_cache=False)
+        states = [output.hidden_states[at][0, -1].double() for at in layers]
+        return torch.cat([h / math.sqrt(sum(x * x for x in h.tolist()) / len(h)) for h in states])
+
     def logits(self, tokens: Sequence[int]) -> list[float]:
         """The reference's next-token logits [V]."""
         ids = torch.tensor([list(tokens)])
@@ -245,6 +255,8 @@ class Naive:
         model = self.reference.model.base_model if network.trunk is None else network.trunk
         table = model.get_input_embeddings().weight.detach().double()
         state = self.hidden(model, tokens)[0].double()
+        if network.card.layers:
+            state = self.inner(tokens, network.card.layers)
         mixed = (head["mix.weight"] @ state).reshape(len(network.card.objectives), -1)
         common, apart = weight @ state + bias, table - head["centre"]
         return [(common + mixed @ apart[a] + head["token"][a]).tolist() for a in candidates]

@@ -1,7 +1,8 @@
 """The trunk of a value network: layers of the reference policy, or another model, with adapters."""
 
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, cast
@@ -30,11 +31,7 @@ def first_layers(model: PreTrainedModel, layers: int | None) -> PreTrainedModel:
     count = min(count, depth) if layers is None else count
     if not 1 <= count <= depth:
         raise ValueError(f"trunk must be 1 to {depth} layers of the reference, got {count}.")
-    config: PreTrainedConfig = deepcopy(model.config)
-    config.num_hidden_layers = count
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:count]
-    _without_dropout(config)
+    config = _shortened(model.config, count)
     trunk: PreTrainedModel = AutoModel.from_config(
         config, attn_implementation=implementation(model)
     )
@@ -45,6 +42,41 @@ def first_layers(model: PreTrainedModel, layers: int | None) -> PreTrainedModel:
             f"{config.model_type} cannot be copied by layers: {missing[0]} is missing."
         )
     return cast(PreTrainedModel, trunk.float())
+
+
+def shared_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
+    """A causal LM without its head, as far as its states after some layers ask for.
+
+    It shares the model's weights. No layers are its last state; where a model cannot be read in
+    part, the whole is given.
+    """
+    base = cast(PreTrainedModel, model.base_model)
+    # One more: the state after a model's last layer is given after its final norm.
+    count = max(layers) + 1 if layers else sys.maxsize
+    if count >= int(model.config.get_text_config().num_hidden_layers):
+        return base
+    with torch.device("meta"):  # no memory for weights that are not its own
+        trunk: PreTrainedModel = AutoModel.from_config(
+            _shortened(model.config, count), attn_implementation=implementation(model)
+        )
+    trunk.load_state_dict(base.state_dict(), strict=False, assign=True)
+    known = dict(base.named_buffers())
+    for name, _ in list(trunk.named_buffers()):
+        owner, _, leaf = name.rpartition(".")
+        if name in known:
+            trunk.get_submodule(owner).register_buffer(leaf, known[name], persistent=False)
+    tensors = (*trunk.parameters(), *trunk.buffers())
+    return base if any(one.is_meta for one in tensors) else trunk.eval().requires_grad_(False)
+
+
+def _shortened(whole: PreTrainedConfig, count: int) -> PreTrainedConfig:
+    """The configuration of a model's first layers."""
+    config = deepcopy(whole)
+    config.num_hidden_layers = count
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:count]
+    _without_dropout(config)
+    return config
 
 
 def load_trunk(name: str) -> PreTrainedModel:

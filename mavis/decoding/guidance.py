@@ -1,8 +1,9 @@
 """Guidance: all that guides a policy, and the policy that it makes of the reference's logits.
 
 `Guidance` follows rows that somebody else decodes: our decoder, or another engine that shows it the
-tokens, the logits and, for guides that need them, the hidden states of the reference policy. Knows
-nothing of requests or draws. `PolicyRows` are such rows with the reference policy's own beside
+tokens and what the reference policy gives for them: the logits, its last hidden states where
+`needs_hidden` says so, and those of the `layers` that are named (see `ModelOutput`). Knows nothing
+of requests or draws. `PolicyRows` are such rows with the reference policy's own beside
 them: the caches of all models are read, forked and cleared as one.
 """
 
@@ -34,6 +35,8 @@ class Guidance:
         self.objectives = objectives_of(guides)
         self.needs_hidden = any(guide.needs_hidden for guide in guides)
         self.states = [guide.start(rows) for guide in guides]
+        # Which hidden states of the reference policy they read, beside the last.
+        self.layers = tuple(sorted({at for state in self.states for at in state.layers}))
         # Whether every state along a text can be had in one forward of each model.
         self.one_forward = all(state.one_forward for state in self.states)
         # Whether what is kept of a row depends on its weights, which then cannot change.
@@ -102,7 +105,8 @@ class PolicyRows:
     ) -> None:
         self.reference = reference
         self.guidance = Guidance(guides, rule, rows)
-        self.cache = CachedRows(reference.model, rows, hidden=self.guidance.needs_hidden)
+        hidden, layers = self.guidance.needs_hidden, self.guidance.layers
+        self.cache = CachedRows(reference.model, rows, hidden=hidden, layers=layers)
         self.logits = torch.empty(0)  # of the reference policy [R, V], in the last step
 
     def read(self, rows: Index, tokens: Sequence[Sequence[int]], settings: RowSettings) -> None:

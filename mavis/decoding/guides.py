@@ -40,6 +40,7 @@ class GuideState(ABC):
     """What a guide has read, for rows that are read beside the reference policy's."""
 
     rows: CachedRows | None = None  # of the guide's own model, if it has one
+    layers: tuple[int, ...] = ()  # of the reference policy that it reads; see `ModelOutput`
     one_forward = True  # whether `extend` can keep the states at every token it reads
     reads_weights = False  # whether what it keeps of a row depends on the row's weights
 

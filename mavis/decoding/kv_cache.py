@@ -13,6 +13,7 @@ They run on unmodified `transformers` modules. Knows nothing of policies, values
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,15 +30,27 @@ from mavis.decoding.windows import masks_by_kind, windows_of
 
 Index = npt.NDArray[np.int64]
 
-# What a forward calls its cache: a new name since transformers 5.24, which 5.23 does not know.
-CACHE = "cache" if Version(transformers.__version__).release >= (5, 24) else "past_key_values"
+# Since transformers 5.24 a forward calls its cache by a new name, which 5.23 does not know, and
+# takes a list of the hidden states that it is to give.
+SELECTS = Version(transformers.__version__).release >= (5, 24)
+CACHE = "cache" if SELECTS else "past_key_values"
+
+
+def hidden_states(layers: Sequence[int]) -> dict[str, Any]:
+    """What a forward must be told to give some hidden states, of the layers of their numbers."""
+    if SELECTS and layers:  # those of a long prompt in all layers are large
+        return {"output_hidden_states": list(layers)}
+    return {"output_hidden_states": bool(layers)}
 
 
 class ModelOutput(NamedTuple):
     """What a model gives for the tokens that it has just read."""
 
-    hidden: Tensor | None  # [R, H] after `extend`, [R, K, H] after `score`
+    hidden: Tensor | None  # after the last layer: [R, H] after `extend`, [R, K, H] after `score`
     logits: Tensor | None  # [R, V] float32 after `extend` of a causal LM
+    # States of the same tokens that were asked for by their place in the `hidden_states` of
+    # `transformers`: 0 the embeddings, l after layer l, the last one after the final norm.
+    layers: Mapping[int, Tensor] = MappingProxyType({})
 
 
 class CachedRows:
@@ -48,6 +61,7 @@ class CachedRows:
         rows: how many rows the buffers hold at first. Their slots grow as they are needed, and a
             row beyond them takes no more memory than what it holds, until it is read.
         hidden: whether a causal LM also gives its last hidden states.
+        layers: which other hidden states a causal LM gives; see `ModelOutput`.
         extra: more arguments of the model's forward, for the rows that it reads.
     """
 
@@ -56,6 +70,7 @@ class CachedRows:
         model: PreTrainedModel,
         rows: int,
         hidden: bool = False,
+        layers: Sequence[int] = (),
         extra: Callable[[Index], Mapping[str, Any]] | None = None,
     ) -> None:
         self.model = model
@@ -64,7 +79,8 @@ class CachedRows:
         self.cache = SlotCache(rows, slots=64)
         self.lengths: Index = np.zeros(rows, dtype=np.int64)
         self._causal_lm = model.get_output_embeddings() is not None
-        self._hidden, self._extra = hidden, extra
+        self._hidden, self._layers, self._extra = hidden, tuple(layers), extra
+        self._inner = hidden_states([-1] * hidden + [*layers])
         self._place = model.device  # asked once: `transformers` looks through all parameters for it
         self._open = torch.zeros((), dtype=model.dtype, device=self._place)
         self._shut = self._open - torch.inf
@@ -179,7 +195,7 @@ class CachedRows:
             # that somebody asks for go through it.
             keep = np.unique(last) if last is not None else np.arange(slots.shape[1])
             keep = keep[:1] if silent else keep  # the least that can be asked for
-            options = {"logits_to_keep": self._tensor(keep), "output_hidden_states": self._hidden}
+            options = {"logits_to_keep": self._tensor(keep), **self._inner}
         with attending(reach.tolist(), self._place):
             output = self.model(
                 input_ids=self._tensor(tokens),
@@ -190,14 +206,15 @@ class CachedRows:
                 **options,
                 **(self._extra(rows) if self._extra else {}),
             )
-        logits = hidden = None
+        logits, hidden, layers = None, None, {}
         if self._causal_lm:
             column = None if last is None else np.searchsorted(keep, last)
             logits = None if silent else self._pick(output.logits, column).float()
             hidden = self._pick(output.hidden_states[-1], last) if self._hidden else None
+            layers = {at: self._pick(output.hidden_states[at], last) for at in self._layers}
         else:
             hidden = self._pick(output.last_hidden_state, last)
-        return ModelOutput(hidden, logits)
+        return ModelOutput(hidden, logits, layers)
 
     def _masks(self, mask: Tensor, positions: Index) -> Tensor | dict[str, Tensor]:
         """What may be seen [R, q, span] of the queries' positions [R, q], as the model takes it."""

@@ -16,6 +16,8 @@ class ModelCard(Card):
 
     Args:
         source: where its values come from.
+        layers: of the reference policy that `shared` values read: 0 its embeddings, l the states
+            after layer l; empty: its last hidden state.
         eta: the KL price of its training targets.
         rounds: of its fit.
         strengths: pairs of a strength β and the KL to the reference that is expected at it with a
@@ -28,6 +30,7 @@ class ModelCard(Card):
     REMEDY: ClassVar[str] = REMEDY
 
     source: Source
+    layers: tuple[int, ...] = ()
     eta: float | None = None
     rounds: int = 0
     strengths: tuple[tuple[float, float], ...] = ()

@@ -4,7 +4,7 @@ Three sources of values share this one class; they differ in what the head is as
 
     action   Q(s, ·) over the vocabulary, from the trunk's state at s (the default)
     state    V(s·a), from the trunk's state at s·a, as published
-    shared   Q(s, ·), from the reference policy's own last hidden state: no trunk at all
+    shared   Q(s, ·), from the reference policy's own hidden states: no trunk at all
 
 Values are in standard units of the objective's reward. A network is saved as a folder:
 `value.json`, `head.safetensors`, `trunk/` (by `save_pretrained`), README.md, and their checksums.
@@ -25,10 +25,11 @@ from mavis.checksums import check, seal
 from mavis.decoding.architectures import check_reach
 from mavis.decoding.backbone import embeddings, first_layers, load_trunk, merged, sibling, with_lora
 from mavis.decoding.guides import GuideState
+from mavis.decoding.kv_cache import hidden_states
 from mavis.decoding.model_card import REMEDY, ModelCard, read_card
 from mavis.decoding.model_folders import loading
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.value_states import ActionValues, SharedValues, StateValues
+from mavis.decoding.value_states import ActionValues, SharedValues, StateValues, side_by_side
 from mavis.progress import without_bars
 from mavis.reward import Units
 
@@ -116,6 +117,7 @@ class ValueModel(nn.Module):
         self._table = [table]
         outputs = len(card.objectives)
         width = table.shape[1] if trunk is None else int(trunk.config.hidden_size)
+        width *= max(1, len(card.layers))
         if card.source == "state":
             self.head: ActionHead | StateHead = StateHead(width, outputs)
         else:
@@ -145,7 +147,7 @@ class ValueModel(nn.Module):
     def start(self, rows: int) -> GuideState:
         """The state of its source for rows beside the reference policy's."""
         if self.trunk is None:
-            return SharedValues(self.action_values)
+            return SharedValues(self.action_values, self.card.layers)
         if self.card.source == "state":
             return StateValues(self.trunk, self.state_values, rows)
         return ActionValues(self.trunk, self.action_values, rows)
@@ -156,6 +158,17 @@ class ValueModel(nn.Module):
         if self.trunk is None:
             return self._table[0]
         return embeddings(self.trunk)
+
+    def states(self, model: PreTrainedModel, **inputs: Any) -> Tensor:
+        """States [B, T, H] of the tokens that a headless model reads by a forward of `inputs`.
+
+        It is the trunk or, of `shared` values, the reference policy's, read in the card's layers.
+        """
+        layers = self.card.layers
+        output = model(**inputs, use_cache=False, **hidden_states(layers))
+        if layers:
+            return side_by_side(output.hidden_states, layers)
+        return torch.as_tensor(output.last_hidden_state)
 
     def action_values(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Q(s, a): hidden [..., H], tokens [..., K] -> [..., K, M]."""
@@ -237,6 +250,9 @@ def build_network(
     Raises:
         ValueError: there are not so many layers, or the other model has another tokenizer.
     """
+    depth = int(reference.model.config.get_text_config().num_hidden_layers)
+    if beyond := [layer for layer in card.layers if not 0 <= layer <= depth]:
+        raise ValueError(f"layers must be 0 to {depth} of the reference, got {beyond[0]}.")
     model = None
     if card.source != "shared":
         if isinstance(trunk, str):

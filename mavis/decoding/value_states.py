@@ -2,11 +2,11 @@
 
 action   Q(s, ·) from the value model's own backbone: one token read per step
 state    V(s·a), each candidate read after the row: MAVIS as published, K tokens per step
-shared   Q(s, ·) from the reference policy's own hidden state: nothing is read twice
+shared   Q(s, ·) from the reference policy's own hidden states: nothing is read twice
 """
 # ruff: noqa: ARG002 - a state is passed everything, and uses what it needs
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from mavis.decoding.kv_cache import CachedRows, Index
 
 ActionHead = Callable[[Tensor, Tensor], Tensor]  # hidden [..., H], tokens [..., K] -> [..., K, M]
 StateHead = Callable[[Tensor], Tensor]  # hidden [..., H] -> [..., M]
+
+TINY = 1e-6  # a root mean square that is taken for none
 
 
 class ActionValues(GuideState):
@@ -90,20 +92,33 @@ class StateValues(GuideState):
 
 
 class SharedValues(GuideState):
-    """Q(s, ·) from the reference policy's state."""
+    """Q(s, ·) from the reference policy's last state, or from those of some of its layers."""
 
-    def __init__(self, head: ActionHead) -> None:
-        self.head = head
+    def __init__(self, head: ActionHead, layers: Sequence[int] = ()) -> None:
+        self.head, self.layers = head, tuple(layers)
         self._hidden = torch.empty(0)
 
     def extend(self, read: Reading) -> None:
         """Take the reference policy's state."""
-        assert read.output.hidden is not None
-        self._hidden = read.output.hidden.flatten(0, -2)
+        output = read.output
+        hidden = side_by_side(output.layers, self.layers) if self.layers else output.hidden
+        assert hidden is not None
+        self._hidden = hidden.flatten(0, -2)
 
     def values(self, rows: Index, candidates: Tensor) -> Tensor:
         """Gather the candidates' values from the state just taken."""
         return _finite(self.head(self._hidden, candidates))
+
+
+def side_by_side(states: Mapping[int, Tensor] | Sequence[Tensor], layers: Sequence[int]) -> Tensor:
+    """States [..., H] of n layers, each of unit root mean square per token [..., n · H], float32.
+
+    Layers differ in scale, and within a layer so do tokens.
+    """
+    chosen = [states[at].float() for at in layers]
+    return torch.cat(
+        [h / h.square().mean(-1, keepdim=True).sqrt().clamp(min=TINY) for h in chosen], -1
+    )
 
 
 def _finite(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The head of `state` values learned by joint credit, over the rounds of a fit."""
+"""The head of a value model learned by joint credit, over the rounds of a fit."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mavis.decoding.value_model import StateHead
+from mavis.decoding.value_model import ActionHead, StateHead
+from mavis.training.action_features import ActionFeatures
 from mavis.training.credit import Equations, Moments, Solution, solve
 from mavis.training.packing import Batch
 
@@ -18,16 +19,24 @@ class JointHead(nn.Module):
     of the tokens that were chosen, and the KL of their policies has been charged.
 
     Args:
-        head: what is learned.
+        head: what is learned: a state head over the states themselves, an action head over
+            `ActionFeatures`.
+        table: token embeddings [V, E] of an action head.
         discount: of later increments of rewards on prefixes; 1 reads whole replies alone.
     """
 
     expected: Tensor
 
-    def __init__(self, head: StateHead, discount: float = 1.0) -> None:
+    def __init__(
+        self, head: StateHead | ActionHead, table: Tensor | None = None, discount: float = 1.0
+    ) -> None:
         super().__init__()
         self.discount = discount
-        self._head = [head]  # in a list: its weights are saved with the value model
+        self._head, self._table = [head], [table]  # in lists: saved with the value model
+        self.features: ActionFeatures | None = None
+        if isinstance(head, ActionHead):
+            assert table is not None
+            self.features = ActionFeatures(head, table)
         width, outputs = head.state.in_features, head.state.out_features
         self.register_buffer("expected", torch.zeros(width + 1, outputs))
         self.moments: Moments | None = None  # of the round, while they are gathered
@@ -35,14 +44,22 @@ class JointHead(nn.Module):
 
     def begin(self) -> None:
         """Begin a round."""
-        width = len(self.expected)
-        self.moments = Moments(width - 1, width, self.expected.shape[1], self.discount)
+        width, outputs = self.expected.shape
+        after = self.features.width if self.features else width - 1
+        self.moments = Moments(after, width, outputs, self.discount)
 
     @torch.no_grad()
-    def add(self, hidden: Tensor, before: Tensor, batch: Batch) -> None:
+    def add(
+        self, hidden: Tensor, before: Tensor, batch: Batch, total: Callable[[Tensor], Tensor]
+    ) -> None:
         """Add whole trees: the state after every token [B, T, H], and the one before it."""
-        if self.moments is not None:
-            self.moments.add(hidden, _with_one(before), batch)
+        if self.moments is None:
+            return
+        if self.features:
+            if not self.features.ready:  # the first batch will do, and all processes have one
+                self.features.prepare(before[batch.depth >= 0], total)
+            hidden = self.features(before, batch.tokens)
+        self.moments.add(hidden, _with_one(before), batch)
 
     @torch.no_grad()
     def finish(self, total: Callable[[Tensor], Tensor]) -> Solution | None:
@@ -54,7 +71,10 @@ class JointHead(nn.Module):
         fresh, self.moments = self.moments.equations(), None
         self.equations = fresh if self.equations is None else self.equations + fresh
         found, (head,) = solve(self.equations), self._head
-        head.state.weight.copy_(found.weights.T)
+        if self.features:
+            self.features.write(found.weights)
+        else:
+            head.state.weight.copy_(found.weights.T)
         self.expected.copy_(found.expected)
         return found
 
@@ -64,8 +84,12 @@ class JointHead(nn.Module):
         The head knows values up to a number per state, which the tilt does not feel. So they are
         summed up from the prompt on: its own target, and what each token brings.
         """
-        (head,) = self._head
-        advantages = head(hidden) - _with_one(before) @ self.expected
+        (head,), (table,) = self._head, self._table
+        if self.features:
+            values = head(before, batch.tokens[..., None], table)[..., 0, :]
+        else:
+            values = head(hidden)
+        advantages = values - _with_one(before) @ self.expected
         foretold: Tensor = batch.start[:, None] + batch.path @ advantages
         return foretold
 

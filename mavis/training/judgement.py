@@ -45,7 +45,7 @@ def judge(data: RolloutDataModule, network: ValueModel, split: str) -> dict[str,
     found = agreement(advantages[..., 0], rewards[:, :ANSWERS])
     # Of a policy that is tilted a little, by values whose advantages correlate so with the truth.
     spread = float(np.sqrt(np.nanvar(rewards, axis=1, ddof=1).mean()))
-    gain = math.sqrt(2 * kl) * max(0.0, found.correlation.value) * spread
+    gain = math.sqrt(2 * max(0.0, kl)) * max(0.0, found.correlation.value) * spread
     return {
         "advantage_correlation": found.correlation.value,
         "advantage_correlation_low": found.correlation.low,

@@ -1,5 +1,7 @@
 """`ValueModule`: the LightningModule that learns a value model from packed rollout trees."""
 
+from dataclasses import replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -12,9 +14,10 @@ from torch import Tensor
 from torchmetrics.functional import r2_score
 from transformers import PreTrainedModel
 
+from mavis.decoding.backbone import shared_layers
 from mavis.decoding.model_card import ModelCard, Source
 from mavis.decoding.reference import SMALL, ReferencePolicy
-from mavis.decoding.value_model import ActionHead, StateHead, ValueModel, build_network
+from mavis.decoding.value_model import ActionHead, ValueModel, build_network
 from mavis.decoding.windows import tree_masks
 from mavis.evaluation.metrics import sibling_rank_correlation
 from mavis.options import positive
@@ -28,7 +31,8 @@ Scores = npt.NDArray[np.float64]
 
 Credit = Literal["token", "joint"]
 
-FEW_LAYERS = 2  # of the reference that joint credit reads
+FEW_LAYERS = 2  # of the reference that joint credit copies for `state` values
+DEPTH = 0.4  # of the layer of the reference that it reads for `shared` values
 
 
 class ValueModule(LightningModule):
@@ -36,19 +40,19 @@ class ValueModule(LightningModule):
 
     Args:
         source: what values are read from: `action`, a model of their own; `state`, one that reads
-            each candidate, too; `shared`, the reference (None: `action` where the reference has
-            fewer than 20 million parameters, else `state`).
-        credit: how values are learned: `token`, from each token's target; `joint`, by least squares
-            over whole replies (None: `joint` for `state` values of a larger reference without lora,
-            else `token`).
+            each candidate; `shared`, the reference (None: `state`; below 20 million parameters
+            `action`).
+        credit: `token`: learn from each token's target; `joint`: from whole replies (None: `joint`
+            for a large reference, but not for `action` or lora).
         trunk: first layers of the reference to start from, or another causal LM with its tokenizer
             (None: half of them, or two with joint credit).
         lora: arguments of `peft.LoraConfig`, such as `{r: 8}`, to train adapters alone.
         lr: standard units that the head's first step moves a value by.
         trunk_lr: learning rate of the trunk (None: 1e-3 below 20 million parameters, else 1e-4).
-        later_lr: rates in later rounds, as a fraction of the first round's.
+        later_lr: rates in later rounds, as a share of the first.
         warmup: optimizer steps in which the rates rise; after these they fall to 0.
         weight_decay: weight decay of the trunk.
+        layers: of the reference that `shared` values read (None: the last, or a middle one).
     """
 
     network: ValueModel
@@ -64,16 +68,20 @@ class ValueModule(LightningModule):
         later_lr: float = 0.7,
         warmup: int = 20,
         weight_decay: float = 0.01,
+        layers: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         positive(lr=lr, later_lr=later_lr)
         if trunk_lr is not None:
             positive(trunk_lr=trunk_lr)
-        if credit == "joint" and source in ("action", "shared"):
-            raise ValueError(f"joint credit is of `state` values, got source {source}.")
+        if credit == "joint" and source == "action":
+            raise ValueError("joint credit is of `state` or `shared` values, got source action.")
+        if layers and source != "shared":
+            raise ValueError("layers are of `shared` values: give source shared, or no layers.")
         if credit == "joint" and lora is not None:
             raise ValueError("joint credit trains no adapters: leave lora out, or credit joint.")
-        self.source, self.credit, self.trunk, self.lora = source, credit, trunk, lora
+        self.source, self.layers, self.credit = source, layers, credit
+        self.trunk, self.lora = trunk, lora
         self.lr, self.later_lr, self.trunk_lr = lr, later_lr, trunk_lr
         self.warmup, self.weight_decay = warmup, weight_decay
         self.joint_head: JointHead | None = None
@@ -90,8 +98,14 @@ class ValueModule(LightningModule):
         """Source and credit, chosen by the size of the reference where they are not given."""
         large = self.data.reference.model.num_parameters() >= SMALL
         source = self.source or ("state" if large or self.credit == "joint" else "action")
-        usual: Credit = "joint" if large and source == "state" and self.lora is None else "token"
-        return source, self.credit or usual
+        joint = large and source != "action" and self.lora is None
+        return source, self.credit or ("joint" if joint else "token")
+
+    def _layers(self) -> tuple[int, ...]:
+        if self.layers is not None or self._choices() != ("shared", "joint"):
+            return self.layers or ()
+        config = self.data.reference.model.config.get_text_config()
+        return (round(DEPTH * config.num_hidden_layers),)
 
     def _trunk(self) -> int | str | None:
         if self.trunk is None and self.joint:
@@ -111,6 +125,7 @@ class ValueModule(LightningModule):
         reference: ReferencePolicy = self.data.reference
         card = ModelCard(
             source=self._choices()[0],
+            layers=self._layers(),
             objectives=tuple(one.name for one in self.data.objectives),
             units=self.data.units,
             reference=reference.name,
@@ -123,10 +138,11 @@ class ValueModule(LightningModule):
         )
         self.network = build_network(card, reference, self._trunk(), self.lora)
         head = self.network.head
-        if self.joint and isinstance(head, StateHead):
+        if self.joint:
             self.network.requires_grad_(False)
             head.requires_grad_(True)
-            self.joint_head = JointHead(head, self.data.prefix_discount).to(reference.model.device)
+            joint = JointHead(head, self.network.table, self.data.prefix_discount)
+            self.joint_head = joint.to(reference.model.device)
 
     def forward(self, batch: Batch) -> Tensor:
         """Predicted values [B, T, M] of the state after each token, in standard units, float32."""
@@ -134,8 +150,7 @@ class ValueModule(LightningModule):
         before = _before(hidden, batch)
         with torch.autocast(batch.tokens.device.type, enabled=False):
             if self.joint_head is not None:
-                foretold: Tensor = self.joint_head(hidden, before, batch)
-                return foretold
+                return torch.as_tensor(self.joint_head(hidden, before, batch))
             if self.network.card.source == "state":
                 return self.network.state_values(hidden)
             # Q(s, a): the state is read at the token before, the action is the token itself.
@@ -143,12 +158,21 @@ class ValueModule(LightningModule):
 
     def _hidden(self, batch: Batch) -> Tensor:
         """States after each token [B, T, H], of the trunk or of the reference policy."""
-        trunk, exact = self.network.trunk, torch.autocast(batch.tokens.device.type, enabled=False)
-        if trunk is None:
-            with torch.no_grad(), exact:  # in the precision of decoding
-                whole: Any = self.data.reference.model
-                return _states(whole.base_model, batch)
-        return _states(trunk, batch)  # under mixed precision, this part is autocast
+        if self.network.trunk is None:  # in the precision of decoding
+            with torch.no_grad(), torch.autocast(batch.tokens.device.type, enabled=False):
+                return self._states(self._shared, batch)
+        return self._states(self.network.trunk, batch)  # autocast, under mixed precision
+
+    @cached_property
+    def _shared(self) -> PreTrainedModel:
+        """The reference policy as far as its layers are read; its weights are no part of this."""
+        return shared_layers(self.data.reference.model, self.network.card.layers)
+
+    def _states(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        """Hidden states [B, T, H] of a model under the tree mask."""
+        mask = tree_masks(model, batch.mask, batch.position)
+        inputs = {"attention_mask": mask, "position_ids": batch.position}
+        return self.network.states(model, input_ids=batch.tokens, **inputs)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Mean over the objectives of the squared error on tokens that have a target.
@@ -157,12 +181,10 @@ class ValueModule(LightningModule):
         """
         if self.joint_head is not None:
             if self.joint_head.moments is not None:
-                with torch.no_grad():
-                    hidden = self._hidden(batch)
-                    self.joint_head.add(hidden, _before(hidden, batch), batch)
+                hidden = self._hidden(batch)  # of a trunk that is frozen
+                self.joint_head.add(hidden, _before(hidden, batch), batch, self._total)
             # Nothing to descend: a zero that depends on the head keeps the trainer's loop as it is.
-            state = self.network.head.state
-            return 0.0 * (state.weight.sum() + state.bias.sum())
+            return 0.0 * torch.stack([p.sum() for p in self.network.head.parameters()]).sum()
         loss = value_losses(self(batch), batch.targets).mean()
         self.log("train_loss", loss, prog_bar=True)
         return loss
@@ -211,11 +233,12 @@ class ValueModule(LightningModule):
             state.setdefault("network.head.centre", torch.zeros_like(centre))
         if not any(name.startswith("joint_head.") for name in state):
             self.joint_head = None
+            self.network.card = replace(self.network.card, layers=self.layers or ())
 
     def learned(self) -> list[Tensor]:
         """What a round changes, apart from the moments of its trees."""
-        trained: list[Tensor] = [p for p in self.network.parameters() if p.requires_grad]
-        return trained if self.joint_head is None else [*trained, self.joint_head.expected]
+        expected = [] if self.joint_head is None else [self.joint_head.expected]
+        return [*(p for p in self.network.parameters() if p.requires_grad), *expected]
 
     def _total(self, part: Tensor) -> Tensor:
         """The sum of a tensor over all processes."""
@@ -233,8 +256,7 @@ class ValueModule(LightningModule):
         # Lightning clips no gradients for a fused optimizer under mixed precision.
         fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
         later = self.later_lr if self.data.round else 1.0
-        trunk_lr, decay = self.trunk_lr, self.weight_decay
-        rates = (later * self.lr, trunk_lr and later * trunk_lr, decay)
+        rates = (later * self.lr, self.trunk_lr and later * self.trunk_lr, self.weight_decay)
         groups = parameter_groups(self.network, self.data.reference, *rates)
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=fused)
         steps = -(-batches // self.trainer.accumulate_grad_batches) * self.data.epochs
@@ -271,18 +293,6 @@ def _metrics(predicted: Scores, target: Scores, siblings: Scores) -> dict[str, f
         "r2": float(r2_score(torch.from_numpy(predicted), torch.from_numpy(target))),
         "sibling_rank_correlation": sibling_rank_correlation(predicted[node], target[node], family),
     }
-
-
-def _states(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Hidden states [B, T, H] under the tree mask."""
-    output = model(
-        input_ids=batch.tokens,
-        attention_mask=tree_masks(model, batch.mask, batch.position),
-        position_ids=batch.position,
-        use_cache=False,
-    )
-    hidden: Tensor = output.last_hidden_state
-    return hidden
 
 
 def _before(hidden: Tensor, batch: Batch) -> Tensor:

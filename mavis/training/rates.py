@@ -56,5 +56,5 @@ def _state_size(network: ValueModel, reference: ReferencePolicy) -> float:
     """The sum over a state's absolute entries, mean over some states."""
     trunk: Any = network.trunk or reference.model.base_model
     tokens = torch.linspace(0, reference.vocabulary - 1, PROBED).long()
-    states = trunk(input_ids=tokens[None].to(trunk.device), use_cache=False).last_hidden_state
+    states = network.states(trunk, input_ids=tokens[None].to(trunk.device))
     return float(states.float().abs().sum(-1).mean())

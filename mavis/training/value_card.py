@@ -17,6 +17,8 @@ def strengths(entry: dict[str, Any]) -> tuple[tuple[float, float], ...]:
 def for_people(data: RolloutDataModule, module: ValueModule, entry: dict[str, Any]) -> str:
     """The value model's card, for people."""
     (units,), name = data.units, data.objective.name
+    card = module.network.card
+    layers = f", after layer {', '.join(map(str, card.layers))}" if card.layers else ""
     row = "| at strength {:.3g} | a KL of {:.2f} nats is expected, beside truncation |\n"
     curve = "".join(row.format(*pair) for pair in strengths(entry))
     return f"""# Value model: {name}
@@ -25,7 +27,7 @@ Tilts `{data.reference.name}` towards {name}, with `mavis generate "…" --weigh
 
 | | |
 |---|---|
-| source of values | `{module.network.card.source}` |
+| source of values | `{card.source}`{layers} |
 | reward model | `{described(data.objective.reward)}` |
 | standard units | (reward − {units.mean:.4g}) / {units.std:.4g} |
 | prompts | `{data.source}` |

@@ -1,5 +1,7 @@
 """Guidance beside an engine that is not ours: whole forwards, no cache, no decoder."""
 
+from itertools import zip_longest
+
 import numpy as np
 import pytest
 import torch
@@ -15,30 +17,43 @@ TEXTS = ([5, 6, 7], [9, 3], [4, 8, 11, 2])
 class Engine:
     """Reads whole texts anew at every step, and shows what the reference policy says of them."""
 
-    def __init__(self, reference) -> None:
-        self.model = reference.model
+    def __init__(self, reference, layers=()) -> None:
+        self.model, self.layers = reference.model, layers
 
     def output(self, texts) -> ModelOutput:
         last = []
         for text in texts:
             said = self.model(torch.tensor([text]), output_hidden_states=True, use_cache=False)
-            last.append((said.hidden_states[-1][0, -1], said.logits[0, -1].float()))
-        hidden, logits = zip(*last, strict=True)
-        return ModelOutput(torch.stack(hidden), torch.stack(logits))
+            states = [state[0, -1] for state in said.hidden_states]
+            last.append((states[-1], said.logits[0, -1].float(), [states[k] for k in self.layers]))
+        hidden, logits, inner = zip(*last, strict=True)
+        layers = dict(zip(self.layers, map(torch.stack, zip(*inner, strict=True)), strict=True))
+        return ModelOutput(torch.stack(hidden), torch.stack(logits), layers)
 
 
-@pytest.mark.parametrize("sources", [("action",), ("state",), ("shared", "action"), ()])
+@pytest.mark.parametrize(
+    ("sources", "layers"),
+    [
+        (("action",), ()),
+        (("state",), ()),
+        (("shared", "action"), ()),
+        (("shared", "shared"), ((1, 0), (2,))),
+        (("shared", "shared"), ((), (1,))),
+        ((), ()),
+    ],
+)
 def test_it_makes_the_policy_of_logits_that_it_is_shown(
-    tiny_reference, tiny_network, naive, sources
+    tiny_reference, tiny_network, naive, sources, layers
 ):
     guides = [
-        tiny_network(tiny_reference, source, (f"objective{at}",))
-        for at, source in enumerate(sources)
+        tiny_network(tiny_reference, source, (f"objective{at}",), layers=read)
+        for at, (source, read) in enumerate(zip_longest(sources, layers, fillvalue=()))
     ]
     sampling = SamplingParams((0.7,) * len(guides), beta=1.2, top_k=6)
     settings = row_settings([sampling] * len(TEXTS), tiny_reference.vocabulary, torch.device("cpu"))
-    slow, engine = naive(tiny_reference, guides), Engine(tiny_reference)
     guidance, rows = Guidance(guides, rows=len(TEXTS)), np.arange(len(TEXTS))
+    assert guidance.layers == tuple(sorted(at for read in layers for at in read))
+    slow, engine = naive(tiny_reference, guides), Engine(tiny_reference, guidance.layers)
     assert guidance.needs_hidden == ("shared" in sources)
     texts, unread = [list(text) for text in TEXTS], [list(text) for text in TEXTS]
     with torch.inference_mode():

@@ -220,6 +220,26 @@ def test_a_headless_model_says_no_logits(tiny_lm: Build) -> None:
     assert reading.hidden.shape == (1, 32)
 
 
+@pytest.mark.parametrize("selects", [True, False])
+def test_states_of_the_layers_that_were_asked_for(
+    lm: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, selects: bool
+) -> None:
+    """Where a forward can be told which layers to keep, and where it keeps them all."""
+    if not selects:
+        monkeypatch.setattr("mavis.decoding.kv_cache.SELECTS", False)
+    texts = [[3, 4, 5], [9]]
+    rows = CachedRows(lm, 2, layers=(2, 0))
+    found = rows.extend(np.array([0, 1]), texts)
+    more = rows.extend(np.array([0, 1]), [[6, 7], [8, 3]], every=True)
+    assert found.hidden is None
+    assert list(found.layers) == [2, 0]
+    for row, (text, rest) in enumerate(zip(texts, [[6, 7], [8, 3]], strict=True)):
+        whole = lm(torch.tensor([[*text, *rest]]), output_hidden_states=True).hidden_states
+        for at in (0, 2):
+            assert_close(found.layers[at][row], whole[at][0, len(text) - 1])
+            assert_close(more.layers[at][row], whole[at][0, len(text) :])
+
+
 def test_hidden_states_only_when_asked(tiny_lm: Build) -> None:
     index: Index = np.array([0])
     assert CachedRows(tiny_lm(), 1).extend(index, [[3, 4]]).hidden is None

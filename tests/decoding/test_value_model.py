@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
+from mavis.decoding.backbone import shared_layers
 from mavis.decoding.guides import objectives_of
 from mavis.decoding.model_card import ModelCard, Source
 from mavis.decoding.reference import ReferencePolicy
@@ -110,6 +111,24 @@ def test_heads_take_any_leading_shape_and_half_precision_states() -> None:
 
 
 # Trunks
+
+
+def test_a_part_of_the_reference_shares_its_weights(build_reference: Build, family: str) -> None:
+    """And gives the states of its layers as the whole does."""
+    reference = build_reference(family, layers=4)
+    whole = reference.model.base_model
+    own = {parameter.data_ptr() for parameter in whole.parameters()}
+    ids = torch.tensor([PROMPT])
+    states = whole(ids, output_hidden_states=True).hidden_states
+    for layers, count in (((2, 0), 3), ((0,), 1), ((1,), 2)):
+        part = shared_layers(reference.model, layers)
+        assert part.config.num_hidden_layers == count
+        assert all(parameter.data_ptr() in own for parameter in part.parameters())
+        found = part(ids, output_hidden_states=True).hidden_states
+        for at in layers:
+            assert torch.equal(found[at], states[at])
+    for layers in ((), (3, 0), (4,)):
+        assert shared_layers(reference.model, layers) is whole
 
 
 def test_all_layers_copied_are_the_reference_itself(build_reference: Build, family: str) -> None:

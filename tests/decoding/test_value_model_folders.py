@@ -62,10 +62,40 @@ def test_a_head_of_before_there_was_a_centre(
     assert not torch.allclose(found, network.action_values(state, tokens), atol=1e-2)
 
 
+def test_a_card_of_before_there_were_layers(
+    tiny_reference: ReferencePolicy, tiny_network: Make, tmp_path: Path
+) -> None:
+    """Its values read the last state, as they did."""
+    tiny_network(tiny_reference, "shared").save_pretrained(tmp_path)
+    file = tmp_path / "value.json"
+    content = json.loads(file.read_text())
+    assert content.pop("layers") == []
+    file.write_text(json.dumps(content))
+    (tmp_path / "SHA256SUMS").unlink()
+    again = ValueModel.from_pretrained(tmp_path, tiny_reference)
+    assert again.card.layers == ()
+    assert again.start(1).layers == ()
+
+
+@pytest.mark.parametrize("layer", [-1, 3])
+def test_layers_that_the_reference_has_not(tiny_reference: ReferencePolicy, layer: int) -> None:
+    card = ModelCard(
+        source="shared",
+        layers=(1, layer),
+        objectives=("b",),
+        units=(Units(0.0, 1.0),),
+        reference="some/model",
+        fingerprint=tiny_reference.fingerprint,
+    )
+    with pytest.raises(ValueError, match=f"layers must be 0 to 2 of the reference, got {layer}"):
+        build_network(card, tiny_reference)
+
+
 def test_a_card_with_everything_comes_back(tiny_reference: ReferencePolicy, tmp_path: Path) -> None:
     units = (Units(0.1, 2.5), Units(-3.0, 0.125))
     full = ModelCard(
         source="shared",
+        layers=(2, 0),
         objectives=("b", "a"),
         units=units,
         reference="some/model",

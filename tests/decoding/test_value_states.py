@@ -37,8 +37,9 @@ class Walk:
         rows: int = 4,
     ) -> None:
         self.rng, self.vocab = np.random.default_rng(11), reference.vocabulary
-        self.cache = CachedRows(reference.model, rows, hidden=True)
         self.sources = [network.start(rows) for network in networks]
+        layers = sorted({at for source in self.sources for at in source.layers})
+        self.cache = CachedRows(reference.model, rows, hidden=True, layers=layers)
         self.naive = naive(reference, networks)
         self.tokens: list[list[int]] = [[] for _ in range(rows)]
 
@@ -116,6 +117,20 @@ def test_cached_values_equal_recomputed_ones(
     objectives: tuple[str, ...],
 ) -> None:
     wander(Walk(tiny_reference, [tiny_network(tiny_reference, source, objectives)], naive))
+
+
+@pytest.mark.parametrize("layers", [(0,), (2,), (1, 0)])
+def test_states_of_other_layers(
+    build_reference: Build, tiny_network: Make, naive: Any, family: str, layers: tuple[int, ...]
+) -> None:
+    reference = build_reference(family, layers=3)
+    inner = tiny_network(reference, "shared", ("a", "b"), layers=layers)
+    walk = Walk(reference, [inner, tiny_network(reference, "shared", ("c",), seed=2)], naive)
+    walk.begin([0, 1, 2], [3, 11, 1])
+    walk.step([0, 1, 2], 4)
+    walk.copy(3, 1)
+    walk.step([2, 3, 0], 4)
+    walk.step([0, 1, 2, 3], 4)
 
 
 @pytest.mark.parametrize(

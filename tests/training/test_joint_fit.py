@@ -115,3 +115,33 @@ def test_one_reply_to_a_prompt_is_refused(fit_words, tmp_path, capsys):
     words = fit_words(tmp_path / "run", *JOINT, "--data.first_branching", "[1,1]")
     assert main(words) != 0
     assert "joint credit needs two scored replies to a prompt" in capsys.readouterr().err
+
+
+SHARED = ("--model.source", "shared", "--data.trees", "16")
+
+
+def test_shared_values_are_learned_from_a_middle_layer(
+    fit_words, tmp_path, monkeypatch, interrupted, same_run
+):
+    """And a fit of them that was stopped comes to the same."""
+    monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
+    run = tmp_path / "whole"
+    assert main(fit_words(run, *JOINT, *SHARED)) == 0
+    policy = load({"trial": run / "value"})
+    network = policy.guides[0]
+    depth = policy.reference.model.config.num_hidden_layers
+    assert network.card.layers == (round(0.4 * depth),)
+    assert network.head.mix.weight.any()
+    assert network.head.token.any()
+    (answer,) = policy.generate(["an um"], max_tokens=4)
+    assert answer.kl > answer.kl_truncation
+    same_run(interrupted(2, *SHARED), run)
+
+
+def test_layers_that_were_asked_for(fit_words, tmp_path, monkeypatch):
+    monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
+    words = ("--model.layers", "[2,0]", "--data.rounds", "1", *SHARED)
+    assert main(fit_words(tmp_path / "run", *JOINT, *words)) == 0
+    network = load({"trial": tmp_path / "run" / "value"}).guides[0]
+    assert network.card.layers == (2, 0)
+    assert network.head.mix.in_features == 2 * network.table.shape[1]

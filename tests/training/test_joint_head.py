@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mavis.decoding.value_model import StateHead
+from mavis.decoding.value_model import ActionHead, StateHead
 from mavis.training.credit import Moments, solve
 from mavis.training.joint_head import JointHead
 from mavis.training.packing import collate, pack_tree
@@ -56,7 +56,7 @@ def joint_head():
 def read(joint, seeds):
     joint.begin()
     for seed in seeds:
-        joint.add(*batch_of(seed))
+        joint.add(*batch_of(seed), alone)
 
 
 def assert_same(one, other):
@@ -86,7 +86,7 @@ def test_later_passes_change_nothing():
         read(joint, range(12))
         joint.finish(alone)
     joint = two[1]
-    joint.add(*batch_of(99))
+    joint.add(*batch_of(99), alone)
     assert joint.finish(alone) is None
     assert_same(one, two)
 
@@ -162,3 +162,58 @@ def test_targets_are_foretold_from_the_prompt_on(packs):
                 place = int(batch.previous[0, place])
             for pack in range(packs):
                 torch.testing.assert_close(found[pack, at], value)
+
+
+def action_batch(seed, worth):
+    """A tree whose replies earn what each of their tokens is worth by itself."""
+    after, before, batch = batch_of(seed)
+    bits = batch.target_bits.clone()
+    earned = batch.path @ worth[batch.tokens]  # [B, T, M]
+    bits.copy_(earned.contiguous().view(torch.int32))
+    return after, before, batch._replace(target_bits=bits, price_bits=0 * batch.price_bits)
+
+
+def test_an_action_head_learns_what_tokens_are_worth():
+    table = torch.randn(40, 6)
+    worth = (table - table.mean(0)) @ torch.randn(6, OUTPUTS)
+    head = ActionHead(WIDTH, 6, 40, OUTPUTS)
+    head.centre.copy_(table.mean(0))
+    joint = JointHead(head, table)
+    joint.begin()
+    for seed in range(60):
+        joint.add(*action_batch(seed, worth), alone)
+    found = joint.finish(alone)
+    assert (found.correlation > 0.9).all()
+    states, tokens = torch.randn(1, WIDTH), torch.arange(40)[None]
+    values = head(states, tokens, table)[0]
+    for m in range(OUTPUTS):
+        assert torch.corrcoef(torch.stack([values[:, m], worth[:, m]]))[0, 1] > 0.9
+    # What is foretold of a state is the prompt's target and what its tokens bring.
+    after, before, batch = action_batch(99, worth)
+    advantages = head(before, batch.tokens[..., None], table)[..., 0, :]
+    advantages = advantages - torch.cat([before, torch.ones_like(before[..., :1])], -1) @ (
+        joint.expected
+    )
+    wanted = batch.start[:, None] + batch.path @ advantages
+    torch.testing.assert_close(joint(after, before, batch), wanted)
+
+
+def test_an_action_head_through_a_checkpoint():
+    table = torch.randn(40, 6)
+
+    def fresh():
+        head = ActionHead(WIDTH, 6, 40, OUTPUTS)
+        return head, JointHead(head, table)
+
+    unbroken, stopped, resumed = fresh(), fresh(), fresh()
+    for _, joint in (unbroken, stopped):
+        read(joint, range(8))
+        joint.finish(alone)
+    for part, before in zip(resumed, stopped, strict=True):
+        part.load_state_dict(before.state_dict())
+    for _, joint in (unbroken, resumed):
+        read(joint, range(8, 16))
+        joint.finish(alone)
+    for name, tensor in unbroken[0].state_dict().items():
+        torch.testing.assert_close(resumed[0].state_dict()[name], tensor)
+    assert unbroken[0].mix.weight.any()

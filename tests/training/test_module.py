@@ -129,7 +129,8 @@ CHOICES = [
     ({}, ("action", "token"), ("state", "joint")),
     ({"source": "state"}, ("state", "token"), ("state", "joint")),
     ({"source": "action"}, ("action", "token"), ("action", "token")),
-    ({"source": "shared"}, ("shared", "token"), ("shared", "token")),
+    ({"source": "shared"}, ("shared", "token"), ("shared", "joint")),
+    ({"source": "shared", "credit": "joint"}, ("shared", "joint"), ("shared", "joint")),
     ({"credit": "joint"}, ("state", "joint"), ("state", "joint")),
     ({"credit": "token"}, ("action", "token"), ("state", "token")),
     ({"lora": LORA}, ("action", "token"), ("state", "token")),
@@ -243,8 +244,9 @@ def test_frozen_parameters_are_not_trained(reference):
         ({"lr": math.nan}, "lr must be a positive number, got nan"),
         ({"later_lr": -1.0}, "later_lr must be a positive number"),
         ({"trunk_lr": 0.0}, "trunk_lr must be a positive number"),
-        ({"credit": "joint", "source": "action"}, "joint credit is of `state` values, got source"),
-        ({"credit": "joint", "source": "shared"}, "joint credit is of `state` values, got source"),
+        ({"credit": "joint", "source": "action"}, "joint credit is of `state` or `shared` values"),
+        ({"layers": (1,)}, "layers are of `shared` values: give source shared, or no layers"),
+        ({"layers": (1,), "source": "state"}, "layers are of `shared` values"),
         ({"credit": "joint", "lora": LORA}, "joint credit trains no adapters"),
     ],
 )
@@ -291,3 +293,15 @@ def test_validation_metrics(reference):
     np.testing.assert_allclose(said, predicted, rtol=1e-6)
     np.testing.assert_allclose(wanted, targets, rtol=1e-6)
     assert module._seen == []
+
+
+def test_a_checkpoint_of_before_shared_values_had_layers(reference, monkeypatch):
+    """It goes on from the last state of the reference, and by token credit, as it began."""
+    old = module_on(reference, source="shared")
+    monkeypatch.setattr("mavis.training.module.SMALL", 1000)
+    module = module_on(reference, source="shared")
+    assert module.joint_head is not None
+    assert module.network.card.layers == (round(0.4 * 4),)
+    module.on_load_checkpoint({"state_dict": old.state_dict()})
+    assert module.joint_head is None
+    assert module.network.card.layers == ()

@@ -68,7 +68,12 @@ def path_by_path(reference, network, tree):
         tokens = tree.tokens[path_to(tree, place)]
         read = tokens if network.card.source == "state" else tokens[:-1]
         model = reference.model.base_model if network.trunk is None else network.trunk
-        hidden = model(input_ids=torch.tensor([read.tolist()]), use_cache=False).last_hidden_state
+        ids = torch.tensor([read.tolist()])
+        output = model(input_ids=ids, output_hidden_states=True, use_cache=False)
+        hidden = output.last_hidden_state
+        if network.card.layers:
+            inner = [output.hidden_states[at] for at in network.card.layers]
+            hidden = torch.cat([h / h.square().mean(-1, keepdim=True).sqrt() for h in inner], -1)
         if network.card.source == "state":
             values[place] = network.head.state(hidden[0, -1])[0]
         else:
@@ -85,10 +90,13 @@ def gradients(network, loss):
     return found
 
 
-@pytest.mark.parametrize("source", ["action", "state", "shared"])
-def test_packed_is_path_by_path(build_reference, tiny_network, family, source):
-    reference = build_reference(family)
-    network = tiny_network(reference, source)  # in eval mode: no dropout
+@pytest.mark.parametrize(
+    ("source", "layers"),
+    [("action", ()), ("state", ()), ("shared", ()), ("shared", (1, 0)), ("shared", (3,))],
+)
+def test_packed_is_path_by_path(build_reference, tiny_network, family, source, layers):
+    reference = build_reference(family, layers=3)
+    network = tiny_network(reference, source, layers=layers)  # in eval mode: no dropout
     module = module_for(reference, network)
     tree = make_tree()
     targets = targets_for(tree)

@@ -1,0 +1,135 @@
+"""The features that joint credit learns an action head over, and how its weights follow from them.
+
+Joint credit needs values that are linear in few features, and an action head multiplies all
+dimensions of a state by all of an embedding. So of the states s only the r = 32 directions count in
+which they differ most, z(s), each of unit variance, and of the embeddings the 16 directions in
+which tokens do, e_a; and what a token is worth by itself is linear in its embedding, less the mean
+of all tokens and of unit root mean square, ẽ_a:
+
+    φ(s, a) = [ẽ_a, z(s) ⊗ e_a / √r]
+
+Values ⟨θ, φ(s, a)⟩ are an action head's, exactly: those of the products are its mix, of low rank;
+those of ẽ, and what the products owe to the mean of z, are its values of the tokens.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from mavis.decoding.value_model import ActionHead
+
+STATES = 32  # directions of the states that are multiplied by those of the tokens
+TOKENS = 16  # directions of the tokens that are multiplied by those of the states
+ALONE = 1024  # directions of the tokens that count by themselves
+PART = 16384  # tokens whose embeddings are worked on at once
+FAINT = 1e-6  # of the largest variance: a direction in which states do not differ
+
+
+class ActionFeatures(nn.Module):
+    """φ(s, a) of an action head.
+
+    Args:
+        head: whose values will be linear in them.
+        table: token embeddings [V, E].
+    """
+
+    mean: Tensor
+    directions: Tensor
+
+    def __init__(self, head: ActionHead, table: Tensor) -> None:
+        super().__init__()
+        self._head, self._table = [head], [table.detach()]  # in lists: not saved with this
+        width, size = head.state.in_features, table.shape[1]
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("directions", torch.zeros(width, min(STATES, width)))
+        self._alone, crossed = min(ALONE, size), min(TOKENS, size)
+        self.width = self._alone + self.directions.shape[1] * crossed  # the number of features
+        self._crossed = crossed
+
+    @cached_property
+    def _bases(self) -> tuple[Tensor, Tensor]:
+        """Directions of ẽ_a [E, e] and of e_a [E, d]; only a fit that learns pays for them."""
+        (table,) = self._table
+        alone, crossed = table.new_zeros(2, *2 * table.shape[1:], dtype=torch.float32)
+        for part in self._parts():
+            rows = self._rows(part)
+            alone += _units(rows).T @ _units(rows)
+            crossed += rows.T @ rows
+        scale = (crossed.diagonal().mean() / len(table)).sqrt().clamp(min=1e-12)
+        return _leading(alone, self._alone), _leading(crossed, self._crossed) / scale
+
+    @property
+    def ready(self) -> bool:
+        """Whether it knows in which directions states differ."""
+        return bool(self.directions.any())
+
+    def prepare(self, states: Tensor, total: Callable[[Tensor], Tensor]) -> None:
+        """Find the directions in which states [N, H] differ most.
+
+        `total` adds a tensor up over processes.
+        """
+        h = states.double().cpu()
+        h = torch.cat([h, torch.ones_like(h[:, :1])], 1)
+        sums = total(h.T @ h)
+        mean = sums[:-1, -1] / sums[-1, -1]
+        covariance = sums[:-1, :-1] / sums[-1, -1] - torch.outer(mean, mean)
+        variance = covariance.diagonal().clamp(min=0.0)
+        apart = variance > FAINT * variance.max()
+        size = torch.where(apart, variance, 1.0).rsqrt() * apart
+        values, vectors = torch.linalg.eigh(size[:, None] * covariance * size)
+        count = self.directions.shape[1]
+        values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
+        differ = values > FAINT * values[0]
+        whiten = torch.where(differ, values, 1.0).rsqrt() * differ
+        self.mean.copy_(mean)
+        self.directions.copy_(size[:, None] * vectors * whiten)
+
+    def forward(self, states: Tensor, tokens: Tensor) -> Tensor:
+        """φ [..., D] of the states [..., H] that tokens [...] are chosen at."""
+        rows, (alone, crossed) = self._rows(tokens), self._bases
+        z = (states.float() - self.mean) @ self.directions
+        products = z[..., :, None] * (rows @ crossed)[..., None, :] / z.shape[-1] ** 0.5
+        return torch.cat([_units(rows) @ alone, products.flatten(-2)], -1)
+
+    @torch.no_grad()
+    def write(self, weights: Tensor) -> None:
+        """Let the head's values be ⟨θ, φ⟩, for θ [D, M]."""
+        (head,), outputs = self._head, weights.shape[1]
+        weights, count, (alone, crossed) = (
+            weights.to(self.mean),
+            self.directions.shape[1],
+            self._bases,
+        )
+        own, products = weights[: self._alone], weights[self._alone :]
+        products = products.T.reshape(outputs, count, -1) / count**0.5  # [M, r, d]
+        mix = crossed @ products.transpose(1, 2) @ self.directions.T  # [M, E, H]
+        head.mix.weight.copy_(mix.reshape(outputs * mix.shape[1], -1))
+        for part in self._parts():
+            rows = self._rows(part)
+            head.token[part] = _units(rows) @ (alone @ own) - rows @ (mix @ self.mean).T
+        nn.init.zeros_(head.state.weight)
+        nn.init.zeros_(head.state.bias)
+
+    def _parts(self) -> Iterator[slice]:
+        """Slices of the vocabulary: in float32, the table of a large model is several gigabytes."""
+        for begin in range(0, len(self._table[0]), PART):
+            yield slice(begin, begin + PART)
+
+    def _rows(self, tokens: Tensor | slice) -> Tensor:
+        """Embeddings [..., E] of tokens less the head's centre, float32."""
+        (head,), (table,) = self._head, self._table
+        rows: Tensor = table[tokens].float() - head.centre.float()
+        return rows
+
+
+def _units(rows: Tensor) -> Tensor:
+    """Rows [..., E] of unit root mean square."""
+    return rows / rows.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
+
+
+def _leading(squares: Tensor, count: int) -> Tensor:
+    """The directions [E, count] in which rows of the second moments [E, E] are largest."""
+    vectors: Tensor = torch.linalg.eigh(squares).eigenvectors
+    return vectors.flip(1)[:, :count]
