@@ -86,6 +86,7 @@ STORY = (
     "training.action_features",
     "training.joint_head",
     "training.rates",
+    "training.value_design",
     "training.module",
     "training.value_card",
     "training.drawn_trees",

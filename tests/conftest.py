@@ -223,11 +223,13 @@ class Naive:
         states: torch.Tensor = output.last_hidden_state
         return states[:, -1]
 
-    def inner(self, tokens: Sequence[int], layers: Sequence[int]) -> torch.Tensor:
-        """States of the reference after its layers, each of unit root mean square [n · H]."""
+    def inner(
+        self, model: PreTrainedModel, tokens: Sequence[int], layers: Sequence[int]
+    ) -> torch.Tensor:
+        """States of a model after its layers, each of unit root mean square [n · H]."""
         with torch.no_grad():
             ids = torch.tensor([list(tokens)])
-            output = self.reference.model(ids, output_hidden_states=True, use_cache=False)
+            output = model(ids, output_hidden_states=True, use_cache=False)
         states = [output.hidden_states[at][0, -1].double() for at in layers]
         return torch.cat([h / math.sqrt(sum(x * x for x in h.tolist()) / len(h)) for h in states])
 
@@ -251,12 +253,16 @@ class Naive:
         weight, bias = head["state.weight"], head["state.bias"]
         if network.card.source == "state":
             ends = self.hidden(network.trunk, *([*tokens, a] for a in candidates)).double()
+            if layers := network.card.layers:
+                ends = torch.stack(
+                    [self.inner(network.trunk, [*tokens, a], layers) for a in candidates]
+                )
             return [(weight @ state + bias).tolist() for state in ends]
         model = self.reference.model.base_model if network.trunk is None else network.trunk
         table = model.get_input_embeddings().weight.detach().double()
         state = self.hidden(model, tokens)[0].double()
         if network.card.layers:
-            state = self.inner(tokens, network.card.layers)
+            state = self.inner(self.reference.model, tokens, network.card.layers)
         mixed = (head["mix.weight"] @ state).reshape(len(network.card.objectives), -1)
         common, apart = weight @ state + bias, table - head["centre"]
         return [(common + mixed @ apart[a] + head["token"][a]).tolist() for a in candidates]

@@ -195,8 +195,7 @@ def _prefixes(objective: Objective, name: str, source: str | None, speed: float)
             return
     yield (
         f"prefixes: half a reply of {name} correlates by {found.correlation:.2f} with the whole; "
-        f"from there on the reward moves {found.variation:.1f} times as much as needed, from the "
-        f"first token on {found.whole_variation:.1f} times."
+        f"from there on the reward moves {found.variation:.1f} times as much as needed."
     )
     yield f"  {found.advice}."
 

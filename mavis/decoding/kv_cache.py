@@ -61,7 +61,7 @@ class CachedRows:
         rows: how many rows the buffers hold at first. Their slots grow as they are needed, and a
             row beyond them takes no more memory than what it holds, until it is read.
         hidden: whether a causal LM also gives its last hidden states.
-        layers: which other hidden states a causal LM gives; see `ModelOutput`.
+        layers: which other hidden states the model gives; see `ModelOutput`.
         extra: more arguments of the model's forward, for the rows that it reads.
     """
 
@@ -189,13 +189,13 @@ class CachedRows:
         neighbours = np.array_equal(rows, np.arange(side_by_side.start, side_by_side.stop))
         seen = side_by_side if neighbours else index
         self.cache.aim(index, seen, self._tensor(slots), int(reach.max()))
-        options: dict[str, Any] = {}
+        options = dict(self._inner)
         if self._causal_lm:
             # The head over the vocabulary is the dearest layer of a small model: only the positions
             # that somebody asks for go through it.
             keep = np.unique(last) if last is not None else np.arange(slots.shape[1])
             keep = keep[:1] if silent else keep  # the least that can be asked for
-            options = {"logits_to_keep": self._tensor(keep), **self._inner}
+            options |= {"logits_to_keep": self._tensor(keep)}
         with attending(reach.tolist(), self._place):
             output = self.model(
                 input_ids=self._tensor(tokens),
@@ -206,14 +206,14 @@ class CachedRows:
                 **options,
                 **(self._extra(rows) if self._extra else {}),
             )
-        logits, hidden, layers = None, None, {}
+        logits = hidden = None
         if self._causal_lm:
             column = None if last is None else np.searchsorted(keep, last)
             logits = None if silent else self._pick(output.logits, column).float()
             hidden = self._pick(output.hidden_states[-1], last) if self._hidden else None
-            layers = {at: self._pick(output.hidden_states[at], last) for at in self._layers}
         else:
             hidden = self._pick(output.last_hidden_state, last)
+        layers = {at: self._pick(output.hidden_states[at], last) for at in self._layers}
         return ModelOutput(hidden, logits, layers)
 
     def _masks(self, mask: Tensor, positions: Index) -> Tensor | dict[str, Tensor]:

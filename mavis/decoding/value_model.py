@@ -149,7 +149,7 @@ class ValueModel(nn.Module):
         if self.trunk is None:
             return SharedValues(self.action_values, self.card.layers)
         if self.card.source == "state":
-            return StateValues(self.trunk, self.state_values, rows)
+            return StateValues(self.trunk, self.state_values, rows, self.card.layers)
         return ActionValues(self.trunk, self.action_values, rows)
 
     @property
@@ -250,9 +250,6 @@ def build_network(
     Raises:
         ValueError: there are not so many layers, or the other model has another tokenizer.
     """
-    depth = int(reference.model.config.get_text_config().num_hidden_layers)
-    if beyond := [layer for layer in card.layers if not 0 <= layer <= depth]:
-        raise ValueError(f"layers must be 0 to {depth} of the reference, got {beyond[0]}.")
     model = None
     if card.source != "shared":
         if isinstance(trunk, str):
@@ -261,6 +258,11 @@ def build_network(
             model = first_layers(reference.model, trunk)
         if lora is not None:
             model = with_lora(model, lora)
+    of = "the reference" if model is None else "the trunk"
+    config = (reference.model if model is None else model).config.get_text_config()
+    depth = int(config.num_hidden_layers)
+    if beyond := [layer for layer in card.layers if not 0 <= layer <= depth]:
+        raise ValueError(f"layers must be 0 to {depth} of {of}, got {beyond[0]}.")
     network = ValueModel(card, model, embeddings(reference.model), reference.vocabulary)
     return network.to(reference.model.device)
 

@@ -43,13 +43,16 @@ class ActionValues(GuideState):
 
 
 class StateValues(GuideState):
-    """V(s·a) from the backbone's state at each candidate."""
+    """V(s·a) from the backbone's last state at each candidate, or those of some of its layers."""
 
     rows: CachedRows
     one_forward = False  # K candidates after each token would be K · T tokens side by side
 
-    def __init__(self, backbone: PreTrainedModel, head: StateHead, rows: int) -> None:
-        self.head, self.rows = head, CachedRows(backbone, rows)
+    def __init__(
+        self, backbone: PreTrainedModel, head: StateHead, rows: int, read: Sequence[int] = ()
+    ) -> None:
+        self.head, self.rows = head, CachedRows(backbone, rows, layers=read)
+        self._read = tuple(read)
         # Whether a row's last token was kept by `commit`, so that it need not be read again.
         self._ahead = np.zeros(rows, dtype=bool)
 
@@ -66,7 +69,8 @@ class StateValues(GuideState):
     def values(self, rows: Index, candidates: Tensor) -> Tensor:
         """Read the candidates side by side."""
         # Side by side after the row: each candidate sees the row and itself, not the others.
-        hidden = self.rows.score(rows, candidates).hidden
+        output = self.rows.score(rows, candidates)
+        hidden = side_by_side(output.layers, self._read) if self._read else output.hidden
         assert hidden is not None
         return _finite(self.head(hidden))
 

@@ -23,7 +23,6 @@ REPLIES = 8  # to each prompt
 MAX_TOKENS = 64
 LEAST_CORRELATION = 0.3  # of half a reply with the whole, for prefixes to be of use
 ROUGH = 2.0  # quadratic variation, of which less is a martingale's with some noise
-ROUGH_START = 5.0  # the same from the first token on, where a mean of few words jumps
 
 Array = npt.NDArray[np.float64]
 
@@ -36,13 +35,10 @@ class PrefixFit:
         correlation: of the reward of half the reply with that of the whole.
         variation: quadratic variation over the second half, as a share of the mean square of what
             the reward changes by there: 1 for a martingale.
-        whole_variation: the same from the first token on, where the mean reward of the prompt's
-            replies stands before it.
     """
 
     correlation: float
     variation: float
-    whole_variation: float
 
     @property
     def advice(self) -> str:
@@ -53,11 +49,9 @@ class PrefixFit:
             return f"half a reply says too little of the whole: {off}{held_out}"
         if not self.variation <= ROUGH:
             return f"it jumps up and down on the way: {off}{held_out}"
-        if not self.whole_variation <= ROUGH_START:
-            few = "a reward of partial text that foretells the whole, though not at the first words"
-            return f"{few}: --data.prefix_discount 0.99 may help a little, less may harm{held_out}"
         foretells = "a reward of partial text that foretells the whole"
-        return f"{foretells}: --data.prefix_discount 0.9 may help{held_out}"
+        helps = "--data.prefix_discount 0.5 may help (0.9 with token credit)"
+        return f"{foretells}: {helps}{held_out}"
 
 
 def prefix_fit(policy: GuidedPolicy, prompts: Sequence[Prompt], objective: Objective) -> PrefixFit:
@@ -101,18 +95,16 @@ def compare(groups: Sequence[Sequence[Array]]) -> PrefixFit:
         half = np.array([path[at] for path, at in zip(paths, middles, strict=True)])
         whole = np.array([path[-1] for path in paths])
         late = [np.square(np.diff(p[at:])).sum() for p, at in zip(paths, middles, strict=True)]
-        every = [np.square(np.diff(path)).sum() for path in paths]
-        changes = np.square(whole - half), np.square(whole - mean) * len(whole) / (len(whole) - 1)
-        squares.append(np.array([late, every, *changes]))
+        squares.append(np.array([late, np.square(whole - half)]))
         halves.append(half - half.mean())
         wholes.append(whole - whole.mean())
     if not wholes:
-        return PrefixFit(np.nan, np.nan, np.nan)
+        return PrefixFit(np.nan, np.nan)
     half, whole = np.concatenate(halves), np.concatenate(wholes)
     lengths = np.sqrt((half @ half) * (whole @ whole))
-    late, every, left, spread = np.concatenate(squares, 1).sum(1)
+    late, left = np.concatenate(squares, 1).sum(1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return PrefixFit(*map(float, (half @ whole / lengths, late / left, every / spread)))
+        return PrefixFit(float(half @ whole / lengths), float(late / left))
 
 
 def _carried(path: Array) -> Array:

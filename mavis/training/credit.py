@@ -26,7 +26,9 @@ from it on bring, discounted alike:
 
 A reply's first has weight 1, and is the equation above at κ = 1; the others have weight 1 − κ².
 Together they are generalised least squares of the increments, whose weight for tokens u and v is
-κ^{|u − v|}. The ridge and the slope are still judged by the rewards of whole replies.
+κ^{|u − v|}. They know little noise and are biased, as whole replies are the other way round: so
+their solution is a direction θ₀, and θ = c θ₀ + δ is solved from whole replies with a ridge on δ
+alone. c follows from these, too; where partial text misleads it is about 0.
 """
 
 from dataclasses import dataclass, replace
@@ -38,7 +40,8 @@ from torch.nn.utils.rnn import pad_sequence
 from mavis.training.packing import Batch
 
 FOLDS = 4
-RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)  # in units of the mean squared length of a reply's features
+RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # in units of a reply's mean squared features
+PRIOR_RIDGE = 0.1  # of the equations of single tokens, in the same units
 STEADY = 3e-4  # of the mean eigenvalue: keeps the prediction of features from their state stable
 
 
@@ -219,30 +222,49 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 def solve(trees: Equations) -> Solution:
     """Find θ, the ridge strength and the slope of each objective."""
     squares, products, spread = trees.squares, trees.products, trees.spread.sum(0)
-    learned, gains = squares, products  # equations that θ solves; it is judged by whole replies
-    if trees.token_squares is not None and trees.token_products is not None:
-        learned, gains = trees.token_squares, trees.token_products
-    whole, aim = learned.sum(0), gains.sum(0)
+    whole, aim = squares.sum(0), products.sum(0)
     scale = (whole.diagonal().sum() / trees.replies).clamp(min=1e-12)
     grid = torch.tensor(RIDGES, dtype=torch.float64) * scale
     foretold = torch.zeros(2, len(grid), aim.shape[1], dtype=torch.float64)  # Σ r̂ r and Σ r̂²
     for fold in range(FOLDS):
-        θ = _ridge(whole - learned[fold], aim - gains[fold], grid)  # [L, D, M]
+        prior = _prior(trees, scale, without=fold)
+        θ = _ridge(whole - squares[fold], aim - products[fold], grid, prior)  # [L, D, M]
         foretold[0] += (θ * products[fold]).sum(1)
         foretold[1] += (θ * (squares[fold] @ θ)).sum(1)
     correlation = foretold[0] / (foretold[1] * spread).sqrt().clamp(min=1e-12)  # [L, M]
     best = correlation.argmax(0)  # [M]
     slope = foretold[0] / foretold[1].clamp(min=1e-12)
     at = (best, torch.arange(len(best)))
-    θ = _ridge(whole, aim, grid)[best, :, at[1]].T * slope[at].clamp(0.0, 1.0)  # [D, M]
+    θ = _ridge(whole, aim, grid, _prior(trees, scale))[best, :, at[1]].T  # [D, M]
+    θ = θ * slope[at].clamp(0.0, 1.0)
     return Solution(θ.float(), (trees.mean @ θ).float(), correlation[at], slope[at])
 
 
-def _ridge(squares: Tensor, products: Tensor, grid: Tensor) -> Tensor:
-    """Solutions [L, D, M] of (squares + λ) θ = products for each λ of a grid [L]."""
-    values, vectors = torch.linalg.eigh(squares)
-    turned = vectors.T @ products  # [D, M]
-    found: Tensor = vectors @ (
-        turned / (values.clamp(min=0.0)[None, :, None] + grid[:, None, None])
-    )
+def _prior(trees: Equations, scale: Tensor, without: int | None = None) -> Tensor | None:
+    """θ₀ [D, M] of the equations of single tokens, if there are any, without one of the folds."""
+    if trees.token_squares is None or trees.token_products is None:
+        return None
+    folds = [fold for fold in range(FOLDS) if fold != without]
+    squares, products = trees.token_squares[folds].sum(0), trees.token_products[folds].sum(0)
+    eye = torch.eye(len(squares), dtype=squares.dtype)
+    found: Tensor = torch.linalg.solve(squares + PRIOR_RIDGE * scale * eye, products)
     return found
+
+
+def _ridge(squares: Tensor, products: Tensor, grid: Tensor, prior: Tensor | None) -> Tensor:
+    """θ = c θ₀ + δ [L, D, M] with (squares + λ) δ = products − c squares θ₀, for each λ [L].
+
+    θ₀ [D, M] is the prior, None for none; c is what fits best, and not below 0.
+    """
+    values, vectors = torch.linalg.eigh(squares)
+    weights = 1 / (values.clamp(min=0.0)[None, :, None] + grid[:, None, None])  # [L, D, 1]
+    turned = vectors.T @ products  # [D, M]
+    found: Tensor = weights * turned
+    if prior is not None:
+        start = vectors.T @ prior  # [D, M]
+        image = values.clamp(min=0.0)[:, None] * start  # of θ₀
+        left = start - weights * image  # what of θ₀ the ridge does not find by itself [L, D, M]
+        fits, power = (left * turned).sum(1), (left * image).sum(1)  # [L, M]
+        found = found + (fits / power.clamp(min=1e-12)).clamp(min=0.0)[:, None] * left
+    solutions: Tensor = vectors @ found
+    return solutions

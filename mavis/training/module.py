@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from mavis.decoding.backbone import shared_layers
 from mavis.decoding.model_card import ModelCard, Source
-from mavis.decoding.reference import SMALL, ReferencePolicy
+from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.value_model import ActionHead, ValueModel, build_network
 from mavis.decoding.windows import tree_masks
 from mavis.evaluation.metrics import sibling_rank_correlation
@@ -26,13 +26,9 @@ from mavis.training.data import RolloutDataModule
 from mavis.training.joint_head import JointHead
 from mavis.training.packing import Batch
 from mavis.training.rates import parameter_groups
+from mavis.training.value_design import Credit, Design, check, choose
 
 Scores = npt.NDArray[np.float64]
-
-Credit = Literal["token", "joint"]
-
-FEW_LAYERS = 2  # of the reference that joint credit copies for `state` values
-DEPTH = 0.4  # of the layer of the reference that it reads for `shared` values
 
 
 class ValueModule(LightningModule):
@@ -52,7 +48,7 @@ class ValueModule(LightningModule):
         later_lr: rates in later rounds, as a share of the first.
         warmup: optimizer steps in which the rates rise; after these they fall to 0.
         weight_decay: weight decay of the trunk.
-        layers: of the reference that `shared` values read (None: the last, or a middle one).
+        layers: whose states values read (None: the last; with `joint` those that do best).
     """
 
     network: ValueModel
@@ -74,12 +70,7 @@ class ValueModule(LightningModule):
         positive(lr=lr, later_lr=later_lr)
         if trunk_lr is not None:
             positive(trunk_lr=trunk_lr)
-        if credit == "joint" and source == "action":
-            raise ValueError("joint credit is of `state` or `shared` values, got source action.")
-        if layers and source != "shared":
-            raise ValueError("layers are of `shared` values: give source shared, or no layers.")
-        if credit == "joint" and lora is not None:
-            raise ValueError("joint credit trains no adapters: leave lora out, or credit joint.")
+        check(source, credit, layers, lora)
         self.source, self.layers, self.credit = source, layers, credit
         self.trunk, self.lora = trunk, lora
         self.lr, self.later_lr, self.trunk_lr = lr, later_lr, trunk_lr
@@ -92,25 +83,13 @@ class ValueModule(LightningModule):
     @property
     def joint(self) -> bool:
         """Whether values are learned by joint credit."""
-        return self._choices()[1] == "joint"
+        return self.design.credit == "joint"
 
-    def _choices(self) -> tuple[Source, Credit]:
-        """Source and credit, chosen by the size of the reference where they are not given."""
-        large = self.data.reference.model.num_parameters() >= SMALL
-        source = self.source or ("state" if large or self.credit == "joint" else "action")
-        joint = large and source != "action" and self.lora is None
-        return source, self.credit or ("joint" if joint else "token")
-
-    def _layers(self) -> tuple[int, ...]:
-        if self.layers is not None or self._choices() != ("shared", "joint"):
-            return self.layers or ()
-        config = self.data.reference.model.config.get_text_config()
-        return (round(DEPTH * config.num_hidden_layers),)
-
-    def _trunk(self) -> int | str | None:
-        if self.trunk is None and self.joint:
-            return min(FEW_LAYERS, int(self.data.reference.model.config.num_hidden_layers))
-        return self.trunk
+    @cached_property
+    def design(self) -> Design:
+        """How the values are built and learned, for this reference."""
+        given = (self.source, self.credit, self.layers, self.trunk, self.lora)
+        return choose(self.data.reference.model, *given)
 
     @property
     def data(self) -> RolloutDataModule:
@@ -124,8 +103,8 @@ class ValueModule(LightningModule):
             return
         reference: ReferencePolicy = self.data.reference
         card = ModelCard(
-            source=self._choices()[0],
-            layers=self._layers(),
+            source=self.design.source,
+            layers=self.design.layers,
             objectives=tuple(one.name for one in self.data.objectives),
             units=self.data.units,
             reference=reference.name,
@@ -136,7 +115,7 @@ class ValueModule(LightningModule):
             eta=self.data.strength.eta,
             rewards=tuple(identity(one) for one in self.data.objectives),
         )
-        self.network = build_network(card, reference, self._trunk(), self.lora)
+        self.network = build_network(card, reference, self.design.trunk, self.lora)
         head = self.network.head
         if self.joint:
             self.network.requires_grad_(False)

@@ -161,7 +161,7 @@ def test_rewards_of_prefixes(check, tiny_folder):
     assert usable
     found, meaning, last = lines.splitlines()[-3:]
     assert found.startswith(f"prefixes: half a reply of {paths['reference']} correlates by 0.")
-    assert "foretells the whole: --data.prefix_discount 0.9 may help" in meaning
+    assert "foretells the whole: --data.prefix_discount 0.5 may help" in meaning
     assert "held-out figures" in meaning
     assert last == "all well: mavis fit --objective mine"
 

@@ -119,12 +119,18 @@ def test_cached_values_equal_recomputed_ones(
     wander(Walk(tiny_reference, [tiny_network(tiny_reference, source, objectives)], naive))
 
 
+@pytest.mark.parametrize("source", ["shared", "state"])
 @pytest.mark.parametrize("layers", [(0,), (2,), (1, 0)])
 def test_states_of_other_layers(
-    build_reference: Build, tiny_network: Make, naive: Any, family: str, layers: tuple[int, ...]
+    build_reference: Build,
+    tiny_network: Make,
+    naive: Any,
+    family: str,
+    layers: tuple[int, ...],
+    source: Source,
 ) -> None:
     reference = build_reference(family, layers=3)
-    inner = tiny_network(reference, "shared", ("a", "b"), layers=layers)
+    inner = tiny_network(reference, source, ("a", "b"), layers=layers)
     walk = Walk(reference, [inner, tiny_network(reference, "shared", ("c",), seed=2)], naive)
     walk.begin([0, 1, 2], [3, 11, 1])
     walk.step([0, 1, 2], 4)

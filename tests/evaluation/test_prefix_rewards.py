@@ -26,15 +26,13 @@ def test_by_hand():
     found = compare([[np.array([3.0, 4.0]), np.array([1.0, 0.0])]])
     assert found.correlation == pytest.approx(1.0)
     assert found.variation == pytest.approx(1.0)  # the second step is all that changes
-    assert found.whole_variation == pytest.approx(4 / 16)  # four steps of 1; (4 + 4) · 2 / 1
 
 
 def test_a_martingale_moves_as_much_as_needed():
     found = compare(walks())
     assert found.variation == pytest.approx(1.0, abs=0.15)
-    assert found.whole_variation == pytest.approx(1.0, abs=0.15)
     assert found.correlation == pytest.approx(math.sqrt(0.5), abs=0.1)
-    assert "0.9 may help" in found.advice
+    assert "0.5 may help" in found.advice
 
 
 def test_a_saw_tooth_is_left_off():
@@ -53,13 +51,6 @@ def test_what_only_the_last_token_decides_is_left_off():
     found = compare(paths - 0.01 * walks()[:, :, :1])
     assert found.correlation < 0.3
     assert "says too little" in found.advice
-
-
-def test_a_mean_that_jumps_at_first_is_for_discounts_near_1():
-    steps = np.random.default_rng(0).normal(size=(PROMPTS, REPLIES, STEPS))
-    found = compare(steps.cumsum(-1) / np.arange(1, STEPS + 1))
-    assert found.variation < 2 < 5 < found.whole_variation
-    assert "0.99 may help a little" in found.advice
 
 
 def test_what_abstains_is_carried_on_or_left_out():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mavis.training.credit import FOLDS, RIDGES, STEADY, Moments, solve
+from mavis.training.credit import FOLDS, PRIOR_RIDGE, RIDGES, STEADY, Moments, solve
 from mavis.training.packing import collate, pack_tree
 from mavis.training.targets import soft_targets
 from mavis.training.tree import Segment, build_tree
@@ -287,23 +287,34 @@ def token_regression(examples, eta, discount):
 @pytest.mark.parametrize("discount", [0.0, 0.6, 0.95])
 @pytest.mark.parametrize("eta", [0.0, 0.7])
 def test_discounted_increments_against_explicit_least_squares(discount, eta):
-    """θ solves the equations of tokens; ridge and slope are chosen on whole replies."""
+    """θ = c θ₀ + δ by least squares of whole replies; θ₀ solves the equations of tokens."""
     examples = with_increments(sums_of_advantages(4, 24, noise=1.0)[0])
     found = solve(moments_of(examples, eta, 5, discount=discount).equations())
     x, y, folds, _ = regressions(examples, eta)
     rows, aims, of = token_regression(examples, eta, discount)
-    scale = np.square(rows).sum() / len(x)
+    scale = np.square(x).sum() / len(x)
+
+    def solved(m, share, without):
+        start = ridged(rows[of != without], aims[of != without][:, [m]], PRIOR_RIDGE * scale)
+        some, aim = x[folds != without], y[folds != without][:, [m]]
+        # c is a column of its own, which no ridge weighs on; below 0 it is left out.
+        both = np.concatenate([some @ start, some], 1)
+        free = np.sqrt(share * scale) * np.eye(both.shape[1])[1:]
+        zeros = np.zeros((len(free), 1))
+        longer = np.concatenate([both, free]), np.concatenate([aim, zeros])
+        c, *δ = np.linalg.lstsq(*longer, rcond=None)[0][:, 0]
+        return c * start[:, 0] + δ if c > 0 else ridged(some, aim, share * scale)[:, 0]
+
     for m in range(2):
         tried = []
         for share in RIDGES:
             foretold = np.empty(len(y))
             for fold in range(FOLDS):
-                θ = ridged(rows[of != fold], aims[of != fold][:, [m]], share * scale)
-                foretold[folds == fold] = (x[folds == fold] @ θ)[:, 0]
+                foretold[folds == fold] = x[folds == fold] @ solved(m, share, fold)
             both, length = foretold @ y[:, m], foretold @ foretold
             tried.append((both / np.sqrt(length * (y[:, m] @ y[:, m])), both / length, share))
         correlation, slope, share = max(tried)
-        θ = ridged(rows, aims[:, [m]], share * scale)[:, 0] * np.clip(slope, 0, 1)
+        θ = solved(m, share, None) * np.clip(slope, 0, 1)
         np.testing.assert_allclose(found.weights[:, m], θ, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(found.correlation[m], correlation, rtol=1e-4)
         np.testing.assert_allclose(found.slope[m], slope, rtol=1e-4)

@@ -140,7 +140,7 @@ CHOICES = [
 @pytest.mark.parametrize(("arguments", "small", "large"), CHOICES, ids=str)
 def test_what_is_chosen_by_size(reference, monkeypatch, arguments, small, large):
     for limit, (source, credit) in ((20_000_000, small), (1000, large)):
-        monkeypatch.setattr("mavis.training.module.SMALL", limit)
+        monkeypatch.setattr("mavis.training.value_design.SMALL", limit)
         module = module_on(reference, **arguments)
         assert module.network.card.source == source
         assert module.joint == (credit == "joint")
@@ -169,9 +169,14 @@ def test_a_step_of_joint_credit_gathers_moments(reference):
     assert loss.item() == 0
     head = module.network.head.state
     assert all((p.grad == 0).all() for p in head.parameters())  # none unused: every process steps
-    states = module.network.trunk(
-        batch.tokens, attention_mask=batch.mask.float().log(), position_ids=batch.position
-    ).last_hidden_state[0]
+    output = module.network.trunk(
+        batch.tokens,
+        attention_mask=batch.mask.float().log(),
+        position_ids=batch.position,
+        output_hidden_states=True,
+    )
+    states = torch.cat([torch.nn.functional.rms_norm(h[0], h.shape[-1:], eps=1e-12)
+                        for h in output.hidden_states], -1)  # fmt: skip
     before = torch.cat([states[batch.previous[0]], torch.ones(len(states), 1)], -1)[2:].double()
     torch.testing.assert_close(
         module.joint_head.moments.before, before.T @ before, rtol=1e-4, atol=1e-3
@@ -245,8 +250,8 @@ def test_frozen_parameters_are_not_trained(reference):
         ({"later_lr": -1.0}, "later_lr must be a positive number"),
         ({"trunk_lr": 0.0}, "trunk_lr must be a positive number"),
         ({"credit": "joint", "source": "action"}, "joint credit is of `state` or `shared` values"),
-        ({"layers": (1,)}, "layers are of `shared` values: give source shared, or no layers"),
-        ({"layers": (1,), "source": "state"}, "layers are of `shared` values"),
+        ({"layers": (1,)}, "layers are of `shared` or `state` values: give such a source"),
+        ({"layers": (1,), "source": "action"}, "layers are of `shared` or `state` values"),
         ({"credit": "joint", "lora": LORA}, "joint credit trains no adapters"),
     ],
 )
@@ -298,7 +303,7 @@ def test_validation_metrics(reference):
 def test_a_checkpoint_of_before_shared_values_had_layers(reference, monkeypatch):
     """It goes on from the last state of the reference, and by token credit, as it began."""
     old = module_on(reference, source="shared")
-    monkeypatch.setattr("mavis.training.module.SMALL", 1000)
+    monkeypatch.setattr("mavis.training.value_design.SMALL", 1000)
     module = module_on(reference, source="shared")
     assert module.joint_head is not None
     assert module.network.card.layers == (round(0.4 * 4),)

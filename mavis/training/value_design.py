@@ -1,0 +1,84 @@
+"""What a value model is built from and how it is learned, where the user has not said it."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from transformers import PreTrainedModel
+
+from mavis.decoding.model_card import Source
+from mavis.decoding.reference import SMALL
+
+Credit = Literal["token", "joint"]
+
+FEW_LAYERS = 2  # of the reference that joint credit copies for `state` values
+DEPTH = 0.4  # of the layer of the reference that it reads for `shared` values
+WIDEST = 3072  # numbers of a state that it reads at most: it solves as many equations
+
+
+@dataclass(frozen=True)
+class Design:
+    """How a value model is built and learned.
+
+    Args:
+        source: where its values come from.
+        credit: how they are learned.
+        layers: whose states are read; empty: the last.
+        trunk: first layers of the reference, or another model.
+    """
+
+    source: Source
+    credit: Credit
+    layers: tuple[int, ...]
+    trunk: int | str | None
+
+
+def check(
+    source: Source | None,
+    credit: Credit | None,
+    layers: tuple[int, ...] | None,
+    lora: dict[str, Any] | None,
+) -> None:
+    """Refuse choices that contradict each other.
+
+    Raises:
+        ValueError: joint credit of `action` values or adapters, or layers of `action` values.
+    """
+    if credit == "joint" and source == "action":
+        raise ValueError("joint credit is of `state` or `shared` values, got source action.")
+    if layers and source not in ("shared", "state"):
+        raise ValueError(
+            "layers are of `shared` or `state` values: give such a source, or no layers."
+        )
+    if credit == "joint" and lora is not None:
+        raise ValueError("joint credit trains no adapters: leave lora out, or credit joint.")
+
+
+def choose(
+    reference: PreTrainedModel,
+    source: Source | None,
+    credit: Credit | None,
+    layers: tuple[int, ...] | None,
+    trunk: int | str | None,
+    lora: dict[str, Any] | None,
+) -> Design:
+    """Fill in what is None, by the size of the reference.
+
+    Gradient steps learn a small model's values best, in a trunk of their own. Of a large model,
+    frozen states and joint credit learn more from as many trees, in seconds.
+    """
+    config = reference.config.get_text_config()
+    depth, width = int(config.num_hidden_layers), int(config.hidden_size)
+    large = reference.num_parameters() >= SMALL
+    source = source or ("state" if large or credit == "joint" else "action")
+    joint = large and source != "action" and lora is None
+    credit = credit or ("joint" if joint else "token")
+    if credit == "token":
+        return Design(source, credit, layers or (), trunk)
+    trunk = min(FEW_LAYERS, depth) if trunk is None else trunk
+    if layers is None and source == "shared":
+        layers = (round(DEPTH * depth),)
+    elif layers is None and isinstance(trunk, int):
+        # The token itself is in the embeddings, what it means here in the last states.
+        every = (0, trunk // 2, trunk) if trunk > 1 else (0, trunk)
+        layers = every if len(every) * width <= WIDEST else ()
+    return Design(source, credit, layers or (), trunk)
