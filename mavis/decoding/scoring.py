@@ -212,16 +212,36 @@ def _report(step: Step) -> Tensor:
     full = torch.log_softmax(step.logits / how.temperature[:, None], dim=-1)  # [R, V]
     # The reference is not truncated, so that it has a probability of every token.
     log_ref = full.gather(1, tokens[:, None])[:, 0]
-    taken = (options.tokens == tokens[:, None]) & (options.log_ref > -torch.inf)  # [R, K]
-    inside, pick = taken.any(-1), taken.long().argmax(-1, keepdim=True)
+    inside, pick = _taken(step)
     log_prob = torch.where(inside, log_pi.gather(1, pick)[:, 0], -torch.inf)
     columns = [log_prob, log_ref, exact_kl(log_pi, options.log_ref), truncation(options.log_ref)]
-    # Values are known up to a number per state, which the tilt does not feel: without their mean,
-    # what is left is what the objective makes of this token, against the others.
-    shares = torch.softmax(options.log_ref, dim=-1)[..., None]  # [R, K, 1] of π_ref, over C
-    mean = torch.where(shares > 0, shares * step.values, 0.0).sum(1)
-    chosen = step.values.gather(1, pick[..., None].expand(-1, -1, step.values.shape[-1]))[:, 0]
     weights = how.weights * how.beta[:, None]  # [R, M]
-    parts = torch.where(weights == 0, 0.0, weights * (chosen - mean))
+    parts = torch.where(weights == 0, 0.0, weights * _advantages(step, pick))
     columns += list(torch.where(inside[:, None], parts, torch.nan).T)
     return torch.stack(columns, dim=-1)
+
+
+def advantages(step: Step) -> Tensor:
+    """Each objective's Q(s, a) − E[Q(s, ·)] of R tokens [R, M], whatever the strength.
+
+    The mean is over the candidates under π_ref; a token that is none of them has NaN.
+    """
+    inside, pick = _taken(step)
+    return torch.where(inside[:, None], _advantages(step, pick), torch.nan)
+
+
+def _taken(step: Step) -> tuple[Tensor, Tensor]:
+    """Whether each token is among its candidates [R], and which of them it is [R, 1]."""
+    options = step.options
+    taken = (options.tokens == step.tokens[:, None]) & (options.log_ref > -torch.inf)  # [R, K]
+    return taken.any(-1), taken.long().argmax(-1, keepdim=True)
+
+
+def _advantages(step: Step, pick: Tensor) -> Tensor:
+    """The values of picked candidates [R, 1], less the mean over all of them [R, M]."""
+    # Values are known up to a number per state, which the tilt does not feel: without their mean,
+    # what is left is what the objective makes of this token, against the others.
+    shares = torch.softmax(step.options.log_ref, dim=-1)[..., None]  # [R, K, 1] of π_ref, over C
+    mean = torch.where(shares > 0, shares * step.values, 0.0).sum(1)
+    chosen = step.values.gather(1, pick[..., None].expand(-1, -1, step.values.shape[-1]))[:, 0]
+    return chosen - mean

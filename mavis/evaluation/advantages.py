@@ -11,14 +11,16 @@ are held against the rewards of replies that the reference policy wrote to promp
 was trained on. Uncentred values would flatter: they hold what the state alone foretells.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.request import SamplingParams
+from mavis.decoding.scoring import Step, advantages
 from mavis.evaluation.bootstrap import Interval, interval, resamples
 from mavis.evaluation.samples import Array
 from mavis.prompts import Prompt
@@ -54,20 +56,40 @@ def reply_advantages(
         ValueError: as `GuidedPolicy.score`.
     """
     places = [(p, s) for p, replies in enumerate(tokens) for s, one in enumerate(replies) if one]
-    scores = policy.score(
+    sums = np.zeros((len(places), len(policy.objectives)))
+    steps = policy.walk(
         [prompts[p] for p, _ in places],
         [list(tokens[p][s]) for p, s in places],
-        dict.fromkeys(policy.objectives, 1.0),
-        1.0,  # at strength and weight 1, an objective's part in the tilt is its advantage
         temperature=sampling.temperature,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
     )
-    sums = np.full((len(tokens), max(map(len, tokens)), len(policy.objectives)), np.nan)
-    for place, one in zip(places, scores, strict=True):
-        # A token that rounding leaves out of the candidates has no advantage.
-        sums[place] = [np.nansum(one.parts[name]) for name in policy.objectives]
-    return sums
+    for _ in adding_advantages(steps, sums):
+        pass
+    return on_grid(sums, tokens)
+
+
+def adding_advantages(steps: Iterable[Step], sums: Array) -> Iterator[Step]:
+    """Pass on the steps of `GuidedPolicy.walk`, adding up the advantages of each reply.
+
+    Args:
+        steps: through replies.
+        sums: what is added to, in the units of the values [replies, M]. A token that rounding
+            leaves out of the candidates adds nothing.
+    """
+    for step in steps:
+        found = advantages(step)
+        known = torch.where(found.isnan(), 0.0, found).double().cpu().numpy()
+        np.add.at(sums, step.reply, known)
+        yield step
+
+
+def on_grid(sums: Array, tokens: Sequence[Sequence[Sequence[int]]]) -> Array:
+    """Sums of all replies that have tokens [replies, M], by prompt [P, S, M]; NaN of the others."""
+    grid = np.full((len(tokens), max(map(len, tokens)), sums.shape[-1]), np.nan)
+    written = [(p, s) for p, replies in enumerate(tokens) for s, one in enumerate(replies) if one]
+    grid[tuple(np.array(written, dtype=np.int64).reshape(-1, 2).T)] = sums
+    return grid
 
 
 def agreement(advantages: npt.ArrayLike, rewards: npt.ArrayLike) -> Agreement:

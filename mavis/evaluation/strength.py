@@ -6,17 +6,19 @@ near it, so that nothing is decoded with guidance: π is known at each of their 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Unpack
 
 import torch
+from torch import Tensor
 
 from mavis.decoding.arguments import Weights
+from mavis.decoding.guidance import MixingRule
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.prompt_requests import CandidateSettings, Completion
 from mavis.decoding.request import STRONGEST
+from mavis.decoding.scoring import Step
 from mavis.decoding.tilt import exact_kl, truncation
-from mavis.prompts import Prompt
 
 STEPS = 40  # of the search; half a dozen are usual
 CLOSE = 0.005  # share of the budget that it may be missed by
@@ -26,34 +28,31 @@ AT_ONCE = 4096  # states that are tilted together
 class ExpectedKL:
     """The policy's KL to the reference on the same candidates, at any strength.
 
-    The states along the replies are read once; only their tilt depends on the strength.
+    The states along replies of the reference policy are read once; only their tilt depends on the
+    strength.
 
     Args:
-        policy: the guided policy.
-        prompts: P texts or chats.
-        replies: a reply of the reference policy to each of them, as tokens.
-        weights: λ by objective.
-        **settings: temperature, top_k and top_p, those of the replies.
+        rule: how values bend the reference policy.
+        steps: of `GuidedPolicy.walk` through the replies, whatever the strength.
+        every: the first of so many replies is kept, and the others are not.
 
     Raises:
-        ValueError: there is no reply; or as `GuidedPolicy.score`.
+        ValueError: there is no reply.
     """
 
-    def __init__(
-        self,
-        policy: GuidedPolicy,
-        prompts: Sequence[Prompt],
-        replies: Sequence[Sequence[int]],
-        weights: Weights,
-        **settings: Unpack[CandidateSettings],
-    ) -> None:
-        if not replies:
+    def __init__(self, rule: MixingRule, steps: Iterable[Step], every: int = 1) -> None:
+        replies: set[int] = set()
+        kept: list[tuple[Tensor, Tensor, Tensor]] = []
+        for step in steps:  # whose logits, of the whole vocabulary, are not kept
+            rows = [row for row, reply in enumerate(step.reply) if reply % every == 0]
+            replies.update(step.reply[row] for row in rows)
+            columns = (step.options.log_ref, step.values, step.settings.weights)
+            kept.append((columns[0][rows], columns[1][rows], columns[2][rows]))
+        if not kept:
             raise ValueError("replies must hold at least one of the reference policy, got none.")
-        steps = list(policy.walk(prompts, list(replies), weights, 1.0, **settings))
-        self.replies, self.rule = len(replies), policy.rule
-        self.log_ref = torch.cat([step.options.log_ref for step in steps])  # [N, K]
-        self.values = torch.cat([step.values for step in steps])  # [N, K, M]
-        self.weights = torch.cat([step.settings.weights for step in steps])  # [N, M]
+        self.replies, self.rule = len(replies), rule
+        # [N, K], [N, K, M] and [N, M]
+        self.log_ref, self.values, self.weights = map(torch.cat, zip(*kept, strict=True))
         heaviest = float(self.weights.abs().max()) if self.weights.numel() else 0.0
         self.most = STRONGEST / max(1.0, heaviest) if heaviest else 0.0  # the strongest β
 
@@ -119,4 +118,5 @@ def strength_at_kl(
         ValueError: the budget is not above 0, there is no reply, or no strength reaches the budget.
     """
     prompts, replies = [one.prompt for one in written], [one.tokens for one in written]
-    return ExpectedKL(policy, prompts, replies, weights, **settings).strength(kl, policy.beta)
+    steps = policy.walk(prompts, replies, weights, 1.0, **settings)
+    return ExpectedKL(policy.rule, steps).strength(kl, policy.beta)

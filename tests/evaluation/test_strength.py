@@ -12,7 +12,7 @@ PROMPTS = ["an um", "hats", "the sun is"]
 
 def expected_kl(policy, written, weights, beta, **settings):
     prompts, replies = [one.prompt for one in written], [one.tokens for one in written]
-    return ExpectedKL(policy, prompts, replies, weights, **settings)(beta)
+    return ExpectedKL(policy.rule, policy.walk(prompts, replies, weights, 1.0, **settings))(beta)
 
 
 @pytest.fixture
