@@ -51,7 +51,7 @@ class ExpectedKL:
         if not kept:
             raise ValueError("replies must hold at least one of the reference policy, got none.")
         self.replies, self.rule = len(replies), rule
-        # [N, K], [N, K, M] and [N, M]
+        # Of N states: [N, K], [N, K, M] and [N, M].
         self.log_ref, self.values, self.weights = map(torch.cat, zip(*kept, strict=True))
         heaviest = float(self.weights.abs().max()) if self.weights.numel() else 0.0
         self.most = STRONGEST / max(1.0, heaviest) if heaviest else 0.0  # the strongest β

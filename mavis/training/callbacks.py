@@ -24,7 +24,7 @@ from mavis.prompts import digest, plain
 from mavis.storage import read_json, write_json, write_whole
 from mavis.tracking.mlflow_logger import Tracking
 from mavis.tracking.mlflow_run import SAMPLE_COLUMNS
-from mavis.training import judgement, plots
+from mavis.training import advice, judgement, plots
 from mavis.training.data import RolloutDataModule
 from mavis.training.module import ValueModule
 from mavis.training.progress_bar import aside
@@ -163,8 +163,9 @@ class Rounds(Callback):
     ) -> tuple[dict[str, Any], ScoredSamples]:
         """The round's entry of `metrics.json`, and the policy's answers to a split's prompts."""
         data = self._data
+        earlier = [old for old in self._entries if old["round"] < data.round]
         with aside(trainer):
-            verdict = judgement.judge(data, self._module.network, split)
+            verdict = judgement.judge(data, self._module.network, split, earlier)
             guided = data.evaluate(self._module.network, split, folder)
             baseline = data.baseline(split)
         reference = mean_reward(baseline.standard(data.units))
@@ -200,9 +201,11 @@ class Rounds(Callback):
                 logger.log_model(data.folder / VALUE, f"mavis-{data.objective.name}")
         with aside(trainer):
             print(f"round {data.round}: {judgement.in_a_line(entry)}", flush=True)
-            if doubt := judgement.doubts(entry, data):
+            if doubt := advice.doubts(entry, data):
                 print(f"mavis: warning: round {data.round}: {doubt}", file=sys.stderr)
-            if data.round == 0 and (hint := judgement.truncation_hint(entry, data)):
+            if data.round == 0 and (hint := advice.truncation_hint(entry, data)):
+                print(f"mavis: {hint}", file=sys.stderr)
+            if data.round + 1 == data.rounds and (hint := advice.share_hint(entry, data)):
                 print(f"mavis: {hint}", file=sys.stderr)
             if not entry["promoted"]:
                 kept = f"the values of round {self._promoted()['round']} are kept."

@@ -150,9 +150,9 @@ def parts(size: Size, rates: Rates) -> dict[str, Part]:
     reference = answered(rates.reference, size.baseline, size.best_of)
     evaluation = answered(rates.guided, size.held_out, 1)
     judged = size.judged * min(ANSWERS, size.best_of)
-    # Their values are read twice, for advantages and for the strength, as decoding would.
+    # Their values are read once, for advantages and for the strength, as decoding would.
     side_by_side = max(1, min(SIDE_BY_SIDE, judged))
-    judging = 2 * rates.guided.seconds(judged * size.prompt, judged * mean, side_by_side, longest)
+    judging = rates.guided.seconds(judged * size.prompt, judged * mean, side_by_side, longest)
     grown, learned, prefixes = Part(0.0), Part(0.0), 0.0
     for at, shape in enumerate(size.shapes):
         speed = rates.guided if at or size.first is None else rates.reference

@@ -1,92 +1,160 @@
 """What a round has come to: the judgement on its values, and the line that reports it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from mavis.decoding.policy import GuidedPolicy
-from mavis.decoding.prompt_requests import CandidateSettings
 from mavis.decoding.value_model import ValueModel, decoding
-from mavis.evaluation.advantages import agreement, reply_advantages
+from mavis.evaluation.advantages import adding_advantages, agreement, on_grid
+from mavis.evaluation.kl_matching import at_kl, best_of_n
+from mavis.evaluation.samples import Array
 from mavis.evaluation.strength import ExpectedKL
 from mavis.prompts import Prompt
 from mavis.training.data import RolloutDataModule
+from mavis.training.siblings import EXPLAINABLE
 
-ANSWERS = 4  # reference answers to a prompt that values are judged on
+ANSWERS = 8  # reference answers to a prompt that values are judged on
 SHOWN_TRUNCATION = 0.1  # nats an answer that truncation may cost without a word
-DEAR_TRUNCATION = 0.02  # nats a token that it may cost without a hint
 MOST = 1 << 28  # numbers that are kept to find the strength: 1 GiB
 SHARES = (0.25, 0.5, 1, 2)  # of the strength: what KL is expected there is kept
 OVERSPENT = 1.5  # times the KL budget that a round may cost and still be promoted
-LEAST_SLOPE = 0.5  # below it, values are more than twice as large as what they foretell
+CORRECTION = 2.0  # by which what is expected of a KL is multiplied or divided, at most
+
+Entry = Mapping[str, Any]  # of `metrics.json`
 
 
-def judge(data: RolloutDataModule, network: ValueModel, split: str) -> dict[str, float]:
+def judge(
+    data: RolloutDataModule, network: ValueModel, split: str, earlier: Sequence[Entry] = ()
+) -> dict[str, float | None]:
     """Hold the first objective's values against rewards of the reference's held-out answers.
 
     Where the fit has a KL budget, the strength that spends it is found on the validation answers.
 
+    Args:
+        data: of the fit.
+        network: with the values.
+        split: of the held-out answers.
+        earlier: the entries of the rounds before.
+
     Returns:
-        correlation, its 95 % interval, slope and R² of `evaluation.advantages`, the strength, the
-        KL that is expected at it, and the reward that is predicted there, by name.
+        by name: correlation, its 95 % interval, slope and R² of `evaluation.advantages`, the share
+        of the variance that is explainable and that of it which is explained, the strength, the KL
+        that is expected at it, and the reward that is predicted there.
     """
     baseline, policy = data.baseline(split), GuidedPolicy(data.reference, (network,))
     prompts = data.prompts[split][: len(baseline.tokens)]
     tokens = [answers[:ANSWERS] for answers in baseline.tokens[: len(prompts)]]
     rewards = baseline.standard(data.units)[: len(prompts), :, 0]
     with decoding(network):
-        advantages = reply_advantages(policy, prompts, tokens, data.sampling(0))
-        expected = _strength(data, policy, prompts, tokens, split == "validation")
+        advantages, expected = _read(data, policy, prompts, tokens)
+    correction = kl_correction(earlier)
+    if split == "validation" and data.kl_budget is not None:
+        # Values that are the same for all tokens spend nothing: the round is then not promoted.
+        with suppress(ValueError):
+            found = expected.strength(data.kl_budget / correction, data.strength.beta)
+            data.strength.set(found)
     beta = data.strength.beta
-    kl = expected(beta)
-    found = agreement(advantages[..., 0], rewards[:, :ANSWERS])
-    # Of a policy that is tilted a little, by values whose advantages correlate so with the truth.
-    spread = float(np.sqrt(np.nanvar(rewards, axis=1, ddof=1).mean()))
-    gain = math.sqrt(2 * max(0.0, kl)) * max(0.0, found.correlation.value) * spread
+    kl = {share: correction * expected(share * beta) for share in SHARES}
     return {
-        "advantage_correlation": found.correlation.value,
-        "advantage_correlation_low": found.correlation.low,
-        "advantage_correlation_high": found.correlation.high,
-        "advantage_slope": found.slope,
-        "advantage_r2": found.r2,
+        **_verdict(advantages[..., 0], rewards, kl[1], (*earlier, data.facts)[0]),
         "beta": beta,
-        "kl_expected": kl,
-        **{f"kl_expected_{share:g}": expected(share * beta) for share in SHARES},
-        "reward_spread": spread,
-        "reward_predicted": float(np.nanmean(rewards)) + gain,
+        "kl_correction": correction,
+        "kl_expected": kl[1],
+        **{f"kl_expected_{share:g}": nats for share, nats in kl.items()},
     }
 
 
-def _strength(
+def _read(
     data: RolloutDataModule,
     policy: GuidedPolicy,
     prompts: Sequence[Prompt],
     tokens: Sequence[Sequence[Sequence[int]]],
-    choose: bool,
-) -> ExpectedKL:
-    """The KL that is expected at any strength; that of the fit is set to spend its KL budget."""
+) -> tuple[Array, ExpectedKL]:
+    """Read answers once: their summed advantages [P, S, M], and the KL expected at any strength."""
     pairs = [(p, one) for p, few in zip(prompts, tokens, strict=True) for one in few if one]
     sampling = data.sampling(len(policy.objectives))
-    weights = dict(zip(policy.objectives, sampling.weights, strict=True))
-    used: CandidateSettings = {
-        "temperature": sampling.temperature,
-        "top_k": sampling.top_k,
-        "top_p": sampling.top_p,
-    }
-    # Every n-th reply, where those of all would fill the memory: of a whole vocabulary, say.
+    steps = policy.walk(
+        [p for p, _ in pairs],
+        [list(one) for _, one in pairs],
+        dict(zip(policy.objectives, sampling.weights, strict=True)),
+        1.0,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+    )
+    # The candidates of every n-th reply are kept, where those of all would fill the memory: of a
+    # whole vocabulary, say. Of advantages there are sums only.
     numbers = (sampling.top_k or data.reference.vocabulary) * (1 + len(policy.objectives))
-    states = sum(len(one) for _, one in pairs)
-    pairs = pairs[:: max(1, -(-numbers * states // MOST))]
-    asked, replies = [p for p, _ in pairs], [list(one) for _, one in pairs]
-    expected = ExpectedKL(policy, asked, replies, weights, **used)
-    if choose and data.kl_budget is not None:
-        # Values that are the same for all tokens spend nothing: the round is then not promoted.
-        with suppress(ValueError):
-            data.strength.set(expected.strength(data.kl_budget, data.strength.beta))
-    return expected
+    every = max(1, -(-numbers * sum(len(one) for _, one in pairs) // MOST))
+    sums = np.zeros((len(pairs), len(policy.objectives)))
+    expected = ExpectedKL(policy.rule, adding_advantages(steps, sums), every)
+    return on_grid(sums, tokens), expected
+
+
+def _verdict(advantages: Array, rewards: Array, kl: float, first: Entry) -> dict[str, float | None]:
+    """What the advantages [P, S] say of rewards [P, n ≥ S], and what is predicted at a KL.
+
+    `first` has what is explainable of the reference's rewards: its answers are those of the trees
+    of the first round.
+    """
+    found = agreement(advantages, rewards[:, : advantages.shape[1]])
+    correlation = found.correlation
+    # Of a policy that is tilted a little, by values whose advantages correlate so with the truth.
+    spread = float(np.sqrt(np.nanvar(rewards, axis=1, ddof=1).mean()))
+    gain = math.sqrt(2 * max(0.0, kl)) * max(0.0, correlation.value) * spread
+    explainable = {name: number(first, name) for name in EXPLAINABLE}
+    share, low, _ = explainable.values()
+    # Of a share that may as well be 0, nothing can be said.
+    explained = min(1.0, max(0.0, correlation.value) ** 2 / share) if low > 0 else None
+    return {
+        "advantage_correlation": correlation.value,
+        "advantage_correlation_low": correlation.low,
+        "advantage_correlation_high": correlation.high,
+        "advantage_slope": found.slope,
+        "advantage_r2": found.r2,
+        **explainable,
+        "advantage_share_explained": explained,
+        "reward_spread": spread,
+        "reward_predicted": float(np.nanmean(rewards)) + gain,
+        "best_of_n_share_predicted": _share_of_best_of_n(rewards, kl, gain),
+    }
+
+
+def _share_of_best_of_n(rewards: Array, kl: float, gain: float) -> float | None:
+    """A gain, divided by that of best-of-N on rewards [P, n] at the same KL; None without one."""
+    # Both are as far from the same candidates: what truncation costs is left out for both.
+    curve = best_of_n(rewards[..., None], np.zeros(rewards.shape), [1.0])
+    if (best := at_kl(curve, kl)) is None:
+        return None
+    most = float(best.rewards[0] - curve[0].mean_rewards[0])
+    return gain / most if most > 0 else None
+
+
+def number(entry: Entry, name: str) -> float:
+    """A number of an entry of `metrics.json`; NaN where it has none, as those of older runs."""
+    value = entry.get(name)
+    return math.nan if value is None else float(value)
+
+
+def kl_correction(earlier: Sequence[Entry]) -> float:
+    """By what factor policies spend more KL than is expected on the reference's answers.
+
+    A guided policy comes to states that the reference rarely comes to. How much that matters is
+    known of the round before: its policy's KL, beside truncation, over the KL that was expected of
+    it without a correction. It is kept between 1/2 and 2; 1 where nothing is known.
+    """
+    if not earlier:
+        return 1.0
+    last = earlier[-1]
+    spent = number(last, "kl") - number(last, "kl_truncation")
+    expected = number(last, "kl_expected") / float(last.get("kl_correction") or 1.0)
+    if not (math.isfinite(spent) and expected > 0):
+        return 1.0
+    return min(CORRECTION, max(1 / CORRECTION, spent / expected))
 
 
 def learned(entry: dict[str, Any]) -> bool:
@@ -94,58 +162,10 @@ def learned(entry: dict[str, Any]) -> bool:
     return bool((entry.get("advantage_correlation_low") or 0.0) > 0)  # older runs have none
 
 
-def doubts(entry: dict[str, Any], data: RolloutDataModule) -> str:
-    """What is wrong with the values of a round, and what to do; "" if nothing is known."""
-    more = f"--data.trees {2 * data.trees}, and another --out"
-    low, high = (entry[f"advantage_correlation_{end}"] for end in ("low", "high"))
-    if not learned(entry):
-        why = f"their correlation with the reward lies between {low:z.2f} and {high:z.2f}"
-        if math.isnan(low):
-            why = "they tell no answer from another, or its reward does not"
-        return (
-            f"nothing shows that the values have learned {data.objective.name}: on held-out "
-            f"answers of the reference, {why}. More trees help first: {more}."
-        )
-    slope, beta = entry["advantage_slope"], entry["beta"]
-    if slope < LEAST_SLOPE and data.kl_budget is None:
-        return (
-            f"the values are {1 / slope:.1f} times as large as what they foretell, so that the "
-            f"policy pays KL for noise: guide with --beta {beta * slope:.2g}, or train on more "
-            f"trees: {more}."
-        )
-    budget, expected = data.kl_budget, entry.get("kl_expected", math.inf)
-    if budget is not None and expected < budget / 2:
-        return (
-            f"no strength spends the KL budget of {budget:g} nats on answers as short as these: at "
-            f"{beta:.3g}, where it stays, {expected:.2g} are expected. Give a smaller "
-            "--data.kl_budget."
-        )
-    if overspent(entry, data):
-        return (
-            f"the policy is {entry['kl'] - entry['kl_truncation']:.1f} nats from the reference "
-            f"where {data.kl_budget:g} were to be spent: its answers are unlike the reference's. "
-            f"Give a smaller --data.kl_budget, or more trees: {more}."
-        )
-    return ""
-
-
 def overspent(entry: dict[str, Any], data: RolloutDataModule) -> bool:
     """Whether a round's policy goes far beyond the KL budget."""
     spent = entry["kl"] - entry["kl_truncation"]
     return data.kl_budget is not None and spent > OVERSPENT * data.kl_budget
-
-
-def truncation_hint(entry: dict[str, Any], data: RolloutDataModule) -> str:
-    """What to do where the candidates alone take the policy far from the reference; "" if not."""
-    cut = entry["kl_truncation"] / max(1.0, entry["length"])
-    if cut <= DEAR_TRUNCATION:
-        return ""
-    used = data.sampling(0)
-    return (
-        f"--data.top_k {used.top_k} and --data.top_p {used.top_p:g} alone cost {cut:.2f} nats a "
-        f"token: a larger top_k (0 is the whole vocabulary), or a --data.temperature below "
-        f"{used.temperature:g}, stays nearer to the reference."
-    )
 
 
 def in_a_line(entry: dict[str, Any]) -> str:

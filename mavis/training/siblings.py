@@ -17,6 +17,9 @@ from mavis.training.tree import NO_PARENT, Tree
 
 Array = npt.NDArray[np.float64]
 
+# Names in `metrics.json`: the share, and the ends of its interval.
+EXPLAINABLE = ("reward_explainable", "reward_explainable_low", "reward_explainable_high")
+
 
 def explainable(trees: Sequence[Tree], objective: int = 0) -> Interval:
     """The share of a reply's variance within its prompt that is settled at the last branching.
@@ -46,6 +49,12 @@ def explainable(trees: Sequence[Tree], objective: int = 0) -> Interval:
     # A draw of few trees may have no variance, by an unbiased estimate even less.
     known = drawn[drawn[:, 1] > 0]
     return interval(float(1 - left / all_of_it), 1 - known[:, 0] / known[:, 1])
+
+
+def facts(trees: Sequence[Tree]) -> dict[str, float]:
+    """What is explainable of the first objective's rewards, by name."""
+    found = explainable(trees)
+    return dict(zip(EXPLAINABLE, (found.value, found.low, found.high), strict=True))
 
 
 def _levels(tree: Tree) -> list[int]:

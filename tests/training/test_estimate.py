@@ -127,9 +127,9 @@ def test_each_rate_counts_where_it_belongs(name, rate, part, seconds):
 
 
 def test_values_are_judged_and_measured():
-    """Twice on 4 of 6 answers to 4 prompts, and on 12 answers, in each of 3 rounds."""
+    """On all 6 answers to 4 prompts, which are fewer than 8, and on 12, in each of 3 rounds."""
     rates = replace(NOTHING, guided=Speed(0.0, 0.0, 1.0))
-    assert parts(SIZE, rates)["evaluation"].seconds == 3 * 16 * (2 * 16 + 12)
+    assert parts(SIZE, rates)["evaluation"].seconds == 3 * 16 * (4 * 6 + 12)
 
 
 def test_training_passes():

@@ -16,16 +16,7 @@ from mavis.reward import Units
 from mavis.storage import Shards
 from mavis.training import judgement
 from mavis.training.data import RolloutDataModule
-from mavis.training.judgement import ANSWERS, doubts, in_a_line, overspent, truncation_hint
-
-
-def data_of(kl_budget=None):
-    return SimpleNamespace(
-        trees=40, kl_budget=kl_budget, objective=SimpleNamespace(name="humor"), max_tokens=8
-    )
-
-
-DATA = data_of()
+from mavis.training.judgement import ANSWERS, in_a_line, kl_correction
 
 
 def entry(low, high, slope, kl=1.5, beta=2.0):
@@ -35,60 +26,11 @@ def entry(low, high, slope, kl=1.5, beta=2.0):
     return ends | spent | {"advantage_slope": slope, "beta": beta}
 
 
-def test_good_values_raise_no_doubt():
-    assert doubts(entry(0.3, 0.5, 0.9), DATA) == ""
-
-
-@pytest.mark.parametrize(("low", "high"), [(-0.1, 0.2), (-0.4, -0.2)])
-def test_values_within_their_noise(low, high):
-    said = doubts(entry(low, high, 1.0), DATA)
-    assert "nothing shows that the values have learned humor" in said
-    assert f"between {low:z.2f} and {high:z.2f}" in said
-    assert "--data.trees 80" in said
-
-
-def test_values_that_are_all_the_same():
-    said = doubts(entry(math.nan, math.nan, math.nan), DATA)
-    assert "nothing shows that the values have learned humor" in said
-    assert "they tell no answer from another" in said
-
-
-def test_values_that_are_too_large():
-    said = doubts(entry(0.1, 0.3, 0.16), DATA)
-    assert "6.2 times as large" in said
-    assert "--beta 0.32" in said
-    # Where the strength follows from the KL budget, their size does not matter.
-    assert doubts(entry(0.1, 0.3, 0.16), data_of(2.0)) == ""
-
-
-def test_a_policy_beyond_its_budget():
-    """Truncation is not charged; up to half more than the budget is no matter."""
-    assert doubts(entry(0.3, 0.5, 0.9, kl=3.9), data_of(2.0)) == ""
-    assert not overspent(entry(0.3, 0.5, 0.9, kl=3.9), data_of(2.0))
-    said = doubts(entry(0.3, 0.5, 0.9, kl=4.1), data_of(2.0))
-    assert overspent(entry(0.3, 0.5, 0.9, kl=4.1), data_of(2.0))
-    assert "3.1 nats from the reference where 2 were to be spent" in said
-    assert "smaller --data.kl_budget" in said
-    assert "--data.trees 80" in said
-    assert not overspent(entry(0.3, 0.5, 0.9, kl=99.0), DATA)  # a given strength has no budget
-
-
-def test_a_budget_that_no_strength_spends():
-    said = doubts({**entry(0.3, 0.5, 0.9), "kl_expected": 0.1}, data_of(500.0))
-    assert "no strength spends the KL budget of 500 nats" in said
-    assert "0.1 are expected. Give a smaller --data.kl_budget." in said
-    assert doubts({**entry(0.3, 0.5, 0.9), "kl_expected": 2.0}, data_of(2.0)) == ""
-
-
 def test_truncation_is_shown_where_it_costs_something():
     numbers = {"reward": 0.2, "reward_se": 0.1, "reward_reference": 0.0, "best_of_n_at_kl": None}
     line = in_a_line(numbers | {"kl": 4.2, "kl_truncation": 3.4})
     assert line.endswith("no best-of-N at this KL), KL 4.2 nats, 3.4 of them by truncation")
     assert in_a_line(numbers | {"kl": 1.8, "kl_truncation": 0.07}).endswith("), KL 1.8 nats")
-    data = SimpleNamespace(sampling=lambda _: SamplingParams(top_k=40))
-    hint = truncation_hint({"kl_truncation": 3.4, "length": 31.0}, data)
-    assert "--data.top_k 40 and --data.top_p 1 alone cost 0.11 nats a token" in hint
-    assert truncation_hint({"kl_truncation": 0.07, "length": 31.0}, data) == ""
 
 
 def test_a_fit_is_judged_on_held_out_answers_of_the_reference(tiny_fit, tiny_folder, tmp_path):
@@ -149,12 +91,12 @@ def test_a_round_that_lost_what_was_learned_is_taken_back(fit_words, tmp_path, c
 
 def test_a_fit_that_learned_nothing_says_so(fit_words, tmp_path, capsys, monkeypatch):
     """Values that tell no answer from another: the fit goes to its end, and says so."""
-    same = np.zeros((2, ANSWERS, 1))
-    monkeypatch.setattr(judgement, "reply_advantages", lambda *_: same)
+    inner = judgement.on_grid
+    monkeypatch.setattr(judgement, "on_grid", lambda *given: 0 * inner(*given))
     assert main(fit_words(tmp_path / "run", "--data.rounds", "1")) == 0
     (line,) = [x for x in capsys.readouterr().err.splitlines() if "warning" in x]
     assert line.startswith(
-        "mavis: warning: round 0: nothing shows that the values have learned trial: "
+        "mavis: warning: round 0: nothing shows that the values have learned trial yet: "
     )
 
 
@@ -173,30 +115,57 @@ def test_the_strength_spends_the_budget(tiny_fit, tiny_folder):
     replies = [tokens for row in rows for tokens in row["tokens"][:ANSWERS]]
     scores = policy.score(asked, replies, {"trial": 1.0}, policy.beta, top_k=12)
     spent = np.mean([sum(one.kl) - sum(one.truncation) for one in scores])
-    assert spent == pytest.approx(last["kl_expected"], rel=1e-3)
+    assert spent == pytest.approx(last["kl_expected"] / last["kl_correction"], rel=1e-3)
 
 
 def test_no_more_is_kept_than_fits(fit_words, tmp_path, monkeypatch):
-    """The strength is then found on some of the replies."""
+    """The strength is then found on some of the replies; advantages are of all of them."""
     monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
-    counts, inner = [], judgement.ExpectedKL
+    kept, inner = [], judgement.ExpectedKL
 
-    def watched(policy, prompts, replies, *others, **settings):
-        counts.append(len(replies))
-        assert len(prompts) == len(replies)
-        return inner(policy, prompts, replies, *others, **settings)
+    def watched(*given):
+        kept.append(inner(*given))
+        return kept[-1]
 
     monkeypatch.setattr(judgement, "ExpectedKL", watched)
     assert main(fit_words(tmp_path / "one", "--data.rounds", "1")) == 0
     monkeypatch.setattr(judgement, "MOST", 600)  # 12 candidates, each with one value
     assert main(fit_words(tmp_path / "two", "--data.rounds", "1")) == 0
-    assert counts[0] == 8
-    assert 1 <= counts[1] < 8
+    assert kept[0].replies == 8
+    assert 1 <= kept[1].replies < 8
+    assert kept[1].log_ref.numel() + kept[1].values.numel() < kept[0].log_ref.numel()
     whole, few = (
         json.loads((tmp_path / name / "metrics.json").read_text())[0] for name in ("one", "two")
     )
     assert few["kl_expected"] == pytest.approx(2.0, rel=0.01)
     assert few["beta"] != whole["beta"]
+    assert few["advantage_correlation"] == whole["advantage_correlation"]
+
+
+@pytest.mark.parametrize("source", ["action", "state", "shared"])
+def test_one_walk_finds_what_two_have_found(tiny_reference, tiny_network, monkeypatch, source):
+    """Advantages by scores at strength 1 and weight 1; the KL by scores at its strength."""
+    policy = GuidedPolicy(tiny_reference, (tiny_network(tiny_reference, source, ("humor",)),))
+    prompts, settings = ["an um", "hats"], {"temperature": 0.8, "top_k": 12}
+    sampling = SamplingParams((1.0,), **settings)
+    tokens = [[[5, 9, 2], [7]], [[33, 6], [], [4, 4]]]
+    data = SimpleNamespace(sampling=lambda _: sampling, reference=tiny_reference)
+    walks, inner = [], GuidedPolicy.walk
+    monkeypatch.setattr(
+        GuidedPolicy, "walk", lambda self, *a, **k: walks.append(a) or inner(self, *a, **k)
+    )
+    sums, expected = judgement._read(data, policy, prompts, tokens)
+    assert len(walks) == 1
+    assert np.isnan(sums[0, 2]).all()
+    assert np.isnan(sums[1, 1]).all()
+    spent = []
+    for p, s in ((0, 0), (0, 1), (1, 0), (1, 2)):
+        given = ([prompts[p]], [tokens[p][s]], {"humor": 1.0})
+        (one,) = policy.score(*given, 1.0, **settings)
+        assert sums[p, s, 0] == pytest.approx(np.nansum(one.parts["humor"]), abs=1e-5)
+        (one,) = policy.score(*given, 3.0, **settings)
+        spent.append(sum(one.kl) - sum(one.truncation))
+    assert expected(3.0) == pytest.approx(np.mean(spent), abs=1e-4)
 
 
 def test_what_is_predicted_of_a_round(tiny_fit):
@@ -264,3 +233,70 @@ def test_a_round_that_spends_too_much_is_not_promoted(fit_words, tmp_path, monke
     entries = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert [kept["promoted"] for kept in entries] == [True, False]
     assert "its answers are unlike the reference's" in capsys.readouterr().err
+
+
+def test_what_siblings_leave_to_explain():
+    """The share is of the squared correlation; none where siblings are not alike for sure."""
+    rng = np.random.default_rng(0)
+    advantages = rng.normal(size=(60, 8))
+    rewards = 0.5 * advantages + rng.normal(size=(60, 8))
+    first = {"reward_explainable": 0.4, "reward_explainable_low": 0.3}
+    first["reward_explainable_high"] = 0.5
+    found = judgement._verdict(advantages, rewards, 0.5, first)
+    assert found["reward_explainable"] == 0.4
+    squared = found["advantage_correlation"] ** 2
+    assert found["advantage_share_explained"] == pytest.approx(squared / 0.4)
+    whole = judgement._verdict(rewards, rewards, 0.5, first)
+    assert whole["advantage_share_explained"] == 1.0  # what comes after the last branching, too
+    wrong = judgement._verdict(-advantages, rewards, 0.5, first)
+    assert wrong["advantage_share_explained"] == 0.0
+    for low in (-0.1, None):
+        unsure = judgement._verdict(
+            advantages, rewards, 0.5, {**first, "reward_explainable_low": low}
+        )
+        assert unsure["advantage_share_explained"] is None
+    assert math.isnan(judgement._verdict(advantages, rewards, 0.5, {})["reward_explainable"])
+
+
+def test_the_share_of_best_of_n_that_is_predicted():
+    """Best of 2 of 0 and 1, with replacement by chance: from a mean of .5 up to 1 at log 2 − .5."""
+    rewards = np.tile([0.0, 1.0], (5, 1))
+    kl = math.log(2) - 0.5
+    assert judgement._share_of_best_of_n(rewards, kl, 0.4) == pytest.approx(0.8)
+    # The curve is straight in √KL: at a quarter of it, half of the gain.
+    assert judgement._share_of_best_of_n(rewards, kl / 4, 0.1) == pytest.approx(0.4)
+    assert judgement._share_of_best_of_n(rewards, 2 * kl, 0.4) is None
+    assert judgement._share_of_best_of_n(rewards, 0.0, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("spent", "expected", "before", "factor"),
+    [
+        (2.5, 2.0, 1.0, 1.25),
+        (2.0, 2.0, 1.25, 1.25),  # what was corrected is not corrected anew
+        (9.0, 2.0, 1.0, 2.0),
+        (0.1, 2.0, 1.0, 0.5),
+        (2.5, 0.0, 1.0, 1.0),
+        (2.5, None, None, 1.0),  # of an older run, and of values that are all the same
+    ],
+)
+def test_kl_is_corrected_by_what_the_last_round_has_shown(spent, expected, before, factor):
+    last = {"kl": spent + 0.5, "kl_truncation": 0.5, "kl_expected": expected}
+    last["kl_correction"] = before
+    assert kl_correction([{}, last]) == pytest.approx(factor)
+    assert kl_correction([]) == 1.0
+
+
+def test_the_budget_of_later_rounds_is_corrected(fit_words, tmp_path, monkeypatch):
+    """By the round before, also in a fit that goes on later: nothing but its entries is asked."""
+    monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    assert main(fit_words(once)) == 0
+    assert main(fit_words(twice, "--data.rounds", "1")) == 0
+    assert main(fit_words(twice, "--data.rounds", "2")) == 0
+    entries, again = (json.loads((run / "metrics.json").read_text()) for run in (once, twice))
+    assert entries[0]["kl_correction"] == 1.0
+    assert entries[1]["kl_correction"] == pytest.approx(kl_correction(entries[:1])) != 1.0
+    for name in ("kl_correction", "kl_expected", "beta", "reward_explainable"):
+        assert [kept[name] for kept in entries] == [kept[name] for kept in again]
+    assert entries[0]["reward_explainable"] == entries[1]["reward_explainable"]

@@ -1,0 +1,101 @@
+"""What is wrong with the values of a round, and what to do next: sentences for people."""
+
+import math
+from typing import Any
+
+from mavis.training import judgement
+from mavis.training.data import RolloutDataModule
+from mavis.training.estimate import duration
+from mavis.training.judgement import number
+
+DEAR_TRUNCATION = 0.02  # nats a token that it may cost without a hint
+LEAST_SLOPE = 0.5  # below it, values are more than twice as large as what they foretell
+ENOUGH = 0.5  # of what can be explained: below it, more trees are advised
+SLIGHT = 0.2  # correlation of siblings that their trees must rule out to show that there is none
+KNOWN_SECONDS = 1.0  # of rollouts; what takes less was read from disk, or needs no warning
+
+
+def more_trees(entry: dict[str, Any], data: RolloutDataModule) -> str:
+    """How many more trees, how long their rollouts take, and the option."""
+    share = entry.get("advantage_share_explained")
+    # The noise in values falls with the number of trees: with k times as many, a share s becomes
+    # about 1 / (1 + (1/s − 1) / k). So 2 times as many make a half of a third, and 4 of a fifth.
+    factor = 4 if share is not None and share < 1 / 3 else 2
+    seconds = factor * sum(entry.get(f"seconds_{what}") or 0.0 for what in ("rollout", "score"))
+    time = f", about {duration(seconds)} a round" if seconds > factor * KNOWN_SECONDS else ""
+    return f"{factor} × as many trees{time}: --data.trees {factor * data.trees}, and another --out"
+
+
+def share_hint(entry: dict[str, Any], data: RolloutDataModule) -> str:
+    """What to do where values that have learned explain little; "" if it is enough or unknown."""
+    share = entry.get("advantage_share_explained")
+    if share is None or share >= ENOUGH or not judgement.learned(entry):
+        return ""
+    return (
+        f"the values explain {100 * share:.0f} % of what can be explained: "
+        f"{more_trees(entry, data)}."
+    )
+
+
+def _not_learned(entry: dict[str, Any], data: RolloutDataModule) -> str:
+    name = data.objective.name
+    low, high = (number(entry, f"advantage_correlation_{end}") for end in ("low", "high"))
+    least, most = (number(entry, f"reward_explainable_{end}") for end in ("low", "high"))
+    if least <= 0 and most < SLIGHT:  # only siblings say so: values that have not learned cannot
+        return (
+            f"there is nothing to learn of {name} that {data.trees} trees show: replies that part "
+            "only at the last branching are no more alike in it than others to the prompt "
+            f"(correlation between {least:z.2f} and {most:z.2f}). Score what the whole reply has, "
+            f"not how it ends; or {more_trees(entry, data)}."
+        )
+    why = f"their correlation with the reward lies between {low:z.2f} and {high:z.2f}"
+    if math.isnan(low):
+        why = "they tell no answer from another, or its reward does not"
+    there = f", while {100 * number(entry, 'reward_explainable'):.0f} % of it can be explained"
+    if not least > 0:  # or it is not known
+        there = ""
+    return (
+        f"nothing shows that the values have learned {name} yet: on held-out answers of the "
+        f"reference, {why}{there}. {more_trees(entry, data)}."
+    )
+
+
+def doubts(entry: dict[str, Any], data: RolloutDataModule) -> str:
+    """What is wrong with the values of a round, and what to do; "" if nothing is known."""
+    if not judgement.learned(entry):
+        return _not_learned(entry, data)
+    more = f"--data.trees {2 * data.trees}, and another --out"
+    slope, beta = entry["advantage_slope"], entry["beta"]
+    if slope < LEAST_SLOPE and data.kl_budget is None:
+        return (
+            f"the values are {1 / slope:.1f} times as large as what they foretell, so that the "
+            f"policy pays KL for noise: guide with --beta {beta * slope:.2g}, or train on more "
+            f"trees: {more}."
+        )
+    budget, expected = data.kl_budget, entry.get("kl_expected", math.inf)
+    if budget is not None and expected < budget / 2:
+        return (
+            f"no strength spends the KL budget of {budget:g} nats on answers as short as these: at "
+            f"{beta:.3g}, where it stays, {expected:.2g} are expected. Give a smaller "
+            "--data.kl_budget."
+        )
+    if judgement.overspent(entry, data):
+        return (
+            f"the policy is {entry['kl'] - entry['kl_truncation']:.1f} nats from the reference "
+            f"where {data.kl_budget:g} were to be spent: its answers are unlike the reference's. "
+            f"Give a smaller --data.kl_budget, or more trees: {more}."
+        )
+    return ""
+
+
+def truncation_hint(entry: dict[str, Any], data: RolloutDataModule) -> str:
+    """What to do where the candidates alone take the policy far from the reference; "" if not."""
+    cut = entry["kl_truncation"] / max(1.0, entry["length"])
+    if cut <= DEAR_TRUNCATION:
+        return ""
+    used = data.sampling(0)
+    return (
+        f"--data.top_k {used.top_k} and --data.top_p {used.top_p:g} alone cost {cut:.2f} nats a "
+        f"token: a larger top_k (0 is the whole vocabulary), or a --data.temperature below "
+        f"{used.temperature:g}, stays nearer to the reference."
+    )

@@ -1,0 +1,122 @@
+"""What a fit says of values that are not as they should be, and what it advises."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from mavis import SamplingParams
+from mavis.training.advice import doubts, more_trees, share_hint, truncation_hint
+from mavis.training.judgement import overspent
+
+
+def data_of(kl_budget=None):
+    return SimpleNamespace(
+        trees=40, kl_budget=kl_budget, objective=SimpleNamespace(name="humor"), max_tokens=8
+    )
+
+
+DATA = data_of()
+
+
+def entry(low, high, slope, kl=1.5, beta=2.0):
+    """As of a round whose policy is `kl` nats from the reference, one of them by truncation."""
+    ends = {"advantage_correlation_low": low, "advantage_correlation_high": high}
+    spent = {"kl": kl, "kl_truncation": 1.0}
+    return ends | spent | {"advantage_slope": slope, "beta": beta}
+
+
+def test_good_values_raise_no_doubt():
+    assert doubts(entry(0.3, 0.5, 0.9), DATA) == ""
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.1, 0.2), (-0.4, -0.2)])
+def test_values_within_their_noise(low, high):
+    said = doubts(entry(low, high, 1.0), DATA)
+    assert "nothing shows that the values have learned humor yet" in said
+    assert f"between {low:z.2f} and {high:z.2f}" in said
+    assert "--data.trees 80" in said
+
+
+def test_values_that_are_all_the_same():
+    said = doubts(entry(math.nan, math.nan, math.nan), DATA)
+    assert "nothing shows that the values have learned humor yet" in said
+    assert "they tell no answer from another" in said
+
+
+def test_values_that_are_too_large():
+    said = doubts(entry(0.1, 0.3, 0.16), DATA)
+    assert "6.2 times as large" in said
+    assert "--beta 0.32" in said
+    # Where the strength follows from the KL budget, their size does not matter.
+    assert doubts(entry(0.1, 0.3, 0.16), data_of(2.0)) == ""
+
+
+def test_a_policy_beyond_its_budget():
+    """Truncation is not charged; up to half more than the budget is no matter."""
+    assert doubts(entry(0.3, 0.5, 0.9, kl=3.9), data_of(2.0)) == ""
+    assert not overspent(entry(0.3, 0.5, 0.9, kl=3.9), data_of(2.0))
+    said = doubts(entry(0.3, 0.5, 0.9, kl=4.1), data_of(2.0))
+    assert overspent(entry(0.3, 0.5, 0.9, kl=4.1), data_of(2.0))
+    assert "3.1 nats from the reference where 2 were to be spent" in said
+    assert "smaller --data.kl_budget" in said
+    assert "--data.trees 80" in said
+    assert not overspent(entry(0.3, 0.5, 0.9, kl=99.0), DATA)  # a given strength has no budget
+
+
+def test_a_budget_that_no_strength_spends():
+    said = doubts({**entry(0.3, 0.5, 0.9), "kl_expected": 0.1}, data_of(500.0))
+    assert "no strength spends the KL budget of 500 nats" in said
+    assert "0.1 are expected. Give a smaller --data.kl_budget." in said
+    assert doubts({**entry(0.3, 0.5, 0.9), "kl_expected": 2.0}, data_of(2.0)) == ""
+
+
+def test_truncation_that_is_dear_is_hinted_at():
+    data = SimpleNamespace(sampling=lambda _: SamplingParams(top_k=40))
+    hint = truncation_hint({"kl_truncation": 3.4, "length": 31.0}, data)
+    assert "--data.top_k 40 and --data.top_p 1 alone cost 0.11 nats a token" in hint
+    assert truncation_hint({"kl_truncation": 0.07, "length": 31.0}, data) == ""
+
+
+def siblings(low, value, high):
+    names = ("reward_explainable_low", "reward_explainable", "reward_explainable_high")
+    return dict(zip(names, (low, value, high), strict=True))
+
+
+def test_only_siblings_say_that_there_is_nothing_to_learn():
+    noise = doubts(entry(-0.1, 0.2, 1.0) | siblings(-0.05, 0.0, 0.04), DATA)
+    assert "there is nothing to learn of humor that 40 trees show" in noise
+    assert "(correlation between -0.05 and 0.04)" in noise
+    unknown = siblings(math.nan, math.nan, math.nan)
+    wide = siblings(-0.3, 0.1, 0.5)  # too few trees to say so
+    for found in (siblings(0.3, 0.4, 0.5), wide, unknown, dict.fromkeys(unknown), {}):
+        said = doubts(entry(-0.1, 0.2, 1.0) | found, DATA)
+        assert "nothing to learn" not in said
+        assert "nothing shows that the values have learned humor yet" in said
+        assert ("while 40 % of it can be explained" in said) == (
+            found.get("reward_explainable") == 0.4
+        )
+    # Values that foretell rewards have learned what siblings do not show.
+    assert doubts(entry(0.1, 0.2, 1.0) | siblings(-0.05, 0.0, 0.04), DATA) == ""
+
+
+def test_how_many_more_trees():
+    """As many as bring the share to a half, or four times as many; with the time they take."""
+    seconds = {"seconds_rollout": 350.0, "seconds_score": 25.0}
+    many = more_trees({"advantage_share_explained": 0.06, **seconds}, DATA)
+    assert many.startswith("4 × as many trees, about 25 minutes a round: --data.trees 160, and")
+    some = more_trees({"advantage_share_explained": 0.4, **seconds}, DATA)
+    assert some.startswith("2 × as many trees, about 12 minutes a round: --data.trees 80, and")
+    # Of what was read from disk nothing is known.
+    assert more_trees({**seconds, "seconds_rollout": 0.1, "seconds_score": 0.1}, DATA).startswith(
+        "2 × as many trees: --data.trees 80, and another --out"
+    )
+
+
+def test_values_that_explain_little():
+    said = share_hint(entry(0.1, 0.3, 1.0) | {"advantage_share_explained": 0.06}, DATA)
+    assert said.startswith("the values explain 6 % of what can be explained: 4 × as many trees")
+    assert share_hint(entry(0.1, 0.3, 1.0) | {"advantage_share_explained": 0.7}, DATA) == ""
+    assert share_hint(entry(0.1, 0.3, 1.0) | {"advantage_share_explained": None}, DATA) == ""
+    # Of values that have not learned a warning is given.
+    assert share_hint(entry(-0.1, 0.3, 1.0) | {"advantage_share_explained": 0.06}, DATA) == ""
