@@ -46,7 +46,7 @@ def _not_learned(entry: dict[str, Any], data: RolloutDataModule) -> str:
             f"there is nothing to learn of {name} that {data.trees} trees show: replies that part "
             "only at the last branching are no more alike in it than others to the prompt "
             f"(correlation between {least:z.2f} and {most:z.2f}). Score what the whole reply has, "
-            f"not how it ends; or {more_trees(entry, data)}."
+            "not how it ends."
         )
     why = f"their correlation with the reward lies between {low:z.2f} and {high:z.2f}"
     if math.isnan(low):
