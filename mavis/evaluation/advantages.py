@@ -79,7 +79,7 @@ def adding_advantages(steps: Iterable[Step], sums: Array) -> Iterator[Step]:
     """
     for step in steps:
         found = advantages(step)
-        known = torch.where(found.isnan(), 0.0, found).double().cpu().numpy()
+        known = torch.where(found.isnan(), 0.0, found).cpu().double().numpy()
         np.add.at(sums, step.reply, known)
         yield step
 
