@@ -14,6 +14,7 @@ from mavis.evaluation.collect import PREFIXES, Collector
 from mavis.objective import Objective
 from mavis.prompts import Prompt
 from mavis.storage import Row, chunks
+from mavis.training import siblings
 from mavis.training.prefixes import prefix_texts
 from mavis.training.rollout import Shape, grow
 from mavis.training.tree import Tree, read_tree, tree_row
@@ -74,11 +75,12 @@ def score_prefixes(
 
 
 def facts_of(trees: Sequence[Tree], collector: Collector) -> dict[str, float]:
-    """How many trees, tokens and abstained rewards there are, and what they took, by name."""
+    """How many trees, tokens and abstained rewards there are, what they took, what they explain."""
     return {
         "trees": len(trees),
         "tokens": sum(len(tree.tokens) - int(tree.start[1]) for tree in trees),
         "abstained": sum(int(np.isnan(tree.rewards).sum()) for tree in trees),
         "seconds_rollout": collector.seconds["made"],
         "seconds_score": collector.seconds["scored"],
+        **siblings.facts(trees),
     }

@@ -23,7 +23,6 @@ from mavis.options import at_least, fraction, positive
 from mavis.prompts import BadRow, Prompt
 from mavis.reward import Units
 from mavis.storage import write_json
-from mavis.training import siblings
 from mavis.training.collect import collect_trees, facts_of, score_prefixes
 from mavis.training.packing import Batch, Pack, batches, loader, round_packs
 from mavis.training.progress_bar import aside
@@ -281,7 +280,7 @@ class RolloutDataModule(LightningDataModule):
                 trees = score_prefixes(*once, trees)
         facts = facts_of(trees, self.collector)
         if split == "train":
-            self.facts = facts | siblings.facts(trees)
+            self.facts = facts
         if self.trainer.is_global_zero and not (folder / "complete.json").is_file():
             write_json(folder / "complete.json", facts)  # written last: nothing is missing
         return trees
