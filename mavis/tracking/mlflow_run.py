@@ -8,10 +8,12 @@ import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from mavis.storage import read_json, write_json
 
@@ -19,6 +21,8 @@ Record = dict[str, Any]
 
 NAME_LENGTH, BATCH, PARAM_BATCH = 250, 1000, 100  # limits of MLflow stores
 LIBRARIES = ("mavis", "torch", "transformers", "lightning", "datasets", "peft", "trl")
+SQLITE = "sqlite:///"
+PATIENCE = 60.0  # seconds to wait for another process that makes the tables of a store
 SAMPLE_COLUMNS = ("prompt", "reference", "guided", "reward_reference", "reward_guided")
 
 
@@ -40,6 +44,16 @@ def versions() -> dict[str, str]:
     return versions
 
 
+def _one_at_a_time(uri: str) -> AbstractContextManager[object]:
+    """Let one process at a time open a store in a file.
+
+    The first to open it makes its tables, and fails where another is making them.
+    """
+    if not uri.startswith(SQLITE):
+        return nullcontext()
+    return FileLock(f"{uri.removeprefix(SQLITE)}.lock", timeout=PATIENCE)
+
+
 class FitRun:
     """The MLflow run of a run folder: continued if `mlflow.json` names it, else started.
 
@@ -50,11 +64,12 @@ class FitRun:
         from mlflow import MlflowClient
 
         folder.mkdir(parents=True, exist_ok=True)
-        self.client = MlflowClient(tracking_uri=uri)
         record = folder / "mlflow.json"
-        run = self._continued(record) or self.client.create_run(
-            self._experiment(experiment, folder, uri), run_name=run_name
-        )
+        with _one_at_a_time(uri):
+            self.client = MlflowClient(tracking_uri=uri)
+            run = self._continued(record) or self.client.create_run(
+                self._experiment(experiment, folder, uri), run_name=run_name
+            )
         self.id, self.experiment_id = run.info.run_id, run.info.experiment_id
         write_json(record, {"uri": without_secrets(uri), "run_id": self.id})
 

@@ -1,5 +1,7 @@
 """A run is written in as few requests as a store allows, and nothing in it is ever changed."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -76,3 +78,16 @@ def test_many_parameters_come_in_parts(run, monkeypatch):
     store = Store()
     run(store).params({f"p{n}": "1" for n in range(PARAM_BATCH + 1)})
     assert [len(what["params"]) for _, what in store.batches] == [PARAM_BATCH, 1]
+
+
+def test_two_processes_may_open_a_new_store_at_once(tmp_path):
+    """The first makes its tables, and the other waits for them."""
+    code = (
+        "import sys; from pathlib import Path; from mavis.tracking.mlflow_run import FitRun\n"
+        "FitRun(Path(sys.argv[1]) / sys.argv[2], 'same', sys.argv[2], sys.argv[3])\n"
+    )
+    uri = f"sqlite:///{(tmp_path / 'mlflow.db').as_posix()}"
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    both = [subprocess.Popen([*words, name, uri]) for name in ("one", "other")]
+    assert [child.wait() for child in both] == [0, 0]
+    assert all((tmp_path / name / "mlflow.json").is_file() for name in ("one", "other"))
