@@ -20,6 +20,7 @@ class Point(TypedDict):
     kl: Number
     rewards: list[Number]  # [M]
     length: NotRequired[float]
+    kl_truncation: NotRequired[Number]  # what leaving out tokens costs beside; not in older files
 
 
 class MethodResults(TypedDict):

@@ -93,20 +93,19 @@ def without_abstentions(rewards: Array, weights: Sequence[float]) -> Array:
     return filled
 
 
-def best_of_n(rewards: Array, truncation: Array, weights: Sequence[float]) -> list[PerPrompt]:
+def best_of_n(rewards: Array, weights: Sequence[float]) -> list[PerPrompt]:
     """The curve of best-of-N by the weighted reward, exactly, for N = 1 … n.
 
     The mean over all ways to draw N of a prompt's n answers. KL is the analytic one from what the
-    answers were drawn from, plus what truncation had cost the chosen ones: like every KL here it is
-    one from the untruncated reference. For abstentions see `without_abstentions`.
+    answers were drawn from: the reference on the same candidates, as of every KL here. For
+    abstentions see `without_abstentions`.
 
     >>> rewards = np.array([[[0.0], [1.0], [2.0], [3.0]]])
-    >>> [float(p.mean_rewards.round(2)[0]) for p in best_of_n(rewards, np.zeros((1, 4)), [1.0])]
+    >>> [float(p.mean_rewards.round(2)[0]) for p in best_of_n(rewards, [1.0])]
     [1.5, 2.33, 2.75, 3.0]
 
     Args:
         rewards: of n answers of the reference policy [P, n, M]; NaN where a reward abstained.
-        truncation: nats that truncation cost each answer [P, n].
         weights: λ [M].
     """
     counted = without_abstentions(rewards, weights)
@@ -115,13 +114,13 @@ def best_of_n(rewards: Array, truncation: Array, weights: Sequence[float]) -> li
     order = np.argsort(scores, axis=1)
     ranked = np.take_along_axis(counted, order[..., None], axis=1)
     # A prompt that is left out has no KL either: both are means over the same prompts.
-    cost = np.where(np.isnan(scores), np.nan, np.take_along_axis(truncation, order, axis=1))
+    known = np.where(np.isnan(scores).any(1), np.nan, 0.0)  # [P]
     size = ranked.shape[1]
     curve = []
     for draws in range(1, size + 1):
         chance = chance_of_best(size, draws)
         best = np.einsum("pnm,n->pm", ranked, chance)
-        curve.append(PerPrompt(best, analytic_kl(draws) + cost @ chance))
+        curve.append(PerPrompt(best, analytic_kl(draws) + known))
     return curve
 
 

@@ -56,17 +56,27 @@ class ScoredSamples:
 
     @property
     def kl(self) -> Array:
-        """KL to the untruncated reference, exact over the candidates, nats per answer [P, S]."""
-        return self.numbers["kl"]
+        """KL to the reference on the same candidates, exact, nats per answer [P, S].
+
+        That to the whole reference is larger by `kl_truncation`, which top-k and top-p cost every
+        policy, the reference itself included, and which differs from answer to answer.
+        """
+        found: Array = self.numbers["kl"] - self.numbers["kl_truncation"]
+        return found
 
     @cached_property
     def summary(self) -> dict[str, float]:
-        """Means: each KL, length, distinct-3 and repetition, and the perplexity under π_ref."""
+        """Means: each KL, length, distinct-3 and repetition, and the perplexity under π_ref.
+
+        `kl` and `kl_sampled` are to the reference on the same candidates; see `kl`.
+        """
+        nats = {name: float(self.numbers[name].mean()) for name in NUMBERS[:3]}
+        nats |= {name: nats[name] - nats["kl_truncation"] for name in ("kl", "kl_sampled")}
         flat = [tokens for answers in self.tokens for tokens in answers]
         # Of one answer to each prompt at a time: distinct-3 falls with the number of answers.
         each = [distinct(column, 3) for column in zip(*self.tokens, strict=True)]
         length = sum(map(len, flat))
-        return {name: float(self.numbers[name].mean()) for name in NUMBERS[:3]} | {
+        return nats | {
             "length": length / len(flat),
             "distinct_3": sum(each) / len(each),
             "repetition": repetition(flat, 3),
@@ -101,7 +111,7 @@ class ScoredSamples:
 
     def best_of_n(self, units: Sequence[Units], weights: Sequence[float]) -> list[PerPrompt]:
         """The curve of best-of-N on these answers, in standard units, for N = 1 … S."""
-        return best_of_n(self.standard(units), self.numbers["kl_truncation"], weights)
+        return best_of_n(self.standard(units), weights)
 
     def only(self, answer: int) -> "ScoredSamples":
         """The answers at one index of the S axis, as samples with S = 1."""

@@ -26,7 +26,7 @@ PAIRED = [name for name in INDICATORS if name != "inner_product"]
 LESS = ("igd_plus", "epsilon", "maximin")  # indicators where less is better
 ANSWERS = {  # statistics of answers: the name shown, and its decimals
     "kl": ("KL, nats", 2),
-    "kl_truncation": ("of it truncation, nats", 3),
+    "kl_truncation": ("beside it truncation, nats", 3),
     "length": ("length, tokens", 1),
     "distinct_3": ("distinct\N{NON-BREAKING HYPHEN}3", 3),
     "repetition": ("repetition", 3),

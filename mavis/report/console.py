@@ -16,6 +16,7 @@ from mavis.report.style import (
 )
 
 NAMES, INTERVALS, NUMBERS = 10, 23, 18  # widths of columns
+SHOWN_TRUNCATION = 0.1  # nats an answer that truncation may cost without a word
 UNKNOWN = "-"
 
 
@@ -26,8 +27,9 @@ def table(results: Results) -> Iterator[str]:
     yield f"at {results['kl']:g} nats, {what}"
     known = zip(names, results["units"], strict=True)
     rewards = ", ".join(f"{n} {u['mean']:.3g} ± {u['std']:.3g}" for n, u in known)
-    kl = fixed(number(start["kl"]))
-    yield f"reference: {rewards}; KL {kl} nats, {start['length']:.1f} tokens"
+    yield f"reference: {rewards}; {start['length']:.1f} tokens"
+    if (cut := number(start.get("kl_truncation"))) >= SHOWN_TRUNCATION:
+        yield f"beside these nats, top-k and top-p cost every method about {fixed(cut)}"
     if not results["methods"]:
         return
     yield from _volume(results)

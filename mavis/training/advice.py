@@ -81,7 +81,7 @@ def doubts(entry: dict[str, Any], data: RolloutDataModule) -> str:
         )
     if judgement.overspent(entry, data):
         return (
-            f"the policy is {entry['kl'] - entry['kl_truncation']:.1f} nats from the reference "
+            f"the policy is {entry['kl']:.1f} nats from the reference "
             f"where {data.kl_budget:g} were to be spent: its answers are unlike the reference's. "
             f"Give a smaller --data.kl_budget, or more trees: {more}."
         )

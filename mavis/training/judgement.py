@@ -126,8 +126,7 @@ def _verdict(advantages: Array, rewards: Array, kl: float, first: Entry) -> dict
 
 def _share_of_best_of_n(rewards: Array, kl: float, gain: float) -> float | None:
     """A gain, divided by that of best-of-N on rewards [P, n] at the same KL; None without one."""
-    # Both are as far from the same candidates: what truncation costs is left out for both.
-    curve = best_of_n(rewards[..., None], np.zeros(rewards.shape), [1.0])
+    curve = best_of_n(rewards[..., None], [1.0])
     if (best := at_kl(curve, kl)) is None:
         return None
     most = float(best.rewards[0] - curve[0].mean_rewards[0])
@@ -144,13 +143,13 @@ def kl_correction(earlier: Sequence[Entry]) -> float:
     """By what factor policies spend more KL than is expected on the reference's answers.
 
     A guided policy comes to states that the reference rarely comes to. How much that matters is
-    known of the round before: its policy's KL, beside truncation, over the KL that was expected of
-    it without a correction. It is kept between 1/2 and 2; 1 where nothing is known.
+    known of the round before: its policy's KL over the KL that was expected of it without a
+    correction. It is kept between 1/2 and 2; 1 where nothing is known.
     """
     if not earlier:
         return 1.0
     last = earlier[-1]
-    spent = number(last, "kl") - number(last, "kl_truncation")
+    spent = number(last, "kl")
     expected = number(last, "kl_expected") / float(last.get("kl_correction") or 1.0)
     if not (math.isfinite(spent) and expected > 0):
         return 1.0
@@ -164,8 +163,7 @@ def learned(entry: dict[str, Any]) -> bool:
 
 def overspent(entry: dict[str, Any], data: RolloutDataModule) -> bool:
     """Whether a round's policy goes far beyond the KL budget."""
-    spent = entry["kl"] - entry["kl_truncation"]
-    return data.kl_budget is not None and spent > OVERSPENT * data.kl_budget
+    return data.kl_budget is not None and entry["kl"] > OVERSPENT * data.kl_budget
 
 
 def in_a_line(entry: dict[str, Any]) -> str:
@@ -173,7 +171,7 @@ def in_a_line(entry: dict[str, Any]) -> str:
     best = entry["best_of_n_at_kl"]
     best_of_n = "no best-of-N at this KL" if best is None else f"best-of-N at this KL {best:z.2f}"
     cut = entry["kl_truncation"]
-    truncation = f", {cut:.1f} of them by truncation" if cut >= SHOWN_TRUNCATION else ""
+    truncation = f", and {cut:.1f} by truncation" if cut >= SHOWN_TRUNCATION else ""
     return (
         f"reward {entry['reward']:z.2f} ± {entry['reward_se']:.2f} "  # z: no "-0.00"
         f"(reference {entry['reward_reference']:z.2f}, {best_of_n}), "

@@ -51,8 +51,7 @@ def reward_kl_figure(
         plot_labels.name_point(axes, f"N = {n:.0f}", (x, y), below=not lagging, color=ORANGE)
     bars: dict[str, Any] = {"capsize": 4, "linewidth": 1.2}
     last = np.flatnonzero(np.isfinite(reference))[-1:]  # measured anew in every round
-    start = curve[:1, 1] if len(curve) else [0.0]  # truncation has its price at β = 0 too
-    axes.errorbar(start[: len(last)], reference[last], np.nan_to_num(reference_error[last]),
+    axes.errorbar([0.0] * len(last), reference[last], np.nan_to_num(reference_error[last]),
                   fmt="s", color=BLACK, label="reference", **bars)  # fmt: skip
     axes.errorbar(kl, reward, np.nan_to_num(error), fmt="-o", color=BLUE, zorder=5,
                   label="guided, after each round", **bars)  # fmt: skip

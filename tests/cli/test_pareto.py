@@ -144,7 +144,8 @@ def test_bad_input_is_answered_in_a_line(words, more, said, capsys, tmp_path):
 def test_the_reference_alone_is_a_sweep_too(words, capsys):
     assert main(words("--methods", "reference")) == 0
     said = capsys.readouterr().out
-    assert re.search(r"reference: trial -?\d.* ± \d.*, rival .*; KL \d\.\d+ nats, \d\.\d t", said)
+    assert re.search(r"reference: trial -?\d.* ± \d.*, rival .*; \d\.\d tokens", said)
+    assert re.search(r"top-k and top-p cost every method about \d\.\d\d", said)
     assert "hypervolume" not in said
 
 

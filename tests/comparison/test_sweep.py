@@ -69,10 +69,15 @@ def test_strength_is_swept_past_the_kl(sweep, method):
     assert [p.strength for p in curve] == sorted(p.strength for p in curve)
 
 
+def at(kl):
+    """Numbers of answers [P, S] at a KL, of which truncation has cost nothing."""
+    return {"kl": kl, "kl_truncation": np.zeros_like(kl)}
+
+
 def test_reach_goes_on_until_every_seed_has_passed():
     def point(strength):
         kl = np.array([[0.5, 1.0, 4.0]] * 2) * strength**2  # [P, S]
-        return ScoredSamples(("m",), [], [], np.zeros((2, 3, 1)), {"kl": kl}, strength=strength)
+        return ScoredSamples(("m",), [], [], np.zeros((2, 3, 1)), at(kl), strength=strength)
 
     kls = np.array([p.kl.mean(0) for p in reach(point, 1.0, 2.0)])
     assert (kls.min(0) <= 2).all()
@@ -82,7 +87,7 @@ def test_reach_goes_on_until_every_seed_has_passed():
 def test_reach_goes_down_as_well_as_up():
     def point(strength):
         kl = np.full((2, 1), strength**2)
-        return ScoredSamples(("m",), [], [], np.zeros((2, 1, 1)), {"kl": kl}, strength=strength)
+        return ScoredSamples(("m",), [], [], np.zeros((2, 1, 1)), at(kl), strength=strength)
 
     up = [p.strength for p in reach(point, 1.0, 3.0)]
     np.testing.assert_allclose(up, [1, 2**0.5, 2])

@@ -58,9 +58,8 @@ def test_a_stand_averages_answers_and_leaves_out_what_abstained():
 
 def test_best_of_n_is_the_mean_over_all_draws():
     rng = np.random.default_rng(0)
-    rewards, cost = rng.normal(size=(3, 5, 2)), rng.uniform(0, 0.1, size=(3, 5))
-    weights = (0.7, -0.3)
-    curve = best_of_n(rewards, cost, weights)
+    rewards, weights = rng.normal(size=(3, 5, 2)), (0.7, -0.3)
+    curve = best_of_n(rewards, weights)
     assert len(curve) == 5
     for draws, point in enumerate(curve, 1):
         picks = []
@@ -69,10 +68,9 @@ def test_best_of_n_is_the_mean_over_all_draws():
                 max(some, key=lambda i: rewards[prompt, i] @ weights)
                 for some in itertools.combinations(range(5), draws)
             ]
-            picks.append((rewards[prompt][best].mean(0), cost[prompt][best].mean()))
-        np.testing.assert_allclose(point.rewards, [pick[0] for pick in picks])
-        analytic = math.log(draws) - (draws - 1) / draws
-        np.testing.assert_allclose(point.kl, [analytic + pick[1] for pick in picks])
+            picks.append(rewards[prompt][best].mean(0))
+        np.testing.assert_allclose(point.rewards, picks)
+        np.testing.assert_allclose(point.kl, math.log(draws) - (draws - 1) / draws)
 
 
 def test_without_resamples_every_prompt_counts_once():
@@ -89,7 +87,6 @@ GOLDEN = np.array(  # [P, n, M]: the first objective abstains now and then, the 
         [[np.nan, 5.0], [np.nan, 6.0], [np.nan, 7.0]],
     ]
 )
-CUT = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6], [7.0, 8.0, 9.0]])
 
 
 def test_best_of_n_where_answers_abstain_by_hand_for_one_objective():
@@ -98,14 +95,14 @@ def test_best_of_n_where_answers_abstain_by_hand_for_one_objective():
     N = 1: (4 + 1 + 1) / 3 = 2 and (−2 + 0 + 1) / 3 = −1/3. N = 2: of the pairs 4, 4 and 1 are the
     best, mean 3; and 0, 1 and 1, mean 2/3. N = 3: 4 and 1.
     """
-    curve = best_of_n(GOLDEN[..., :1], CUT, [1.0])
+    curve = best_of_n(GOLDEN[..., :1], [1.0])
     by_prompt = [[2.0, -1 / 3, np.nan], [3.0, 2 / 3, np.nan], [4.0, 1.0, np.nan]]
     for point, want in zip(curve, by_prompt, strict=True):
         np.testing.assert_allclose(point.rewards[:, 0], want)
     np.testing.assert_allclose([p.mean_rewards[0] for p in curve], [5 / 6, 11 / 6, 2.5])
-    # Truncation of the chosen: all, (0.2, 0.5); the best, 0.1 and 0.6. The third prompt's has none.
-    assert curve[0].mean_kl == pytest.approx(0.35)
-    assert curve[2].mean_kl == pytest.approx(math.log(3) - 2 / 3 + 0.35)
+    # The third prompt, which is left out, has no KL either.
+    np.testing.assert_allclose(curve[0].kl, [0, 0, np.nan])
+    assert curve[2].mean_kl == pytest.approx(math.log(3) - 2 / 3)
 
 
 def test_best_of_n_where_answers_abstain_by_hand_for_two_objectives():
@@ -113,21 +110,21 @@ def test_best_of_n_where_answers_abstain_by_hand_for_two_objectives():
 
     The second answer counts as (1, 2), the worst to the first prompt, and as (−2, 1).
     """
-    curve = best_of_n(GOLDEN, CUT, [0.5, 0.5])
+    curve = best_of_n(GOLDEN, [0.5, 0.5])
     np.testing.assert_allclose(curve[0].rewards, [[2, 4 / 3], [-1, 2], [np.nan, np.nan]])
     np.testing.assert_allclose(curve[1].rewards[:2], [[3, 2 / 3], [0, 3]])
     np.testing.assert_allclose(curve[2].rewards[:2], [[4, 0], [1, 4]])
     np.testing.assert_allclose(curve[0].mean_rewards, [0.5, 5 / 3])
-    assert curve[0].mean_kl == pytest.approx(0.35)
+    assert curve[0].mean_kl == 0
 
 
 def test_an_answer_abstains_by_any_of_its_rewards():
     """Even by one without a weight: the answers that can win are the same for all weights."""
-    curve = best_of_n(GOLDEN, CUT, [0.0, 1.0])
+    curve = best_of_n(GOLDEN, [0.0, 1.0])
     np.testing.assert_allclose(curve[2].rewards, [[1, 2], [1, 4], [np.nan, np.nan]])
 
 
 def test_the_worst_answer_under_a_negative_weight_has_the_highest_reward():
     rewards = np.array([[[1.0], [np.nan], [3.0]]])
-    curve = best_of_n(rewards, np.zeros((1, 3)), [-1.0])
+    curve = best_of_n(rewards, [-1.0])
     np.testing.assert_allclose([p.rewards[0, 0] for p in curve], [7 / 3, 5 / 3, 1])

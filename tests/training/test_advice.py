@@ -54,10 +54,10 @@ def test_values_that_are_too_large():
 
 def test_a_policy_beyond_its_budget():
     """Truncation is not charged; up to half more than the budget is no matter."""
-    assert doubts(entry(0.3, 0.5, 0.9, kl=3.9), data_of(2.0)) == ""
-    assert not overspent(entry(0.3, 0.5, 0.9, kl=3.9), data_of(2.0))
-    said = doubts(entry(0.3, 0.5, 0.9, kl=4.1), data_of(2.0))
-    assert overspent(entry(0.3, 0.5, 0.9, kl=4.1), data_of(2.0))
+    assert doubts(entry(0.3, 0.5, 0.9, kl=2.9), data_of(2.0)) == ""
+    assert not overspent(entry(0.3, 0.5, 0.9, kl=2.9), data_of(2.0))
+    said = doubts(entry(0.3, 0.5, 0.9, kl=3.1), data_of(2.0))
+    assert overspent(entry(0.3, 0.5, 0.9, kl=3.1), data_of(2.0))
     assert "3.1 nats from the reference where 2 were to be spent" in said
     assert "smaller --data.kl_budget" in said
     assert "--data.trees 80" in said

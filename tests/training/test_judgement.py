@@ -29,7 +29,7 @@ def entry(low, high, slope, kl=1.5, beta=2.0):
 def test_truncation_is_shown_where_it_costs_something():
     numbers = {"reward": 0.2, "reward_se": 0.1, "reward_reference": 0.0, "best_of_n_at_kl": None}
     line = in_a_line(numbers | {"kl": 4.2, "kl_truncation": 3.4})
-    assert line.endswith("no best-of-N at this KL), KL 4.2 nats, 3.4 of them by truncation")
+    assert line.endswith("no best-of-N at this KL), KL 4.2 nats, and 3.4 by truncation")
     assert in_a_line(numbers | {"kl": 1.8, "kl_truncation": 0.07}).endswith("), KL 1.8 nats")
 
 
@@ -281,7 +281,7 @@ def test_the_share_of_best_of_n_that_is_predicted():
     ],
 )
 def test_kl_is_corrected_by_what_the_last_round_has_shown(spent, expected, before, factor):
-    last = {"kl": spent + 0.5, "kl_truncation": 0.5, "kl_expected": expected}
+    last = {"kl": spent, "kl_truncation": 0.5, "kl_expected": expected}
     last["kl_correction"] = before
     assert kl_correction([{}, last]) == pytest.approx(factor)
     assert kl_correction([]) == 1.0
