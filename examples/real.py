@@ -129,7 +129,7 @@ def plan(recipe: Recipe, home: Path, out: Path, given: str | None) -> list[Stage
     }
     keys = {name: _key(fits[name], configs[name].read_text(encoding="utf-8")) for name in fits}
     makes = tuple(out / name / file for name in fits for file in ("value", "metrics.json"))
-    # Side by side: each decodes in threads of its own, which share less than those of one.
+    # Side by side: two processes on half of the cores each do more than one that has all of them.
     work, minutes = partial(mavis_together, list(fits.values())), recipe.minutes["fit"]
     name = f"fit {' and '.join(fits)}"
     stages.append(Stage(name, minutes, work, makes, _key([], *keys.values()), bars=False))

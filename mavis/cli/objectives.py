@@ -80,7 +80,8 @@ def check_objective(name: str, reference: str = EMBEDDED, prompts: str | None = 
     """Run a reward on a few good and bad replies; print its scores, speed and problems.
 
     Also scores the beginnings of replies that the reference policy writes, and says whether they
-    foretell the reward of the whole reply, for --data.prefix_discount of `mavis fit`.
+    foretell the reward of the whole reply. If they do, `mavis fit` may learn more with a
+    --data.prefix_discount below 1.
 
     The exit status is 1 if the reward cannot be used.
 
@@ -195,7 +196,7 @@ def _prefixes(objective: Objective, name: str, source: str | None, speed: float)
             return
     yield (
         f"prefixes: half a reply of {name} correlates by {found.correlation:.2f} with the whole; "
-        f"from there on the reward moves {found.variation:.1f} times as much as needed."
+        f"from there on the reward moves {found.variation:.1f} times as much as needed (1: ideal)."
     )
     yield f"  {found.advice}."
 

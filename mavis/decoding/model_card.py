@@ -16,8 +16,9 @@ class ModelCard(Card):
 
     Args:
         source: where its values come from.
-        layers: that values read, `shared` ones of the reference policy, `state` ones of the trunk:
-            0 its embeddings, l the states after layer l; empty: its last hidden state.
+        layers: whose states are read side by side, of the trunk for `state` values, of the
+            reference policy for `shared` ones: 0 the embeddings, l the states after layer l; empty:
+            the last hidden state.
         eta: the KL price of its training targets.
         rounds: of its fit.
         strengths: pairs of a strength β and the KL to the reference that is expected at it with a

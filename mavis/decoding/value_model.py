@@ -2,9 +2,12 @@
 
 Three sources of values share this one class; they differ in what the head is asked:
 
-    action   Q(s, ·) over the vocabulary, from the trunk's state at s (the default)
+    action   Q(s, ·) over the vocabulary, from the trunk's state at s
     state    V(s·a), from the trunk's state at s·a, as published
     shared   Q(s, ·), from the reference policy's own hidden states: no trunk at all
+
+A state is the last hidden state or, for `state` and `shared`, those of several layers side by side.
+Which source and layers a fit takes by itself is said in `training.value_design`.
 
 Values are in standard units of the objective's reward. A network is saved as a folder:
 `value.json`, `head.safetensors`, `trunk/` (by `save_pretrained`), README.md, and their checksums.
@@ -162,7 +165,8 @@ class ValueModel(nn.Module):
     def states(self, model: PreTrainedModel, **inputs: Any) -> Tensor:
         """States [B, T, H] of the tokens that a headless model reads by a forward of `inputs`.
 
-        It is the trunk or, of `shared` values, the reference policy's, read in the card's layers.
+        The model is the trunk or, for `shared` values, the reference policy's. Where the card names
+        n layers, their states stand side by side, and H is n times the model's width.
         """
         layers = self.card.layers
         output = model(**inputs, use_cache=False, **hidden_states(layers))

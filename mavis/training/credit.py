@@ -26,9 +26,9 @@ from it on bring, discounted alike:
 
 A reply's first has weight 1, and is the equation above at κ = 1; the others have weight 1 − κ².
 Together they are generalised least squares of the increments, whose weight for tokens u and v is
-κ^{|u − v|}. They know little noise and are biased, as whole replies are the other way round: so
-their solution is a direction θ₀, and θ = c θ₀ + δ is solved from whole replies with a ridge on δ
-alone. c follows from these, too; where partial text misleads it is about 0.
+κ^{|u − v|}. They have little noise but a bias; whole replies have no bias but much noise. So the
+solution of the former is a direction θ₀ alone, and θ = c θ₀ + δ is solved from whole replies, with
+a ridge on δ and none on c ≥ 0. Where partial text misleads, c is about 0.
 """
 
 from dataclasses import dataclass, replace

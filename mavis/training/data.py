@@ -64,7 +64,7 @@ class RolloutDataModule(LightningDataModule):
         top_p: probability mass of the most likely tokens to choose from.
         rows: answers that are sampled at once (None: 8 to 128, by the free memory).
         batch_tokens: most tokens in a batch.
-        prefix_discount: discount of increments of prefix rewards; 1 is off.
+        prefix_discount: below 1: learn from partial replies, too; see `objectives check`.
         held_out: validation prompts answered.
         best_of: reference answers to a third of these prompts, for units and best-of-N.
         seed: seed of all random draws.

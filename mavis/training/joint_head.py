@@ -22,7 +22,7 @@ class JointHead(nn.Module):
         head: what is learned: a state head over the states themselves, an action head over
             `ActionFeatures`.
         table: token embeddings [V, E] of an action head.
-        discount: of later increments of rewards on prefixes; 1 reads whole replies alone.
+        discount: of later increments of rewards on prefixes; at 1 whole replies alone are read.
     """
 
     expected: Tensor

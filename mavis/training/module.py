@@ -32,7 +32,7 @@ Scores = npt.NDArray[np.float64]
 
 
 class ValueModule(LightningModule):
-    """Regression of a value network on soft targets, at every sampled token.
+    """Learns a value network: by gradient steps on every token's soft target, or by joint credit.
 
     Args:
         source: what values are read from: `action`, a model of their own; `state`, one that reads
@@ -48,7 +48,7 @@ class ValueModule(LightningModule):
         later_lr: rates in later rounds, as a share of the first.
         warmup: optimizer steps in which the rates rise; after these they fall to 0.
         weight_decay: weight decay of the trunk.
-        layers: whose states values read (None: the last; with `joint` those that do best).
+        layers: layers that values read, 0 the embeddings (None: the last; with `joint` others).
     """
 
     network: ValueModel

@@ -10,7 +10,9 @@ later increments count less for an earlier token:
 With κ = 1 this is the mean reward of the leaves, whatever Φ is. With less there is less noise of
 what comes later, and a bias: it credits a token with what it does to the reward of partial text.
 This helps where that foretells the reward of the whole, as with rewards that count words. It harms
-where a reward was only ever meant for whole replies.
+where a reward was only ever meant for whole replies. These are the targets of token credit, which
+nothing corrects; joint credit takes a direction from the increments, and learns from whole replies
+how far to go in it (`credit`).
 
 Where a reward abstains from a prefix, Φ is that of the prefix before it; before all prefixes it is
 the mean reward of the prompt's replies. At the end of a reply it is the reply's own reward.

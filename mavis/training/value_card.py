@@ -18,7 +18,7 @@ def for_people(data: RolloutDataModule, module: ValueModule, entry: dict[str, An
     """The value model's card, for people."""
     (units,), name = data.units, data.objective.name
     card = module.network.card
-    layers = f", after layer {', '.join(map(str, card.layers))}" if card.layers else ""
+    layers = f", layers {', '.join(map(str, card.layers))} (0: embeddings)" if card.layers else ""
     row = "| at strength {:.3g} | a KL of {:.2f} nats is expected, beside truncation |\n"
     curve = "".join(row.format(*pair) for pair in strengths(entry))
     return f"""# Value model: {name}

@@ -22,8 +22,9 @@ class Design:
     Args:
         source: where its values come from.
         credit: how they are learned.
-        layers: whose states are read; empty: the last.
-        trunk: first layers of the reference, or another model.
+        layers: whose states are read side by side, of the trunk or, for `shared` values, of the
+            reference: 0 the embeddings, l after layer l; empty: the last state.
+        trunk: first layers of the reference, or another model; None: half of the reference's.
     """
 
     source: Source
