@@ -35,7 +35,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from mavis.training.packing import Batch
 
@@ -84,7 +83,8 @@ class Moments:
         self.spread = zeros(FOLDS, outputs)  # of r²
         self.counts = zeros(2)  # trees, replies
         folds = FOLDS if discount < 1 else 0  # of the equations of single tokens
-        self.token_sums = zeros(folds, both, both)
+        # Single: they give a direction alone, under a ridge that is far above the rounding.
+        self.token_sums = torch.zeros(folds, both, both)
         self.token_gains = zeros(folds, both, outputs)
 
     @property
@@ -104,17 +104,19 @@ class Moments:
         price, path = batch.price[..., None], batch.path
         known = batch.leaf & batch.targets.isfinite().all(-1)
         gains = batch.targets if batch.increments is None else batch.increments
-        columns = (after, before, price, path, batch.targets, gains, known, batch.depth >= 0)
-        for φ, g, cost, leads, target, gained, leaf, inside in zip(*columns, strict=True):
+        columns = (after, before, price, path, batch.targets, gains, known, batch.depth)
+        for φ, g, cost, leads, target, gained, leaf, depth in zip(*columns, strict=True):
             if leaf.sum() < 2:  # one reply says nothing within its prompt
                 continue
-            φ, g, cost = (x[inside].double().cpu() for x in (φ, g, cost))
+            inside = depth >= 0
+            # Not every device knows double precision.
+            φ, g, cost = (x[inside].cpu().double() for x in (φ, g, cost))
             self.before += g.T @ g
             self.along += g.T @ torch.cat([φ, cost], 1)
             # Less the means of the prompt's replies: what is the same for all of them is no credit.
-            features, leads = torch.cat([φ, g], 1), leads[leaf][:, inside].double().cpu()
+            features, leads = torch.cat([φ, g], 1), leads[leaf][:, inside].cpu().double()
             u = leads @ features
-            r = target[leaf].double().cpu()
+            r = target[leaf].cpu().double()
             u, r = u - u.mean(0), r - r.mean(0)
             fold = int(self.counts[0]) % FOLDS
             self.sums[fold] += u.T @ u
@@ -122,11 +124,12 @@ class Moments:
             self.spread[fold] += r.square().sum(0)
             self.counts += torch.tensor([1, len(r)])
             if self.discount < 1:
-                both = torch.cat([features, gained[inside].double().cpu()], 1)
-                rows = _of_each_token(both, leads, self.discount)
-                u, r = rows[:, : features.shape[1]], rows[:, features.shape[1] :]
-                self.token_sums[fold] += u.T @ u
-                self.token_gains[fold] += u.T @ r
+                # Of the rows u of all tokens of all replies, Σ u uᵀ and Σ u rᵀ: these are many rows
+                # of long sums, which are never made.
+                weights = _token_weights(depth[inside].cpu(), leads, self.discount)
+                self.token_gains[fold] += features.T @ (weights @ gained[inside].cpu().double())
+                features = features.float()
+                self.token_sums[fold] += features.T @ (weights.float() @ features)
 
     def equations(self) -> "Equations":
         """The normal equations of this policy's trees, features centred given the state before.
@@ -148,36 +151,43 @@ class Moments:
         charge = torch.cat([torch.zeros(self.after, 1, dtype=torch.float64), price])  # [D + G, 1]
         paid = self.sums @ charge  # [F, D + G, 1]
         spread = self.spread - 2 * (charge.T @ self.rewards)[:, 0] + (charge.T @ paid)[:, 0]
-        squares = centre.T @ self.sums @ centre
+        squares = _turned(self.sums, centre)
         products = centre.T @ (self.rewards - paid)
         found = Equations(squares, products, spread, float(self.counts[1]), mean)
         if self.discount == 1:
             return found
-        left = self.token_gains - self.token_sums @ charge
-        squares, products = centre.T @ self.token_sums @ centre, centre.T @ left
+        left = self.token_gains - (self.token_sums @ charge.float())
+        squares, products = _turned(self.token_sums, centre.float()), centre.T @ left
         return replace(found, token_squares=squares, token_products=products)
 
 
-def _of_each_token(columns: Tensor, leads: Tensor, discount: float) -> Tensor:
-    """The equations of each token of a prompt's replies, as weighted rows.
+def _turned(sums: Tensor, centre: Tensor) -> Tensor:
+    """centreᵀ · S · centre of the sums S of each fold; one by one, as they are large."""
+    return torch.stack([centre.T @ one @ centre for one in sums])
+
+
+def _token_weights(depth: Tensor, leads: Tensor, discount: float) -> Tensor:
+    """What the equations of single tokens weigh two tokens of a tree by [T, T].
+
+    The sum Σ_{u≥s} κ^{u−s} x_u of a reply's tokens from place s on, less the mean of the replies
+    that come to this place, is linear in the tokens' x [T, C]. So the weighted squares of all these
+    sums add up to xᵀ · W · x. Those of a reply by itself weigh two of its tokens by κ^{|u − v|};
+    the means of each place are taken off.
 
     Args:
-        columns: of every token in the tree [T, C].
+        depth: place of every token in its reply [T].
         leads: 1 where a token leads to the end of a reply [L, T].
         discount: κ.
-
-    Returns:
-        discounted sums from each token of each reply on [E, C], less the mean of those that begin
-        at the same place of other replies to the prompt.
     """
-    replies = [columns[on] for on in leads.bool()]
-    rows = pad_sequence(replies, batch_first=True)  # [L, S, C]
-    known = pad_sequence([torch.ones(len(one), 1) for one in replies], batch_first=True).double()
-    for place in range(rows.shape[1] - 2, -1, -1):
-        rows[:, place] += discount * rows[:, place + 1]
-    rows = (rows - (rows * known).sum(0) / known.sum(0)) * known
-    rows[:, 1:] *= (1 - discount**2) ** 0.5
-    return rows.flatten(0, 1)
+    shares = torch.as_tensor(discount, dtype=torch.float64)
+    place = torch.arange(int(depth.max()) + 1)
+    passing = leads.sum(0)  # replies that a token leads to
+    together = (leads.T @ leads) * shares ** (depth[:, None] - depth).abs()
+    later = depth - place[:, None]  # [S, T]
+    begun = torch.where(later >= 0, shares ** later.clamp(min=0), 0.0) * passing
+    count = torch.where(later == 0, passing, 0.0).sum(1)  # replies that come to a place
+    weight = torch.where(place == 0, 1.0, 1 - discount**2) / count.clamp(min=1)
+    return together - begun.T @ (weight[:, None] * begun)
 
 
 @dataclass(frozen=True)
@@ -221,7 +231,8 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 def solve(trees: Equations) -> Solution:
     """Find θ, the ridge strength and the slope of each objective."""
-    squares, products, spread = trees.squares, trees.products, trees.spread.sum(0)
+    squares, products = trees.squares, trees.products
+    spread = trees.spread.sum(0).clamp(min=0.0)  # rounding may leave less
     whole, aim = squares.sum(0), products.sum(0)
     scale = (whole.diagonal().sum() / trees.replies).clamp(min=1e-12)
     grid = torch.tensor(RIDGES, dtype=torch.float64) * scale
@@ -245,7 +256,8 @@ def _prior(trees: Equations, scale: Tensor, without: int | None = None) -> Tenso
     if trees.token_squares is None or trees.token_products is None:
         return None
     folds = [fold for fold in range(FOLDS) if fold != without]
-    squares, products = trees.token_squares[folds].sum(0), trees.token_products[folds].sum(0)
+    squares = trees.token_squares[folds].sum(0).double()
+    products = trees.token_products[folds].sum(0)
     eye = torch.eye(len(squares), dtype=squares.dtype)
     found: Tensor = torch.linalg.solve(squares + PRIOR_RIDGE * scale * eye, products)
     return found
