@@ -63,9 +63,8 @@ class ExpectedKL:
         parts = (torch.split(x, AT_ONCE) for x in (self.log_ref, self.values, self.weights))
         for log_ref, values, weights in zip(*parts, strict=True):
             log_pi = self.rule(log_ref, values, weights, log_ref.new_full((len(log_ref),), beta))
-            total += float(
-                (exact_kl(log_pi, log_ref) - truncation(log_ref)).sum(dtype=torch.double)
-            )
+            nats = exact_kl(log_pi, log_ref) - truncation(log_ref)
+            total += float(nats.cpu().sum(dtype=torch.double))  # not every device knows doubles
         return total / self.replies
 
     def strength(self, kl: float, start: float = 1.0) -> float:

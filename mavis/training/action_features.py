@@ -70,7 +70,7 @@ class ActionFeatures(nn.Module):
 
         `total` adds a tensor up over processes.
         """
-        h = states.double().cpu()
+        h = states.cpu().double()  # not every device knows double precision
         h = torch.cat([h, torch.ones_like(h[:, :1])], 1)
         sums = total(h.T @ h)
         mean = sums[:-1, -1] / sums[-1, -1]

@@ -1,6 +1,5 @@
 """`ValueModule`: the LightningModule that learns a value model from packed rollout trees."""
 
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -26,7 +25,7 @@ from mavis.training.data import RolloutDataModule
 from mavis.training.joint_head import JointHead
 from mavis.training.packing import Batch
 from mavis.training.rates import parameter_groups
-from mavis.training.value_design import Credit, Design, check, choose
+from mavis.training.value_design import Credit, Design, begun, check, choose, differing
 
 Scores = npt.NDArray[np.float64]
 
@@ -172,7 +171,7 @@ class ValueModule(LightningModule):
         """Collect predictions and targets of held-out trees."""
         known = batch.targets.isfinite().any(-1)
         columns = (batch.depth, self(batch), batch.targets, batch.siblings)
-        depth, predicted, target, siblings = (c[known].double().cpu().numpy() for c in columns)
+        depth, predicted, target, siblings = (c[known].cpu().double().numpy() for c in columns)
         self._seen.append((depth, predicted, target, siblings))
 
     def on_validation_epoch_end(self) -> None:
@@ -203,16 +202,29 @@ class ValueModule(LightningModule):
             self.joint_head.finish(self._total)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Read checkpoints of before heads had a centre, and before there was joint credit."""
+        """Read checkpoints of earlier versions, too.
+
+        Raises:
+            ValueError: it is of a network that is built otherwise.
+        """
         # A round begins with a new optimizer, and a checkpoint is of a round's end.
         checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [], []
-        state = checkpoint["state_dict"]
-        if isinstance(self.network.head, ActionHead):
-            centre = self.network.head.centre
-            state.setdefault("network.head.centre", torch.zeros_like(centre))
-        if not any(name.startswith("joint_head.") for name in state):
-            self.joint_head = None
-            self.network.card = replace(self.network.card, layers=self.layers or ())
+        state, head = checkpoint["state_dict"], self.network.head
+        width = head.state.in_features // max(1, len(self.design.layers))
+        design = begun(self.design, state, width, self.layers, self.trunk)
+        if design != self.design:
+            self.design, self.joint_head = design, None
+            del self.network
+            self.configure_model()
+            head = self.network.head
+        if isinstance(head, ActionHead):  # of before heads had a centre
+            state.setdefault("network.head.centre", torch.zeros_like(head.centre))
+        if name := differing(self.state_dict(), state):
+            raise ValueError(
+                f"{self.trainer.ckpt_path} is of values that are built otherwise (it differs in "
+                f"{name}): go on with the options and the mavis that made it, or give another "
+                "--out."
+            )
 
     def learned(self) -> list[Tensor]:
         """What a round changes, apart from the moments of its trees."""

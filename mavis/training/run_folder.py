@@ -22,7 +22,8 @@ FREE = ("out", "tracking", "trainer.", "ckpt_path", "data.rounds", "data.rows", 
 BINDING = ("trainer.gradient_clip", "trainer.precision", "trainer.accumulate", "trainer.limit_")
 # What does not affect the reference's answers and the first round's rollouts.
 LEARNING = ("model.", "trainer.", "data.epochs", "data.batch_tokens", "data.prefix_discount")
-ADDED = {"data.prefix_discount": 1.0}  # later options, as they are where a run knows none
+# Later options, as they are where a run knows none.
+ADDED = {"data.prefix_discount": 1.0, "model.init_args.layers": None}
 ALWAYS = {"objective", "out", "data", "model", "trainer"}  # in every configuration
 MARK = "# sha256 of the lines below: "
 

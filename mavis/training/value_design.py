@@ -1,8 +1,10 @@
 """What a value model is built from and how it is learned, where the user has not said it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from mavis.decoding.model_card import Source
@@ -83,3 +85,45 @@ def choose(
         every = (0, trunk // 2, trunk) if trunk > 1 else (0, trunk)
         layers = every if len(every) * width <= WIDEST else ()
     return Design(source, credit, layers or (), trunk)
+
+
+def begun(
+    design: Design,
+    state: Mapping[str, Any],
+    width: int,
+    layers: tuple[int, ...] | None,
+    trunk: int | str | None,
+) -> Design:
+    """The design of a run that is resumed, which an earlier mavis may have chosen otherwise.
+
+    Before there was joint credit, all values were learned token by token; before layers were
+    chosen, joint credit read the last states.
+
+    Args:
+        design: what is chosen now.
+        state: of the module in the run's checkpoint.
+        width: numbers in the state of a layer.
+        layers: as given.
+        trunk: as given.
+    """
+    if design.credit == "joint" and not any(name.startswith("joint_head.") for name in state):
+        return Design(design.source, "token", layers or (), trunk)
+    head = state.get("network.head.state.weight")
+    if layers is None and len(design.layers) > 1 and head is not None and head.shape[1] == width:
+        return replace(design, layers=())
+    return design
+
+
+def differing(mine: Mapping[str, Any], its: Mapping[str, Any]) -> str:
+    """The first name that one of two states lacks, or has in another shape; "" if there is none.
+
+    Args:
+        mine: state of a module.
+        its: state of another.
+    """
+    shapes = [
+        {name: one.shape if isinstance(one, Tensor) else None for name, one in state.items()}
+        for state in (mine, its)
+    ]
+    names = shapes[0] | shapes[1]  # of both
+    return next((n for n in names if shapes[0].get(n, n) != shapes[1].get(n, n)), "")

@@ -145,3 +145,23 @@ def test_layers_that_were_asked_for(fit_words, tmp_path, monkeypatch):
     network = load({"trial": tmp_path / "run" / "value"}).guides[0]
     assert network.card.layers == (2, 0)
     assert network.head.mix.in_features == 2 * network.table.shape[1]
+
+
+def test_a_run_of_before_layers_were_read_goes_on(fit_words, tmp_path, monkeypatch, capsys):
+    """From the last state, as it began; other layers are refused."""
+    monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
+    run, words = tmp_path / "run", (*JOINT, "--model.source", "state")
+    first = fit_words(run, *words, "--model.layers", "[]", "--data.rounds", "1")
+    assert main(first) == 0
+    lines = (run / "config.yaml").read_text().splitlines()[1:]
+    (at,) = [number for number, line in enumerate(lines) if "layers:" in line]
+    (run / "config.yaml").write_text("\n".join([*lines[:at], *lines[at + 1 :]]) + "\n")
+    replies = state_of(run)["joint_head._extra_state"]["replies"]
+    capsys.readouterr()
+    assert main(fit_words(run, *words, "--model.layers", "[1]")) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "holds a run with model.init_args.layers = None, not [1]" in line
+    assert main(fit_words(run, *words)) == 0
+    assert len(json.loads((run / "metrics.json").read_text())) == 2
+    assert state_of(run)["joint_head._extra_state"]["replies"] > replies
+    assert load({"trial": run / "value"}).guides[0].card.layers == ()

@@ -46,7 +46,8 @@ class Data(SimpleNamespace):
 
 def trainer_of(data):
     """As much of the trainer as the module asks for."""
-    known = {"accumulate_grad_batches": 1, "precision_plugin": None}
+    known = {"accumulate_grad_batches": 1, "precision_plugin": None, "ckpt_path": "last.ckpt"}
+    known["world_size"] = 1
     return SimpleNamespace(datamodule=data, **known)
 
 
@@ -300,13 +301,55 @@ def test_validation_metrics(reference):
     assert module._seen == []
 
 
-def test_a_checkpoint_of_before_shared_values_had_layers(reference, monkeypatch):
-    """It goes on from the last state of the reference, and by token credit, as it began."""
-    old = module_on(reference, source="shared")
+@pytest.mark.parametrize("source", ["shared", "state"])
+def test_a_checkpoint_of_before_joint_credit(reference, monkeypatch, source):
+    """It goes on from the last state, and by token credit, as it began."""
+    old = module_on(reference, source=source)
+    torch.nn.init.normal_(old.network.head.state.weight)
     monkeypatch.setattr("mavis.training.value_design.SMALL", 1000)
-    module = module_on(reference, source="shared")
+    module = module_on(reference, source=source)
     assert module.joint_head is not None
-    assert module.network.card.layers == (round(0.4 * 4),)
-    module.on_load_checkpoint({"state_dict": old.state_dict()})
+    assert module.network.card.layers != ()
+    resume(module, old.state_dict())
     assert module.joint_head is None
+    assert not module.joint
     assert module.network.card.layers == ()
+    assert all(p.requires_grad for p in module.network.parameters())
+    batch = batch_of(make_tree())
+    assert torch.equal(module(batch), old(batch))
+
+
+def resume(module, state):
+    """What Lightning does with the state of a checkpoint."""
+    module.on_load_checkpoint({"state_dict": state})
+    module.load_state_dict(state)
+
+
+def test_a_checkpoint_of_before_joint_credit_read_layers(reference):
+    """It goes on from the last state of the trunk, with the equations of its rounds."""
+    old = module_on(reference, credit="joint", layers=())
+    batch = batch_of(make_tree())
+    torch.nn.init.normal_(old.network.head.state.weight)
+    old.joint_head.begin()
+    old.training_step(batch, 0)
+    old.joint_head.finish(lambda part: part)
+    module = module_on(reference, credit="joint")
+    assert len(module.network.card.layers) == 3
+    resume(module, old.state_dict())
+    assert module.network.card.layers == ()
+    assert torch.equal(module.joint_head.equations.squares, old.joint_head.equations.squares)
+    assert torch.equal(module(batch), old(batch))
+    module.joint_head.begin()
+    module.training_step(batch, 0)
+    module.joint_head.finish(lambda part: part)
+    assert module.joint_head.equations.replies == 8
+
+
+def test_a_checkpoint_of_other_values_is_refused(reference):
+    old = module_on(reference, source="state", credit="joint", layers=(1,))
+    for module in (
+        module_on(reference, source="state", credit="joint", layers=(0, 1)),
+        module_on(reference, source="state", credit="token"),
+    ):
+        with pytest.raises(ValueError, match="is of values that are built otherwise"):
+            resume(module, old.state_dict())
