@@ -225,9 +225,11 @@ def run_together(commands: Sequence[Sequence[str]]) -> int:
         0, or the exit status of the first that failed.
     """
     threads = str(max(1, (os.cpu_count() or 1) // len(commands)))
-    children = [_start(words, OMP_NUM_THREADS=threads) for words in commands]
-    with ThreadPoolExecutor(len(children)) as pool:
+    children: list[subprocess.Popen[str]] = []
+    with ThreadPoolExecutor(len(commands)) as pool:
         try:
+            for words in commands:
+                children.append(_start(words, OMP_NUM_THREADS=threads))
             for ended in as_completed([pool.submit(child.wait) for child in children]):
                 if status := ended.result():
                     _end(children, signal.SIGTERM)

@@ -386,6 +386,16 @@ def test_a_command_that_fails_ends_those_beside_it(example):
     assert example.stages.run_together([waits, fails]) == 3
 
 
+def test_a_command_that_cannot_start_ends_those_beside_it(example, monkeypatch):
+    waits = [sys.executable, "-c", "import signal; signal.pause()"]
+    started, start = [], example.stages._start
+    keep = lambda *words, **how: started.append(start(*words, **how)) or started[-1]  # noqa: E731
+    monkeypatch.setattr(example.stages, "_start", keep)
+    with pytest.raises(FileNotFoundError):
+        example.stages.run_together([waits, ["no such command"]])
+    assert [child.returncode for child in started] == [-signal.SIGTERM]
+
+
 # The picture
 
 

@@ -204,8 +204,8 @@ class ValueModel(nn.Module):
 
         Raises:
             FileNotFoundError: the folder holds no value model.
-            ValueError: its tokenizer or hidden size is not the reference policy's, it has fewer
-                positions, or a file is damaged.
+            ValueError: its tokenizer or hidden size is not the reference policy's, it reads layers
+                that there are not, it has fewer positions, or a file is damaged.
         """
         folder = Path(folder)
         card = read_card(folder)
@@ -220,6 +220,8 @@ class ValueModel(nn.Module):
             trunk = load_trunk(str(folder.absolute() / "trunk"))  # a path, never a hub name
             what = f"the trunk of value model {folder}"
             check_reach(trunk, what, reference.context, reference.name)
+        of = f"reference {reference.name}" if trunk is None else f"the trunk of {folder}"
+        _check_layers(card, trunk or reference.model, of)
         network = cls(card, trunk, embeddings(reference.model), reference.vocabulary)
         with loading(f"the head of value model {folder}"):
             head = load_file(folder / "head.safetensors")
@@ -262,13 +264,16 @@ def build_network(
             model = first_layers(reference.model, trunk)
         if lora is not None:
             model = with_lora(model, lora)
-    of = "the reference" if model is None else "the trunk"
-    config = (reference.model if model is None else model).config.get_text_config()
-    depth = int(config.num_hidden_layers)
-    if beyond := [layer for layer in card.layers if not 0 <= layer <= depth]:
-        raise ValueError(f"layers must be 0 to {depth} of {of}, got {beyond[0]}.")
+    _check_layers(card, model or reference.model, "the reference" if model is None else "the trunk")
     network = ValueModel(card, model, embeddings(reference.model), reference.vocabulary)
     return network.to(reference.model.device)
+
+
+def _check_layers(card: ModelCard, model: PreTrainedModel, of: str) -> None:
+    """Raise a ValueError if values read a layer that a model has not."""
+    depth = int(model.config.get_text_config().num_hidden_layers)
+    if beyond := [layer for layer in card.layers if not 0 <= layer <= depth]:
+        raise ValueError(f"layers must be 0 to {depth} of {of}, got {beyond[0]}.")
 
 
 @contextmanager

@@ -13,7 +13,6 @@ those of ẽ, and what the products owe to the mean of z, are its values of the 
 """
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +36,8 @@ class ActionFeatures(nn.Module):
 
     mean: Tensor
     directions: Tensor
+    alone: Tensor
+    crossed: Tensor
 
     def __init__(self, head: ActionHead, table: Tensor) -> None:
         super().__init__()
@@ -44,29 +45,21 @@ class ActionFeatures(nn.Module):
         width, size = head.state.in_features, table.shape[1]
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("directions", torch.zeros(width, min(STATES, width)))
-        self._alone, crossed = min(ALONE, size), min(TOKENS, size)
-        self.width = self._alone + self.directions.shape[1] * crossed  # the number of features
-        self._crossed = crossed
-
-    @cached_property
-    def _bases(self) -> tuple[Tensor, Tensor]:
-        """Directions of ẽ_a [E, e] and of e_a [E, d]; only a fit that learns pays for them."""
-        (table,) = self._table
-        alone, crossed = table.new_zeros(2, *2 * table.shape[1:], dtype=torch.float32)
-        for part in self._parts():
-            rows = self._rows(part)
-            alone += _units(rows).T @ _units(rows)
-            crossed += rows.T @ rows
-        scale = (crossed.diagonal().mean() / len(table)).sqrt().clamp(min=1e-12)
-        return _leading(alone, self._alone), _leading(crossed, self._crossed) / scale
+        # Directions of ẽ_a [E, e] and of e_a [E, d]. They are saved, as those of the states: where
+        # two are equally large, another machine may find others, which sums of earlier rounds do
+        # not belong to.
+        self.register_buffer("alone", torch.zeros(size, min(ALONE, size)))
+        self.register_buffer("crossed", torch.zeros(size, min(TOKENS, size)))
+        # The number of features.
+        self.width = self.alone.shape[1] + self.directions.shape[1] * self.crossed.shape[1]
 
     @property
     def ready(self) -> bool:
-        """Whether it knows in which directions states differ."""
+        """Whether it knows in which directions states and tokens differ."""
         return bool(self.directions.any())
 
     def prepare(self, states: Tensor, total: Callable[[Tensor], Tensor]) -> None:
-        """Find the directions in which states [N, H] differ most.
+        """Find the directions in which states [N, H] differ most, and those of the tokens.
 
         `total` adds a tensor up over processes.
         """
@@ -85,30 +78,39 @@ class ActionFeatures(nn.Module):
         whiten = torch.where(differ, values, 1.0).rsqrt() * differ
         self.mean.copy_(mean)
         self.directions.copy_(size[:, None] * vectors * whiten)
+        self._prepare_tokens()
+
+    def _prepare_tokens(self) -> None:
+        """Find the directions in which tokens differ most; only a fit that learns pays for it."""
+        (table,) = self._table
+        alone, crossed = table.new_zeros(2, *2 * table.shape[1:], dtype=torch.float32)
+        for part in self._parts():
+            rows = self._rows(part)
+            alone += _units(rows).T @ _units(rows)
+            crossed += rows.T @ rows
+        scale = (crossed.diagonal().mean() / len(table)).sqrt().clamp(min=1e-12)
+        self.alone.copy_(_leading(alone, self.alone.shape[1]))
+        self.crossed.copy_(_leading(crossed, self.crossed.shape[1]) / scale)
 
     def forward(self, states: Tensor, tokens: Tensor) -> Tensor:
         """φ [..., D] of the states [..., H] that tokens [...] are chosen at."""
-        rows, (alone, crossed) = self._rows(tokens), self._bases
+        rows = self._rows(tokens)
         z = (states.float() - self.mean) @ self.directions
-        products = z[..., :, None] * (rows @ crossed)[..., None, :] / z.shape[-1] ** 0.5
-        return torch.cat([_units(rows) @ alone, products.flatten(-2)], -1)
+        products = z[..., :, None] * (rows @ self.crossed)[..., None, :] / z.shape[-1] ** 0.5
+        return torch.cat([_units(rows) @ self.alone, products.flatten(-2)], -1)
 
     @torch.no_grad()
     def write(self, weights: Tensor) -> None:
         """Let the head's values be ⟨θ, φ⟩, for θ [D, M]."""
-        (head,), outputs = self._head, weights.shape[1]
-        weights, count, (alone, crossed) = (
-            weights.to(self.mean),
-            self.directions.shape[1],
-            self._bases,
-        )
-        own, products = weights[: self._alone], weights[self._alone :]
+        (head,), outputs, weights = self._head, weights.shape[1], weights.to(self.mean)
+        count, few = self.directions.shape[1], self.alone.shape[1]
+        own, products = weights[:few], weights[few:]
         products = products.T.reshape(outputs, count, -1) / count**0.5  # [M, r, d]
-        mix = crossed @ products.transpose(1, 2) @ self.directions.T  # [M, E, H]
+        mix = self.crossed @ products.transpose(1, 2) @ self.directions.T  # [M, E, H]
         head.mix.weight.copy_(mix.reshape(outputs * mix.shape[1], -1))
         for part in self._parts():
             rows = self._rows(part)
-            head.token[part] = _units(rows) @ (alone @ own) - rows @ (mix @ self.mean).T
+            head.token[part] = _units(rows) @ (self.alone @ own) - rows @ (mix @ self.mean).T
         nn.init.zeros_(head.state.weight)
         nn.init.zeros_(head.state.bias)
 
@@ -131,5 +133,5 @@ def _units(rows: Tensor) -> Tensor:
 
 def _leading(squares: Tensor, count: int) -> Tensor:
     """The directions [E, count] in which rows of the second moments [E, E] are largest."""
-    vectors: Tensor = torch.linalg.eigh(squares).eigenvectors
+    vectors: Tensor = torch.linalg.eigh(squares.cpu()).eigenvectors
     return vectors.flip(1)[:, :count]

@@ -91,6 +91,19 @@ def test_layers_that_the_reference_has_not(tiny_reference: ReferencePolicy, laye
         build_network(card, tiny_reference)
 
 
+@pytest.mark.parametrize("source", ["shared", "state"])
+def test_values_of_layers_that_another_reference_has_not(
+    tiny_reference: ReferencePolicy, tiny_network: Make, tmp_path: Path, source: Source
+) -> None:
+    """It may be as wide, and know the same tokens."""
+    tiny_network(tiny_reference, source).save_pretrained(tmp_path)
+    file = tmp_path / "value.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"layers": [7]}))
+    (tmp_path / "SHA256SUMS").unlink()
+    with pytest.raises(ValueError, match=r"layers must be 0 to \d of .*, got 7"):
+        ValueModel.from_pretrained(tmp_path, tiny_reference)
+
+
 def test_a_card_with_everything_comes_back(tiny_reference: ReferencePolicy, tmp_path: Path) -> None:
     units = (Units(0.1, 2.5), Units(-3.0, 0.125))
     full = ModelCard(

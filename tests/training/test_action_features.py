@@ -68,10 +68,27 @@ def test_what_all_tokens_have_in_common_is_no_feature():
     head, table, features, seen = features_of()
     tokens = torch.arange(VOCABULARY).expand(3, -1)
     found = features(seen[:3, None].expand(-1, VOCABULARY, -1), tokens)
-    other = ActionFeatures(head, table)
-    other.prepare(seen, lambda part: part)
     head.centre += 100.0
-    other._table[0] = table + 100.0
+    other = ActionFeatures(head, table + 100.0)
+    other.prepare(seen, lambda part: part)
     torch.testing.assert_close(
         other(seen[:3, None].expand(-1, VOCABULARY, -1), tokens), found, atol=1e-3, rtol=1e-3
     )
+
+
+def test_directions_are_kept_where_another_machine_would_find_others(monkeypatch):
+    head, table, features, seen = features_of()
+    tokens = torch.arange(len(seen)) % VOCABULARY
+    found, eigh = features(seen, tokens), torch.linalg.eigh
+    kept = features.state_dict()
+
+    def turned(squares):  # as right as the others
+        values, vectors = eigh(squares)
+        return torch.return_types.linalg_eigh((values, -vectors))
+
+    monkeypatch.setattr(torch.linalg, "eigh", turned)
+    resumed = ActionFeatures(head, table)
+    resumed.load_state_dict(kept)
+    assert torch.equal(resumed(seen, tokens), found)
+    resumed.prepare(seen, lambda part: part)
+    assert not torch.allclose(resumed(seen, tokens), found)
