@@ -68,7 +68,7 @@ def prefix_fit(policy: GuidedPolicy, prompts: Sequence[Prompt], objective: Objec
         prompt, size = prompts[number // REPLIES], len(reply.tokens)
         stop = reference.encode(prompt).stop
         texts += [reference.decode(reply.tokens[:end], stop) for end in range(1, size)]
-        texts.append(reply.text)
+        texts += [reply.text] * (size > 0)  # one that is empty has no path
         asked += [plain(prompt)] * size
         lengths.append(size)
     rewards = score(objective.name, objective.reward, asked, texts, objective.scores_thoughts)

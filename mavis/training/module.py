@@ -25,7 +25,7 @@ from mavis.training.data import RolloutDataModule
 from mavis.training.joint_head import JointHead
 from mavis.training.packing import Batch
 from mavis.training.rates import parameter_groups
-from mavis.training.value_design import Credit, Design, begun, check, choose, differing
+from mavis.training.value_design import LAYERS, Credit, Design, begun, check, choose, differing
 
 Scores = npt.NDArray[np.float64]
 
@@ -201,6 +201,10 @@ class ValueModule(LightningModule):
         if self.joint_head is not None and self.trainer.is_last_batch:
             self.joint_head.finish(self._total)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say which layers values read: what is chosen may be another in a later version."""
+        checkpoint[LAYERS] = list(self.design.layers)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read checkpoints of earlier versions, too.
 
@@ -211,7 +215,7 @@ class ValueModule(LightningModule):
         checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [], []
         state, head = checkpoint["state_dict"], self.network.head
         width = head.state.in_features // max(1, len(self.design.layers))
-        design = begun(self.design, state, width, self.layers, self.trunk)
+        design = begun(self.design, checkpoint, width, self.layers, self.trunk)
         if design != self.design:
             self.design, self.joint_head = design, None
             del self.network

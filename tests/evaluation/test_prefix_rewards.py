@@ -1,6 +1,7 @@
 """Whether rewards of partial text foretell the whole: paths drawn for it, and real replies."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -90,3 +91,23 @@ def test_replies_of_a_policy(tiny_folder):
     hashed = prefix_fit(policy, prompts, Objective("hash", late))
     assert counted.correlation > 0.3 > hashed.correlation
     assert hashed.variation > 2 > counted.variation
+
+
+def test_replies_without_tokens_are_left_out(tiny_folder):
+    """Those beside them are compared as if they were not there."""
+    reference, count = ReferencePolicy.load(str(tiny_folder / "reference")), REPLIES
+    some = SimpleNamespace(tokens=[5, 9, 2], text="abc")
+    empty = SimpleNamespace(tokens=[], text="")
+    found = []
+    for replies in ([some] * count, [empty, some] * (count // 2)):
+        policy = SimpleNamespace(reference=reference, sample=lambda *_, r=replies: r)
+        seen = []
+        reward = lambda asked, texts, s=seen: (
+            s.extend(asked)
+            or [  # noqa: E731
+                float(len(text) + at) for at, text in enumerate(texts)
+            ]
+        )
+        prefix_fit(policy, ["an um"], Objective("count", reward))
+        found.append(len(seen))
+    assert found == [3 * count, 3 * count // 2]

@@ -345,6 +345,16 @@ def test_a_checkpoint_of_before_joint_credit_read_layers(reference):
     assert module.joint_head.equations.replies == 8
 
 
+def test_layers_stay_what_they_were_when_others_would_be_chosen(reference, monkeypatch):
+    old, checkpoint = module_on(reference, source="shared", credit="joint"), {}
+    old.on_save_checkpoint(checkpoint)
+    monkeypatch.setattr("mavis.training.value_design.DEPTH", 0.8)
+    module = module_on(reference, source="shared", credit="joint")
+    assert module.network.card.layers == (3,)
+    module.on_load_checkpoint({"state_dict": old.state_dict(), **checkpoint})
+    assert module.network.card.layers == old.network.card.layers == (2,)
+
+
 def test_a_checkpoint_of_other_values_is_refused(reference):
     old = module_on(reference, source="state", credit="joint", layers=(1,))
     for module in (
