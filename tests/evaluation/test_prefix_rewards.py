@@ -102,12 +102,11 @@ def test_replies_without_tokens_are_left_out(tiny_folder):
     for replies in ([some] * count, [empty, some] * (count // 2)):
         policy = SimpleNamespace(reference=reference, sample=lambda *_, r=replies: r)
         seen = []
-        reward = lambda asked, texts, s=seen: (
-            s.extend(asked)
-            or [  # noqa: E731
-                float(len(text) + at) for at, text in enumerate(texts)
-            ]
-        )
+
+        def reward(asked, texts, seen=seen):
+            seen.extend(asked)
+            return [float(len(text) + at) for at, text in enumerate(texts)]
+
         prefix_fit(policy, ["an um"], Objective("count", reward))
         found.append(len(seen))
     assert found == [3 * count, 3 * count // 2]
