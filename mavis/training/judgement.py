@@ -104,7 +104,8 @@ def _verdict(advantages: Array, rewards: Array, kl: float, first: Entry) -> dict
     found = agreement(advantages, rewards[:, : advantages.shape[1]])
     correlation = found.correlation
     # Of a policy that is tilted a little, by values whose advantages correlate so with the truth.
-    spread = float(np.sqrt(np.nanvar(rewards, axis=1, ddof=1).mean()))
+    several = rewards[np.isfinite(rewards).sum(1) > 1]  # of one answer there is no variance
+    spread = float(np.sqrt(np.nanvar(several, axis=1, ddof=1).mean())) if len(several) else math.nan
     gain = math.sqrt(2 * max(0.0, kl)) * max(0.0, correlation.value) * spread
     explainable = {name: number(first, name) for name in EXPLAINABLE}
     share, low, _ = explainable.values()

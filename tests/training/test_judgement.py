@@ -258,6 +258,20 @@ def test_what_siblings_leave_to_explain():
     assert math.isnan(judgement._verdict(advantages, rewards, 0.5, {})["reward_explainable"])
 
 
+def test_prompts_that_a_reward_abstains_from_are_left_out():
+    rng = np.random.default_rng(0)
+    advantages = rng.normal(size=(6, 8))
+    rewards = advantages + rng.normal(size=(6, 8))
+    some = rewards.copy()
+    some[4], some[5, 1:] = math.nan, math.nan
+    found = judgement._verdict(advantages, some, 0.5, {})
+    clean = judgement._verdict(advantages[:4], rewards[:4], 0.5, {})
+    assert found["reward_spread"] == pytest.approx(clean["reward_spread"])
+    assert math.isfinite(found["reward_predicted"])
+    nothing = judgement._verdict(advantages[:1], np.full((1, 8), 2.0), 0.0, {})
+    assert nothing["reward_spread"] == 0.0
+
+
 def test_the_share_of_best_of_n_that_is_predicted():
     """Best of 2 of 0 and 1, with replacement by chance: from a mean of .5 up to 1 at log 2 − .5."""
     rewards = np.tile([0.0, 1.0], (5, 1))
