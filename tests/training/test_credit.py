@@ -363,3 +363,24 @@ def test_equations_of_tokens_add_up_over_rounds():
     both = parts[0] + parts[1]
     torch.testing.assert_close(both.token_squares, 2 * parts[0].token_squares)
     torch.testing.assert_close(both.token_products, 2 * parts[0].token_products)
+
+
+def test_replies_without_a_reward_are_in_no_equation_of_tokens():
+    """Whatever their tokens are, however many; places that no other reply comes to are none."""
+    examples = with_increments(example(8, prompts=6))
+    for one in examples:
+        paths = [path_to(one.tree, leaf) for leaf in one.tree.leaves]
+        longest = max(range(len(paths)), key=lambda reply: len(paths[reply]))
+        one.rewards[longest] = np.nan
+        kept = [place for reply, path in enumerate(paths) if reply != longest for place in path]
+        one.alone = [place for place in paths[longest] if place not in kept]
+    before = moments_of(examples, discount=0.6)
+    for one in examples:
+        one.after[one.alone] += 7.0
+        one.before[one.alone] -= 3.0
+        one.gained[one.alone] = 99.0
+    after = moments_of(examples, discount=0.6)
+    assert before.token_sums.isfinite().all()
+    assert before.token_sums.any()
+    torch.testing.assert_close(after.token_sums, before.token_sums)
+    torch.testing.assert_close(after.token_gains, before.token_gains)
