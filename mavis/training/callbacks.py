@@ -199,19 +199,20 @@ class Rounds(Callback):
             if isinstance(logger, Tracking):
                 logger.log_round(entry, pictures, _table(data, guided))
                 logger.log_model(data.folder / VALUE, f"mavis-{data.objective.name}")
+        title = f"{data.objective.name}, round {data.round}"  # fits may run side by side
         with aside(trainer):
-            print(f"round {data.round}: {judgement.in_a_line(entry)}", flush=True)
+            print(f"{title}: {judgement.in_a_line(entry)}", flush=True)
             if doubt := advice.doubts(entry, data):
-                print(f"mavis: warning: round {data.round}: {doubt}", file=sys.stderr)
+                print(f"mavis: warning: {title}: {doubt}", file=sys.stderr)
             if data.round == 0 and (hint := advice.truncation_hint(entry, data)):
                 print(f"mavis: {hint}", file=sys.stderr)
             if data.round + 1 == data.rounds and (hint := advice.share_hint(entry, data)):
-                print(f"mavis: {hint}", file=sys.stderr)
+                print(f"mavis: {title}: {hint}", file=sys.stderr)
             if not entry["promoted"]:
                 kept = f"the values of round {self._promoted()['round']} are kept."
-                print(f"mavis: warning: round {data.round}: {kept}", file=sys.stderr)
+                print(f"mavis: warning: {title}: {kept}", file=sys.stderr)
             if thoughts := data.collector.thoughts():
-                print(f"round {data.round}: {thoughts}", flush=True)
+                print(f"{title}: {thoughts}", flush=True)
 
     def _repair(self) -> None:
         """Write again, from the checkpoint, what is missing or damaged of the finished rounds."""

@@ -75,7 +75,7 @@ def test_a_round_that_lost_what_was_learned_is_taken_back(fit_words, tmp_path, c
     one, two, three = (tmp_path / name for name in ("one", "two", "three"))
     assert main(fit_words(one, "--data.rounds", "1")) == 0
     assert main(fit_words(two)) == 0
-    assert "warning: round 1: the values of round 0 are kept" in capsys.readouterr().err
+    assert "warning: trial, round 1: the values of round 0 are kept" in capsys.readouterr().err
     files = ("head.safetensors", "trunk/model.safetensors")
     for file in files:
         assert (one / "value" / file).read_bytes() == (two / "value" / file).read_bytes()
@@ -96,7 +96,7 @@ def test_a_fit_that_learned_nothing_says_so(fit_words, tmp_path, capsys, monkeyp
     assert main(fit_words(tmp_path / "run", "--data.rounds", "1")) == 0
     (line,) = [x for x in capsys.readouterr().err.splitlines() if "warning" in x]
     assert line.startswith(
-        "mavis: warning: round 0: nothing shows that the values have learned trial yet: "
+        "mavis: warning: trial, round 0: nothing shows that the values have learned trial yet: "
     )
 
 
