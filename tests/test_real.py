@@ -94,8 +94,13 @@ def test_the_walk_through_names_what_is_there():
     text = (FOLDER / "real.md").read_text()
     files = re.findall(r"\]\(([^)]+)\)", text) + re.findall(r"`(configs/[^`]+)`", text)
     assert len(files) >= 4
-    for file in files:
-        assert (FOLDER / file).exists() or (ROOT / file).exists(), file
+    for name in files:
+        file, _, heading = name.partition("#")
+        (there, *_) = [path for path in (FOLDER / file, ROOT / file) if path.exists()] or [None]
+        assert there, name
+        lines = there.read_text().splitlines() if heading else []
+        titles = {line.lstrip("# ").lower().replace(" ", "-") for line in lines if line[:1] == "#"}
+        assert heading in {"", *titles}, name
     assert re.search("^real:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
