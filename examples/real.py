@@ -19,6 +19,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -142,12 +143,27 @@ def plan(recipe: Recipe, home: Path, out: Path, given: str | None) -> list[Stage
     front = out / "front"
     words = ["pareto", "--objectives", ",".join(configs), "--runs", str(out), "--out", str(front)]
     words += ["--methods", "reference,best_of,mavis", *_words(recipe.pareto)]
-    work, key = partial(mavis, words), _key(words, *(stage.key for stage in stages))
+    key = _key(words, *(stage.key for stage in stages))
+    work = partial(compare, words, front, key)
     results = front / "results.json"
     stages.append(Stage("compare", recipe.minutes["compare"], work, (results,), key))
     made = (out / "real.png", out / "real.md")
     stages.append(Stage("draw", recipe.minutes["draw"], partial(show, results, *made), made, key))
     return stages
+
+
+def compare(words: Sequence[str], front: Path, key: str) -> None:
+    """Run a comparison; one that is there with other settings is kept under another name.
+
+    `key` stands for its settings, and for the fits that it compares.
+    """
+    note = front.with_name(f"{front.name}.key")
+    if front.exists() and (not note.is_file() or note.read_text("utf-8") != key):
+        names = (front.with_name(f"front-{number}") for number in count(1))
+        kept = front.rename(next(name for name in names if not name.exists()))
+        print(f"{front} holds a comparison with other settings: it is kept as {kept}.")
+    note.write_text(key, "utf-8")
+    mavis(words)
 
 
 def show(results: Path, picture: Path, figures: Path) -> None:

@@ -196,6 +196,24 @@ def test_what_depends_on_a_changed_configuration_is_not_finished(example, recipe
     assert changed == {both, "ask cheerful", "compare", "draw"}
 
 
+def test_a_comparison_with_other_settings_is_kept(example, tmp_path, monkeypatch, capsys):
+    front, calls = tmp_path / "front", []
+
+    def sweep(words):
+        calls.append(words)
+        front.mkdir(exist_ok=True)
+        (front / words[0]).write_text("")
+
+    monkeypatch.setattr(example.real, "mavis", sweep)
+    for word, key in (("a", "1"), ("b", "1"), ("c", "2"), ("d", "3")):
+        example.real.compare([word], front, key)
+    assert [word for (word,) in calls] == ["a", "b", "c", "d"]
+    assert {path.name for path in (tmp_path / "front-1").iterdir()} == {"a", "b"}
+    assert {path.name for path in (tmp_path / "front-2").iterdir()} == {"c"}
+    assert {path.name for path in front.iterdir()} == {"d"}
+    assert "it is kept as" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("text", "why"), [("[1", "cannot be read"), ("{a: 1}", "cannot be read")])
 def test_a_broken_recipe_is_a_line(example, tmp_path, capsys, text, why):
     (tmp_path / "r.yaml").write_text(text)
