@@ -147,11 +147,11 @@ def kl_correction(earlier: Sequence[Entry]) -> float:
     known of the round before: its policy's KL over the KL that was expected of it without a
     correction. It is kept between 1/2 and 2; 1 where nothing is known.
     """
-    if not earlier:
+    if not earlier or not earlier[-1].get("kl_correction"):  # an older run's KL held truncation
         return 1.0
     last = earlier[-1]
     spent = number(last, "kl")
-    expected = number(last, "kl_expected") / float(last.get("kl_correction") or 1.0)
+    expected = number(last, "kl_expected") / float(last["kl_correction"])
     if not (math.isfinite(spent) and expected > 0):
         return 1.0
     return min(CORRECTION, max(1 / CORRECTION, spent / expected))

@@ -291,6 +291,7 @@ def test_the_share_of_best_of_n_that_is_predicted():
         (9.0, 2.0, 1.0, 2.0),
         (0.1, 2.0, 1.0, 0.5),
         (2.5, 0.0, 1.0, 1.0),
+        (2.5, 2.0, None, 1.0),  # of an older run, whose KL held what truncation costs
         (2.5, None, None, 1.0),  # of an older run, and of values that are all the same
     ],
 )
