@@ -111,13 +111,12 @@ class RolloutDataModule(LightningDataModule):
         self.column, self.on_bad_row, self.reference_name = column, on_bad_row, reference
         self.template, self.template_args = template, template_args
         self.rounds, self.epochs, self.trees = rounds, epochs, trees
-        self.max_tokens = max_tokens
+        self.max_tokens, self.prefix_discount = max_tokens, prefix_discount
         self.kl_budget = kl_budget if eta is None and beta is None else None
         self.strength = Strength(beta, eta)
         self._sampling = SamplingParams((), self.strength.beta, temperature, top_k, top_p)
-        self._rows, self.batch_tokens = rows, batch_tokens
-        self.prefix_discount = prefix_discount
-        self.held_out, self.best_of, self.seed = held_out, best_of, seed
+        self._rows, self.batch_tokens, self.seed = rows, batch_tokens, seed
+        self.held_out, self.best_of = held_out, best_of
         self.round = 0  # the current round; finished ones are in the checkpoint
         self.facts: dict[str, float] = {}  # of the round's trees
         self._loaders: dict[int, DataLoader[Batch]] = {}
