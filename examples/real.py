@@ -90,6 +90,8 @@ def _main(options: Namespace) -> None:
     """Put the stages together, and run them."""
     try:
         recipe = Recipe(**yaml.safe_load(options.recipe.read_text(encoding="utf-8")))
+        if not recipe.fits:
+            raise ValueError("it names no fits")
     except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())
         raise Stop(f"the recipe {options.recipe} cannot be read: {said}", 2) from error

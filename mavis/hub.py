@@ -52,8 +52,7 @@ def locate(name: str, what: str = "model") -> str:
     if is_local(name):
         place = Path(os.path.expanduser(name)).absolute()  # noqa: PTH111 (for unknown users, too)
         raise FileNotFoundError(
-            f"{what} {name!r} is a missing folder (looked at {place}{_near(place)}):"
-            " say where it is now."
+            f"{what} {name!r} is missing (looked at {place}{_near(place)}): say where it is now."
         )
     return name
 

@@ -149,7 +149,7 @@ def test_a_wrong_argument_is_refused_at_once(options, message):
 
 @pytest.mark.parametrize("name", ["./no", "/no/such/folder"])
 def test_a_missing_folder_is_said_to_be_missing(name):
-    with pytest.raises(FileNotFoundError, match=r"reward model .* is a missing folder"):
+    with pytest.raises(FileNotFoundError, match=r"reward model .* is missing"):
         ClassifierReward(name).load()
 
 

@@ -263,8 +263,8 @@ def test_a_file_has_no_configurations(tmp_path):
     ("source", "said"),
     [
         ("https://example.com/datasets/a/b", "is a web address: give the name on the hub"),
-        ("~nobody-of-this-name/x", "is a missing folder"),
-        ("no/such/folder", "is a missing folder"),
+        ("~nobody-of-this-name/x", "is missing"),
+        ("no/such/folder", "is missing"),
     ],
 )
 def test_what_is_not_there_is_said_to_be_missing(source, said):

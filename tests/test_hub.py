@@ -63,7 +63,7 @@ def test_an_unknown_sandbox_name_lists_what_there_is(name):
 def test_a_missing_path_is_said_to_be_missing(name, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")  # whatever lies beside the checkout
-    with pytest.raises(FileNotFoundError, match="is a missing folder"):
+    with pytest.raises(FileNotFoundError, match="is missing"):
         locate(name, "value model")
 
 

@@ -214,7 +214,15 @@ def test_a_comparison_with_other_settings_is_kept(example, tmp_path, monkeypatch
     assert "it is kept as" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("text", "why"), [("[1", "cannot be read"), ("{a: 1}", "cannot be read")])
+NO_FITS = (
+    "{model: {}, fits: [], questions: [], generate: {}, pareto: {}, minutes: {}, gigabytes: 1}"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("[1", "cannot be read"), ("{a: 1}", "cannot be read"), (NO_FITS, "it names no fits")],
+)
 def test_a_broken_recipe_is_a_line(example, tmp_path, capsys, text, why):
     (tmp_path / "r.yaml").write_text(text)
     assert example.real.main(["--recipe", str(tmp_path / "r.yaml")]) == 2

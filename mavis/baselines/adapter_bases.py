@@ -70,7 +70,7 @@ def find_base(
         adapter fits it, with a warning that says so; else the named base on the hub.
 
     Raises:
-        FileNotFoundError: `given` is a missing folder, or the hub does not have the named base.
+        FileNotFoundError: `given` is missing, or the hub does not have the named base.
         ValueError: the named base is nowhere, and the adapter does not fit the reference.
     """
     if given is not None:

@@ -119,7 +119,7 @@ class RolloutDataModule(LightningDataModule):
         self.held_out, self.best_of = held_out, best_of
         self.round = 0  # the current round; finished ones are in the checkpoint
         self.facts: dict[str, float] = {}  # of the round's trees
-        self._loaders: dict[int, DataLoader[Batch]] = {}
+        self.loaders: dict[int, DataLoader[Batch]] = {}  # by round: the current one's, once made
         self._baselines: dict[str, ScoredSamples] = {}  # by split
 
     @property
@@ -208,9 +208,9 @@ class RolloutDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """The round's packs in batches, the same number of them for each process."""
         round_ = min(self.round, self.rounds - 1)  # Lightning calls this after the last round, too
-        if round_ not in self._loaders:
+        if round_ not in self.loaders:
             trees = self._grow("train", round_)
-            packs = self._packs(trees, self.prefix_discount)
+            packs = self.packs(trees, self.prefix_discount)
             groups = batches(packs, self.batch_tokens, (self.seed, round_))
             world = self.collector.world
             even = len(groups) // world.size * world.size
@@ -218,8 +218,8 @@ class RolloutDataModule(LightningDataModule):
             if even == 0:
                 raise ValueError(f"data.trees is too small for {world.size} processes.")
             mine = groups[world.rank : even : world.size]
-            self._loaders = {round_: loader(mine, (self.seed, round_))}
-        return self._loaders[round_]
+            self.loaders = {round_: loader(mine, (self.seed, round_))}
+        return self.loaders[round_]
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Packs of held-out trees, grown by the same policy as the round's."""
@@ -230,7 +230,7 @@ class RolloutDataModule(LightningDataModule):
         return self._held_out_loader("test")
 
     def _held_out_loader(self, split: str) -> DataLoader[Batch]:
-        packs = self._packs(self._grow(split, self.round))
+        packs = self.packs(self._grow(split, self.round))
         return loader(batches(packs, self.batch_tokens, (self.seed,)))
 
     def state_dict(self) -> dict[str, Any]:
@@ -292,7 +292,8 @@ class RolloutDataModule(LightningDataModule):
         first, count = round_ * self.trees, min(self.trees, len(prompts))
         return [prompts[at % len(prompts)] for at in range(first, first + count)]
 
-    def _packs(self, trees: Sequence[Tree], prefix_discount: float = 1.0) -> list[Pack]:
+    def packs(self, trees: Sequence[Tree], prefix_discount: float = 1.0) -> list[Pack]:
+        """Trees as what is learned from, cut where token credit allows it."""
         assert self.trainer is not None
         whole = getattr(self.trainer.lightning_module, "joint", False)
         cap = max(self.batch_tokens, WHOLE_TREE if whole else 1)

@@ -215,9 +215,9 @@ class Plan(Callback):
             trees.append(replace(tree, rewards=scores[0], prefixes=scores[1]))
         self._tokens = sum(len(tree.tokens) for tree in trees)
         self._groups = batches(
-            data._packs(trees, data.prefix_discount), data.batch_tokens, (data.seed, 0)
+            data.packs(trees, data.prefix_discount), data.batch_tokens, (data.seed, 0)
         )
-        data._loaders = {0: loader(self._groups[:BATCHES], (data.seed, 0))}
+        data.loaders = {0: loader(self._groups[:BATCHES], (data.seed, 0))}
 
     def _memory(self) -> float:
         """The peak in bytes: what the probe has taken, and rows that it has not filled."""

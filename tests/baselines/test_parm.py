@@ -244,7 +244,7 @@ def test_a_reward_model_whose_base_is_gone_is_put_on_the_reference(reference, tm
 
 
 def test_what_is_no_reward_model_is_said(reference, tmp_path, tiny_tokenizer):
-    with pytest.raises(FileNotFoundError, match=r"reward model .* is a missing folder"):
+    with pytest.raises(FileNotFoundError, match=r"reward model .* is missing"):
         load_parm(reference, tmp_path / "none")
     with pytest.raises(FileNotFoundError, match=r"parm\.json is missing"):
         load_parm(reference, tmp_path)

@@ -204,7 +204,7 @@ def test_bad_input_is_said_before_anything_is_decoded(
     policy = mod(reference, {"humor": folders["humor"]}, "forward_kl")
     with pytest.raises(ValueError, match="weights must not be negative"):
         policy.generate(PROMPTS, [{"humor": 1.0}] * 4 + [{"humor": -1.0}], max_tokens=3)
-    with pytest.raises(FileNotFoundError, match=r"policy of humor .* is a missing folder"):
+    with pytest.raises(FileNotFoundError, match=r"policy of humor .* is missing"):
         mod(reference, {"humor": tmp_path / "none"})
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):

@@ -139,7 +139,7 @@ def test_another_run_does_not_get_in_between(run, small):
         ({"rank": 0}, "rank must be at least 1"),
         ({"device": "abacus"}, "device 'abacus' is not available here; there are: cpu"),
         ({"num_prompts": 0}, "num_prompts must be at least 1"),
-        ({"reference": "./nowhere"}, "missing folder"),
+        ({"reference": "./nowhere"}, "is missing"),
         ({"objectives": "trial,hh-humor", "prompts": None}, "prompts must be given"),
     ],
 )

@@ -381,7 +381,7 @@ def test_a_grid_trains_a_policy_for_each_vector(tiny_tune, tmp_path, capsys):
         ({"method": "dpo", "generations": 3}, "generations must be an even number for dpo, got 3"),
         ({"method": "dpo", "batch": 3}, "batch must be even for dpo, got 3"),
         ({"device": "abacus"}, "device 'abacus' is not available here; there are: cpu"),
-        ({"reference": "./nowhere"}, "reference './nowhere' is a missing folder"),
+        ({"reference": "./nowhere"}, "reference './nowhere' is missing"),
         ({"prompts": "nowhere.jsonl"}, "there is no such file"),
         ({"max_tokens": 158}, "are longer than the reference's context of 160: shorten them"),
     ],

@@ -283,7 +283,7 @@ def test_a_trunk_that_cannot_be_cached(
 
 
 def test_a_missing_trunk(tiny_reference: ReferencePolicy) -> None:
-    with pytest.raises(FileNotFoundError, match=r"trunk '\./nowhere' is a missing folder"):
+    with pytest.raises(FileNotFoundError, match=r"trunk '\./nowhere' is missing"):
         build_network(card(tiny_reference), tiny_reference, trunk="./nowhere")
 
 

@@ -178,7 +178,7 @@ def test_two_ranks_take_as_many_batches_each(make):
         del data.units  # measured before the other's share was there
     loaders = []
     for data in make_both:
-        data._loaders = {}
+        data.loaders = {}
         loaders.append(data.train_dataloader())
     assert len(loaders[0]) == len(loaders[1]) > 0
     both = sorted(targets_of(loaders[0]) + targets_of(loaders[1]))
@@ -206,9 +206,9 @@ def test_eta_and_beta(make):
 def test_joint_credit_reads_trees_uncut(make):
     data = make(batch_tokens=16)
     trees = data._grow("train", 0)
-    assert len(data._packs(trees)) > len(trees)
+    assert len(data.packs(trees)) > len(trees)
     data.trainer.lightning_module.joint = True
-    assert len(data._packs(trees)) == len(trees)
+    assert len(data.packs(trees)) == len(trees)
 
 
 def test_the_strength_is_kept_with_the_rounds(make):
