@@ -16,14 +16,31 @@ KNOWN_SECONDS = 1.0  # of rollouts; what takes less was read from disk, or needs
 
 
 def more_trees(entry: dict[str, Any], data: RolloutDataModule) -> str:
-    """How many more trees, how long their rollouts take, and the option."""
+    """How many more trees, how long they take, and the option; a whole sentence but for its end."""
     share = entry.get("advantage_share_explained")
     # The noise in values falls with the number of trees: with k times as many, a share s becomes
     # about 1 / (1 + (1/s − 1) / k). So 2 times as many make a half of a third, and 4 of a fifth.
     factor = 4 if share is not None and share < 1 / 3 else 2
-    seconds = factor * sum(entry.get(f"seconds_{what}") or 0.0 for what in ("rollout", "score"))
-    time = f", about {duration(seconds)} a round" if seconds > factor * KNOWN_SECONDS else ""
+    seconds = sum(entry.get(f"seconds_{what}") or 0.0 for what in ("rollout", "score"))
+    if data.pooled:
+        return _more_rounds(factor, seconds, data)
+    time = f", about {duration(factor * seconds)} a round" if seconds > KNOWN_SECONDS else ""
     return f"{factor} × as many trees{time}: --data.trees {factor * data.trees}, and another --out"
+
+
+def _more_rounds(factor: int, seconds: float, data: RolloutDataModule) -> str:
+    """As `more_trees`, where the trees of all rounds count: nothing that was sampled is lost."""
+    done = data.round + 1
+    if factor * done <= data.rounds:
+        return f"the {data.rounds - done} rounds to come add trees to those of this one"
+    # Later rounds sample from a guided policy, which is slower than the reference.
+    about = "about" if data.round else "at least"
+    spent = (factor - 1) * done * seconds
+    time = f", {about} {duration(spent)} more" if seconds > KNOWN_SECONDS else ""
+    return (
+        f"{factor} × as many trees{time}: the same command with --data.rounds {factor * done}, "
+        "which goes on from here"
+    )
 
 
 def share_hint(entry: dict[str, Any], data: RolloutDataModule) -> str:
@@ -64,13 +81,12 @@ def doubts(entry: dict[str, Any], data: RolloutDataModule) -> str:
     """What is wrong with the values of a round, and what to do; "" if nothing is known."""
     if not judgement.learned(entry):
         return _not_learned(entry, data)
-    more = f"--data.trees {2 * data.trees}, and another --out"
     slope, beta = entry["advantage_slope"], entry["beta"]
     if slope < LEAST_SLOPE and data.kl_budget is None:
         return (
             f"the values are {1 / slope:.1f} times as large as what they foretell, so that the "
             f"policy pays KL for noise: guide with --beta {beta * slope:.2g}, or train on more "
-            f"trees: {more}."
+            f"trees ({more_trees(entry, data)})."
         )
     budget, expected = data.kl_budget, entry.get("kl_expected", math.inf)
     if budget is not None and expected < budget / 2:
@@ -83,7 +99,7 @@ def doubts(entry: dict[str, Any], data: RolloutDataModule) -> str:
         return (
             f"the policy is {entry['kl']:.1f} nats from the reference "
             f"where {data.kl_budget:g} were to be spent: its answers are unlike the reference's. "
-            f"Give a smaller --data.kl_budget, or more trees: {more}."
+            f"Give a smaller --data.kl_budget, or train on more trees ({more_trees(entry, data)})."
         )
     return ""
 

@@ -108,8 +108,8 @@ class RolloutDataModule(LightningDataModule):
         self.objectives = tuple(find(name) for name in objectives)
         self.shapes = (Shape(first_branching, max_tokens), Shape(branching, max_tokens))
         self.source = common_source("data.prompts", prompts, self.objectives)
-        self.column, self.on_bad_row, self.reference_name = column, on_bad_row, reference
-        self.template, self.template_args = template, template_args
+        self.column, self.on_bad_row = column, on_bad_row
+        self.reference_name, self.template, self.template_args = reference, template, template_args
         self.rounds, self.epochs, self.trees = rounds, epochs, trees
         self.max_tokens, self.prefix_discount = max_tokens, prefix_discount
         self.kl_budget = kl_budget if eta is None and beta is None else None
@@ -146,6 +146,11 @@ class RolloutDataModule(LightningDataModule):
         world = World(self.trainer.global_rank, self.trainer.world_size, barrier)
         return Collector(world, (self.folder / METRICS).is_file())
 
+    @property
+    def pooled(self) -> bool:
+        """Whether the trees of all rounds are learned from together, as joint credit does."""
+        return bool(self.trainer and getattr(self.trainer.lightning_module, "joint", False))
+
     def setup(self, stage: str) -> None:
         """Read and check every prompt, and have the reference policy answer the held-out ones."""
         check_reference(self.folder, self.reference, self.collector.world.rank == 0)
@@ -154,8 +159,7 @@ class RolloutDataModule(LightningDataModule):
         for split in splits[1:]:
             check_enough(self.prompts[split], self.source, split)
         self.sampling(len(self.objectives)).check([one.name for one in self.objectives])
-        prompts = self.prompts[splits[0]]
-        self.rows = fitting_rows(self._rows, self.reference, prompts, self.max_tokens)
+        self.rows = fitting_rows(self._rows, self.reference, self.prompts["train"], self.max_tokens)
         _ = self.units  # an error before anything is trained if a reward is constant
 
     def sampling(self, outputs: int) -> SamplingParams:
@@ -209,16 +213,15 @@ class RolloutDataModule(LightningDataModule):
         """The round's packs in batches, the same number of them for each process."""
         round_ = min(self.round, self.rounds - 1)  # Lightning calls this after the last round, too
         if round_ not in self.loaders:
-            trees = self._grow("train", round_)
-            packs = self.packs(trees, self.prefix_discount)
+            packs = self.packs(self._grow("train", round_), self.prefix_discount)
             groups = batches(packs, self.batch_tokens, (self.seed, round_))
             world = self.collector.world
             even = len(groups) // world.size * world.size
             self._grow("validation", round_)  # while the policy is the one that begins the round
             if even == 0:
                 raise ValueError(f"data.trees is too small for {world.size} processes.")
-            mine = groups[world.rank : even : world.size]
-            self.loaders = {round_: loader(mine, (self.seed, round_))}
+            mine = loader(groups[world.rank : even : world.size], (self.seed, round_))
+            self.loaders = {round_: mine}
         return self.loaders[round_]
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -246,9 +249,8 @@ class RolloutDataModule(LightningDataModule):
         """As many prompts of a split as the run needs, in the seed's order."""
         held_out = max(self.held_out, VALIDATION_TREES)
         wanted = self.rounds * self.trees if split == "train" else held_out
-        quiet = self.collector.world.rank > 0
+        quiet, bad = self.collector.world.rank > 0, self.on_bad_row
         options = (self.source, split, self.column, self.max_tokens, self.seed, wanted)
-        bad = self.on_bad_row
         try:
             return fitting_prompts(self.reference, *options, on_bad_row=bad, quiet=quiet)
         except BadRow as error:
@@ -294,7 +296,5 @@ class RolloutDataModule(LightningDataModule):
 
     def packs(self, trees: Sequence[Tree], prefix_discount: float = 1.0) -> list[Pack]:
         """Trees as what is learned from, cut where token credit allows it."""
-        assert self.trainer is not None
-        whole = getattr(self.trainer.lightning_module, "joint", False)
-        cap = max(self.batch_tokens, WHOLE_TREE if whole else 1)
+        cap = max(self.batch_tokens, WHOLE_TREE if self.pooled else 1)
         return round_packs(trees, self.units, self.strength.eta, cap, prefix_discount)

@@ -10,9 +10,15 @@ from mavis.training.advice import doubts, more_trees, share_hint, truncation_hin
 from mavis.training.judgement import overspent
 
 
-def data_of(kl_budget=None):
+def data_of(kl_budget=None, pooled=False, round_=0, rounds=3):
     return SimpleNamespace(
-        trees=40, kl_budget=kl_budget, objective=SimpleNamespace(name="humor"), max_tokens=8
+        trees=40,
+        kl_budget=kl_budget,
+        objective=SimpleNamespace(name="humor"),
+        max_tokens=8,
+        pooled=pooled,
+        round=round_,
+        rounds=rounds,
     )
 
 
@@ -111,6 +117,20 @@ def test_how_many_more_trees():
     assert more_trees({**seconds, "seconds_rollout": 0.1, "seconds_score": 0.1}, DATA).startswith(
         "2 × as many trees: --data.trees 80, and another --out"
     )
+
+
+def test_more_rounds_where_the_trees_of_all_of_them_count():
+    """A run that has come to its end goes on: nothing that it sampled is lost."""
+    little = {"advantage_share_explained": 0.06, "seconds_rollout": 350.0, "seconds_score": 25.0}
+    said = more_trees(little, data_of(pooled=True, rounds=1))
+    assert said.startswith("4 × as many trees, at least 19 minutes more: the same command with ")
+    assert "--data.rounds 4, which goes on from here" in said
+    said = more_trees(little, data_of(pooled=True, round_=2))
+    assert said.startswith("4 × as many trees, about 56 minutes more: the same command with ")
+    assert "--data.rounds 12, which goes on from here" in said
+    some = little | {"advantage_share_explained": 0.4}
+    said = more_trees(some, data_of(pooled=True))
+    assert said == "the 2 rounds to come add trees to those of this one"
 
 
 def test_values_that_explain_little():
