@@ -48,6 +48,17 @@ def state_of(run):
     return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
+def test_more_rounds_add_trees_to_those_that_are_there(
+    joint_fit, fit_words, tmp_path, same_run, monkeypatch
+):
+    """A run that had come to its end is the same as one that was asked for all rounds at once."""
+    run = tmp_path / "run"
+    monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
+    for rounds in "12":
+        assert main(fit_words(run, *JOINT[:-1], rounds)) == 0
+    same_run(run, joint_fit)
+
+
 def test_it_learns_a_head_and_leaves_the_trunk(joint_fit, tiny_folder):
     policy = load({"trial": joint_fit / "value"})
     network = policy.guides[0]
