@@ -157,9 +157,9 @@ def test_a_missing_file_is_no_rows_fault_and_not_tried_again():
 
     def unready(prompts, responses):
         calls.append(prompts + responses)
-        raise FileNotFoundError("model './x' is a missing folder")
+        raise FileNotFoundError("model './x' is missing")
 
-    with pytest.raises(ValueError, match="missing folder"):
+    with pytest.raises(ValueError, match="is missing"):
         score("x", unready, PROMPTS, REPLIES)
     assert len(calls) == 1
 

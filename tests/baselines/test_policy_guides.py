@@ -307,7 +307,7 @@ def test_a_base_that_is_named_is_taken_at_its_word(reference, folders, moved):
     with adapting():
         want = log_probs(PeftModel.from_pretrained(model, folder).eval(), [3, 4, 5])
     torch.testing.assert_close(log_probs(on_other.model, [3, 4, 5]), want)
-    with pytest.raises(FileNotFoundError, match=f"base of adapter {folder} './gone' is a missing"):
+    with pytest.raises(FileNotFoundError, match=f"base of adapter {folder} './gone' is missing"):
         load_policies(reference, {"humor": folder}, base="./gone")
 
 
