@@ -70,7 +70,7 @@ def rollout(
         texts = [text_of(tokens) for tokens in prompts[:count]]
 
         def run() -> int:
-            grown = grow(policy, texts, shape, sampling, (turn(name), 0), width)
+            grown = grow(policy, texts, shape, [sampling] * len(texts), (turn(name), 0), width)
             return sum(len(tree.tokens) - prompt for _, tree in grown)
 
         return run

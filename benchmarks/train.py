@@ -15,8 +15,10 @@ from plain import Lesson
 from plain import train as plain_train
 
 from mavis.decoding.value_model import ValueModel
-from mavis.training.module import ValueModule, value_losses
-from mavis.training.packing import batches, collate, pack_tree
+from mavis.training.batching import batches, collate
+from mavis.training.losses import MixedLoss
+from mavis.training.module import ValueModule
+from mavis.training.packing import pack_tree
 from mavis.training.rollout import Shape
 from mavis.training.tree import Floats, Path, Segment, Tree, build_tree
 
@@ -95,11 +97,11 @@ def packed_loss(network: ValueModel, lessons: Sequence[Lesson], cap: int) -> flo
     module.network = network
     packs = [pack for tree, targets in lessons for pack in pack_tree(tree, targets, cap)]
     known = sum(int(np.isfinite(pack.targets).sum()) for pack in packs)
-    total = 0.0
+    total, error = 0.0, MixedLoss([[1.0]])
     for group in batches(packs, cap, (0,)):
         some = collate(group)
         share = float(some.targets.isfinite().sum()) / known
-        loss = value_losses(module(some), some.targets).mean() * share
+        loss = error(module(some), some.targets, some.weights) * share
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total

@@ -167,6 +167,25 @@ def find(name: str) -> Objective:
     return _load(points[0])
 
 
+def named(one: str | None, several: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The names that `--objective` or `--objectives` give.
+
+    >>> named(None, "humor, helpfulness")
+    ('humor', 'helpfulness')
+
+    Raises:
+        ValueError: both are given, or a name twice.
+    """
+    if one is not None and several is not None:
+        raise ValueError("give --objective NAME or --objectives NAME,NAME, not both.")
+    words = one if several is None else several
+    parts = (words or "").split(",") if isinstance(words, str | None) else list(words)
+    names = tuple(filter(None, (part.strip() for part in parts)))
+    if twice := [name for at, name in enumerate(names) if name in names[:at]]:
+        raise ValueError(f"--objectives names {twice[0]} twice.")
+    return names
+
+
 def listing() -> list[Listing]:
     """All entry points, sorted by name, each tried out."""
     points = sorted(_points(), key=lambda point: (point.name, point.value))
@@ -215,3 +234,28 @@ def common_source(what: str, given: str | None, objectives: Sequence[Objective])
         listed = ", ".join(f"{name} has {home}" for name, home in homes.items())
         raise ValueError(f"{what} must be given, for the objectives have different ones: {listed}.")
     return given or next(iter(homes.values()), Objective.prompts)
+
+
+def common_module(objectives: Sequence[Objective]) -> tuple[str, dict[str, Any]]:
+    """The dotted path of the module that learns all of some objectives, and its arguments.
+
+    Raises:
+        ValueError: they ask for different ones.
+    """
+    modules = []
+    for one in objectives:
+        value = one.value
+        path = value if isinstance(value, str) else f"{value.__module__}.{value.__qualname__}"
+        modules.append((path, dict(one.value_args)))
+    other = next((at for at, module in enumerate(modules) if module != modules[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"{objectives[0].name} and {objectives[other].name} ask for different modules, "
+            f"{_spelled(modules[0])} and {_spelled(modules[other])}: fit them one by one."
+        )
+    return modules[0]
+
+
+def _spelled(module: tuple[str, dict[str, Any]]) -> str:
+    path, given = module
+    return f"{path}({', '.join(f'{name}={value!r}' for name, value in given.items())})"

@@ -23,8 +23,9 @@ from mavis.decoding.request import SamplingParams, row_settings
 from mavis.decoding.row_memory import free_memory, token_bytes
 from mavis.decoding.tilt import tilt
 from mavis.reward import Units
+from mavis.training.batching import collate
 from mavis.training.module import ValueModule
-from mavis.training.packing import collate, round_packs
+from mavis.training.packing import round_packs
 from mavis.training.rollout import Shape, grow
 
 pytestmark = pytest.mark.gpu
@@ -95,9 +96,12 @@ def test_packs_of_trees_have_the_values_of_the_cpu(both, source):
     here, there = both(source)
     sampling, units = SamplingParams((), top_k=12), (Units(0.0, 1.0),)
     policy, prompts = GuidedPolicy(here[0]), ["a", "an um"]
-    trees = [tree for _, tree in grow(policy, prompts, Shape((3, 2), 8), sampling, (0, 0), 8)]
+    trees = [
+        tree
+        for _, tree in grow(policy, prompts, Shape((3, 2), 8), [sampling] * len(prompts), (0, 0), 8)
+    ]
     trees = [replace(tree, rewards=rewards_of(tree)) for tree in trees]
-    batch = collate(round_packs(trees, units, 0.5, 256))
+    batch = collate(round_packs(trees, units, [0.5] * len(trees), 256))
     found = []
     for reference, network in (here, there):
         moved = type(batch)(*(column.to(reference.model.device) for column in batch))

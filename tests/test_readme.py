@@ -76,8 +76,9 @@ def test_the_commands_and_then_the_python(place, monkeypatch, capsys):
             if "-c" in words:  # the tests of configs run them on stand-ins
                 assert Path(words[words.index("-c") + 1]).is_file()
                 continue
-            kept = words[-1] == "helpfulness"  # where `pareto` looks for it
-            words += [*SMALL, "--out", "runs/helpfulness" if kept else f"runs/{number}"]
+            kept = words[-1].replace(",", "+")  # where `pareto` and `generate` look for it
+            there = kept in ("helpfulness", "humor+helpfulness")
+            words += [*SMALL, "--out", f"runs/{kept if there else number}"]
         words += {"generate": ["--max_tokens", "8"], "tune": TUNE, "pareto": PARETO}.get(
             words[0], []
         )

@@ -1,4 +1,4 @@
-"""`mavis fit`, `validate` and `test`: LightningCLI, configured by the name of an objective."""
+"""`mavis fit`, `validate` and `test`: LightningCLI, configured by the names of objectives."""
 
 import logging
 import operator
@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mavis.loudness import quiet, verbose
-from mavis.objective import available, find
+from mavis.objective import available, common_module, find, named
 from mavis.progress import drawn
 from mavis.signals import Terminated
 from mavis.storage import alone_in
@@ -44,6 +44,7 @@ QUIET = (
     ".*does not have many workers",  # batches are made in memory
     ".*`self.log.*on_epoch.*sync_dist",  # every rank validates on all trees
 )
+SEVERAL = "comma-separated names: one value model learns all of them from shared rollouts"
 PLAN = "say what the fit will take (time, memory, disk) after a short probe, and train nothing"
 LEGACY = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 
@@ -57,10 +58,10 @@ class BriefParser(LightningArgumentParser):
 
 
 class MavisCLI(LightningCLI):
-    """The training commands; the objective's plugin chooses the module that is trained."""
+    """The training commands; the objectives' plugins choose the module that is trained."""
 
-    def __init__(self, args: list[str], objective: str | None, stack: ExitStack) -> None:
-        self.objective, self._stack = objective, stack
+    def __init__(self, args: list[str], objectives: tuple[str, ...], stack: ExitStack) -> None:
+        self.objectives, self._stack = objectives, stack
         super().__init__(
             LightningModule,
             RolloutDataModule,
@@ -93,22 +94,20 @@ class MavisCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add `--objective`, `--out` and `--tracking`, and link them to the options they set."""
         uri = "MLflow tracking URI (default: MLFLOW_TRACKING_URI, or mlflow.db beside --out)"
-        names, out = Literal[tuple(available())], f"runs/{self.objective}"
-        parser.add_argument("--objective", type=names, help="name of an installed objective")
+        names, out = Literal[tuple(available())], f"runs/{'+'.join(self.objectives)}"
+        parser.add_argument("--objective", type=names | None, help="name of an installed objective")
+        parser.add_argument("--objectives", type=str | list[str] | None, help=SEVERAL)
         parser.add_argument("--out", type=str, default=out, help="output folder of the run")
         parser.add_argument("--tracking", type=str | None, help=uri)
         parser.add_argument("--plan", action="store_true", help=PLAN)
-        parser.link_arguments("objective", "data.objectives", compute_fn=lambda name: (name,))
+        parser.link_arguments(("objective", "objectives"), "data.objectives", compute_fn=named)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("out", "trainer.default_root_dir")
         parser.link_arguments("data.epochs", "trainer.check_val_every_n_epoch")
         parser.link_arguments(("data.rounds", "data.epochs"), "trainer.max_epochs", operator.mul)
-        if self.objective is not None:
-            objective = find(self.objective)
-            value = objective.value
-            path = value if isinstance(value, str) else f"{value.__module__}.{value.__qualname__}"
-            model = {"class_path": path, "init_args": dict(objective.value_args)}
-            parser.set_defaults({"model": model})
+        if self.objectives:
+            path, given = common_module([find(name) for name in self.objectives])
+            parser.set_defaults({"model": {"class_path": path, "init_args": given}})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the options, and check a given checkpoint before Lightning opens it."""
@@ -123,6 +122,9 @@ class MavisCLI(LightningCLI):
         trainer.precision = _precision(trainer.precision, trainer.accelerator)
         text = self.parser.dump(self.config, skip_unset=False)
         self.settings: dict[str, Any] = yaml.safe_load(text)[self.subcommand]
+        several = list(self.objectives) if len(self.objectives) > 1 else None  # one has one name
+        self.settings |= {"objective": None if several else self.objectives[0]}
+        self.settings |= {"objectives": several}
         self.folder, self.plan = Path(self.settings["out"]), self.settings.pop("plan")
         if self.plan and (self.subcommand != "fit" or self.settings["trainer"]["fast_dev_run"]):
             raise ValueError("--plan estimates a whole `mavis fit`: give it to that alone.")
@@ -192,7 +194,7 @@ class MavisCLI(LightningCLI):
         for logger in self.trainer.loggers:
             if isinstance(logger, Tracking):
                 logger.log_config(text)
-                main = {k: self.settings[k] for k in ("objective", "model", "data")}
+                main = {k: self.settings[k] for k in ("objective", "objectives", "model", "data")}
                 logger.log_hyperparams({"seed": self.settings["seed_everything"], **main})
         self._resume()
 
@@ -206,15 +208,17 @@ class MavisCLI(LightningCLI):
     def after_fit(self) -> None:
         """Print where the results are, and how to try the value model."""
         if self.trainer.is_global_zero and (self.folder / "value").is_dir() and not self.plan:
-            name = self.datamodule.objective.name
+            names = [one.name for one in self.datamodule.objectives]
             runs = self.folder.parent
             where = f" --runs {runs}" if runs != Path("runs") else ""
-            if self.folder.name != name:
-                where = f" --values.{name} {self.folder / 'value'}"
+            if self.folder.name != "+".join(names):
+                values = self.folder / "value"
+                where = "".join(f" --values.{name} {values}" for name in names)
+            weights = " ".join(f"--weights.{name} {1 / len(names):.2g}" for name in names)
             print(
                 f"value model   {self.folder / 'value'}\n"
                 f"measurements  {self.folder / 'metrics.json'}, {self.folder}/*.png\n"
-                f"try it        mavis generate --weights.{name} 1 --compare{where} "
+                f"try it        mavis generate {weights} --compare{where} "
                 f'"How do I cook rice?"'
             )
 
@@ -225,8 +229,8 @@ class MavisCLI(LightningCLI):
             chosen.ckpt_path = str(last)
 
 
-def train(args: list[str], objective: str | None) -> None:
-    """Run `fit`, `validate` or `test` for an objective, which is None only for --help.
+def train(args: list[str], objectives: tuple[str, ...]) -> None:
+    """Run `fit`, `validate` or `test` for some objectives, of which --help alone has none.
 
     Raises:
         Terminated: the process received SIGTERM.
@@ -238,7 +242,7 @@ def train(args: list[str], objective: str | None) -> None:
         for message in () if verbose() else QUIET:
             warnings.filterwarnings("ignore", message=message)
         try:
-            MavisCLI(args, objective, stack)
+            MavisCLI(args, objectives, stack)
         except SIGTERMException as stop:  # has no exit status, so it would look like success
             raise Terminated(signal.SIGTERM) from stop
 

@@ -18,7 +18,7 @@ from textwrap import wrap
 from typing import Any, NamedTuple
 
 from mavis.cli.parsing import EVERYWHERE
-from mavis.objective import available, find
+from mavis.objective import available, common_module, find
 from mavis.versions import MOVED
 
 MODULE = "mavis.training.module.ValueModule"
@@ -55,9 +55,9 @@ class Option(NamedTuple):
     text: str
 
 
-def page(words: Sequence[str], summary: str, name: str | None) -> str:
-    """The help of a training command, given the arguments and the objective, if one is named."""
-    module, given = _module(words, name)
+def page(words: Sequence[str], summary: str, names: Sequence[str]) -> str:
+    """The help of a training command, given the arguments and the objectives that are named."""
+    module, given = _module(words, names)
     data = [option for option in options(DATA) if option.name not in ("objectives", "seed")]
     model = [("--model CLASS", "dotted path of another LightningModule")]
     try:
@@ -85,24 +85,23 @@ def page(words: Sequence[str], summary: str, name: str | None) -> str:
     return "\n".join(lines)
 
 
-def _module(words: Sequence[str], name: str | None) -> tuple[str, Mapping[str, Any]]:
+def _module(words: Sequence[str], names: Sequence[str]) -> tuple[str, Mapping[str, Any]]:
     """The dotted path of the module to be trained, and the arguments that the objective sets."""
     peek = ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--model", nargs="?")
     given = peek.parse_known_args(list(words))[0].model
-    objective = None if name is None else find(name)
-    value: str | type = MODULE if objective is None else objective.value
-    path = value if isinstance(value, str) else f"{value.__module__}.{value.__qualname__}"
+    path, own = common_module([find(name) for name in names]) if names else (MODULE, {})
     if given is not None and given not in (path, path.rpartition(".")[2]):
         return given, {}
-    return path, {} if objective is None else objective.value_args
+    return path, own
 
 
 def _own() -> list[tuple[str, str]]:
     """Return the options that belong to the command, not to a class."""
     return [
         ("--objective NAME", f"one of {', '.join(available()) or 'none, as none is installed'}"),
-        ("-c, --config FILE", "YAML file with any of these options; the last value given counts"),
+        ("--objectives NAME,NAME", "several of them, for one value model"),
+        ("-c, --config FILE", "YAML file of options; the last value counts"),
         ("--out FOLDER", "output folder; the same command resumes from there (default: runs/NAME)"),
         (
             "--tracking URI",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mavis.cli.show import Problems, Shown, in_turn, show_json, show_text
 from mavis.prompts import Prompt, plain, read_prompts
+from mavis.value_places import places
 
 if TYPE_CHECKING:
     from mavis.decoding.policy import GuidedPolicy
@@ -169,7 +170,8 @@ def _folders(weights: Mapping[str, float], values: Mapping[str, str], runs: str)
     stray = sorted(set(values) - set(weights))
     if stray:
         raise ValueError(f"values.{stray[0]} needs a weight: add --weights.{stray[0]} 1.")
-    folders = {name: values.get(name, str(Path(runs) / name / "value")) for name in weights}
+    found = places(Path(runs).expanduser(), [name for name in weights if name not in values])
+    folders = {name: values.get(name) or str(found[name]) for name in weights}
     for name, folder in folders.items():
         if not Path(folder).expanduser().is_dir():
             there = sorted(path.parent.name for path in Path(runs).expanduser().glob("*/value"))

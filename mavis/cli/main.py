@@ -23,7 +23,7 @@ from mavis.loudness import Loudness, hush, loudness, settle
 from mavis.signals import Terminated, stopped_by_signals
 
 TRAINING = {
-    "fit": "Train an objective's value model, round by round.",
+    "fit": "Train a value model of one objective or several, round by round.",
     "validate": "Measure the last round's values on held-out trees.",
     "test": "Measure the last round's policy on the test prompts.",
 }
@@ -113,19 +113,19 @@ def _run(words: list[str], level: Loudness) -> None:
     elif words[0] in TRAINING:
         everything = "--help=all" in words or ("all" in words and bool(HELP & set(words)))
         words = ["--help" if word == "--help=all" else word for word in words]
-        name = _objective(words)
+        names = _objectives(words)
         if HELP & set(words):
             from mavis.cli.fit_help import page
 
-            print(page(words, TRAINING[words[0]], name), flush=True)
+            print(page(words, TRAINING[words[0]], names), flush=True)
             if not everything:
                 return
-            words = [words[0], *([] if name is None else ["--objective", name]), "--help"]
+            words = [words[0], *(["--objectives", ",".join(names)] if names else []), "--help"]
             print("\nall options, as listed by Lightning:\n", flush=True)
         from mavis.cli.fit import train
 
         bars = ["--trainer.enable_progress_bar", "false"] if level == "quiet" else []
-        train([*words, *bars], name)
+        train([*words, *bars], names)
     else:
         _run_plain(words)
 
@@ -136,30 +136,33 @@ def _summaries() -> dict[tuple[str, ...], str]:
     return {(name,): text for name, text in TRAINING.items()} | plain
 
 
-def _objective(words: list[str]) -> str | None:
-    """The objective that a training command names, on the command line or in a configuration file.
+def _objectives(words: list[str]) -> tuple[str, ...]:
+    """What a training command is to learn, from the command line or a configuration file.
 
-    It is looked up before the training commands are imported, which takes seconds.
+    They are looked up before the training commands are imported, which takes seconds.
     """
-    from mavis.objective import available, find
+    from mavis.objective import available, find, named
 
     peek = ArgumentParser(add_help=False, allow_abbrev=False)
-    peek.add_argument("--objective", nargs="?")
+    for option in ("--objective", "--objectives"):
+        peek.add_argument(option, nargs="?")
     peek.add_argument("-c", "--config", action="append", default=[], nargs="?")
     options = peek.parse_known_args(words)[0]
-    name: str | None = options.objective
+    one, several = options.objective, options.objectives
     for file in reversed(options.config):
         if file is None:
             raise ValueError("-c needs the name of a configuration file.")
         if not Path(file).is_file():
             raise FileNotFoundError(f"configuration file {file!r} does not exist: check -c.")
-        if name is None:
-            name = (yaml.safe_load(Path(file).read_text()) or {}).get("objective")
-    if name is not None:
+        if one is None and several is None:
+            settings = yaml.safe_load(Path(file).read_text()) or {}
+            one, several = settings.get("objective"), settings.get("objectives")
+    names = named(one, several)
+    for name in names:
         find(name)
-    elif not HELP & set(words):
+    if not names and not HELP & set(words):
         raise ValueError(f"--objective is missing; installed: {', '.join(available())}.")
-    return name
+    return names
 
 
 def _run_plain(words: list[str]) -> None:

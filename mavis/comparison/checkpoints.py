@@ -17,7 +17,9 @@ from mavis.baselines.policy_card import DEFAULT_METHOD, label, tuned_folder
 from mavis.comparison.config import ParetoConfig
 from mavis.comparison.preferences import Weighting, as_option
 from mavis.comparison.provenance import divergence, lack, purpose
+from mavis.value_places import together
 
+VALUES = ("mavis", "mavis_linear")  # methods of value models
 TUNED_UNDER = ("reverse_kl", "forward_kl", "jsd", "alpha")  # the divergences of `mavis tune`
 
 
@@ -62,7 +64,9 @@ class Models:
                     remedy = f"{missing}."
                 raise FileNotFoundError(f"{method} needs a model of {name} at {place}: {remedy}")
             wanted = label(objectives, by_name[name]) if method == "morlhf" else name
-            if (made := purpose(place)) not in {None, wanted}:
+            made = purpose(place)
+            whole = method in VALUES and made and set(wanted.split(",")) <= set(made.split("+"))
+            if made not in {None, wanted} and not whole:
                 raise ValueError(f"{method}: the model at {place} is for {made}, not for {name}.")
             under = divergence(place)
             if under not in {None, (self.divergence, self.alpha)}:
@@ -79,7 +83,10 @@ class Models:
         runs = _of_seed(self.runs, seed)
         kind = (self.tuned, self.divergence, self.lora)
         names = ",".join(objectives)
-        if method == "mavis":
+        if method == "mavis" and not self.values and (place := _together(runs, objectives)):
+            command = f"mavis fit --objectives {names} --out {place.parent}"
+            return {names: place}, {names: command}
+        if method in VALUES:
             places = {n: runs / n / "value" for n in objectives}
             commands = {n: f"mavis fit --objective {n} --out {runs / n}" for n in objectives}
         elif method in ("mod", "soup"):
@@ -137,7 +144,7 @@ class Models:
 
     def _options(self, method: str, seed: int) -> str:
         """Format the remaining options of the command that trains a method's models."""
-        fit = method == "mavis"
+        fit = method in VALUES
         options = {("data." if fit else "") + name: value for name, value in self.given.items()}
         if seed and "{seed}" in self.runs:
             options["seed_everything" if fit else "seed"] = str(seed)
@@ -145,7 +152,7 @@ class Models:
 
     def _given(self, method: str, seed: int) -> dict[str, Path]:
         """Return the folders that the user has given, by objective."""
-        given = self.values if method == "mavis" else self.policies
+        given = self.values if method in VALUES else self.policies
         return {name: _of_seed(place, seed) for name, place in given.items()}
 
     def _tune(self, runs: Path) -> str:
@@ -153,6 +160,11 @@ class Models:
         more += "" if self.alpha is None else f" --alpha {self.alpha:g}"
         more += " --lora" if self.lora else ""
         return f"mavis tune --method {self.tuned}{more} --out {runs / 'tuned'}"
+
+
+def _together(runs: Path, objectives: Sequence[str]) -> Path | None:
+    """The value model of just these objectives, of which there are several."""
+    return together(runs, objectives) if len(objectives) > 1 else None
 
 
 def _of_seed(place: str, seed: int) -> Path:

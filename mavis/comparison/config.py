@@ -17,7 +17,7 @@ from mavis.options import (
     positive,
 )
 
-METHODS = ("reference", "best_of", "mavis", "mod", "soup", "morlhf", "parm")
+METHODS = ("reference", "best_of", "mavis", "mavis_linear", "mod", "soup", "morlhf", "parm")
 UNTRAINED = ("reference", "best_of")  # methods of π_ref alone, without training or a strength
 ALONE = (*UNTRAINED, "mavis")  # the default for one objective, where there is nothing to mix
 TOGETHER = (*ALONE, "mod", "soup")
@@ -30,8 +30,9 @@ class ParetoConfig(PolicyOptions, PromptCount, Options):
 
     Args:
         out: output folder of the sweep
-        methods: comma-separated methods out of reference, best_of, mavis, mod, soup, morlhf, parm
-            (default: the first five; for a single objective the first three)
+        methods: comma-separated methods out of reference, best_of, mavis, mavis_linear, mod, soup,
+            morlhf, parm (default: reference, best_of, mavis, mod, soup; for a single objective the
+            first three of these)
         kl: KL to the reference, in nats per answer, at which methods are compared
         split: split of the data set that prompts are taken from
         seeds: number of seeds, each with its own answer to every prompt; if --runs contains {seed},

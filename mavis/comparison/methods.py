@@ -2,7 +2,8 @@
 
     reference   π_ref itself
     best_of     the best of N answers of π_ref by the weighted reward
-    mavis       π_ref, tilted by value models
+    mavis       π_ref, tilted by a value model of all objectives, or by one of each
+    mavis_linear   π_ref, tilted by a value model of each objective, as published
     mod         single-objective policies, mixed token by token
     soup        single-objective policies, their weights summed
     morlhf      one policy for each weighting, tuned on the weighted reward
@@ -21,8 +22,9 @@ from typing import NamedTuple
 from mavis.baselines.parm import guided_by, load_parm
 from mavis.baselines.policy_guides import PolicyGuide, load_policies, mod
 from mavis.baselines.soup import SOUP, soup
-from mavis.comparison.checkpoints import Models
+from mavis.comparison.checkpoints import VALUES, Models
 from mavis.comparison.preferences import Weighting, as_option
+from mavis.decoding.guides import relative_strength_of
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.value_model import ValueModel
@@ -35,8 +37,9 @@ WHOLE = "policy"  # the only guide of a policy that was tuned for a whole weight
 class Method(NamedTuple):
     """A method with its models loaded."""
 
-    strength: float  # natural strength, at which a sweep begins
+    strength: float  # natural strength of a single objective
     open: Callable[[Weighting], Chosen]  # the policy for a weighting, and the weights to sample it
+    relative: Callable[[Weighting], float] = lambda _: 1.0  # what multiplies it at a weighting
 
 
 class MethodModels:
@@ -60,8 +63,12 @@ class MethodModels:
 
     @property
     def strength(self) -> float:
-        """The natural strength, at which a sweep begins."""
+        """The natural strength of a single objective."""
         return self._open(0).strength
+
+    def start(self, weights: Weighting) -> float:
+        """The strength at which a sweep of a weighting begins."""
+        return self.strength * self._open(0).relative(weights)
 
     def weighted(self, weights: Weighting) -> Callable[[int], Chosen]:
         """Return a function from seed to the policy for a weighting."""
@@ -95,11 +102,13 @@ def open_method(
         models: how the policies were tuned.
         folders: by objective, or by weighting for morlhf.
     """
-    if method == "mavis":
-        networks = [ValueModel.from_pretrained(place, reference) for place in folders.values()]
+    if method in VALUES:
+        places = dict.fromkeys(folders.values())  # one folder may be of several objectives
+        networks = [ValueModel.from_pretrained(place, reference) for place in places]
         policy = GuidedPolicy(reference, tuple(networks))
         etas = [network.card.eta or 1.0 for network in networks]
-        return Method(1 / max(etas), _by_name(policy, objectives))
+        weigh = _by_name(policy, objectives)
+        return Method(1 / max(etas), weigh, lambda w: relative_strength_of(networks, weigh(w)[1]))
     if method == "mod":
         policy = mod(reference, folders, models.divergence, models.alpha, models.base)
         return Method(1.0, _by_name(policy, objectives))

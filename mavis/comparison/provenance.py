@@ -105,7 +105,8 @@ def divergence(place: Path) -> tuple[str, float | None] | None:
 
 def lack(method: str, place: Path) -> str | None:
     """Explain why a folder is not the model that a method needs; None if it is."""
-    needed = {"mavis": (ModelCard.FILE,), "parm": (ParmCard.FILE,)}.get(
+    values = (ModelCard.FILE,)
+    needed = {"mavis": values, "mavis_linear": values, "parm": (ParmCard.FILE,)}.get(
         method, ("config.json", ADAPTER)
     )
     if not place.is_dir():

@@ -125,7 +125,7 @@ class Sweep:
         for weights in self.weightings:
             choose = models.weighted(weights)
             make = partial(self._kept, models.method, weights, choose=choose)
-            yield reach(make, models.strength, kl)
+            yield reach(make, models.start(weights), kl)
 
     def speed(self, models: MethodModels) -> float:
         """Measure a method's tokens per CPU second at the middle weighting, as deployed."""

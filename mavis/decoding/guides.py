@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from mavis.decoding.kv_cache import CachedRows, Index, ModelOutput
+from mavis.decoding.spread import relative_strength
 from mavis.decoding.tilt import RowSettings
 from mavis.reward import Units
 
@@ -112,3 +113,18 @@ def objectives_of(guides: Sequence[Guide]) -> tuple[str, ...]:
     if twice:
         raise ValueError(f"values must be of different objectives, got {twice[0]} twice.")
     return names
+
+
+def relative_strength_of(guides: Sequence[Guide], weights: Sequence[float]) -> float:
+    """What multiplies β at weights [M], so that mixed objectives spend as much KL as one does.
+
+    Known where one value model has all objectives that weigh something: it has seen how their
+    rewards vary together (see `spread`). Otherwise it is 1.
+    """
+    asked, first = [], 0
+    for guide in guides:
+        part = weights[first : first + len(guide.objectives)]
+        if any(part):
+            asked.append((part, getattr(guide, "covariance", ())))  # value models alone have one
+        first += len(guide.objectives)
+    return relative_strength(*asked[0]) if len(asked) == 1 and asked[0][1] else 1.0

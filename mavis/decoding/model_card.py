@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from mavis.cards import Card
+from mavis.decoding.spread import Covariance
 
 Source = Literal["action", "state", "shared"]
 REMEDY = "restore it from a copy, or let the `mavis fit` that made it write it again."
@@ -23,6 +24,8 @@ class ModelCard(Card):
         rounds: of its fit.
         strengths: pairs of a strength β and the KL to the reference that is expected at it with a
             weight of 1, in nats per answer of the fit's length, beside truncation.
+        covariance: of the rewards within prompts [M, M], by which the strength follows from the
+            weights of several objectives (see `spread`); empty: of one objective, or not known.
     """
 
     FILE: ClassVar[str] = "value.json"
@@ -35,11 +38,13 @@ class ModelCard(Card):
     eta: float | None = None
     rounds: int = 0
     strengths: tuple[tuple[float, float], ...] = ()
+    covariance: Covariance = ()
 
     def __post_init__(self) -> None:
         """Check the columns, and take pairs from JSON as what they were."""
         super().__post_init__()
         object.__setattr__(self, "strengths", tuple((beta, kl) for beta, kl in self.strengths))
+        object.__setattr__(self, "covariance", tuple(map(tuple, self.covariance)))
 
 
 def read_card(folder: Path) -> ModelCard:

@@ -16,7 +16,7 @@ from mavis.decoding.arguments import (
 from mavis.decoding.beam import search
 from mavis.decoding.decode import OnToken, replies
 from mavis.decoding.guidance import MixingRule, PolicyRows
-from mavis.decoding.guides import Guide, objectives_of
+from mavis.decoding.guides import Guide, objectives_of, relative_strength_of
 from mavis.decoding.prompt_requests import (
     AnswerSettings,
     CandidateSettings,
@@ -24,6 +24,7 @@ from mavis.decoding.prompt_requests import (
     PromptRequest,
     Refuse,
     RequestSettings,
+    listed,
     ready,
     requests,
 )
@@ -109,7 +110,8 @@ class GuidedPolicy:
             prompts: texts or chats (lists of messages); or a single one.
             weights: λ by objective; None weighs every loaded objective 1, and a number is the
                 weight of the only one. An array [P, M] is in the order of `objectives`.
-            beta: strength of the tilt; None is what the value models were trained for, 1 / η.
+            beta: strength of the tilt; None is what the value models were trained for, 1 / η, and
+                for a value model of several objectives more where the weights mix them.
             temperature: of the reference policy; 0 takes the most likely token.
             top_k: candidates per token; 0 is the whole vocabulary.
             top_p: probability mass of the candidates.
@@ -165,8 +167,11 @@ class GuidedPolicy:
         Raises:
             ValueError: a setting is of a wrong length, or no number.
         """
-        beta = self.beta if beta is None else beta
-        return requests(prompts, self.objectives, weights, beta, **settings)
+        asked = listed(prompts)
+        if beta is None:
+            every = vectors(weights, self.objectives, len(asked))
+            beta = [self.beta * relative_strength_of(self.guides, one) for one in every] or 1.0
+        return requests(asked, self.objectives, weights, beta, **settings)
 
     def sample(
         self,

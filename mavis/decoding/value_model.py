@@ -32,6 +32,7 @@ from mavis.decoding.kv_cache import hidden_states
 from mavis.decoding.model_card import REMEDY, ModelCard, read_card
 from mavis.decoding.model_folders import loading
 from mavis.decoding.reference import ReferencePolicy
+from mavis.decoding.spread import Covariance
 from mavis.decoding.value_states import ActionValues, SharedValues, StateValues, side_by_side
 from mavis.progress import without_bars
 from mavis.reward import Units
@@ -141,6 +142,11 @@ class ValueModel(nn.Module):
     def natural_beta(self) -> float | None:
         """1 / η of its training; None if no η is known."""
         return 1 / self.card.eta if self.card.eta else None
+
+    @property
+    def covariance(self) -> Covariance:
+        """Of the rewards of its objectives [M, M], if it is of several; see `spread`."""
+        return self.card.covariance
 
     @property
     def units(self) -> dict[str, Units]:

@@ -7,6 +7,7 @@ near it, so that nothing is decoded with guidance: π is known at each of their 
 
 import math
 from collections.abc import Iterable, Sequence
+from copy import copy
 from typing import Unpack
 
 import torch
@@ -55,6 +56,14 @@ class ExpectedKL:
         self.log_ref, self.values, self.weights = map(torch.cat, zip(*kept, strict=True))
         heaviest = float(self.weights.abs().max()) if self.weights.numel() else 0.0
         self.most = STRONGEST / max(1.0, heaviest) if heaviest else 0.0  # the strongest β
+
+    def of(self, weights: Sequence[float]) -> "ExpectedKL":
+        """The same, of a policy of other weights λ [M], for all replies."""
+        other = copy(self)
+        λ = torch.as_tensor(weights, dtype=self.weights.dtype, device=self.weights.device)
+        other.weights = λ.expand(len(self.weights), -1)
+        other.most = STRONGEST / max(1.0, float(λ.abs().max())) if λ.any() else 0.0
+        return other
 
     @torch.inference_mode()
     def __call__(self, beta: float) -> float:

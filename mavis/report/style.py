@@ -25,6 +25,7 @@ LOOKS = {
     "reference": Look("reference", BLACK, "s", "-"),
     "best_of": Look("best of N", ORANGE, "X", "--"),
     "mavis": Look("MAVIS", BLUE, "o", "-"),
+    "mavis_linear": Look("MAVIS, one by one", "#004f7a", "h", (0, (4, 1))),
     "mod": Look("MOD", "#009e73", "^", "-."),
     "soup": Look("rewarded soup", "#cc79a7", "D", ":"),
     "morlhf": Look("MORLHF", "#e69f00", "v", (0, (6, 1))),

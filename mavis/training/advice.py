@@ -22,7 +22,7 @@ def more_trees(entry: dict[str, Any], data: RolloutDataModule) -> str:
     # about 1 / (1 + (1/s − 1) / k). So 2 times as many make a half of a third, and 4 of a fifth.
     factor = 4 if share is not None and share < 1 / 3 else 2
     seconds = sum(entry.get(f"seconds_{what}") or 0.0 for what in ("rollout", "score"))
-    if data.pooled:
+    if data.pooled or data.rereads:
         return _more_rounds(factor, seconds, data)
     time = f", about {duration(factor * seconds)} a round" if seconds > KNOWN_SECONDS else ""
     return f"{factor} × as many trees{time}: --data.trees {factor * data.trees}, and another --out"
@@ -54,8 +54,7 @@ def share_hint(entry: dict[str, Any], data: RolloutDataModule) -> str:
     )
 
 
-def _not_learned(entry: dict[str, Any], data: RolloutDataModule) -> str:
-    name = data.objective.name
+def _not_learned(entry: dict[str, Any], data: RolloutDataModule, name: str) -> str:
     low, high = (number(entry, f"advantage_correlation_{end}") for end in ("low", "high"))
     least, most = (number(entry, f"reward_explainable_{end}") for end in ("low", "high"))
     if least <= 0 and most < SLIGHT:  # only siblings say so: values that have not learned cannot
@@ -77,10 +76,10 @@ def _not_learned(entry: dict[str, Any], data: RolloutDataModule) -> str:
     )
 
 
-def doubts(entry: dict[str, Any], data: RolloutDataModule) -> str:
+def doubts(entry: dict[str, Any], data: RolloutDataModule, name: str) -> str:
     """What is wrong with the values of a round, and what to do; "" if nothing is known."""
     if not judgement.learned(entry):
-        return _not_learned(entry, data)
+        return _not_learned(entry, data, name)
     slope, beta = entry["advantage_slope"], entry["beta"]
     if slope < LEAST_SLOPE and data.kl_budget is None:
         return (
@@ -109,7 +108,7 @@ def truncation_hint(entry: dict[str, Any], data: RolloutDataModule) -> str:
     cut = entry["kl_truncation"] / max(1.0, entry["length"])
     if cut <= DEAR_TRUNCATION:
         return ""
-    used = data.sampling(0)
+    used = data.sampling()
     return (
         f"--data.top_k {used.top_k} and --data.top_p {used.top_p:g} alone cost {cut:.2f} nats a "
         f"token: a larger top_k (0 is the whole vocabulary), or a --data.temperature below "

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import sys
 import time
 from dataclasses import replace
@@ -15,8 +14,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from mavis.checksums import check
 from mavis.decoding.model_card import read_card
 from mavis.evaluation.collect import collected
-from mavis.evaluation.kl_matching import at_kl
-from mavis.evaluation.metrics import distinct, mean_reward
 from mavis.evaluation.samples import ScoredSamples
 from mavis.loudness import quiet, verbose
 from mavis.plot_style import save
@@ -28,13 +25,15 @@ from mavis.training import advice, judgement, plots
 from mavis.training.data import RolloutDataModule
 from mavis.training.module import ValueModule
 from mavis.training.progress_bar import aside
+from mavis.training.round_entry import best_of_n_curve, measure, reward_column
 from mavis.training.run_folder import LAST, METRICS, save_checkpoint
 from mavis.training.value_card import for_people, strengths
+from mavis.training.weightings import Weighting, label
 
-VALUE = "value"
-LEARNED = ("r2", "val_loss", "sibling_rank_correlation")  # of the values on held-out trees
-SUMMARY = ("kl", "kl_sampled", "kl_truncation", "length", "distinct_3", "repetition")
+VALUE, VALID = "value", "validation"
 SHOWN = 50  # answers that are tracked with a round
+Answers = dict[Weighting, ScoredSamples]  # of the guided policy
+
 SEEN = "prompts.json"  # digests of the prompts that a value model was trained on
 
 
@@ -98,7 +97,8 @@ class Rounds(Callback):
         entry, guided = self._measure(trainer, "validation", folder / "evaluation")
         # Every process keeps the entries, and so comes to the same decision.
         earlier = [old for old in self._entries if old["round"] < data.round]
-        good = judgement.learned(entry) and not judgement.overspent(entry, data)
+        parts = judgement.parts(entry, data).values()
+        good = all(judgement.learned(p) and not judgement.overspent(p, data) for p in parts)
         entry["promoted"] = good or not any(old.get("promoted", True) for old in earlier)
         self._entries = [*earlier, entry]
         if not entry["promoted"]:
@@ -156,39 +156,22 @@ class Rounds(Callback):
         if trainer.is_global_zero:
             write_json(folder / "test.json", entry)
             with aside(trainer):
-                print(f"test: {judgement.in_a_line(entry)}", flush=True)
+                several = "weightings" in entry
+                for name, part in judgement.parts(entry, self._data).items():
+                    title = f"test, {name}" if several else "test"
+                    print(f"{title}: {judgement.in_a_line(part)}", flush=True)
 
     def _measure(
         self, trainer: Trainer, split: str, folder: Path
-    ) -> tuple[dict[str, Any], ScoredSamples]:
+    ) -> tuple[dict[str, Any], Answers]:
         """The round's entry of `metrics.json`, and the policy's answers to a split's prompts."""
         data = self._data
         earlier = [old for old in self._entries if old["round"] < data.round]
-        with aside(trainer):
-            verdict = judgement.judge(data, self._module.network, split, earlier)
-            guided = data.evaluate(self._module.network, split, folder)
-            baseline = data.baseline(split)
-        reference = mean_reward(baseline.standard(data.units))
-        tokens = [answer for answers in baseline.tokens for answer in answers]
-        as_many = tokens[:: max(1, len(tokens) // len(guided.tokens))][: len(guided.tokens)]
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        best = at_kl(baseline.best_of_n(data.units, [1.0]), guided.summary["kl"])
-        return {
-            "round": data.round,
-            **mean_reward(guided.standard(data.units)),
-            **{name: guided.summary[name] for name in SUMMARY},
-            "reward_reference": reference["reward"],
-            "reward_reference_se": reference["reward_se"],
-            "length_reference": baseline.summary["length"],
-            "distinct_3_reference": distinct(as_many, 3),
-            "repetition_reference": baseline.summary["repetition"],
-            **data.facts,
-            **{name: logged.get(name, math.nan) for name in LEARNED},
-            **verdict,
-            "best_of_n_at_kl": None if best is None else float(best.rewards[0]),
-        }, guided
+        with aside(trainer):
+            return measure(data, self._module.network, split, folder, earlier, logged)
 
-    def _keep(self, entry: dict[str, Any], guided: ScoredSamples, trainer: Trainer) -> None:
+    def _keep(self, entry: dict[str, Any], guided: Answers, trainer: Trainer) -> None:
         """Save metrics, value model and plots; track them; print a line."""
         data = self._data
         if entry["promoted"]:
@@ -198,16 +181,20 @@ class Rounds(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, Tracking):
                 logger.log_round(entry, pictures, _table(data, guided))
-                logger.log_model(data.folder / VALUE, f"mavis-{data.objective.name}")
-        title = f"{data.objective.name}, round {data.round}"  # fits may run side by side
+                names = "+".join(one.name for one in data.objectives)
+                logger.log_model(data.folder / VALUE, f"mavis-{names}")
+        last = data.round + 1 == data.rounds
         with aside(trainer):
-            print(f"{title}: {judgement.in_a_line(entry)}", flush=True)
-            if doubt := advice.doubts(entry, data):
-                print(f"mavis: warning: {title}: {doubt}", file=sys.stderr)
+            for name, part in judgement.parts(entry, data).items():
+                title = f"{name}, round {data.round}"  # fits may run side by side
+                print(f"{title}: {judgement.in_a_line(part)}", flush=True)
+                if doubt := advice.doubts(part, data, name):
+                    print(f"mavis: warning: {title}: {doubt}", file=sys.stderr)
+                if last and (hint := advice.share_hint(part, data)):
+                    print(f"mavis: {title}: {hint}", file=sys.stderr)
             if data.round == 0 and (hint := advice.truncation_hint(entry, data)):
                 print(f"mavis: {hint}", file=sys.stderr)
-            if data.round + 1 == data.rounds and (hint := advice.share_hint(entry, data)):
-                print(f"mavis: {title}: {hint}", file=sys.stderr)
+            title = f"{'+'.join(one.name for one in data.objectives)}, round {data.round}"
             if not entry["promoted"]:
                 kept = f"the values of round {self._promoted()['round']} are kept."
                 print(f"mavis: warning: {title}: {kept}", file=sys.stderr)
@@ -245,7 +232,8 @@ def _save(data: RolloutDataModule, module: ValueModule, entry: dict[str, Any]) -
     """Write the value model as it is after the round of an entry."""
     network, eta = module.network, data.strength.eta
     card = replace(network.card, rounds=entry["round"] + 1, strengths=strengths(entry))
-    network.card = replace(card, eta=eta)
+    covariance = data.covariance if len(data.objectives) > 1 else ()
+    network.card = replace(card, eta=eta, covariance=covariance)
     text = for_people(data, module, entry)
 
     def save(draft: Path) -> None:
@@ -255,30 +243,36 @@ def _save(data: RolloutDataModule, module: ValueModule, entry: dict[str, Any]) -
     write_whole(data.folder / VALUE, save)
 
 
-def _table(data: RolloutDataModule, guided: ScoredSamples) -> list[dict[str, Any]]:
-    """The first prompts with the reference's answer and the guided one, and their rewards."""
+def _table(data: RolloutDataModule, guided: Answers) -> list[dict[str, Any]]:
+    """The first prompts with the reference's answer and the guided one, and their rewards.
+
+    Of several weightings the last is shown, that of equal weights.
+    """
+    weights, answers = list(guided.items())[-1]
     columns = [[plain(prompt) for prompt in data.prompts["validation"][:SHOWN]]]
-    both = (data.baseline("validation"), guided)
+    both = (data.baseline("validation"), answers)
     columns += [[texts[0] for texts in samples.responses] for samples in both]
-    columns += [samples.standard(data.units)[:, 0, 0].tolist() for samples in both]
+    columns += [reward_column(samples, data, weights)[:, 0].tolist() for samples in both]
     # The reference answers fewer prompts than the guided policy.
     return [dict(zip(SAMPLE_COLUMNS, row, strict=True)) for row in zip(*columns, strict=False)]
 
 
 def _plots(
-    data: RolloutDataModule,
-    module: ValueModule,
-    entries: list[dict[str, Any]],
-    guided: ScoredSamples,
+    data: RolloutDataModule, module: ValueModule, entries: list[dict[str, Any]], guided: Answers
 ) -> list[Path]:
-    name, baseline = data.objective.name, data.baseline("validation")
-    before, after = (each.standard(data.units).ravel().tolist() for each in (baseline, guided))
-    points = enumerate(baseline.best_of_n(data.units, [1.0]), 1)
-    curve = [(n, point.mean_kl, float(point.mean_rewards[0])) for n, point in points]
-    figures = [
-        ("reward_kl.png", plots.reward_kl_figure(entries, curve, name)),
-        ("rewards.png", plots.reward_histograms_figure(before, after, name)),
-    ]
-    for columns in module.calibration:
-        figures.append(("calibration.png", plots.calibration_figure(*columns, name)))
+    figures, several = [], len(guided) > 1
+    names = [one.name for one in data.objectives]
+    for number, (weights, answers) in enumerate(guided.items()):
+        name, end = label(names, weights), f"-{number}" if several else ""
+        rewards = [reward_column(each, data, weights) for each in (data.baseline(VALID), answers)]
+        before, after = (each.ravel().tolist() for each in rewards)
+        points = enumerate(best_of_n_curve(data, VALID, weights), 1)
+        curve = [(n, point.mean_kl, float(point.mean_rewards[0])) for n, point in points]
+        parts = [judgement.judged_at(entry, data, weights) for entry in entries]
+        figures.append((f"reward_kl{end}.png", plots.reward_kl_figure(parts, curve, name)))
+        figures.append((f"rewards{end}.png", plots.reward_histograms_figure(before, after, name)))
+    for number, columns in enumerate(module.calibration):
+        end = f"-{number}" if several else ""
+        figure = plots.calibration_figure(*columns, names[number])
+        figures.append((f"calibration{end}.png", figure))
     return [save(data.folder / file, figure) for file, figure in figures]

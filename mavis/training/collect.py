@@ -14,7 +14,6 @@ from mavis.evaluation.collect import PREFIXES, Collector
 from mavis.objective import Objective
 from mavis.prompts import Prompt
 from mavis.storage import Row, chunks
-from mavis.training import siblings
 from mavis.training.prefixes import prefix_texts
 from mavis.training.rollout import Shape, grow
 from mavis.training.tree import Tree, read_tree, tree_row
@@ -29,15 +28,15 @@ def collect_trees(
     prompts: Sequence[Prompt],
     objectives: Sequence[Objective],
     shape: Shape,
-    sampling: SamplingParams,
+    sampling: Sequence[SamplingParams],
     seed: tuple[int, int],
     rows: int,
 ) -> list[Tree]:
     """A tree for every prompt, its leaves scored by each objective; see `rollout.grow`."""
 
     def make(missing: Sequence[int]) -> Iterator[Row]:
-        wanted = [prompts[index] for index in missing]
-        for at, tree in grow(policy, wanted, shape, sampling, seed, rows):
+        wanted, how = [prompts[at] for at in missing], [sampling[at] for at in missing]
+        for at, tree in grow(policy, wanted, shape, how, seed, rows):
             yield tree_row(missing[at], tree)
 
     made = collector.make(folder, make, prompts, "rollouts", "trees")
@@ -75,12 +74,11 @@ def score_prefixes(
 
 
 def facts_of(trees: Sequence[Tree], collector: Collector) -> dict[str, float]:
-    """How many trees, tokens and abstained rewards there are, what they took, what they explain."""
+    """How many trees, tokens and abstained rewards there are, and what they took."""
     return {
         "trees": len(trees),
         "tokens": sum(len(tree.tokens) - int(tree.start[1]) for tree in trees),
         "abstained": sum(int(np.isnan(tree.rewards).sum()) for tree in trees),
         "seconds_rollout": collector.seconds["made"],
         "seconds_score": collector.seconds["scored"],
-        **siblings.facts(trees),
     }

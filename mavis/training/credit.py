@@ -36,7 +36,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mavis.training.packing import Batch
+from mavis.training.batching import Batch
 
 FOLDS = 4
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # in units of a reply's mean squared features

@@ -1,41 +1,36 @@
 """`RolloutDataModule`: in each round, the current guided policy writes a new training set."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.prompt_filter import check_enough, fitting_prompts
-from mavis.decoding.reference import ReferencePolicy, spare_threads
 from mavis.decoding.request import SamplingParams
 from mavis.decoding.row_memory import fitting_rows
 from mavis.decoding.value_model import ValueModel, decoding
-from mavis.evaluation.collect import Collector, World
-from mavis.evaluation.evaluate import evaluate
-from mavis.evaluation.samples import ScoredSamples
 from mavis.objective import Objective, common_source, find
 from mavis.options import at_least, fraction, positive
-from mavis.prompts import BadRow, Prompt
-from mavis.reward import Units
+from mavis.prompts import BadRow, Prompt, plain
 from mavis.storage import write_json
+from mavis.training import siblings
+from mavis.training.batching import Batch, batches, loader
 from mavis.training.collect import collect_trees, facts_of, score_prefixes
-from mavis.training.packing import Batch, Pack, batches, loader, round_packs
+from mavis.training.held_out import HeldOutPrompts
+from mavis.training.packing import Pack, round_packs
 from mavis.training.progress_bar import aside
 from mavis.training.rollout import Shape
-from mavis.training.run_folder import METRICS, check_reference, load_reference
+from mavis.training.run_folder import check_reference
 from mavis.training.strength import Strength
 from mavis.training.tree import Tree
+from mavis.training.weightings import Weighting, drawn
 
 VALIDATION_TREES = 16
 WHOLE_TREE = 4096  # tokens of a tree that joint credit reads uncut
 
 
-class RolloutDataModule(LightningDataModule):
+class RolloutDataModule(HeldOutPrompts):
     """Rollout trees of the current guided policy, scored, with targets, and packed.
 
     `train_dataloader` is called once a round. It samples the round's trees with the current policy,
@@ -114,42 +109,26 @@ class RolloutDataModule(LightningDataModule):
         self.max_tokens, self.prefix_discount = max_tokens, prefix_discount
         self.kl_budget = kl_budget if eta is None and beta is None else None
         self.strength = Strength(beta, eta)
-        self._sampling = SamplingParams((), self.strength.beta, temperature, top_k, top_p)
+        self.unguided = SamplingParams((), self.strength.beta, temperature, top_k, top_p)
         self._rows, self.batch_tokens, self.seed = rows, batch_tokens, seed
         self.held_out, self.best_of = held_out, best_of
         self.round = 0  # the current round; finished ones are in the checkpoint
         self.facts: dict[str, float] = {}  # of the round's trees
+        self.explainable: dict[Weighting, dict[str, float]] = {}  # of its rewards; see `siblings`
         self.loaders: dict[int, DataLoader[Batch]] = {}  # by round: the current one's, once made
-        self._baselines: dict[str, ScoredSamples] = {}  # by split
-
-    @property
-    def folder(self) -> Path:
-        """The output folder of the run."""
-        assert self.trainer is not None
-        return Path(self.trainer.default_root_dir)
-
-    @cached_property
-    def reference(self) -> ReferencePolicy:
-        """π_ref, on the device of this process."""
-        assert self.trainer is not None
-        device = str(self.trainer.strategy.root_device)
-        how = (self.template, device, self.template_args)
-        policy = load_reference(self.folder, self.reference_name, *how)
-        spare_threads(policy.model)
-        return policy
-
-    @cached_property
-    def collector(self) -> Collector:
-        """Makes and scores this process's share of answers and trees."""
-        assert self.trainer is not None
-        barrier = self.trainer.strategy.barrier
-        world = World(self.trainer.global_rank, self.trainer.world_size, barrier)
-        return Collector(world, (self.folder / METRICS).is_file())
 
     @property
     def pooled(self) -> bool:
         """Whether the trees of all rounds are learned from together, as joint credit does."""
         return bool(self.trainer and getattr(self.trainer.lightning_module, "joint", False))
+
+    @property
+    def rereads(self) -> bool:
+        """Whether a round learns from the trees of earlier rounds anew.
+
+        Of several objectives they are too few by themselves, as each belongs to weights of its own.
+        """
+        return len(self.objectives) > 1 and not self.pooled
 
     def setup(self, stage: str) -> None:
         """Read and check every prompt, and have the reference policy answer the held-out ones."""
@@ -158,62 +137,23 @@ class RolloutDataModule(LightningDataModule):
         self.prompts = {split: self._read(split) for split in splits}
         for split in splits[1:]:
             check_enough(self.prompts[split], self.source, split)
-        self.sampling(len(self.objectives)).check([one.name for one in self.objectives])
+        self.sampling((1.0,) * len(self.objectives)).check([one.name for one in self.objectives])
         self.rows = fitting_rows(self._rows, self.reference, self.prompts["train"], self.max_tokens)
         _ = self.units  # an error before anything is trained if a reward is constant
-
-    def sampling(self, outputs: int) -> SamplingParams:
-        """The settings of a policy with so many outputs: equal weights with the sum of 1."""
-        weights = (1.0 / max(1, outputs),) * outputs
-        return replace(self._sampling, weights=weights, beta=self.strength.beta)
+        self.strength.covariance = self.covariance
 
     @property
     def objective(self) -> Objective:
         """The first objective: plots, cards and messages name it."""
         return self.objectives[0]
 
-    @cached_property
-    def units(self) -> tuple[Units, ...]:
-        """Each reward's mean and standard deviation over the reference policy's answers."""
-        return tuple(self.baseline("validation").units)
-
-    def baseline(self, split: str) -> ScoredSamples:
-        """The reference policy's answers to the first third of the held-out prompts."""
-        if split not in self._baselines:
-            prompts = self.prompts[split][: -(-self.held_out // 3)]
-            folder, policy = self.folder / "reference" / split, GuidedPolicy(self.reference)
-            samples = self._evaluate(policy, prompts, folder, self.seed, self.best_of)
-            self._baselines[split] = samples
-        return self._baselines[split]
-
-    def evaluate(self, network: ValueModel, split: str, folder: Path) -> ScoredSamples:
-        """The guided policy's answers to held-out prompts, one each; saved in `folder`."""
-        policy = GuidedPolicy(self.reference, (network,))
-        prompts = self.prompts[split][: self.held_out]
-        with decoding(network):  # not the draws that the units were measured on
-            return self._evaluate(policy, prompts, folder, self.seed + 1)
-
-    def _evaluate(
-        self, policy: GuidedPolicy, prompts: Sequence[Prompt], folder: Path, seed: int, n: int = 1
-    ) -> ScoredSamples:
-        return evaluate(
-            policy,
-            prompts,
-            self.objectives,
-            self.sampling(len(policy.objectives)),
-            max_tokens=self.max_tokens,
-            n=n,
-            seed=seed,
-            rows=self.rows,
-            folder=folder,
-            collector=self.collector,
-        )
-
     def train_dataloader(self) -> DataLoader[Batch]:
         """The round's packs in batches, the same number of them for each process."""
         round_ = min(self.round, self.rounds - 1)  # Lightning calls this after the last round, too
         if round_ not in self.loaders:
-            packs = self.packs(self._grow("train", round_), self.prefix_discount)
+            earlier = range(round_) if self.rereads else ()
+            trees = [tree for at in (*earlier, round_) for tree in self._grow("train", at)]
+            packs = self.packs(trees, self.prefix_discount)
             groups = batches(packs, self.batch_tokens, (self.seed, round_))
             world = self.collector.world
             even = len(groups) // world.size * world.size
@@ -272,7 +212,7 @@ class RolloutDataModule(LightningDataModule):
                 prompts,
                 self.objectives,
                 self.shapes[min(round_, 1)],
-                self.sampling(len(policy.objectives)),
+                [self.sampling(self._weights(prompt, policy, round_)) for prompt in prompts],
                 (self.seed, round_),
                 self.rows,
             )
@@ -282,6 +222,7 @@ class RolloutDataModule(LightningDataModule):
         facts = facts_of(trees, self.collector)
         if split == "train":
             self.facts = facts
+            self.explainable = siblings.by_weighting(trees, self.units)
         if self.trainer.is_global_zero and not (folder / "complete.json").is_file():
             write_json(folder / "complete.json", facts)  # written last: nothing is missing
         return trees
@@ -294,7 +235,14 @@ class RolloutDataModule(LightningDataModule):
         first, count = round_ * self.trees, min(self.trees, len(prompts))
         return [prompts[at % len(prompts)] for at in range(first, first + count)]
 
+    def _weights(self, prompt: Prompt, policy: GuidedPolicy, round_: int) -> Weighting:
+        """What guides the tree of a prompt."""
+        if not policy.guides:
+            return ()
+        return drawn((self.seed, round_, plain(prompt)), len(policy.objectives))
+
     def packs(self, trees: Sequence[Tree], prefix_discount: float = 1.0) -> list[Pack]:
         """Trees as what is learned from, cut where token credit allows it."""
         cap = max(self.batch_tokens, WHOLE_TREE if self.pooled else 1)
-        return round_packs(trees, self.units, self.strength.eta, cap, prefix_discount)
+        prices = [self.strength.eta / self.strength.relative(tree.weights) for tree in trees]
+        return round_packs(trees, self.units, prices, cap, prefix_discount)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from mavis.decoding.value_model import ActionHead, StateHead
 from mavis.training.action_features import ActionFeatures
+from mavis.training.batching import Batch
 from mavis.training.credit import Equations, Moments, Solution, solve
-from mavis.training.packing import Batch
 
 
 class JointHead(nn.Module):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from statistics import geometric_mean
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from mavis.evaluation.strength import ExpectedKL
 from mavis.prompts import Prompt
 from mavis.training.data import RolloutDataModule
 from mavis.training.siblings import EXPLAINABLE
+from mavis.training.weightings import Weighting, label, measured, mixed
 
 ANSWERS = 8  # reference answers to a prompt that values are judged on
 SHOWN_TRUNCATION = 0.1  # nats an answer that truncation may cost without a word
@@ -29,8 +31,8 @@ Entry = Mapping[str, Any]  # of `metrics.json`
 
 def judge(
     data: RolloutDataModule, network: ValueModel, split: str, earlier: Sequence[Entry] = ()
-) -> dict[str, float | None]:
-    """Hold the first objective's values against rewards of the reference's held-out answers.
+) -> dict[Weighting, dict[str, float | None]]:
+    """Hold values against rewards of the reference's held-out answers.
 
     Where the fit has a KL budget, the strength that spends it is found on the validation answers.
 
@@ -41,31 +43,62 @@ def judge(
         earlier: the entries of the rounds before.
 
     Returns:
-        by name: correlation, its 95 % interval, slope and R² of `evaluation.advantages`, the share
-        of the variance that is explainable and that of it which is explained, the strength, the KL
-        that is expected at it, and the reward that is predicted there.
+        for each weighting that a round is measured at, by name: correlation, its 95 % interval,
+        slope and R² of `evaluation.advantages`, the share of the variance that is explainable and
+        that of it which is explained, the strength, the KL that is expected at it, and the reward
+        that is predicted there.
     """
     baseline, policy = data.baseline(split), GuidedPolicy(data.reference, (network,))
     prompts = data.prompts[split][: len(baseline.tokens)]
     tokens = [answers[:ANSWERS] for answers in baseline.tokens[: len(prompts)]]
-    rewards = baseline.standard(data.units)[: len(prompts), :, 0]
+    rewards = baseline.standard(data.units)[: len(prompts)]
     with decoding(network):
         advantages, expected = _read(data, policy, prompts, tokens)
     correction = kl_correction(earlier)
+    weightings = measured(len(policy.objectives))
     if split == "validation" and data.kl_budget is not None:
         # Values that are the same for all tokens spend nothing: the round is then not promoted.
         with suppress(ValueError):
-            found = expected.strength(data.kl_budget / correction, data.strength.beta)
-            data.strength.set(found)
-    beta = data.strength.beta
-    kl = {share: correction * expected(share * beta) for share in SHARES}
-    return {
-        **_verdict(advantages[..., 0], rewards, kl[1], (*earlier, data.facts)[0]),
-        "beta": beta,
-        "kl_correction": correction,
-        "kl_expected": kl[1],
-        **{f"kl_expected_{share:g}": nats for share, nats in kl.items()},
-    }
+            data.strength.set(_strength(data, expected, weightings, data.kl_budget / correction))
+    verdicts: dict[Weighting, dict[str, float | None]] = {}
+    for weights in weightings:
+        beta, at = data.sampling(weights).beta, expected.of(weights)
+        kl = {share: correction * at(share * beta) for share in SHARES}
+        first = judged_at(earlier[0], data, weights) if earlier else data.explainable[weights]
+        columns = mixed(advantages, weights), mixed(rewards, weights)
+        verdicts[weights] = {
+            **_verdict(*columns, kl[1], first),
+            "beta": beta,
+            "kl_correction": correction,
+            "kl_expected": kl[1],
+            **{f"kl_expected_{share:g}": nats for share, nats in kl.items()},
+        }
+    return verdicts
+
+
+def judged_at(entry: Entry, data: RolloutDataModule, weights: Weighting) -> Entry:
+    """What an entry of `metrics.json` says of one weighting: all of it, if there is but one."""
+    names = [one.name for one in data.objectives]
+    found: Entry = entry if len(weights) == 1 else entry["weightings"][label(names, weights)]
+    return found
+
+
+def parts(entry: dict[str, Any], data: RolloutDataModule) -> dict[str, dict[str, Any]]:
+    """What an entry says of each weighting, by its label; of one objective by its name."""
+    found: dict[str, dict[str, Any]] = entry.get("weightings") or {data.objective.name: entry}
+    return found
+
+
+def _strength(
+    data: RolloutDataModule, expected: ExpectedKL, weightings: Sequence[Weighting], budget: float
+) -> float:
+    """β₀ that spends a KL budget at all weightings, on average of the logarithm."""
+    found = []
+    for weights in weightings:
+        relative = data.strength.relative(weights)
+        start = data.strength.beta * relative
+        found.append(expected.of(weights).strength(budget, start) / relative)
+    return geometric_mean(found)
 
 
 def _read(
@@ -76,7 +109,7 @@ def _read(
 ) -> tuple[Array, ExpectedKL]:
     """Read answers once: their summed advantages [P, S, M], and the KL expected at any strength."""
     pairs = [(p, one) for p, few in zip(prompts, tokens, strict=True) for one in few if one]
-    sampling = data.sampling(len(policy.objectives))
+    sampling = data.sampling(measured(len(policy.objectives))[-1])
     steps = policy.walk(
         [p for p, _ in pairs],
         [list(one) for _, one in pairs],

@@ -21,9 +21,10 @@ from mavis.decoding.windows import tree_masks
 from mavis.evaluation.metrics import sibling_rank_correlation
 from mavis.options import positive
 from mavis.reward import identity
+from mavis.training.batching import Batch
 from mavis.training.data import RolloutDataModule
 from mavis.training.joint_head import JointHead
-from mavis.training.packing import Batch
+from mavis.training.losses import MixedLoss
 from mavis.training.rates import parameter_groups
 from mavis.training.value_design import LAYERS, Credit, Design, begun, check, choose, differing
 
@@ -153,7 +154,7 @@ class ValueModule(LightningModule):
         return self.network.states(model, input_ids=batch.tokens, **inputs)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Mean over the objectives of the squared error on tokens that have a target.
+        """Squared error on tokens that have a target; of several objectives see `losses`.
 
         Joint credit takes no gradient steps: the first pass of a round gathers its moments.
         """
@@ -163,9 +164,14 @@ class ValueModule(LightningModule):
                 self.joint_head.add(hidden, _before(hidden, batch), batch, self._total)
             # Nothing to descend: a zero that depends on the head keeps the trainer's loop as it is.
             return 0.0 * torch.stack([p.sum() for p in self.network.head.parameters()]).sum()
-        loss = value_losses(self(batch), batch.targets).mean()
+        loss = self.mixed_loss(self(batch), batch.targets, batch.weights)
         self.log("train_loss", loss, prog_bar=True)
         return loss
+
+    @cached_property
+    def mixed_loss(self) -> MixedLoss:
+        """The loss of values that will be mixed; of one objective it is its mean squared error."""
+        return MixedLoss(self.data.covariance)
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Collect predictions and targets of held-out trees."""
@@ -264,19 +270,6 @@ class ValueModule(LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def value_losses(predicted: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error [M] of predictions [B, T, M] where targets [B, T, M] are not NaN.
-
-    The training loss is the mean of these: an objective that abstains often counts as much as
-    another, and the gradient of the shared layers does not grow with the number of objectives.
-    """
-    known = targets.isfinite()
-    squares = torch.where(known, predicted - targets.nan_to_num(), 0.0).square()
-    # Each objective is summed in the same order as if it were the only one.
-    sums = torch.stack([one.sum() for one in squares.movedim(-1, 0).contiguous()])
-    return sums / known.sum((0, 1)).clamp(min=1)
 
 
 def _metrics(predicted: Scores, target: Scores, siblings: Scores) -> dict[str, float]:

@@ -23,14 +23,15 @@ from mavis.decoding.value_model import ValueModel, decoding
 from mavis.prompts import plain
 from mavis.reward import Units, score
 from mavis.storage import read_json
+from mavis.training.batching import batches, loader
 from mavis.training.data import VALIDATION_TREES, RolloutDataModule
 from mavis.training.decoding_speed import Clock, speed
 from mavis.training.drawn_trees import Lengths, draw_tree, tree_size
 from mavis.training.estimate import Rates, Size, Speed, parts, report
-from mavis.training.packing import batches, loader
 from mavis.training.prefixes import prefix_places
 from mavis.training.rollout import grow
 from mavis.training.run_folder import LAST, METRICS, check_reference
+from mavis.training.weightings import measured
 
 SECONDS = 4.0  # that a probe may take, about
 REPLIES = 256  # of the reference that lengths are measured on, if there is time
@@ -67,7 +68,7 @@ class Plan(Callback):
         self.data = data
         check_reference(self.out, data.reference, keep=False)
         self._load = self._started + self.clock() - self._began
-        policy, sampling = GuidedPolicy(data.reference), data.sampling(0)
+        policy, sampling = GuidedPolicy(data.reference), data.sampling()
         self._reference, outputs = self._decode(policy, sampling, REPLIES)
         replies = [(len(one.tokens), one.reason in ("end", "stop")) for one in outputs]
         self.lengths = Lengths.measure(replies, data.max_tokens)
@@ -84,8 +85,9 @@ class Plan(Callback):
         policy = GuidedPolicy(self.data.reference, (network,))
         trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
         self._weights = sum(p.numel() for p in network.parameters()), trained
+        equal = measured(len(policy.objectives))[-1]
         with decoding(network):
-            self._guided, _ = self._decode(policy, self.data.sampling(len(policy.objectives)), 1)
+            self._guided, _ = self._decode(policy, self.data.sampling(equal), 1)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a pass."""
@@ -173,7 +175,8 @@ class Plan(Callback):
             return 1.0
         before = self.clock()
         seed = (data.seed, data.rounds)  # no round of the fit
-        trees = [tree for _, tree in grow(policy, prompts, shape, sampling, seed, data.rows)]
+        how = [sampling] * len(prompts)
+        trees = [tree for _, tree in grow(policy, prompts, shape, how, seed, data.rows)]
         taken = self.clock() - before
         sampled = sum(len(tree.tokens) - int(tree.start[1]) for tree in trees)
         return max(1.0, taken / max(1e-9, seconds(sampled)))
@@ -252,6 +255,7 @@ def run(trainer: Trainer, module: LightningModule, data: RolloutDataModule) -> s
         return f"the run in {plan.out} is finished: nothing is left to train."
     # Units are measured on all answers of the reference, which is what a plan does not wait for.
     data.units = (Units(0.0, 1.0),) * len(data.objectives)
+    data.covariance = tuple(tuple(map(float, row)) for row in np.eye(len(data.objectives)))
     trainer.fit(module, datamodule=data)
     return plan.report()
 

@@ -52,7 +52,7 @@ def grow(
     policy: GuidedPolicy,
     prompts: Sequence[Prompt],
     shape: Shape,
-    sampling: SamplingParams,
+    sampling: Sequence[SamplingParams],
     seed: tuple[int, ...],
     rows: int = 64,
 ) -> Iterator[tuple[int, Tree]]:
@@ -62,7 +62,7 @@ def grow(
         policy: the policy that samples the tokens.
         prompts: texts or chats.
         shape: how the trees branch.
-        sampling: how tokens are drawn.
+        sampling: how the tokens of each tree are drawn.
         seed: (seed, round).
         rows: rows that are decoded together.
 
@@ -85,7 +85,7 @@ def grow(
             Request(
                 tokens=[*span.request.tokens, *span.tokens],
                 limit=shape.segment(key, level, used),
-                sampling=sampling,
+                sampling=sampling[index],
                 key=key,
                 stop=start.stop,
                 response=used,
@@ -99,7 +99,7 @@ def grow(
     # Prompts of like length side by side: a row pays for the longest one that is live.
     order = sorted(range(len(prompts)), key=lambda index: len(starts[index].tokens))
     roots = [
-        Request(starts[at].tokens, 0, sampling, ("root",), starts[at].stop, tag=(at, ()))
+        Request(starts[at].tokens, 0, sampling[at], ("root",), starts[at].stop, tag=(at, ()))
         for at in order
     ]
     spans = decode(
@@ -111,7 +111,8 @@ def grow(
         segments[index][path] = _segment(policy, span, starts[index], leaf)
         open_nodes[index] -= 1  # its children are counted when the loop asks for them, after this
         if leaf and open_nodes[index] == 0:
-            yield index, build_tree(plain(prompts[index]), segments[index])
+            weights = sampling[index].weights
+            yield index, build_tree(plain(prompts[index]), segments[index], weights)
             segments[index] = {}
 
 

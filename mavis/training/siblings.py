@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mavis.evaluation.bootstrap import Interval, interval, resamples
+from mavis.reward import Units, standardised
 from mavis.training.tree import NO_PARENT, Tree
+from mavis.training.weightings import Weighting, measured, mixed
 
 Array = npt.NDArray[np.float64]
 
@@ -21,7 +23,7 @@ Array = npt.NDArray[np.float64]
 EXPLAINABLE = ("reward_explainable", "reward_explainable_low", "reward_explainable_high")
 
 
-def explainable(trees: Sequence[Tree], objective: int = 0) -> Interval:
+def explainable(trees: Sequence[Tree], rewards: Sequence[Array]) -> Interval:
     """The share of a reply's variance within its prompt that is settled at the last branching.
 
     Variances are unbiased: replies are drawn independently where they part, so that the products
@@ -29,8 +31,8 @@ def explainable(trees: Sequence[Tree], objective: int = 0) -> Interval:
     ends before the last branching is settled by then.
 
     Args:
-        trees: whose leaves are scored; those that abstained are left out.
-        objective: which of the rewards.
+        trees: how their replies hang together.
+        rewards: of the leaves of each tree [L]; NaN leaves a reply out.
 
     Returns:
         1 − (variance between siblings at the last branching) / (variance within the prompt), with
@@ -40,7 +42,8 @@ def explainable(trees: Sequence[Tree], objective: int = 0) -> Interval:
     deepest = max((_last_branching(tree) for tree in trees), default=0)
     if deepest < 1:
         return Interval(math.nan, math.nan, math.nan)
-    sums = np.array([_variances(tree, objective, deepest) for tree in trees])
+    pairs = zip(trees, rewards, strict=True)
+    sums = np.array([_variances(tree, column, deepest) for tree, column in pairs])
     sums = sums[np.isfinite(sums).all(1)]
     if not len(sums) or sums[:, 1].sum() <= 0:
         return Interval(math.nan, math.nan, math.nan)
@@ -51,10 +54,21 @@ def explainable(trees: Sequence[Tree], objective: int = 0) -> Interval:
     return interval(float(1 - left / all_of_it), 1 - known[:, 0] / known[:, 1])
 
 
-def facts(trees: Sequence[Tree]) -> dict[str, float]:
-    """What is explainable of the first objective's rewards, by name."""
-    found = explainable(trees)
+def facts(trees: Sequence[Tree], rewards: Sequence[Array]) -> dict[str, float]:
+    """What is explainable of the rewards of leaves, by name; see `explainable`."""
+    found = explainable(trees, rewards)
     return dict(zip(EXPLAINABLE, (found.value, found.low, found.high), strict=True))
+
+
+def by_weighting(
+    trees: Sequence[Tree], units: Sequence[Units]
+) -> dict[Weighting, dict[str, float]]:
+    """What is explainable of the weighted reward, at each weighting that a round is measured at."""
+    standard = [standardised(tree.rewards, units) for tree in trees]
+    return {
+        weights: facts(trees, [mixed(rewards, weights) for rewards in standard])
+        for weights in measured(len(units))
+    }
 
 
 def _levels(tree: Tree) -> list[int]:
@@ -74,11 +88,11 @@ def _last_branching(tree: Tree) -> int:
     )
 
 
-def _variances(tree: Tree, objective: int, deepest: int) -> tuple[float, float]:
+def _variances(tree: Tree, column: Array, deepest: int) -> tuple[float, float]:
     """Variances of a reply: given its node on the deepest level, and given the prompt alone."""
     levels = _levels(tree)
     below: list[list[tuple[float, float, float]]] = [[] for _ in levels]
-    column = tree.rewards[:, objective].astype(np.float64)
+    column = column.astype(np.float64)
     if np.isfinite(column).any():
         column = column - column[np.isfinite(column)].mean()  # so that no digits are lost
     rewards = dict(zip(tree.leaves.tolist(), column.tolist(), strict=True))

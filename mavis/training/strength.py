@@ -1,5 +1,7 @@
 """The strength of guidance in a fit, and the KL price that belongs to it."""
 
+from mavis.decoding.spread import Covariance, relative_strength
+
 USUAL = 2.0  # strength before there are values to find one for
 
 
@@ -8,6 +10,7 @@ class Strength:
 
     The policy of strength β is the best one where a nat of KL costs 1 / β: with η = 1 / β a round
     is a step of soft policy improvement. So one follows from the other, unless both are given.
+    Of several objectives these are β₀ and η₀, of one that is guided by alone: see `relative`.
 
     Args:
         beta: β, if it is given.
@@ -15,7 +18,7 @@ class Strength:
     """
 
     def __init__(self, beta: float | None, eta: float | None) -> None:
-        self._eta = eta
+        self._eta, self.covariance = eta, Covariance()
         self.beta = beta if beta is not None else 1 / eta if eta is not None else USUAL
 
     @property
@@ -24,6 +27,11 @@ class Strength:
         if self._eta is not None:
             return self._eta
         return 1 / self.beta if self.beta else 0.0
+
+    def relative(self, weights: tuple[float, ...]) -> float:
+        """What multiplies β, and divides η, for a policy of these weights."""
+        known = len(weights) > 1 and self.covariance
+        return relative_strength(weights, self.covariance) if known else 1.0
 
     def set(self, beta: float) -> None:
         """Go on with another strength."""

@@ -45,6 +45,7 @@ class Tree:
     reasons: list[str]  # [L] "end", "stop" or "length"
     rewards: Floats  # [L, M] as the rewards gave them, M = 0 before that; NaN = abstained
     prefixes: Floats | None = None  # [K, M] likewise, at `prefixes.prefix_places`, if scored
+    weights: tuple[float, ...] = ()  # [M] that guided the policy; empty: it was the reference
 
     def depth(self) -> Ints:
         """Each token's position in its sequence [T]; the prompt's first token is at 0."""
@@ -64,7 +65,9 @@ class Tree:
         return before
 
 
-def build_tree(prompt: str, segments: Mapping[Path, Segment]) -> Tree:
+def build_tree(
+    prompt: str, segments: Mapping[Path, Segment], weights: tuple[float, ...] = ()
+) -> Tree:
     """Build a tree from its segments by path, whatever their order.
 
     A response that ended on the first level is cut in two, so that every tree has two levels.
@@ -90,12 +93,14 @@ def build_tree(prompt: str, segments: Mapping[Path, Segment]) -> Tree:
         responses=[whole[path].text for path in leaves],
         reasons=[whole[path].reason for path in leaves],
         rewards=np.empty((len(leaves), 0), dtype=np.float32),
+        weights=weights,
     )
 
 
 def tree_row(index: int, tree: Tree) -> Row:
     """A tree as a table row, without what rewards say of it, which is computed later."""
     row = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(tree).items()}
+    row["weights"] = list(tree.weights)
     del row["rewards"], row["prefixes"]
     return {"index": index, **row}
 
@@ -112,4 +117,5 @@ def read_tree(row: Row, rewards: Floats) -> Tree:
         responses=row["responses"],
         reasons=row["reasons"],
         rewards=rewards,
+        weights=tuple(row.get("weights") or ()),  # older ones have none
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 from mavis.reward import described
 from mavis.training.data import RolloutDataModule
-from mavis.training.judgement import SHARES
+from mavis.training.judgement import SHARES, parts
 from mavis.training.module import ValueModule
 
 
@@ -16,24 +16,32 @@ def strengths(entry: dict[str, Any]) -> tuple[tuple[float, float], ...]:
 
 def for_people(data: RolloutDataModule, module: ValueModule, entry: dict[str, Any]) -> str:
     """The value model's card, for people."""
-    (units,), name = data.units, data.objective.name
+    names = [one.name for one in data.objectives]
     card = module.network.card
     layers = f", layers {', '.join(map(str, card.layers))} (0: embeddings)" if card.layers else ""
+    weights = " ".join(f"--weights.{name} {1 / len(names):.2g}" for name in names)
     row = "| at strength {:.3g} | a KL of {:.2f} nats is expected, beside truncation |\n"
     curve = "".join(row.format(*pair) for pair in strengths(entry))
-    return f"""# Value model: {name}
+    of = {name: f" of {name}" if len(names) > 1 else "" for name in names}
+    rewards = "".join(
+        f"| reward model{of[one.name]} | `{described(one.reward)}` |\n"
+        f"| standard units{of[one.name]} | (reward − {units.mean:.4g}) / {units.std:.4g} |\n"
+        for one, units in zip(data.objectives, data.units, strict=True)
+    )
+    reached = "".join(
+        f"| reward on held-out prompts{f', {name}' if len(names) > 1 else ''} | "
+        f"{part['reward']:z.2f} ± {part['reward_se']:.2f} (reference "
+        f"{part['reward_reference']:z.2f}) at a KL of {part['kl']:.2f} nats per response |\n"
+        for name, part in parts(entry, data).items()
+    )
+    return f"""# Value model: {", ".join(names)}
 
-Tilts `{data.reference.name}` towards {name}, with `mavis generate "…" --weights.{name} 1`.
+Tilts `{data.reference.name}` towards {" and ".join(names)}, with `mavis generate "…" {weights}`.
 
 | | |
 |---|---|
 | source of values | `{card.source}`{layers} |
-| reward model | `{described(data.objective.reward)}` |
-| standard units | (reward − {units.mean:.4g}) / {units.std:.4g} |
-| prompts | `{data.source}` |
+{rewards}| prompts | `{data.source}` |
 | rounds | {entry["round"] + 1} |
 | η, β in rollouts | {data.strength.eta:.3g}, {data.strength.beta:.3g} |
-| reward on held-out prompts | {entry["reward"]:z.2f} ± {entry["reward_se"]:.2f} (reference {
-        entry["reward_reference"]:z.2f}) |
-| KL to the reference | {entry["kl"]:.2f} nats per response |
-{curve}"""
+{reached}{curve}"""

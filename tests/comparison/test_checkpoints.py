@@ -1,5 +1,6 @@
 """Finding models by their folders, and what their cards say of them."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,25 @@ def test_every_method_has_its_folders(tiny_runs):
     assert whole == {"trial=0.5,rival=0.5": tiny_runs / "tuned" / "rloo-trial0.5_rival0.5"}
     assert models.folders("reference", NAMES, HALF, 0) == {}
     assert models.folders("best_of", NAMES, HALF, 0) == {}
+
+
+def test_one_value_model_of_all_objectives_comes_first(tiny_runs, tmp_path):
+    """But not where one by one is asked for, and not one that is of something else."""
+    shutil.copytree(tiny_runs, tmp_path / "runs")
+    place = tmp_path / "runs" / "rival+trial" / "value"
+    shutil.copytree(tiny_runs / "trial" / "value", place)
+    models = Models(str(tmp_path / "runs"))
+    with pytest.raises(ValueError, match=r"is for trial, not for trial,rival"):
+        models.folders("mavis", NAMES, HALF, 0)
+    card = json.loads((place / "value.json").read_text())
+    several = {"objectives": ["rival", "trial"], **{k: card[k] * 2 for k in ("units", "rewards")}}
+    (place / "value.json").write_text(json.dumps(card | several))
+    (place / "SHA256SUMS").unlink()  # as of a folder that nobody has sealed
+    assert models.folders("mavis", NAMES, HALF, 0) == {"trial,rival": place}
+    by_name = {name: tmp_path / "runs" / name / "value" for name in NAMES}
+    assert models.folders("mavis_linear", NAMES, HALF, 0) == by_name
+    given = Models(str(tmp_path / "runs"), values=dict.fromkeys(NAMES, str(place)))
+    assert given.folders("mavis", NAMES, HALF, 0) == dict.fromkeys(NAMES, place)
 
 
 def test_a_corner_of_morlhf_is_the_policy_of_one_objective(tiny_runs):

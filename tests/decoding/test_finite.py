@@ -41,7 +41,7 @@ def ask(policy: GuidedPolicy, way: str, top_k: int = 0, beta: float = 1.5) -> An
     if way == "beams":
         return policy.beam_search(PROMPTS, beta=beta, top_k=top_k, beams=3, max_tokens=6)
     if way == "trees":
-        sampling = SamplingParams(weights, beta, top_k=top_k)
+        sampling = [SamplingParams(weights, beta, top_k=top_k)] * len(PROMPTS)
         return list(grow(policy, PROMPTS, Shape((2, 2), 6), sampling, (0, 0)))
     temperature = 0.0 if way == "greedy" else 0.7
     return policy.generate(PROMPTS, beta=beta, temperature=temperature, top_k=top_k, max_tokens=8)

@@ -14,9 +14,9 @@ def data_of(kl_budget=None, pooled=False, round_=0, rounds=3):
     return SimpleNamespace(
         trees=40,
         kl_budget=kl_budget,
-        objective=SimpleNamespace(name="humor"),
         max_tokens=8,
         pooled=pooled,
+        rereads=False,
         round=round_,
         rounds=rounds,
     )
@@ -33,36 +33,36 @@ def entry(low, high, slope, kl=1.5, beta=2.0):
 
 
 def test_good_values_raise_no_doubt():
-    assert doubts(entry(0.3, 0.5, 0.9), DATA) == ""
+    assert doubts(entry(0.3, 0.5, 0.9), DATA, "humor") == ""
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.1, 0.2), (-0.4, -0.2)])
 def test_values_within_their_noise(low, high):
-    said = doubts(entry(low, high, 1.0), DATA)
+    said = doubts(entry(low, high, 1.0), DATA, "humor")
     assert "nothing shows that the values have learned humor yet" in said
     assert f"between {low:z.2f} and {high:z.2f}" in said
     assert "--data.trees 80" in said
 
 
 def test_values_that_are_all_the_same():
-    said = doubts(entry(math.nan, math.nan, math.nan), DATA)
+    said = doubts(entry(math.nan, math.nan, math.nan), DATA, "humor")
     assert "nothing shows that the values have learned humor yet" in said
     assert "they tell no answer from another" in said
 
 
 def test_values_that_are_too_large():
-    said = doubts(entry(0.1, 0.3, 0.16), DATA)
+    said = doubts(entry(0.1, 0.3, 0.16), DATA, "humor")
     assert "6.2 times as large" in said
     assert "--beta 0.32" in said
     # Where the strength follows from the KL budget, their size does not matter.
-    assert doubts(entry(0.1, 0.3, 0.16), data_of(2.0)) == ""
+    assert doubts(entry(0.1, 0.3, 0.16), data_of(2.0), "humor") == ""
 
 
 def test_a_policy_beyond_its_budget():
     """Truncation is not charged; up to half more than the budget is no matter."""
-    assert doubts(entry(0.3, 0.5, 0.9, kl=2.9), data_of(2.0)) == ""
+    assert doubts(entry(0.3, 0.5, 0.9, kl=2.9), data_of(2.0), "humor") == ""
     assert not overspent(entry(0.3, 0.5, 0.9, kl=2.9), data_of(2.0))
-    said = doubts(entry(0.3, 0.5, 0.9, kl=3.1), data_of(2.0))
+    said = doubts(entry(0.3, 0.5, 0.9, kl=3.1), data_of(2.0), "humor")
     assert overspent(entry(0.3, 0.5, 0.9, kl=3.1), data_of(2.0))
     assert "3.1 nats from the reference where 2 were to be spent" in said
     assert "smaller --data.kl_budget" in said
@@ -71,14 +71,14 @@ def test_a_policy_beyond_its_budget():
 
 
 def test_a_budget_that_no_strength_spends():
-    said = doubts({**entry(0.3, 0.5, 0.9), "kl_expected": 0.1}, data_of(500.0))
+    said = doubts({**entry(0.3, 0.5, 0.9), "kl_expected": 0.1}, data_of(500.0), "humor")
     assert "no strength spends the KL budget of 500 nats" in said
     assert "0.1 are expected. Give a smaller --data.kl_budget." in said
-    assert doubts({**entry(0.3, 0.5, 0.9), "kl_expected": 2.0}, data_of(2.0)) == ""
+    assert doubts({**entry(0.3, 0.5, 0.9), "kl_expected": 2.0}, data_of(2.0), "humor") == ""
 
 
 def test_truncation_that_is_dear_is_hinted_at():
-    data = SimpleNamespace(sampling=lambda _: SamplingParams(top_k=40))
+    data = SimpleNamespace(sampling=lambda: SamplingParams(top_k=40))
     hint = truncation_hint({"kl_truncation": 3.4, "length": 31.0}, data)
     assert "--data.top_k 40 and --data.top_p 1 alone cost 0.11 nats a token" in hint
     assert truncation_hint({"kl_truncation": 0.07, "length": 31.0}, data) == ""
@@ -90,20 +90,20 @@ def siblings(low, value, high):
 
 
 def test_only_siblings_say_that_there_is_nothing_to_learn():
-    noise = doubts(entry(-0.1, 0.2, 1.0) | siblings(-0.05, 0.0, 0.04), DATA)
+    noise = doubts(entry(-0.1, 0.2, 1.0) | siblings(-0.05, 0.0, 0.04), DATA, "humor")
     assert "there is nothing to learn of humor that 40 trees show" in noise
     assert "(correlation between -0.05 and 0.04)" in noise
     unknown = siblings(math.nan, math.nan, math.nan)
     wide = siblings(-0.3, 0.1, 0.5)  # too few trees to say so
     for found in (siblings(0.3, 0.4, 0.5), wide, unknown, dict.fromkeys(unknown), {}):
-        said = doubts(entry(-0.1, 0.2, 1.0) | found, DATA)
+        said = doubts(entry(-0.1, 0.2, 1.0) | found, DATA, "humor")
         assert "nothing to learn" not in said
         assert "nothing shows that the values have learned humor yet" in said
         assert ("while 40 % of it can be explained" in said) == (
             found.get("reward_explainable") == 0.4
         )
     # Values that foretell rewards have learned what siblings do not show.
-    assert doubts(entry(0.1, 0.2, 1.0) | siblings(-0.05, 0.0, 0.04), DATA) == ""
+    assert doubts(entry(0.1, 0.2, 1.0) | siblings(-0.05, 0.0, 0.04), DATA, "humor") == ""
 
 
 def test_how_many_more_trees():

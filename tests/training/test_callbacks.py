@@ -24,8 +24,9 @@ from mavis.loudness import loudness
 from mavis.prompts import digest
 from mavis.reward import Units
 from mavis.storage import Shards
+from mavis.training.batching import collate
 from mavis.training.callbacks import Rounds
-from mavis.training.packing import collate, pack_tree
+from mavis.training.packing import pack_tree
 
 KEYS = {  # DESIGN 3.6, and what stands beside
     *("round", "reward", "reward_se", "reward_reference", "kl", "kl_sampled", "kl_truncation"),
@@ -171,7 +172,7 @@ PHASES = {
     "marker": ("mavis.training.data.write_json", 1),
     "first step": ("mavis.training.module.ValueModule.training_step", 1),
     "second round's training": ("mavis.training.module.ValueModule.training_step", -3),
-    "evaluation": ("mavis.training.data.RolloutDataModule.evaluate", 2),
+    "evaluation": ("mavis.training.held_out.HeldOutPrompts.evaluate", 2),
     "value folder": ("mavis.decoding.value_model.ValueModel.save_pretrained", 2),
     "metrics": ("mavis.training.callbacks.write_json", 2),
     "checkpoint": ("mavis.training.callbacks.save_checkpoint", 2),
@@ -290,7 +291,7 @@ def test_killed_it_goes_on(tiny_fit, fit_words, plugin, tmp_path, capsys, monkey
 TERMINATED = {
     "rollouts": ("mavis.training.collect.tree_row", 3),
     "second round's training": ("mavis.training.module.ValueModule.training_step", 7),
-    "last evaluation": ("mavis.training.data.RolloutDataModule.evaluate", 2),
+    "last evaluation": ("mavis.training.held_out.HeldOutPrompts.evaluate", 2),
 }
 
 

@@ -32,7 +32,8 @@ def policy(tiny_reference):
 
 def trees(folder, policy, who=None, reward=letters, prompts=PROMPTS):
     who, objectives = who or Collector(), [Objective("trial", reward)]
-    return collect_trees(who, folder, policy, prompts, objectives, SHAPE, SAMPLING, (0, 0), 8)
+    how = [SAMPLING] * len(prompts)
+    return collect_trees(who, folder, policy, prompts, objectives, SHAPE, how, (0, 0), 8)
 
 
 def same(left, right):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from mavis.training.batching import collate
 from mavis.training.credit import FOLDS, PRIOR_RIDGE, RIDGES, STEADY, Moments, solve
-from mavis.training.packing import collate, pack_tree
+from mavis.training.packing import pack_tree
 from mavis.training.targets import soft_targets
 from mavis.training.tree import Segment, build_tree
 

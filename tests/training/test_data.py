@@ -77,7 +77,7 @@ def test_rollouts_disturb_nothing(make, training, round_):
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
     with torch.enable_grad():
         data.train_dataloader()
-        data.evaluate(network, "validation", data.folder / "x")
+        data.evaluate(network, "validation", data.folder / "x", (1.0,))
         assert torch.is_grad_enabled()
     assert network.training == training
     assert network.trunk.training == training
@@ -190,7 +190,7 @@ def test_two_ranks_take_as_many_batches_each(make):
 def test_eta_and_beta(make):
     def found(**given):
         data = make(**given)
-        assert data.sampling(2).beta == data.strength.beta
+        assert data.sampling((1.0,)).beta == data.strength.beta
         return data.strength.beta, data.strength.eta, data.kl_budget
 
     assert found() == (2.0, 0.5, 2.0)  # until there are values to find a strength for
@@ -216,7 +216,7 @@ def test_the_strength_is_kept_with_the_rounds(make):
     data.round = 3
     data.strength.set(5.0)
     resumed.load_state_dict(data.state_dict())
-    assert (resumed.round, resumed.strength.beta, resumed.sampling(1).beta) == (3, 5.0, 5.0)
+    assert (resumed.round, resumed.strength.beta, resumed.sampling((1.0,)).beta) == (3, 5.0, 5.0)
     resumed.load_state_dict({"rounds": 1})  # of a run of before the strength was kept
     assert (resumed.round, resumed.strength.beta) == (1, 5.0)
 

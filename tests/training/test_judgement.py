@@ -14,7 +14,7 @@ from mavis.cli.main import main
 from mavis.evaluation.advantages import agreement, reply_advantages
 from mavis.reward import Units
 from mavis.storage import Shards
-from mavis.training import judgement
+from mavis.training import judgement, round_entry
 from mavis.training.data import RolloutDataModule
 from mavis.training.judgement import ANSWERS, in_a_line, kl_correction
 
@@ -56,14 +56,14 @@ def test_a_fit_is_judged_on_held_out_answers_of_the_reference(tiny_fit, tiny_fol
 
 def judged_as(monkeypatch, verdict):
     """Have `verdict(data)` say how good a round's values are; all else is measured."""
-    inner, kept = judgement.judge, ("low", "high")
+    inner, kept = round_entry.judge, ("low", "high")
 
     def judge(data, *others):
-        found = inner(data, *others)
         names = [f"advantage_correlation_{end}" for end in kept]
-        return found | {name: verdict(data)[name] for name in names}
+        ends = {name: verdict(data)[name] for name in names}
+        return {weights: found | ends for weights, found in inner(data, *others).items()}
 
-    monkeypatch.setattr(judgement, "judge", judge)
+    monkeypatch.setattr(round_entry, "judge", judge)
     monkeypatch.setattr(judgement, "overspent", lambda *_: False)
 
 

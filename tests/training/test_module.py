@@ -6,11 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from losses_of_each import value_losses
 
 from mavis.evaluation.metrics import sibling_rank_correlation
 from mavis.reward import Units
-from mavis.training.module import ValueModule, value_losses
-from mavis.training.packing import collate, pack_tree
+from mavis.training.batching import collate
+from mavis.training.module import ValueModule
+from mavis.training.packing import pack_tree
 from mavis.training.rates import parameter_groups
 from mavis.training.strength import Strength
 from mavis.training.tree import Segment, build_tree

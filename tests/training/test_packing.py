@@ -6,18 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from losses_of_each import value_losses
 
 from mavis.reward import Units
-from mavis.training.module import ValueModule, value_losses
-from mavis.training.packing import (
-    FREAK,
-    Pack,
-    batches,
-    collate,
-    pack_tree,
-    round_packs,
-    tree_mask,
-)
+from mavis.training.batching import batches, collate, tree_mask
+from mavis.training.module import ValueModule
+from mavis.training.packing import FREAK, Pack, pack_tree, round_packs
 from mavis.training.tree import Segment, build_tree
 
 PROMPT = [5, 9, 3, 7]
@@ -226,9 +220,9 @@ def test_a_freak_reply_counts_for_five_units():
     tree, units = make_tree(), (Units(1.0, 2.0), Units(0.0, 1.0))
     raw = np.random.default_rng(0).normal(size=(len(tree.leaves), 2)).astype(np.float32)
     raw[3], raw[5, 1] = (1e6, -80.0), np.nan
-    packs = round_packs([replace(tree, rewards=raw)], units, 0.0, 1000)
+    packs = round_packs([replace(tree, rewards=raw)], units, [0.0], 1000)
     near = np.where(np.isnan(raw), raw, raw.clip([-9.0, -5.0], [11.0, 5.0]))
-    (expected,) = round_packs([replace(tree, rewards=near.astype(np.float32))], units, 0.0, 1000)
+    (expected,) = round_packs([replace(tree, rewards=near.astype(np.float32))], units, [0.0], 1000)
     np.testing.assert_allclose(packs[0].targets, expected.targets, rtol=1e-6)
     at = int(tree.start[tree.leaves[3] + 1]) - 1
     assert packs[0].targets[at].tolist() == [FREAK, -FREAK]
@@ -238,7 +232,7 @@ def test_a_freak_reply_counts_for_five_units():
 def bare(size):
     zeros = np.zeros(size, dtype=np.int64)
     targets, start = np.zeros((size, 1), np.float32), np.zeros(1, np.float32)
-    return Pack(zeros, zeros - 1, zeros, targets, zeros - 1, 1, start, targets[:, 0])
+    return Pack(zeros, zeros - 1, zeros, targets, zeros - 1, 1, start, targets[:, 0], start)
 
 
 def test_batches_stay_within_the_budget():
@@ -256,13 +250,3 @@ def test_batches_stay_within_the_budget():
     # Packs of like length stand together: little is padding.
     padded = sum(len(group) * max(len(p.tokens) for p in group) for group in groups)
     assert padded < 1.35 * sum(len(p.tokens) for p in packs)
-
-
-def test_no_target_no_loss():
-    predicted = torch.ones(2, 3, 2, requires_grad=True)
-    targets = torch.full((2, 3, 2), torch.nan)
-    targets[0, 1, 1] = 3.0  # of one objective only
-    losses = value_losses(predicted, targets)
-    losses.sum().backward()
-    assert losses.tolist() == [0, 4]
-    assert predicted.grad.nonzero().tolist() == [[0, 1, 1]]

@@ -23,8 +23,9 @@ from mavis.cli.main import main
 from mavis.reward import Units
 from mavis.storage import Shards
 from mavis.training import collect
+from mavis.training.batching import collate
 from mavis.training.data import RolloutDataModule
-from mavis.training.packing import collate, round_packs
+from mavis.training.packing import round_packs
 from mavis.training.prefixes import (
     discounted_targets,
     increments,
@@ -134,11 +135,11 @@ def test_increments_sum_to_the_reward(seed):
 
 def test_packs_have_increments_only_where_they_are_discounted(tree):
     scored = replace(tree, rewards=REWARDS, prefixes=PREFIXES)
-    (plain,) = round_packs([scored], UNITS, 0.5, 100)
-    (same,) = round_packs([replace(tree, rewards=REWARDS)], UNITS, 0.5, 100)
+    (plain,) = round_packs([scored], UNITS, [0.5], 100)
+    (same,) = round_packs([replace(tree, rewards=REWARDS)], UNITS, [0.5], 100)
     np.testing.assert_array_equal(plain.targets, same.targets)
     assert collate([plain]).increments is None
-    (pack,) = round_packs([scored], UNITS, 0.0, 100, prefix_discount=0.5)
+    (pack,) = round_packs([scored], UNITS, [0.0], 100, prefix_discount=0.5)
     batch = collate([pack])
     np.testing.assert_allclose(batch.targets[0, 2:, 0], [0.875, 1.25, 2, 1, 2, -1], atol=1e-6)
     gained = [0, 0, -1 / 6, 0, 2.5, -2, 1.5, -5 / 3]

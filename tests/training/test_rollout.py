@@ -34,7 +34,7 @@ def sampling(policy, top_k=12):
 
 
 def trees(policy, prompts=PROMPTS, rows=8, shape=SHAPE, seed=SEED):
-    grown = dict(grow(policy, prompts, shape, sampling(policy), seed, rows))
+    grown = dict(grow(policy, prompts, shape, [sampling(policy)] * len(prompts), seed, rows))
     assert sorted(grown) == list(range(len(prompts)))
     return [grown[index] for index in range(len(prompts))]
 

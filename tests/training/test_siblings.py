@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mavis.training.siblings import explainable, facts
+from mavis.training import siblings
 from mavis.training.tree import Segment, build_tree
 
 
@@ -18,6 +18,10 @@ def tree_of(rewards):
     assert len(tree.leaves) == len(rewards)
     column = np.array([rewards[path] for path in sorted(rewards)], np.float32)
     return tree.__class__(**{**vars(tree), "rewards": column[:, None]})
+
+
+def found_in(trees):
+    return siblings.explainable(trees, [tree.rewards[:, 0] for tree in trees])
 
 
 def drawn(rng, count, deviations, branching=(4, 2, 2), ends=0.0):
@@ -54,7 +58,7 @@ def drawn(rng, count, deviations, branching=(4, 2, 2), ends=0.0):
 def test_a_known_share_is_found(deviations, branching, share):
     """Differences between prompts, five times as large, are of no account."""
     trees = drawn(np.random.default_rng(0), 600, deviations, branching)
-    found = explainable(trees)
+    found = found_in(trees)
     assert found.value == pytest.approx(share, abs=0.05)
     assert found.low - 1e-4 <= share <= found.high + 1e-4
     assert found.high - found.low < 0.15
@@ -64,13 +68,13 @@ def test_replies_that_end_early_are_settled():
     """A third of them ends after the second of three segments, and has no third draw."""
     trees = drawn(np.random.default_rng(1), 1500, (1.0, 1.0, 2.0), ends=1 / 3)
     left = 2 / 3 * 4
-    assert explainable(trees).value == pytest.approx(1 - left / (2 + left), abs=0.04)
+    assert found_in(trees).value == pytest.approx(1 - left / (2 + left), abs=0.04)
 
 
 def test_noise_leaves_nothing_to_explain():
     """Nineteen of twenty intervals hold 0, whatever the draws."""
     rng = np.random.default_rng(2)
-    found = [explainable(drawn(rng, 60, (0.0, 0.0, 1.0))) for _ in range(40)]
+    found = [found_in(drawn(rng, 60, (0.0, 0.0, 1.0))) for _ in range(40)]
     assert np.mean([one.value for one in found]) == pytest.approx(0.0, abs=0.03)
     assert sum(one.low <= 0 <= one.high for one in found) >= 34
 
@@ -78,12 +82,14 @@ def test_noise_leaves_nothing_to_explain():
 def test_figures_by_hand():
     """Of branches (0, 2) and (4, 6): within 2, in all 1/4 · 56 − 1 · 5."""
     tree = tree_of({(0, 0): 0.0, (0, 1): 2.0, (1, 0): 4.0, (1, 1): 6.0})
-    assert explainable([tree]).value == pytest.approx(1 - 2 / 9)
+    assert found_in([tree]).value == pytest.approx(1 - 2 / 9)
     # An abstention leaves its sibling without a comparison.
     holed = {(2, 0): math.nan, (2, 1): 9.0, (3, 0): math.nan, (3, 1): math.nan}
     more = tree_of({(0, 0): 0.0, (0, 1): 2.0, (1, 0): 4.0, (1, 1): 6.0, **holed})
-    assert explainable([more]).value == pytest.approx(1 - 2 / 9)
-    assert facts([tree])["reward_explainable"] == pytest.approx(1 - 2 / 9)
+    assert found_in([more]).value == pytest.approx(1 - 2 / 9)
+    assert siblings.facts([tree], [tree.rewards[:, 0]])["reward_explainable"] == pytest.approx(
+        1 - 2 / 9
+    )
 
 
 def test_a_reply_that_is_cut_in_two_has_no_sibling():
@@ -94,7 +100,7 @@ def test_a_reply_that_is_cut_in_two_has_no_sibling():
     tree = build_tree("p", segments)
     tree = tree.__class__(**{**vars(tree), "rewards": np.array([[1.0], [2.0], [4.0]], np.float32)})
     # Within: (0 + 2) / 2. In all: (1 + (4 + 16) / 2) / 2 − 1 · 3.
-    assert explainable([tree]).value == pytest.approx(1 - 1 / 2.5)
+    assert found_in([tree]).value == pytest.approx(1 - 1 / 2.5)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +114,6 @@ def test_a_reply_that_is_cut_in_two_has_no_sibling():
     ids=["one branching", "one branch", "constant", "abstained"],
 )
 def test_nothing_is_known(rewards):
-    found = explainable([tree_of(rewards)] * 3)
+    found = found_in([tree_of(rewards)] * 3)
     assert all(map(math.isnan, (found.value, found.low, found.high)))
-    assert math.isnan(explainable([]).value)
+    assert math.isnan(found_in([]).value)

@@ -1,0 +1,71 @@
+"""The spread of a weighted reward, and the strength of guidance that follows from it.
+
+A tilt by a value Q at strength β is about β² Var[Q] / 2 nats from the reference. The weighted
+reward Σ λ_m r_m of conflicting objectives varies less than each of them, so that one strength for
+all weights spends most of its KL at the corners and little between. With C the covariance of the
+rewards within prompts, under the reference policy and in standard units,
+
+    σ_λ² = λᵀ C λ,        β_λ = β₀ / σ_λ
+
+spends about as many nats for any λ whose weights sum to 1.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Covariance = tuple[tuple[float, ...], ...]  # [M, M]
+
+SMALLEST = 0.1  # of the spread of a weighted reward: below it, strengths grow no further
+
+
+def mixed_spread(weights: Sequence[float], covariance: npt.ArrayLike) -> float:
+    """σ_λ, the standard deviation of the weighted reward within a prompt.
+
+    >>> round(mixed_spread((0.5, 0.5), [[1.0, -0.5], [-0.5, 1.0]]), 3)
+    0.5
+    """
+    λ = np.asarray(weights, dtype=np.float64)
+    return math.sqrt(max(0.0, float(λ @ np.asarray(covariance, dtype=np.float64) @ λ)))
+
+
+def relative_strength(weights: Sequence[float], covariance: npt.ArrayLike) -> float:
+    """β_λ / β₀: what multiplies the strength that was found for a single objective.
+
+    Weights of the sum 1 spend what a single objective of weight 1 does. Beyond that, strength grows
+    with the weights as it does for one objective: two weights of 1 have the strength of two halves,
+    a single weight of 2 twice that of 1, and weights near 0 hardly tilt. So the size of
+    the weights counts as their largest one, or as their sum if that is up to 1.
+
+    >>> C = [[1.0, -0.5], [-0.5, 1.0]]
+    >>> [round(relative_strength(λ, C), 3) for λ in [(1, 0), (2, 0), (0.5, 0.5), (1, 1)]]
+    [1.0, 1.0, 2.0, 1.0]
+    """
+    sizes = np.abs(np.asarray(weights, dtype=np.float64))
+    size = max(float(sizes.max(initial=0.0)), min(1.0, float(sizes.sum())))
+    if size == 0:
+        return 1.0
+    return size / max(SMALLEST * size, mixed_spread(weights, covariance))
+
+
+def within_prompts(rewards: npt.NDArray[np.float64]) -> Covariance:
+    """C of the rewards of n answers to each of P prompts [P, n, M].
+
+    Scaled so that a single objective has the spread 1 on average over the objectives. An answer
+    that a reward abstained from (NaN) is left out, and so is a prompt of fewer than two answers.
+
+    >>> within_prompts(np.array([[[0.0, 1.0], [1.0, 0.0]]]))
+    ((1.0, -1.0), (-1.0, 1.0))
+    """
+    outputs = rewards.shape[-1]
+    total, degrees = np.zeros((outputs, outputs)), 0
+    for answers in rewards:
+        known = answers[np.isfinite(answers).all(-1)]
+        if len(known) > 1:
+            centred = known - known.mean(0)
+            total, degrees = total + centred.T @ centred, degrees + len(known) - 1
+    mean = float(np.diag(total).mean())
+    found = total / mean if degrees and mean > 0 else np.eye(outputs)
+    return tuple(tuple(float(x) for x in row) for row in found)

@@ -1,0 +1,62 @@
+"""The loss of values that are learned by gradient steps: of one objective, or of several.
+
+An error e [M] in the values of M objectives is an error λᵀe in a mix of them with weights λ, whose
+rewards have the spread σ_λ. So the squared error of values of M objectives is
+
+    (Q − target)ᵀ A (Q − target)
+
+with A = λλᵀ / σ_λ² on a tree that a policy of weights λ has grown: its targets are of that policy,
+and say nothing of the values under another one. The reference policy belongs to no weights, and its
+trees count for all of them: there A is the mean of λλᵀ / σ_λ² over the weights that a fit draws.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mavis.decoding.spread import SMALLEST
+from mavis.training.weightings import drawn
+
+DRAWS = 2000  # weights that the mean over all of them is taken over
+
+
+class MixedLoss:
+    """The mean over tokens of (Q − target)ᵀ A (Q − target) / M, with A of the trace M on average.
+
+    Args:
+        covariance: C of the rewards [M, M], σ_λ² = λᵀCλ.
+    """
+
+    def __init__(self, covariance: npt.ArrayLike) -> None:
+        squares = np.asarray(covariance, dtype=np.float64)
+        weights = np.array([drawn((at, "metric"), len(squares)) for at in range(DRAWS)])
+        spread = np.einsum("dm,mn,dn->d", weights, squares, weights).clip(SMALLEST**2)
+        mean = np.einsum("dm,dn,d->mn", weights, weights, 1 / spread) / DRAWS
+        scale = len(squares) / np.trace(mean)
+        self.covariance = torch.from_numpy(squares).float()
+        self.scale, self.reference = float(scale), torch.from_numpy(scale * mean).float()
+
+    def metric(self, weights: Tensor) -> Tensor:
+        """A [B, M, M] of trees that policies of the weights [B, M] have grown; 0: the reference."""
+        weights = weights.float()  # of half precision: Lightning rounds the floats of a batch
+        covariance, reference = (
+            each.to(weights.device) for each in (self.covariance, self.reference)
+        )
+        spread = torch.einsum("bm,mn,bn->b", weights, covariance, weights)
+        products = weights[:, :, None] * weights[:, None, :]
+        own = self.scale * products / spread.clamp(min=SMALLEST**2)[:, None, None]
+        return torch.where(weights.any(-1)[:, None, None], own, reference)
+
+    def __call__(self, predicted: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """The loss of predictions [B, T, M], for targets [B, T, M] that may be NaN.
+
+        A token of the reference's trees counts by the objectives that are known. Of a mix nothing
+        is known where one of its objectives is not.
+        """
+        known = targets.isfinite()
+        asked = weights[:, None, :] != 0
+        counts = torch.where(asked.any(-1), (known | ~asked).all(-1), known.any(-1))  # [B, T]
+        error = torch.where(known & counts[..., None], predicted - targets.nan_to_num(), 0.0)
+        squares = torch.einsum("btm,bmn,btn->bt", error, self.metric(weights), error)
+        return squares.sum() / counts.sum().clamp(min=1) / targets.shape[-1]

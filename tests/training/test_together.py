@@ -1,0 +1,195 @@
+"""Whole fits of several objectives by one network: through the command line, stopped and used."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from mavis import load
+from mavis.cli.main import main
+from mavis.decoding.spread import relative_strength
+from mavis.storage import Shards
+from mavis.training.held_out import HeldOutPrompts
+from mavis.training.weightings import label, measured
+
+PLUGIN = '''
+"""Two objectives that are at odds."""
+
+from mavis import Objective
+
+
+def of_vowels(prompts, responses):
+    return [response.count("a") + response.count("u") for response in responses]
+
+
+def of_brevity(prompts, responses):
+    return [-len(response) + 0.5 * response.count("m") for response in responses]
+
+
+vowels = Objective(name="vowels", reward=of_vowels)
+brevity = Objective(name="brevity", reward=of_brevity, value_args={})
+deaf = Objective(name="deaf", reward=of_vowels, value_args={"lr": 1.0})
+'''
+NAMES = ["vowels", "brevity"]
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory, fit_words):
+    """`words(out, …)`: as `fit_words`, of the two objectives."""
+    folder = tmp_path_factory.mktemp("pair")
+    (folder / "mavis_pair.py").write_text(PLUGIN)
+    info = folder / "mavis_pair-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mavis-pair\nVersion: 1.0\n")
+    lines = [f"{name} = mavis_pair:{name}" for name in (*NAMES, "deaf")]
+    (info / "entry_points.txt").write_text("\n".join(["[mavis.objectives]", *lines, ""]))
+
+    def build(out, *more, names="vowels,brevity", command="fit"):
+        given = fit_words(out, *more, command=command)
+        at = given.index("--objective")
+        return [*given[:at], "--objectives", names, *given[at + 2 :]]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield build
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, words):
+    """The folder of a fit of two rounds. Shared by all tests: copy it to change it."""
+    run = tmp_path_factory.mktemp("runs") / "vowels+brevity"
+    assert main(words(run)) == 0
+    return run
+
+
+def entries(run):
+    return json.loads((run / "metrics.json").read_text())
+
+
+def test_one_folder_has_all_of_it(pair):
+    assert {path.name for path in pair.iterdir()} >= {"config.yaml", "metrics.json", "value"}
+    assert len(list(pair.glob("reward_kl-*.png"))) == len(list(pair.glob("rewards-*.png"))) == 3
+    assert len(list(pair.glob("calibration-*.png"))) == 2
+    card = json.loads((pair / "value" / "value.json").read_text())
+    assert card["objectives"] == NAMES
+    assert card["covariance"][0][1] == card["covariance"][1][0] < 0
+    text = (pair / "value" / "README.md").read_text()
+    for name in NAMES:
+        assert f"--weights.{name}" in text
+
+
+def test_a_round_is_measured_at_every_corner_and_between(pair):
+    for entry in entries(pair):
+        parts = entry["weightings"]
+        assert list(parts) == [label(NAMES, weights) for weights in measured(2)]
+        for name in ("reward", "kl", "kl_expected", "advantage_correlation"):
+            assert entry[name] == pytest.approx(np.mean([one[name] for one in parts.values()]))
+        # The middle is guided more strongly, since these rewards take back from each other.
+        strengths = [one["beta"] for one in parts.values()]
+        assert strengths[2] > max(strengths[:2])
+        assert entry["trees"] == 4  # of both objectives
+
+
+def test_trees_have_weights_of_their_own(pair):
+    """None in the first round, which the reference grows."""
+    for round_ in (0, 1):
+        rows = list(Shards(pair / "rollouts" / f"round-{round_}" / "train" / "made").rows())
+        weights = {tuple(row["weights"] or ()) for row in rows}
+        if round_ == 0:
+            assert weights == {()}
+        else:
+            assert len(weights) > 1
+            assert all(sum(one) == pytest.approx(1) for one in weights)
+
+
+def test_a_stopped_fit_goes_on_and_comes_out_the_same(pair, words, tmp_path, monkeypatch, stopper):
+    run = tmp_path / "vowels+brevity"
+    with monkeypatch.context() as patch:
+        stop = stopper(HeldOutPrompts.evaluate, 5, KeyboardInterrupt())  # in the second round
+        patch.setattr(HeldOutPrompts, "evaluate", stop)
+        assert main(words(run)) == 130
+    assert main(words(run)) == 0
+    for mine, whole in zip(entries(run), entries(pair), strict=True):
+        for name, part in whole["weightings"].items():
+            for figure in ("reward", "kl", "beta"):
+                assert mine["weightings"][name][figure] == pytest.approx(part[figure], rel=1e-3)
+
+
+def test_generate_takes_the_folder_as_it_is(pair, capsys):
+    ask = ["generate", "an um", "--runs", str(pair.parent), "--json", "--top_k", "12"]
+    both = ["--weights.brevity", "0.5", "--weights.vowels", "0.5"]
+    for weights in (both, both[:2], both[2:]):
+        assert main([*ask, *weights]) == 0
+        (answer,) = map(json.loads, capsys.readouterr().out.splitlines())
+        assert answer["kl"] >= 0
+
+
+def test_a_sweep_compares_it_with_one_by_one(pair, words, tiny_folder, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    shutil.copytree(pair, runs / pair.name)
+    for name in NAMES:
+        assert main(words(runs / name, "--data.rounds", "1", names=name)) == 0
+    ask = ["pareto", "--objectives", "brevity,vowels", "--runs", str(runs), "--json"]
+    ask += ["--methods", "reference,best_of,mavis,mavis_linear", "--weights", "grid:0.5"]
+    ask += ["--prompts", str(tiny_folder / "prompts"), "--num_prompts", "4", "--best_of", "4"]
+    ask += ["--max_tokens", "8", "--top_k", "12", "--kl", "0.2", "--out", str(runs / "pareto")]
+    capsys.readouterr()
+    assert main(ask) == 0
+    methods = json.loads(capsys.readouterr().out)["methods"]
+    assert {"best_of", "mavis", "mavis_linear"} <= set(methods)
+    models = json.loads((runs / "pareto" / "sweep.json").read_text())["models"]
+    assert list(models["mavis"][0]) == ["brevity,vowels"]
+    assert sorted(models["mavis_linear"][0]) == ["brevity", "vowels"]
+    # At the middle it begins with the strength that mixed weights get.
+    points = [file.name for file in (runs / "pareto" / "points" / "mavis").glob("*.parquet")]
+    card = json.loads((pair / "value" / "value.json").read_text())
+    middle = relative_strength((0.5, 0.5), card["covariance"]) / card["eta"]
+    assert any(name.endswith(f"@{middle:.4g}.parquet") for name in points)
+
+
+def test_the_strength_follows_from_the_weights(pair, tiny_folder):
+    policy = load(pair / "value", reference=str(tiny_folder / "reference"))
+    assert policy.objectives == tuple(NAMES)
+    alone, mixed = (
+        policy.requests("an um", weights)[0].sampling.beta
+        for weights in ({"vowels": 1.0}, {"vowels": 0.5, "brevity": 0.5})
+    )
+    assert mixed > alone > 0
+    given = policy.requests("an um", {"vowels": 0.5, "brevity": 0.5}, beta=3.0)
+    assert given[0].sampling.beta == 3.0
+    several = policy.requests(["an um", "um an"], [{"vowels": 1.0}, {"vowels": 0.5}])
+    assert [one.sampling.beta for one in several] == pytest.approx([alone, alone])
+
+
+def test_one_name_is_as_with_the_other_option(words, fit_words, tmp_path, same_run):
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert main(fit_words(one)) == 0
+    assert main(words(other, names="trial")) == 0
+    same_run(one, other)
+    assert main(words(one, names="trial")) == 0  # and goes on with it
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("vowels,vowels", "--objectives names vowels twice."),
+        ("vowels,brevty", "no objective 'brevty' (did you mean 'brevity'?)"),
+        ("vowels,deaf", "vowels and deaf ask for different modules"),
+        (",", "--objective is missing"),
+    ],
+)
+def test_names_that_cannot_be(words, tmp_path, capsys, names, said):
+    assert main(words(tmp_path / "run", names=names)) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run" / "rollouts").exists()
+
+
+def test_both_options_are_refused(fit_words, tmp_path, capsys):
+    assert main([*fit_words(tmp_path / "run"), "--objectives", "trial,rival"]) == 2
+    assert "not both" in capsys.readouterr().err
+
+
+def test_the_plan_of_both(words, tmp_path, capsys):
+    assert main(words(tmp_path / "run", "--plan")) == 0
+    assert "in all about" in capsys.readouterr().out
