@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 import time
 from dataclasses import replace
@@ -260,19 +261,21 @@ def _table(data: RolloutDataModule, guided: Answers) -> list[dict[str, Any]]:
 def _plots(
     data: RolloutDataModule, module: ValueModule, entries: list[dict[str, Any]], guided: Answers
 ) -> list[Path]:
-    figures, several = [], len(guided) > 1
-    names = [one.name for one in data.objectives]
-    for number, (weights, answers) in enumerate(guided.items()):
-        name, end = label(names, weights), f"-{number}" if several else ""
+    names, figures = [one.name for one in data.objectives], []
+
+    def file(what: str, of: str) -> str:
+        return f"{what}-{re.sub(r'[^\w.]+', '-', of)}.png" if len(guided) > 1 else f"{what}.png"
+
+    for weights, answers in guided.items():
+        name = label(names, weights)
         rewards = [reward_column(each, data, weights) for each in (data.baseline(VALID), answers)]
         before, after = (each.ravel().tolist() for each in rewards)
         points = enumerate(best_of_n_curve(data, VALID, weights), 1)
         curve = [(n, point.mean_kl, float(point.mean_rewards[0])) for n, point in points]
-        parts = [judgement.judged_at(entry, data, weights) for entry in entries]
-        figures.append((f"reward_kl{end}.png", plots.reward_kl_figure(parts, curve, name)))
-        figures.append((f"rewards{end}.png", plots.reward_histograms_figure(before, after, name)))
-    for number, columns in enumerate(module.calibration):
-        end = f"-{number}" if several else ""
-        figure = plots.calibration_figure(*columns, names[number])
-        figures.append((f"calibration{end}.png", figure))
-    return [save(data.folder / file, figure) for file, figure in figures]
+        parts = [{**one, **judgement.judged_at(one, data, weights)} for one in entries]
+        figures.append((file("reward_kl", name), plots.reward_kl_figure(parts, curve, name)))
+        histograms = plots.reward_histograms_figure(before, after, name)
+        figures.append((file("rewards", name), histograms))
+    for name, columns in zip(names, module.calibration, strict=False):  # none after a resumption
+        figures.append((file("calibration", name), plots.calibration_figure(*columns, name)))
+    return [save(data.folder / place, figure) for place, figure in figures]

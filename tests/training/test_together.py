@@ -10,6 +10,7 @@ from mavis import load
 from mavis.cli.main import main
 from mavis.decoding.spread import relative_strength
 from mavis.storage import Shards
+from mavis.training import plots
 from mavis.training.held_out import HeldOutPrompts
 from mavis.training.weightings import label, measured
 
@@ -69,8 +70,11 @@ def entries(run):
 
 def test_one_folder_has_all_of_it(pair):
     assert {path.name for path in pair.iterdir()} >= {"config.yaml", "metrics.json", "value"}
-    assert len(list(pair.glob("reward_kl-*.png"))) == len(list(pair.glob("rewards-*.png"))) == 3
-    assert len(list(pair.glob("calibration-*.png"))) == 2
+    for name in ("vowels", "brevity", "0.5-vowels-0.5-brevity"):
+        assert (pair / f"reward_kl-{name}.png").is_file()
+        assert (pair / f"rewards-{name}.png").is_file()
+    for name in NAMES:
+        assert (pair / f"calibration-{name}.png").is_file()
     card = json.loads((pair / "value" / "value.json").read_text())
     assert card["objectives"] == NAMES
     assert card["covariance"][0][1] == card["covariance"][1][0] < 0
@@ -89,6 +93,19 @@ def test_a_round_is_measured_at_every_corner_and_between(pair):
         strengths = [one["beta"] for one in parts.values()]
         assert strengths[2] > max(strengths[:2])
         assert entry["trees"] == 4  # of both objectives
+
+
+def test_pictures_name_the_rounds(pair, monkeypatch, words):
+    drawn, inner = [], plots.reward_kl_figure
+
+    def watched(parts, *others):
+        drawn.append([part["round"] for part in parts])
+        return inner(parts, *others)
+
+    monkeypatch.setattr(plots, "reward_kl_figure", watched)
+    run = pair.parent / "again" / pair.name
+    assert main(words(run)) == 0
+    assert drawn == [[0]] * 3 + [[0, 1]] * 3
 
 
 def test_trees_have_weights_of_their_own(pair):
