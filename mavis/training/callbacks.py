@@ -264,7 +264,8 @@ def _plots(
     names, figures = [one.name for one in data.objectives], []
 
     def file(what: str, of: str) -> str:
-        return f"{what}-{re.sub(r'[^\w.]+', '-', of)}.png" if len(guided) > 1 else f"{what}.png"
+        words = [what, *re.findall(r"[\w.]+", of)] if len(guided) > 1 else [what]
+        return f"{'-'.join(words)}.png"
 
     for weights, answers in guided.items():
         name = label(names, weights)
