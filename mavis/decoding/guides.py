@@ -118,8 +118,8 @@ def objectives_of(guides: Sequence[Guide]) -> tuple[str, ...]:
 def relative_strength_of(guides: Sequence[Guide], weights: Sequence[float]) -> float:
     """What multiplies β at weights [M], so that mixed objectives spend as much KL as one does.
 
-    Known where one value model has all objectives that weigh something: it has seen how their
-    rewards vary together (see `spread`). Otherwise it is 1.
+    Known where one value model has all objectives that weigh something: it knows how their values
+    vary together (see `spread`). Otherwise it is 1.
     """
     asked, first = [], 0
     for guide in guides:

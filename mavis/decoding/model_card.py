@@ -24,8 +24,8 @@ class ModelCard(Card):
         rounds: of its fit.
         strengths: pairs of a strength β and the KL to the reference that is expected at it with a
             weight of 1, in nats per answer of the fit's length, beside truncation.
-        covariance: of the rewards within prompts [M, M], by which the strength follows from the
-            weights of several objectives (see `spread`); empty: of one objective, or not known.
+        covariance: of its values [M, M], by which the strength follows from the weights of several
+            objectives (see `spread`); empty: of one objective, or not known.
     """
 
     FILE: ClassVar[str] = "value.json"

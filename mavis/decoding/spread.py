@@ -2,12 +2,14 @@
 
 A tilt by a value Q at strength β is about β² Var[Q] / 2 nats from the reference. The weighted
 reward Σ λ_m r_m of conflicting objectives varies less than each of them, so that one strength for
-all weights spends most of its KL at the corners and little between. With C the covariance of the
-rewards within prompts, under the reference policy and in standard units,
+all weights spends most of its KL at the corners and little between. With C the covariance of what
+is weighted, under the reference policy and in standard units,
 
     σ_λ² = λᵀ C λ,        β_λ = β₀ / σ_λ
 
-spends about as many nats for any λ whose weights sum to 1.
+spends about as many nats for any λ whose weights sum to 1. C is that of the rewards within prompts
+before there are values, and then that of the values (`evaluation.strength`): a reward that is
+harder to learn has smaller ones.
 """
 
 import math
@@ -60,12 +62,17 @@ def within_prompts(rewards: npt.NDArray[np.float64]) -> Covariance:
     ((1.0, -1.0), (-1.0, 1.0))
     """
     outputs = rewards.shape[-1]
-    total, degrees = np.zeros((outputs, outputs)), 0
+    total = np.zeros((outputs, outputs))
     for answers in rewards:
         known = answers[np.isfinite(answers).all(-1)]
         if len(known) > 1:
             centred = known - known.mean(0)
-            total, degrees = total + centred.T @ centred, degrees + len(known) - 1
-    mean = float(np.diag(total).mean())
-    found = total / mean if degrees and mean > 0 else np.eye(outputs)
+            total = total + centred.T @ centred
+    return scaled(total)
+
+
+def scaled(covariance: npt.NDArray[np.float64]) -> Covariance:
+    """C [M, M] with the mean 1 on its diagonal; that of independent ones if it is all 0."""
+    mean = float(np.diag(covariance).mean())
+    found = covariance / mean if mean > 0 else np.eye(len(covariance))
     return tuple(tuple(float(x) for x in row) for row in found)

@@ -145,7 +145,7 @@ class ValueModel(nn.Module):
 
     @property
     def covariance(self) -> Covariance:
-        """Of the rewards of its objectives [M, M], if it is of several; see `spread`."""
+        """Of its values [M, M], if they are of several objectives; see `spread`."""
         return self.card.covariance
 
     @property

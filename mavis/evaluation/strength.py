@@ -20,6 +20,7 @@ from mavis.decoding.prompt_requests import CandidateSettings, Completion
 from mavis.decoding.request import STRONGEST
 from mavis.decoding.scoring import Step
 from mavis.decoding.tilt import exact_kl, truncation
+from mavis.evaluation.samples import Array
 
 STEPS = 40  # of the search; half a dozen are usual
 CLOSE = 0.005  # share of the budget that it may be missed by
@@ -64,6 +65,23 @@ class ExpectedKL:
         other.weights = λ.expand(len(self.weights), -1)
         other.most = STRONGEST / max(1.0, float(λ.abs().max())) if λ.any() else 0.0
         return other
+
+    @torch.inference_mode()
+    def covariance(self) -> Array:
+        """C [M, M], of the values of the candidates under π_ref, added up over a reply.
+
+        A weak tilt of strength β and weights λ is expected to be β² λᵀCλ / 2 nats from π_ref.
+        """
+        outputs = self.values.shape[-1]
+        total = torch.zeros(outputs, outputs, dtype=torch.double)
+        parts = (torch.split(x, AT_ONCE) for x in (self.log_ref, self.values))
+        for log_ref, values in zip(*parts, strict=True):
+            shares = log_ref.softmax(-1)
+            known = torch.where(shares[..., None] > 0, values, 0.0)  # what is forbidden is −∞
+            centred = known - (shares[..., None] * known).sum(1, keepdim=True)
+            total += torch.einsum("nk,nkm,nkl->ml", shares, centred, centred).cpu().double()
+        found: Array = ((total + total.T) / 2 / self.replies).numpy()  # rounding makes them differ
+        return found
 
     @torch.inference_mode()
     def __call__(self, beta: float) -> float:

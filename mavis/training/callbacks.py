@@ -44,7 +44,7 @@ class Rounds(Callback):
     def __init__(self) -> None:
         self._entries: list[dict[str, Any]] = []  # of `metrics.json`, for the finished rounds
         # What is learned, and the strength of its policy, as the round found them.
-        self._before: tuple[list[torch.Tensor], float] = [], 0.0
+        self._before: tuple[list[torch.Tensor], dict[str, Any]] = [], {}
         self._started = 0.0
         self._cpu = 0.0  # of this process without collecting, when the round began
 
@@ -82,7 +82,7 @@ class Rounds(Callback):
         """At the start of a round, restart the optimizer and its schedule."""
         if trainer.current_epoch % self._data.epochs == 0:
             copies = [tensor.detach().clone() for tensor in self._module.learned()]
-            self._before = copies, self._data.strength.beta
+            self._before = copies, self._data.strength.state()
             self._started = time.perf_counter()
             if trainer.current_epoch > 0:
                 trainer.strategy.setup_optimizers(trainer)
@@ -113,11 +113,11 @@ class Rounds(Callback):
 
     def _take_back(self) -> None:
         """Put back the values and the strength of the round before: the next starts from those."""
-        copies, beta = self._before
+        copies, strength = self._before
         with torch.no_grad():
             for tensor, before in zip(self._module.learned(), copies, strict=True):
                 tensor.copy_(before)
-        self._data.strength.set(beta)
+        self._data.strength.restore(strength)
 
     def _restart(self) -> None:
         self._cpu = time.process_time() - self._data.collector.seconds["cpu"]
@@ -233,7 +233,7 @@ def _save(data: RolloutDataModule, module: ValueModule, entry: dict[str, Any]) -
     """Write the value model as it is after the round of an entry."""
     network, eta = module.network, data.strength.eta
     card = replace(network.card, rounds=entry["round"] + 1, strengths=strengths(entry))
-    covariance = data.covariance if len(data.objectives) > 1 else ()
+    covariance = data.strength.covariance if len(data.objectives) > 1 else ()
     network.card = replace(card, eta=eta, covariance=covariance)
     text = for_people(data, module, entry)
 

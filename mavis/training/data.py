@@ -178,12 +178,12 @@ class RolloutDataModule(HeldOutPrompts):
 
     def state_dict(self) -> dict[str, Any]:
         """The number of finished rounds, and the strength after the last of them."""
-        return {"rounds": self.round, "beta": self.strength.beta}
+        return {"rounds": self.round, **self.strength.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume after the finished rounds."""
         self.round = int(state_dict["rounds"])
-        self.strength.set(state_dict.get("beta", self.strength.beta))
+        self.strength.restore(state_dict)
 
     def _read(self, split: str) -> list[Prompt]:
         """As many prompts of a split as the run needs, in the seed's order."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mavis.decoding.policy import GuidedPolicy
+from mavis.decoding.spread import scaled
 from mavis.decoding.value_model import ValueModel, decoding
 from mavis.evaluation.advantages import adding_advantages, agreement, on_grid
 from mavis.evaluation.kl_matching import at_kl, best_of_n
@@ -56,6 +57,9 @@ def judge(
         advantages, expected = _read(data, policy, prompts, tokens)
     correction = kl_correction(earlier)
     weightings = measured(len(policy.objectives))
+    spread = expected.covariance()
+    if split == "validation" and len(weightings) > 1 and spread.any():
+        data.strength.covariance = scaled(spread)
     if split == "validation" and data.kl_budget is not None:
         # Values that are the same for all tokens spend nothing: the round is then not promoted.
         with suppress(ValueError):

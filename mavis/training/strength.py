@@ -1,5 +1,8 @@
 """The strength of guidance in a fit, and the KL price that belongs to it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from mavis.decoding.spread import Covariance, relative_strength
 
 USUAL = 2.0  # strength before there are values to find one for
@@ -36,3 +39,12 @@ class Strength:
     def set(self, beta: float) -> None:
         """Go on with another strength."""
         self.beta = beta
+
+    def state(self) -> dict[str, Any]:
+        """What rounds change, for a checkpoint."""
+        return {"beta": self.beta, "covariance": self.covariance}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state` has given; older checkpoints may lack it."""
+        self.beta = state.get("beta", self.beta)
+        self.covariance = tuple(map(tuple, state.get("covariance", self.covariance)))

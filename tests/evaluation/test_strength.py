@@ -49,6 +49,21 @@ def test_expected_kl_is_a_sum_over_states(policy, written, monkeypatch):
     assert found[1] > 0.01
 
 
+def test_the_covariance_is_that_of_a_weak_tilt(tiny_reference, tiny_network, written):
+    """For any weights: KL is β² λᵀCλ / 2 to first order, whatever a forbidden token's value is."""
+    network = tiny_network(tiny_reference, "action", ("humor", "kind"))
+    policy = GuidedPolicy(tiny_reference, (network,))
+    prompts, replies = [one.prompt for one in written], [one.tokens for one in written]
+    steps = policy.walk(prompts, replies, None, 1.0, top_k=12, top_p=0.9)
+    expected = ExpectedKL(policy.rule, steps)
+    covariance = expected.covariance()
+    np.testing.assert_allclose(covariance, covariance.T)
+    for weights in ((1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (1.0, -1.0)):
+        λ, beta = np.array(weights), 0.02
+        found = expected.of(weights)(beta)
+        assert found == pytest.approx(beta**2 * λ @ covariance @ λ / 2, rel=0.05, abs=2e-6)
+
+
 @pytest.mark.parametrize("kl", [0.05, 0.5, 2.0])
 @pytest.mark.parametrize("weight", [1.0, -0.3])
 def test_the_strength_spends_the_budget(policy, written, kl, weight):
