@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from statistics import geometric_mean
 from typing import Any
 
 import numpy as np
@@ -57,13 +56,10 @@ def judge(
         advantages, expected = _read(data, policy, prompts, tokens)
     correction = kl_correction(earlier)
     weightings = measured(len(policy.objectives))
-    spread = expected.covariance()
-    if split == "validation" and len(weightings) > 1 and spread.any():
-        data.strength.covariance = scaled(spread)
     if split == "validation" and data.kl_budget is not None:
         # Values that are the same for all tokens spend nothing: the round is then not promoted.
         with suppress(ValueError):
-            data.strength.set(_strength(data, expected, weightings, data.kl_budget / correction))
+            _set_strength(data, expected, data.kl_budget / correction)
     verdicts: dict[Weighting, dict[str, float | None]] = {}
     for weights in weightings:
         beta, at = data.sampling(weights).beta, expected.of(weights)
@@ -93,16 +89,27 @@ def parts(entry: dict[str, Any], data: RolloutDataModule) -> dict[str, dict[str,
     return found
 
 
-def _strength(
-    data: RolloutDataModule, expected: ExpectedKL, weightings: Sequence[Weighting], budget: float
-) -> float:
-    """β₀ that spends a KL budget at all weightings, on average of the logarithm."""
+def _set_strength(data: RolloutDataModule, expected: ExpectedKL, budget: float) -> None:
+    """Find the strength that spends a KL budget, and how it follows from the weights.
+
+    At every corner it is found by itself: a reward that is harder to learn has smaller values, and
+    KL grows with the square of the strength only as long as the tilt is weak. Between corners it
+    follows from how the values vary together (`spread`): C has 1 / β_m² on its diagonal, and the
+    correlations of the values.
+    """
+    outputs = len(data.objectives)
     found = []
-    for weights in weightings:
-        relative = data.strength.relative(weights)
-        start = data.strength.beta * relative
-        found.append(expected.of(weights).strength(budget, start) / relative)
-    return geometric_mean(found)
+    for weights in measured(outputs)[:outputs]:
+        start = data.strength.beta * data.strength.relative(weights)
+        found.append(expected.of(weights).strength(budget, start))
+    if outputs == 1:
+        data.strength.set(found[0])
+        return
+    spread, betas = expected.covariance(), np.array(found)
+    sizes = np.sqrt(np.diag(spread))
+    covariance = spread / np.outer(sizes * betas, sizes * betas)
+    data.strength.covariance = scaled(covariance)
+    data.strength.set(1 / math.sqrt(float(np.diag(covariance).mean())))
 
 
 def _read(

@@ -92,7 +92,8 @@ def test_a_round_is_measured_at_every_corner_and_between(pair):
             assert entry[name] == pytest.approx(np.mean([one[name] for one in parts.values()]))
         # One strength and the covariance of the values give that of all weights.
         spent = [one["kl_expected"] for one in parts.values()]
-        assert spent == pytest.approx([2.0] * 3, rel=0.35)
+        assert spent[:2] == pytest.approx([2.0] * 2, rel=0.02)
+        assert spent[2] == pytest.approx(2.0, rel=0.35)
         assert entry["trees"] == 4  # of both objectives
 
 
