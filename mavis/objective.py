@@ -174,10 +174,12 @@ def named(one: str | None, several: str | Sequence[str] | None) -> tuple[str, ..
     ('humor', 'helpfulness')
 
     Raises:
-        ValueError: both are given, or a name twice.
+        ValueError: both are given, several where one is asked for, or a name twice.
     """
     if one is not None and several is not None:
         raise ValueError("give --objective NAME or --objectives NAME,NAME, not both.")
+    if one is not None and "," in one:
+        raise ValueError(f"--objective takes one name: give --objectives {one}.")
     words = one if several is None else several
     parts = (words or "").split(",") if isinstance(words, str | None) else list(words)
     names = tuple(filter(None, (part.strip() for part in parts)))

@@ -28,13 +28,17 @@ def places(runs: Path, objectives: Sequence[str]) -> dict[str, Path]:
     """The value model of each objective, which need not exist.
 
     One of just these objectives comes first, for it knows how they vary together; then one of each;
-    then one of these objectives and others.
+    then one of these objectives and others. Where an objective has none of its own, one of several
+    that has it stands for all of these that it has.
     """
     shared = together(runs, objectives) if len(objectives) > 1 else None
+    own = {name: runs / name / "value" for name in objectives}
+    missing = [name for name, place in own.items() if not place.is_dir()]
+    if shared is None and missing:
+        shared = together(runs, objectives, more=True)
     if shared is not None:
         return dict.fromkeys(objectives, shared)
-    own = {name: runs / name / "value" for name in objectives}
-    shared = together(runs, objectives, more=True)
-    if shared is not None and not all(place.is_dir() for place in own.values()):
-        return dict.fromkeys(objectives, shared)
+    for name in missing:
+        if (shared := together(runs, [name], more=True)) is not None:
+            own |= {each: shared for each in shared.parent.name.split("+") if each in own}
     return own

@@ -43,5 +43,12 @@ def test_of_more_the_fewest_are_taken(runs):
     assert named(places(runs("a+b+c", "a+b"), ["a"])) == {"a": "a+b"}
 
 
+def test_what_has_none_of_its_own_is_taken_from_one_of_several(runs):
+    """Which then stands for all that it has, as no objective may be there twice."""
+    folder = runs("a", "c", "a+b")
+    assert named(places(folder, ["a", "b", "c"])) == {"a": "a+b", "b": "a+b", "c": "c"}
+    assert named(places(folder, ["b", "d"])) == {"b": "a+b", "d": "d"}  # which is missing
+
+
 def test_what_is_missing_is_where_a_fit_would_put_it(runs):
-    assert named(places(runs("c", "a+b"), ["a", "c"])) == {"a": "a", "c": "c"}
+    assert named(places(runs("c", "a+b"), ["d", "c"])) == {"d": "d", "c": "c"}

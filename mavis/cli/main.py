@@ -149,13 +149,19 @@ def _objectives(words: list[str]) -> tuple[str, ...]:
     peek.add_argument("-c", "--config", action="append", default=[], nargs="?")
     options = peek.parse_known_args(words)[0]
     one, several = options.objective, options.objectives
+    given = named(one, several)
     for file in reversed(options.config):
         if file is None:
             raise ValueError("-c needs the name of a configuration file.")
         if not Path(file).is_file():
             raise FileNotFoundError(f"configuration file {file!r} does not exist: check -c.")
+        settings = yaml.safe_load(Path(file).read_text()) or {}
+        kept = named(settings.get("objective"), settings.get("objectives"))
+        if given and kept and (len(given) > 1) != (len(kept) > 1):
+            raise ValueError(
+                f"{file} is of {', '.join(kept)}: leave out {', '.join(given)}, or -c."
+            )
         if one is None and several is None:
-            settings = yaml.safe_load(Path(file).read_text()) or {}
             one, several = settings.get("objective"), settings.get("objectives")
     names = named(one, several)
     for name in names:

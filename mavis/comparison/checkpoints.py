@@ -17,7 +17,7 @@ from mavis.baselines.policy_card import DEFAULT_METHOD, label, tuned_folder
 from mavis.comparison.config import ParetoConfig
 from mavis.comparison.preferences import Weighting, as_option
 from mavis.comparison.provenance import divergence, lack, purpose
-from mavis.value_places import together
+from mavis.value_places import places as value_places
 
 VALUES = ("mavis", "mavis_linear")  # methods of value models
 TUNED_UNDER = ("reverse_kl", "forward_kl", "jsd", "alpha")  # the divergences of `mavis tune`
@@ -65,8 +65,8 @@ class Models:
                 raise FileNotFoundError(f"{method} needs a model of {name} at {place}: {remedy}")
             wanted = label(objectives, by_name[name]) if method == "morlhf" else name
             made = purpose(place)
-            whole = method in VALUES and made and set(wanted.split(",")) <= set(made.split("+"))
-            if made not in {None, wanted} and not whole:
+            several = made.split("+") if made and method in VALUES else []
+            if made not in {None, wanted} and wanted not in several:
                 raise ValueError(f"{method}: the model at {place} is for {made}, not for {name}.")
             under = divergence(place)
             if under not in {None, (self.divergence, self.alpha)}:
@@ -83,12 +83,10 @@ class Models:
         runs = _of_seed(self.runs, seed)
         kind = (self.tuned, self.divergence, self.lora)
         names = ",".join(objectives)
-        if method == "mavis" and not self.values and (place := _together(runs, objectives)):
-            command = f"mavis fit --objectives {names} --out {place.parent}"
-            return {names: place}, {names: command}
         if method in VALUES:
-            places = {n: runs / n / "value" for n in objectives}
-            commands = {n: f"mavis fit --objective {n} --out {runs / n}" for n in objectives}
+            own = {n: runs / n / "value" for n in objectives}
+            places = value_places(runs, objectives) if method == "mavis" else own
+            commands = {n: _fit(place.parent) for n, place in places.items()}
         elif method in ("mod", "soup"):
             places = {n: tuned_folder(runs / "tuned", [n], (1.0,), *kind) for n in objectives}
             commands = {n: f"{self._tune(runs)} --objectives {n}" for n in objectives}
@@ -162,9 +160,11 @@ class Models:
         return f"mavis tune --method {self.tuned}{more} --out {runs / 'tuned'}"
 
 
-def _together(runs: Path, objectives: Sequence[str]) -> Path | None:
-    """The value model of just these objectives, of which there are several."""
-    return together(runs, objectives) if len(objectives) > 1 else None
+def _fit(run: Path) -> str:
+    """The command that makes a run, whose name is that of its objectives."""
+    names = run.name.split("+")
+    option = f"--objectives {','.join(names)}" if len(names) > 1 else f"--objective {run.name}"
+    return f"mavis fit {option} --out {run}"
 
 
 def _of_seed(place: str, seed: int) -> Path:

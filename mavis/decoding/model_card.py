@@ -23,7 +23,8 @@ class ModelCard(Card):
         eta: the KL price of its training targets.
         rounds: of its fit.
         strengths: pairs of a strength β and the KL to the reference that is expected at it with a
-            weight of 1, in nats per answer of the fit's length, beside truncation.
+            weight of 1, in nats per answer of the fit's length, beside truncation; of several
+            objectives the mean over those alone and all equally, each at its share of β.
         covariance: of its values [M, M], by which the strength follows from the weights of several
             objectives (see `spread`); empty: of one objective, or not known.
     """

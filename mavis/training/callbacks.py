@@ -98,9 +98,8 @@ class Rounds(Callback):
         entry, guided = self._measure(trainer, "validation", folder / "evaluation")
         # Every process keeps the entries, and so comes to the same decision.
         earlier = [old for old in self._entries if old["round"] < data.round]
-        parts = judgement.parts(entry, data).values()
-        good = all(judgement.learned(p) and not judgement.overspent(p, data) for p in parts)
-        entry["promoted"] = good or not any(old.get("promoted", True) for old in earlier)
+        kept = next((old for old in earlier[::-1] if old.get("promoted", True)), None)
+        entry["promoted"] = kept is None or judgement.keeps_up(entry, kept, data)
         self._entries = [*earlier, entry]
         if not entry["promoted"]:
             self._take_back()

@@ -76,12 +76,20 @@ class Size:
     rows: int
     prompt: float  # mean tokens of a prompt
     prefixes: bool = False  # whether the beginnings of training replies are scored, too
+    finished: int = 0  # rounds
+    rereads: bool = False  # whether a round learns from the trees of those before it, too
+    weightings: int = 1  # that a round is measured at; several are measured on the judged prompts
 
     @property
     def shapes(self) -> list[Shape]:
         """Of the trees of each round that is left."""
         first = [] if self.first is None else [self.first]
         return first + [self.later] * (self.rounds - len(first))
+
+    @property
+    def measured(self) -> int:
+        """Guided answers to held-out prompts in a round."""
+        return self.held_out if self.weightings == 1 else self.weightings * self.judged
 
     @property
     def max_tokens(self) -> int:
@@ -148,7 +156,7 @@ def parts(size: Size, rates: Rates) -> dict[str, Part]:
         return Part(portions * speed.seconds(*once), answers, answers * mean)
 
     reference = answered(rates.reference, size.baseline, size.best_of)
-    evaluation = answered(rates.guided, size.held_out, 1)
+    evaluation = answered(rates.guided, size.measured, 1)
     judged = size.judged * min(ANSWERS, size.best_of)
     # Their values are read once, for advantages and for the strength, as decoding would.
     side_by_side = max(1, min(SIDE_BY_SIDE, judged))
@@ -162,7 +170,8 @@ def parts(size: Size, rates: Rates) -> dict[str, Part]:
             seconds = speed.seconds(count * size.prompt, count * tokens, at_once, longest)
             seconds *= rates.growth
             grown = _sum(grown, Part(seconds, count * leaves, count * tokens))
-            read = count * (tokens + size.prompt)
+            before = at + size.finished if passes and size.rereads else 0
+            read = (1 + before) * count * (tokens + size.prompt)
             # Held-out trees are only read, which is about a third of learning from them.
             cost = rates.learn + rates.again * (passes - 1) if passes else rates.again / 3
             learned = _sum(learned, Part(read * cost, 0.0, read * max(1, passes)))

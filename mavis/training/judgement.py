@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -57,9 +56,7 @@ def judge(
     correction = kl_correction(earlier)
     weightings = measured(len(policy.objectives))
     if split == "validation" and data.kl_budget is not None:
-        # Values that are the same for all tokens spend nothing: the round is then not promoted.
-        with suppress(ValueError):
-            _set_strength(data, expected, data.kl_budget / correction)
+        _set_strength(data, expected, data.kl_budget / correction)
     verdicts: dict[Weighting, dict[str, float | None]] = {}
     for weights in weightings:
         beta, at = data.sampling(weights).beta, expected.of(weights)
@@ -89,6 +86,24 @@ def parts(entry: dict[str, Any], data: RolloutDataModule) -> dict[str, dict[str,
     return found
 
 
+def keeps_up(entry: dict[str, Any], kept: dict[str, Any] | None, data: RolloutDataModule) -> bool:
+    """Whether the values of a round may take the place of those that are kept.
+
+    They must have learned something, lose nothing that those had learned, at no weighting, and not
+    go far beyond the KL budget.
+
+    Args:
+        entry: of the round.
+        kept: of the round whose values are kept; None if there is none.
+        data: of the fit.
+    """
+    now = list(parts(entry, data).values())
+    before = [{}] * len(now) if kept is None else list(parts(kept, data).values())
+    lost = any(learned(old) and not learned(new) for old, new in zip(before, now, strict=True))
+    spent = any(overspent(part, data) for part in now)
+    return any(map(learned, now)) and not lost and not spent
+
+
 def _set_strength(data: RolloutDataModule, expected: ExpectedKL, budget: float) -> None:
     """Find the strength that spends a KL budget, and how it follows from the weights.
 
@@ -101,13 +116,18 @@ def _set_strength(data: RolloutDataModule, expected: ExpectedKL, budget: float) 
     found = []
     for weights in measured(outputs)[:outputs]:
         start = data.strength.beta * data.strength.relative(weights)
-        found.append(expected.of(weights).strength(budget, start))
+        try:
+            found.append(expected.of(weights).strength(budget, start))
+        except ValueError:  # values that are the same for all tokens spend nothing: see `advice`
+            found.append(start)
     if outputs == 1:
         data.strength.set(found[0])
         return
     spread, betas = expected.covariance(), np.array(found)
     sizes = np.sqrt(np.diag(spread))
-    covariance = spread / np.outer(sizes * betas, sizes * betas)
+    known = np.outer(sizes, sizes)
+    correlation = np.divide(spread, known, out=np.eye(outputs), where=known > 0)
+    covariance = correlation / np.outer(betas, betas)
     data.strength.covariance = scaled(covariance)
     data.strength.set(1 / math.sqrt(float(np.diag(covariance).mean())))
 

@@ -131,6 +131,9 @@ class Plan(Callback):
             rows=data.rows,
             prompt=float(np.mean([len(one.request.tokens) for one in self._outputs])),
             prefixes=data.prefix_discount < 1,
+            finished=self.finished,
+            rereads=data.rereads,
+            weightings=len(measured(len(data.objectives))),
         )
 
     def rates(self) -> Rates:

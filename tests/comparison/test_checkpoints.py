@@ -33,13 +33,13 @@ def test_one_value_model_of_all_objectives_comes_first(tiny_runs, tmp_path):
     place = tmp_path / "runs" / "rival+trial" / "value"
     shutil.copytree(tiny_runs / "trial" / "value", place)
     models = Models(str(tmp_path / "runs"))
-    with pytest.raises(ValueError, match=r"is for trial, not for trial,rival"):
+    with pytest.raises(ValueError, match=r"is for trial, not for rival"):
         models.folders("mavis", NAMES, HALF, 0)
     card = json.loads((place / "value.json").read_text())
     several = {"objectives": ["rival", "trial"], **{k: card[k] * 2 for k in ("units", "rewards")}}
     (place / "value.json").write_text(json.dumps(card | several))
     (place / "SHA256SUMS").unlink()  # as of a folder that nobody has sealed
-    assert models.folders("mavis", NAMES, HALF, 0) == {"trial,rival": place}
+    assert models.folders("mavis", NAMES, HALF, 0) == dict.fromkeys(NAMES, place)
     by_name = {name: tmp_path / "runs" / name / "value" for name in NAMES}
     assert models.folders("mavis_linear", NAMES, HALF, 0) == by_name
     given = Models(str(tmp_path / "runs"), values=dict.fromkeys(NAMES, str(place)))

@@ -158,7 +158,7 @@ def test_a_sweep_compares_it_with_one_by_one(pair, words, tiny_folder, tmp_path,
     methods = json.loads(capsys.readouterr().out)["methods"]
     assert {"best_of", "mavis", "mavis_linear"} <= set(methods)
     models = json.loads((runs / "pareto" / "sweep.json").read_text())["models"]
-    assert list(models["mavis"][0]) == ["brevity,vowels"]
+    assert len(set(models["mavis"][0].values())) == 1
     assert sorted(models["mavis_linear"][0]) == ["brevity", "vowels"]
     # At the middle it begins with the strength that mixed weights get.
     points = [file.name for file in (runs / "pareto" / "points" / "mavis").glob("*.parquet")]
