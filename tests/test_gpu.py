@@ -104,7 +104,8 @@ def test_packs_of_trees_have_the_values_of_the_cpu(both, source):
     batch = collate(round_packs(trees, units, [0.5] * len(trees), 256))
     found = []
     for reference, network in (here, there):
-        moved = type(batch)(*(column.to(reference.model.device) for column in batch))
+        place = reference.model.device
+        moved = type(batch)(*(column if column is None else column.to(place) for column in batch))
         found.append(module_for(reference, network)(moved).detach().cpu())
     torch.testing.assert_close(found[1], found[0], **CLOSE)
 
