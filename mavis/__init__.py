@@ -83,6 +83,7 @@ STORY = (
     "training.packing",
     "training.batching",
     "training.credit",
+    "training.ridge",
     "training.run_folder",
     "training.collect",
     "training.progress_bar",

@@ -7,25 +7,34 @@ from mavis.training import judgement
 from mavis.training.data import RolloutDataModule
 from mavis.training.estimate import duration
 from mavis.training.judgement import number
+from mavis.training.ridge import PER_DOUBLING
 
 DEAR_TRUNCATION = 0.02  # nats a token that it may cost without a hint
 LEAST_SLOPE = 0.5  # below it, values are more than twice as large as what they foretell
 ENOUGH = 0.5  # of what can be explained: below it, more trees are advised
 SLIGHT = 0.2  # correlation of siblings that their trees must rule out to show that there is none
+WORTH = 1.15  # growth of the explained share for which more trees are advised
 KNOWN_SECONDS = 1.0  # of rollouts; what takes less was read from disk, or needs no warning
 
 
 def more_trees(entry: dict[str, Any], data: RolloutDataModule) -> str:
     """How many more trees, how long they take, and the option; a whole sentence but for its end."""
-    share = entry.get("advantage_share_explained")
-    # The noise in values falls with the number of trees: with k times as many, a share s becomes
-    # about 1 / (1 + (1/s − 1) / k). So 2 times as many make a half of a third, and 4 of a fifth.
-    factor = 4 if share is not None and share < 1 / 3 else 2
+    factor = _factor(entry)
     seconds = sum(entry.get(f"seconds_{what}") or 0.0 for what in ("rollout", "score"))
     if data.pooled or data.rereads:
         return _more_rounds(factor, seconds, data)
     time = f", about {duration(factor * seconds)} a round" if seconds > KNOWN_SECONDS else ""
     return f"{factor} × as many trees{time}: --data.trees {factor * data.trees}, and another --out"
+
+
+def _factor(entry: dict[str, Any]) -> int:
+    """By how much the trees should be multiplied.
+
+    If all that values lack were the noise of their trees, k times as many would turn a share s into
+    1 / (1 + (1/s − 1) / k): 2 times as many make a half of a third, and 4 of a fifth.
+    """
+    share = entry.get("advantage_share_explained")
+    return 4 if share is not None and share < 1 / 3 else 2
 
 
 def _more_rounds(factor: int, seconds: float, data: RolloutDataModule) -> str:
@@ -48,10 +57,15 @@ def share_hint(entry: dict[str, Any], data: RolloutDataModule) -> str:
     share = entry.get("advantage_share_explained")
     if share is None or share >= ENOUGH or not judgement.learned(entry):
         return ""
-    return (
-        f"the values explain {100 * share:.0f} % of what can be explained: "
-        f"{more_trees(entry, data)}."
-    )
+    told = f"the values explain {100 * share:.0f} % of what can be explained"
+    growth = number(entry, PER_DOUBLING) ** math.log2(_factor(entry))
+    if growth < WORTH:
+        more = max(share, min(1.0, share * growth))
+        return (
+            f"{told}, and more trees would hardly change that ({_factor(entry)} × as many: about "
+            f"{100 * more:.0f} %). Other --model.layers, or another --model.source, may find more."
+        )
+    return f"{told}: {more_trees(entry, data)}."
 
 
 def _not_learned(entry: dict[str, Any], data: RolloutDataModule, name: str) -> str:

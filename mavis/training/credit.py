@@ -14,9 +14,8 @@ replies, is regressed on the sum of what its tokens bring anew. A regression of 
 by itself takes the luck of all other tokens of the reply for noise; here they explain it jointly.
 Expectations given the state before are predicted from that state's features, by least squares too.
 
-The ridge strength is chosen by cross-validation over prompts, by the correlation of what is
-foretold with the rewards, and θ is multiplied by the slope found there: values that foretell little
-are small. All of it needs second moments alone, so that nothing is kept of a tree that was read.
+All of it needs second moments alone, so that nothing is kept of a tree that was read; `ridge`
+solves the equations.
 
 Where a reward says something of partial text, there is an equation for each token, too: the
 increments Δ of the reward on prefixes (`prefixes`) from it on, discounted by κ, are what the tokens
@@ -26,9 +25,7 @@ from it on bring, discounted alike:
 
 A reply's first has weight 1, and is the equation above at κ = 1; the others have weight 1 − κ².
 Together they are generalised least squares of the increments, whose weight for tokens u and v is
-κ^{|u − v|}. They have little noise but a bias; whole replies have no bias but much noise. So the
-solution of the former is a direction θ₀ alone, and θ = c θ₀ + δ is solved from whole replies, with
-a ridge on δ and none on c ≥ 0. Where partial text misleads, c is about 0.
+κ^{|u − v|}. They have little noise but a bias; whole replies have no bias but much noise.
 """
 
 from dataclasses import dataclass, replace
@@ -39,26 +36,7 @@ from torch import Tensor
 from mavis.training.batching import Batch
 
 FOLDS = 4
-RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # in units of a reply's mean squared features
-PRIOR_RIDGE = 0.1  # of the equations of single tokens, in the same units
 STEADY = 3e-4  # of the mean eigenvalue: keeps the prediction of features from their state stable
-
-
-@dataclass(frozen=True)
-class Solution:
-    """What joint credit has found for M objectives.
-
-    Args:
-        weights: θ [D, M], already multiplied by the slope.
-        expected: what predicts ⟨θ, φ⟩ from the state before [G, M].
-        correlation: of what is foretold with the rewards, on prompts left out [M].
-        slope: of the rewards on what is foretold, on prompts left out [M].
-    """
-
-    weights: Tensor
-    expected: Tensor
-    correlation: Tensor
-    slope: Tensor
 
 
 class Moments:
@@ -227,56 +205,3 @@ class Equations:
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return None if one is None or other is None else one + other
-
-
-def solve(trees: Equations) -> Solution:
-    """Find θ, the ridge strength and the slope of each objective."""
-    squares, products = trees.squares, trees.products
-    spread = trees.spread.sum(0).clamp(min=0.0)  # rounding may leave less
-    whole, aim = squares.sum(0), products.sum(0)
-    scale = (whole.diagonal().sum() / trees.replies).clamp(min=1e-12)
-    grid = torch.tensor(RIDGES, dtype=torch.float64) * scale
-    foretold = torch.zeros(2, len(grid), aim.shape[1], dtype=torch.float64)  # Σ r̂ r and Σ r̂²
-    for fold in range(FOLDS):
-        prior = _prior(trees, scale, without=fold)
-        θ = _ridge(whole - squares[fold], aim - products[fold], grid, prior)  # [L, D, M]
-        foretold[0] += (θ * products[fold]).sum(1)
-        foretold[1] += (θ * (squares[fold] @ θ)).sum(1)
-    correlation = foretold[0] / (foretold[1] * spread).sqrt().clamp(min=1e-12)  # [L, M]
-    best = correlation.argmax(0)  # [M]
-    slope = foretold[0] / foretold[1].clamp(min=1e-12)
-    at = (best, torch.arange(len(best)))
-    θ = _ridge(whole, aim, grid, _prior(trees, scale))[best, :, at[1]].T  # [D, M]
-    θ = θ * slope[at].clamp(0.0, 1.0)
-    return Solution(θ.float(), (trees.mean @ θ).float(), correlation[at], slope[at])
-
-
-def _prior(trees: Equations, scale: Tensor, without: int | None = None) -> Tensor | None:
-    """θ₀ [D, M] of the equations of single tokens, if there are any, without one of the folds."""
-    if trees.token_squares is None or trees.token_products is None:
-        return None
-    folds = [fold for fold in range(FOLDS) if fold != without]
-    squares = trees.token_squares[folds].sum(0).double()
-    products = trees.token_products[folds].sum(0)
-    eye = torch.eye(len(squares), dtype=squares.dtype)
-    found: Tensor = torch.linalg.solve(squares + PRIOR_RIDGE * scale * eye, products)
-    return found
-
-
-def _ridge(squares: Tensor, products: Tensor, grid: Tensor, prior: Tensor | None) -> Tensor:
-    """θ = c θ₀ + δ [L, D, M] with (squares + λ) δ = products − c squares θ₀, for each λ [L].
-
-    θ₀ [D, M] is the prior, None for none; c is what fits best, and not below 0.
-    """
-    values, vectors = torch.linalg.eigh(squares)
-    weights = 1 / (values.clamp(min=0.0)[None, :, None] + grid[:, None, None])  # [L, D, 1]
-    turned = vectors.T @ products  # [D, M]
-    found: Tensor = weights * turned
-    if prior is not None:
-        start = vectors.T @ prior  # [D, M]
-        image = values.clamp(min=0.0)[:, None] * start  # of θ₀
-        left = start - weights * image  # what of θ₀ the ridge does not find by itself [L, D, M]
-        fits, power = (left * turned).sum(1), (left * image).sum(1)  # [L, M]
-        found = found + (fits / power.clamp(min=1e-12)).clamp(min=0.0)[:, None] * left
-    solutions: Tensor = vectors @ found
-    return solutions

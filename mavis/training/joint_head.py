@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mavis.decoding.value_model import ActionHead, StateHead
 from mavis.training.action_features import ActionFeatures
 from mavis.training.batching import Batch
-from mavis.training.credit import Equations, Moments, Solution, solve
+from mavis.training.credit import Equations, Moments
+from mavis.training.ridge import Solution, solve
 
 
 class JointHead(nn.Module):

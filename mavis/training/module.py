@@ -26,6 +26,7 @@ from mavis.training.data import RolloutDataModule
 from mavis.training.joint_head import JointHead
 from mavis.training.losses import MixedLoss
 from mavis.training.rates import parameter_groups
+from mavis.training.ridge import PER_DOUBLING
 from mavis.training.value_design import LAYERS, Credit, Design, begun, check, choose, differing
 
 Scores = npt.NDArray[np.float64]
@@ -204,8 +205,10 @@ class ValueModule(LightningModule):
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Solve for the head after the first pass over a round's trees."""
-        if self.joint_head is not None and self.trainer.is_last_batch:
-            self.joint_head.finish(self._total)
+        if self.joint_head is None or not self.trainer.is_last_batch:
+            return
+        if (found := self.joint_head.finish(self._total)) is not None:
+            self.log(PER_DOUBLING, float(found.doubling.mean()))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say which layers values read: what is chosen may be another in a later version."""

@@ -17,6 +17,7 @@ from mavis.evaluation.metrics import distinct, mean_reward
 from mavis.evaluation.samples import Array, ScoredSamples
 from mavis.training.data import RolloutDataModule
 from mavis.training.judgement import judge
+from mavis.training.ridge import PER_DOUBLING
 from mavis.training.weightings import Weighting, label, measured, mixed
 
 LEARNED = ("r2", "val_loss", "sibling_rank_correlation")  # of the values on held-out trees
@@ -57,6 +58,8 @@ def measure(
         weights: _reached(data, split, weights, guided[weights]) | verdicts[weights]
         for weights in weightings
     }
+    if math.isfinite(growth := logged.get(PER_DOUBLING, math.nan)):  # of joint credit
+        entries = {weights: entry | {PER_DOUBLING: growth} for weights, entry in entries.items()}
     shared = {"round": data.round, **data.facts}
     shared |= {name: logged.get(name, math.nan) for name in LEARNED}
     if len(weightings) == 1:

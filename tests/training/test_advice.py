@@ -133,6 +133,19 @@ def test_more_rounds_where_the_trees_of_all_of_them_count():
     assert said == "the 2 rounds to come add trees to those of this one"
 
 
+def test_more_trees_are_not_advised_where_the_folds_say_that_they_add_little():
+    some = entry(0.1, 0.3, 1.0) | {"advantage_share_explained": 0.2}
+    said = share_hint(some | {"explained_per_doubling": 1.05}, DATA)
+    assert said.startswith(
+        "the values explain 20 % of what can be explained, and more trees would hardly change that "
+        "(4 × as many: about 22 %)."
+    )
+    assert "--data.trees" not in said
+    # Luck may make values of fewer trees the better ones.
+    assert "(4 × as many: about 20 %)" in share_hint(some | {"explained_per_doubling": 0.9}, DATA)
+    assert "--data.trees 160" in share_hint(some | {"explained_per_doubling": 1.2}, DATA)
+
+
 def test_values_that_explain_little():
     said = share_hint(entry(0.1, 0.3, 1.0) | {"advantage_share_explained": 0.06}, DATA)
     assert said.startswith("the values explain 6 % of what can be explained: 4 × as many trees")

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from mavis.training.batching import collate
-from mavis.training.credit import FOLDS, PRIOR_RIDGE, RIDGES, STEADY, Moments, solve
+from mavis.training.credit import FOLDS, STEADY, Moments
 from mavis.training.packing import pack_tree
+from mavis.training.ridge import PRIOR_RIDGE, RIDGES, solve
 from mavis.training.targets import soft_targets
 from mavis.training.tree import Segment, build_tree
 

@@ -8,9 +8,10 @@ import torch
 
 from mavis.decoding.value_model import ActionHead, StateHead
 from mavis.training.batching import collate
-from mavis.training.credit import Moments, solve
+from mavis.training.credit import Moments
 from mavis.training.joint_head import JointHead
 from mavis.training.packing import pack_tree
+from mavis.training.ridge import solve
 from mavis.training.targets import soft_targets
 from mavis.training.tree import Segment, build_tree
 
