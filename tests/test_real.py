@@ -48,10 +48,10 @@ def recipe(tmp_path):
     """A recipe of seconds, and where it lies."""
     fit = {"rounds": 1, "epochs": 1, "trees": 3, "first_branching": [2, 2], "held_out": 4}
     fit |= {"best_of": 4, "max_tokens": 6}
-    for name in ("plain-words", "cheerful"):
-        (tmp_path / f"{name}.yaml").write_text(json.dumps({"objective": name, "data": fit}))
+    config = {"objectives": ["plain-words", "cheerful"], "data": fit}
+    (tmp_path / "fit.yaml").write_text(json.dumps(config))
     content = yaml.safe_load((FOLDER / "real.yaml").read_text()) | {
-        "fits": ["plain-words.yaml", "cheerful.yaml"],
+        "fit": "fit.yaml",
         "questions": ["How do I cook rice?"],
         "generate": {"max_tokens": 6},
         "pareto": {"weights": "grid:0.5", "num_prompts": 3, "best_of": 4, "max_tokens": 6},
@@ -117,12 +117,10 @@ def test_all_stages_on_the_embedded_model(example, recipe, tmp_path, monkeypatch
 
     out = tmp_path / "out"
     words = ["--recipe", str(recipe), "--out", str(out), "--model", "sandbox/reference"]
-    together = lambda commands: max(whole(one)[0] for one in commands)  # noqa: E731
-    monkeypatch.setattr(example.real, "run_together", together)
     monkeypatch.setattr(example.real, "run", lambda w, k=None: killed(w, keep=k))
     assert example.real.main(words) == 143
     assert "the same command goes on from here" in capsys.readouterr().err
-    assert [call.split()[0] for call in calls] == ["fit", "fit", "generate", "generate"]
+    assert [call.split()[0] for call in calls] == ["fit", "generate", "generate"]
     assert "guided " in (out / "answers-plain-words.txt").read_text()
 
     calls.clear()
@@ -154,7 +152,6 @@ def quick(example, recipe, tmp_path, monkeypatch):
     """`quick(status)`: the script where every command ends with a status at once."""
 
     def go(status):
-        monkeypatch.setattr(example.real, "run_together", lambda _: status)
         monkeypatch.setattr(example.real, "run", lambda *_, **__: (status, ""))
         words = ["--recipe", str(recipe), "--out", str(tmp_path / "out"), "--model", "m"]
         return example.real.main(words)
@@ -189,11 +186,13 @@ def test_what_depends_on_a_changed_configuration_is_not_finished(example, recipe
         return {stage.name: stage.key for stage in plan}
 
     before = keys()
-    config = tmp_path / "cheerful.yaml"
+    config = tmp_path / "fit.yaml"
     config.write_text(config.read_text().replace('"trees": 3', '"trees": 4'))
+    assert all(key != before[name] for name, key in keys().items())
+    before = keys()
+    recipe.write_text(recipe.read_text().replace("cook rice", "boil rice"))
     changed = {name for name, key in keys().items() if key != before[name]}
-    both = "fit plain-words and cheerful"  # the other one says at once that it is finished
-    assert changed == {both, "ask cheerful", "compare", "draw"}
+    assert changed == {"ask plain-words", "ask cheerful"}
 
 
 def test_a_comparison_with_other_settings_is_kept(example, tmp_path, monkeypatch, capsys):
@@ -214,14 +213,9 @@ def test_a_comparison_with_other_settings_is_kept(example, tmp_path, monkeypatch
     assert "it is kept as" in capsys.readouterr().out
 
 
-NO_FITS = (
-    "{model: {}, fits: [], questions: [], generate: {}, pareto: {}, minutes: {}, gigabytes: 1}"
-)
-
-
 @pytest.mark.parametrize(
     ("text", "why"),
-    [("[1", "cannot be read"), ("{a: 1}", "cannot be read"), (NO_FITS, "it names no fits")],
+    [("[1", "cannot be read"), ("{a: 1}", "cannot be read")],
 )
 def test_a_broken_recipe_is_a_line(example, tmp_path, capsys, text, why):
     (tmp_path / "r.yaml").write_text(text)
@@ -229,6 +223,14 @@ def test_a_broken_recipe_is_a_line(example, tmp_path, capsys, text, why):
     error = capsys.readouterr().err
     assert why in error
     assert error.count("\n") == 1
+
+
+def test_a_fit_of_other_than_two_objectives_is_a_line(example, recipe, tmp_path, capsys):
+    (tmp_path / "fit.yaml").write_text("objectives: [cheerful]")
+    assert example.real.main(["--recipe", str(recipe), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "must name two objectives" in error
 
 
 def test_the_recipe_that_is_shipped(example, tmp_path):
@@ -371,8 +373,7 @@ def test_a_command_prints_and_what_it_prints_is_kept(example, tmp_path, capsys):
     assert capsys.readouterr().out == "ä 1\n2\nä 1\n"
 
 
-@pytest.mark.parametrize("call", ["run(words)", "run_together([words])"])
-def test_a_command_ends_with_the_script(tmp_path, call):
+def test_a_command_ends_with_the_script(tmp_path):
     """The script is terminated; its command hears of it, and has ended when the script ends."""
     inner = (
         "import signal, sys\n"
@@ -382,10 +383,10 @@ def test_a_command_ends_with_the_script(tmp_path, call):
         "signal.pause()\n"
     )
     outer = (
-        "import sys, pathlib\nfrom stages import run, run_together\n"
+        "import sys, pathlib\nfrom stages import run\n"
         "from mavis.signals import stopped_by_signals\n"
         f"words = [sys.executable, '-c', {inner!r}]\n"
-        f"with stopped_by_signals():\n    {call}\n"
+        f"with stopped_by_signals():\n    run(words)\n"
     )
     paths = [str(FOLDER), str(ROOT), os.environ.get("PYTHONPATH", "")]
     script = subprocess.Popen(
@@ -401,30 +402,6 @@ def test_a_command_ends_with_the_script(tmp_path, call):
         script.terminate()
         script.wait(60)
     assert (tmp_path / "ended").exists()
-
-
-def test_commands_side_by_side_share_the_cores(example, capfd, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 6)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    show = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]
-    assert example.stages.run_together([show, show]) == 0
-    assert capfd.readouterr().out == "3\n3\n"
-
-
-def test_a_command_that_fails_ends_those_beside_it(example):
-    fails = [sys.executable, "-c", "import sys; sys.exit(3)"]
-    waits = [sys.executable, "-c", "import signal; signal.pause()"]
-    assert example.stages.run_together([waits, fails]) == 3
-
-
-def test_a_command_that_cannot_start_ends_those_beside_it(example, monkeypatch):
-    waits = [sys.executable, "-c", "import signal; signal.pause()"]
-    started, start = [], example.stages._start
-    keep = lambda *words, **how: started.append(start(*words, **how)) or started[-1]  # noqa: E731
-    monkeypatch.setattr(example.stages, "_start", keep)
-    with pytest.raises(FileNotFoundError):
-        example.stages.run_together([waits, ["no such command"]])
-    assert [child.returncode for child in started] == [-signal.SIGTERM]
 
 
 # The picture

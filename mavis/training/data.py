@@ -1,5 +1,6 @@
 """`RolloutDataModule`: in each round, the current guided policy writes a new training set."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -139,6 +140,12 @@ class RolloutDataModule(HeldOutPrompts):
             check_enough(self.prompts[split], self.source, split)
         self.sampling((1.0,) * len(self.objectives)).check([one.name for one in self.objectives])
         self.rows = fitting_rows(self._rows, self.reference, self.prompts["train"], self.max_tokens)
+        if self.trees > (there := len(self.prompts["train"])) and self.collector.world.rank == 0:
+            print(
+                f"mavis: {self.source} has {there} training prompts: a round has as many trees, "
+                f"not {self.trees}; more rounds answer them anew.",
+                file=sys.stderr,
+            )
         _ = self.units  # an error before anything is trained if a reward is constant
         self.strength.covariance = self.covariance
 

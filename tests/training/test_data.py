@@ -57,6 +57,19 @@ def test_bad_rows_are_skipped_and_counted_once(make, tmp_path, capsys):
         make(prompts=str(file), folder="other")
 
 
+def test_more_trees_than_prompts_are_as_many_as_prompts_and_that_is_said(make, tmp_path, capsys):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("\n".join(json.dumps(f"a tum {'is ' * n}".strip()) for n in range(30)))
+    data = make(prompts=str(file), trees=40)
+    count = len(data.prompts["train"])
+    assert count < 30
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{count} training prompts: a round has as many trees, not 40" in line
+    assert len(data._grow("train", 0)) == count
+    make(prompts=str(file), trees=count, folder="enough")
+    assert capsys.readouterr().err == ""
+
+
 def tokens_of(loader):
     return [batch.tokens.tolist() for batch in loader]
 
