@@ -85,6 +85,7 @@ STORY = (
     "training.credit",
     "training.ridge",
     "training.run_folder",
+    "training.stored_trees",
     "training.collect",
     "training.progress_bar",
     "training.strength",

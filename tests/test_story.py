@@ -41,6 +41,7 @@ NEIGHBOURS = {
     "training.decoding_speed": "training/test_plan.py",
     "training.held_out": "training/test_data.py",
     "training.round_entry": "training/test_callbacks.py",
+    "training.stored_trees": "training/test_together.py",
     "training.drawn_trees": "training/test_estimate.py",
     "learn": "test_versions.py",
     "report.cells": "report/test_html.py",

@@ -37,6 +37,7 @@ from mavis.training.run_folder import (
     check_same_run,
     keep_settings,
 )
+from mavis.training.stored_trees import take
 
 QUIET = (
     "LightningCLI's args parameter",  # `main` takes its words apart before Lightning sees them
@@ -191,6 +192,9 @@ class MavisCLI(LightningCLI):
                 file=sys.stderr,
             )
         text = keep_settings(self.folder, self.settings)
+        source = self.settings["data"]["trees_of"]
+        if source is not None and self.trainer.is_global_zero:
+            take(Path(source), self.folder, self.settings["data"], self.datamodule.objectives)
         for logger in self.trainer.loggers:
             if isinstance(logger, Tracking):
                 logger.log_config(text)

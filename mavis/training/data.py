@@ -48,7 +48,8 @@ class RolloutDataModule(HeldOutPrompts):
         reference: reference policy: a folder, a GGUF file or a hub name.
         rounds: rounds of policy improvement; each samples from the last one's policy.
         epochs: passes over a round's trees.
-        trees: prompts per round; a tree of answers is sampled for each.
+        trees: trees per round, one a prompt.
+        trees_of: a run whose trees are used, scored anew.
         first_branching: children per node at each level of a tree, in the first round.
         branching: children per node at each level, in later rounds.
         max_tokens: longest answer, in tokens.
@@ -78,6 +79,7 @@ class RolloutDataModule(HeldOutPrompts):
         rounds: int = 3,
         epochs: int = 3,
         trees: int = 168,
+        trees_of: str | None = None,
         first_branching: tuple[int, ...] = (4, 2, 2),
         branching: tuple[int, ...] = (4, 2, 2),
         max_tokens: int = 64,
@@ -106,7 +108,7 @@ class RolloutDataModule(HeldOutPrompts):
         self.source = common_source("data.prompts", prompts, self.objectives)
         self.column, self.on_bad_row = column, on_bad_row
         self.reference_name, self.template, self.template_args = reference, template, template_args
-        self.rounds, self.epochs, self.trees = rounds, epochs, trees
+        self.rounds, self.epochs, self.trees, self.trees_of = rounds, epochs, trees, trees_of
         self.max_tokens, self.prefix_discount = max_tokens, prefix_discount
         self.kl_budget = kl_budget if eta is None and beta is None else None
         self.strength = Strength(beta, eta)

@@ -9,8 +9,10 @@ import pytest
 from mavis import load
 from mavis.cli.main import main
 from mavis.decoding.spread import relative_strength
+from mavis.objective import find
+from mavis.reward import identity
 from mavis.storage import Shards
-from mavis.training import plots
+from mavis.training import plots, stored_trees
 from mavis.training.held_out import HeldOutPrompts
 from mavis.training.weightings import label, measured
 
@@ -30,6 +32,11 @@ def of_brevity(prompts, responses):
 
 vowels = Objective(name="vowels", reward=of_vowels)
 brevity = Objective(name="brevity", reward=of_brevity, value_args={})
+def of_words(prompts, responses):
+    return [response.count(" ") for response in responses]
+
+
+words = Objective(name="words", reward=of_words, value_args={})
 deaf = Objective(name="deaf", reward=of_vowels, value_args={"lr": 1.0})
 '''
 NAMES = ["vowels", "brevity"]
@@ -43,7 +50,7 @@ def words(tmp_path_factory, fit_words):
     info = folder / "mavis_pair-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mavis-pair\nVersion: 1.0\n")
-    lines = [f"{name} = mavis_pair:{name}" for name in (*NAMES, "deaf")]
+    lines = [f"{name} = mavis_pair:{name}" for name in (*NAMES, "words", "deaf")]
     (info / "entry_points.txt").write_text("\n".join(["[mavis.objectives]", *lines, ""]))
 
     def build(out, *more, names="vowels,brevity", command="fit"):
@@ -212,3 +219,65 @@ def test_both_options_are_refused(fit_words, tmp_path, capsys):
 def test_the_plan_of_both(words, tmp_path, capsys):
     assert main(words(tmp_path / "run", "--plan")) == 0
     assert "in all about" in capsys.readouterr().out
+
+
+def rows_of(run, place):
+    return sorted(Shards(run / place).rows(), key=lambda row: (row.get("reward", ""), row["index"]))
+
+
+def test_an_objective_is_added_from_stored_trees(pair, words, tmp_path, monkeypatch, capsys):
+    """The new reward alone is asked; no tree is grown, and no answer of the reference sampled."""
+    names, run = "vowels,brevity,words", tmp_path / "all"
+    how = ("--data.trees_of", str(pair))
+
+    def no_trees(*_):
+        raise AssertionError("a tree was grown")
+
+    monkeypatch.setattr("mavis.training.collect.grow", no_trees)
+    copied, copy = [], stored_trees._copy
+
+    def killed(folder, rows):
+        if len(copied) == 4:
+            raise KeyboardInterrupt
+        copied.append(folder)
+        copy(folder, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stored_trees, "_copy", killed)
+        assert main(words(run, *how, names=names)) == 130
+    assert main(words(run, *how, names=names)) == 0, capsys.readouterr().err
+    assert len(entries(run)) == 2
+    for round_ in (0, 1):
+        place = f"rollouts/round-{round_}/train"
+        before, now = (rows_of(folder, f"{place}/made") for folder in (pair, run))
+        of_nobody = [row | {"weights": [], "cpu_seconds": 0.0} for row in before]
+        assert now == of_nobody
+        scores = rows_of(run, f"{place}/scores")
+        asked = {row["reward"] for row in scores if row["cpu_seconds"] > 0}
+        assert asked == {identity(find("words"))}
+        assert len(scores) == 3 * len(now)
+    answers = "reference/validation/made"
+    texts = [[row["responses"] for row in rows_of(folder, answers)] for folder in (pair, run)]
+    assert texts[0] == texts[1]
+    assert main(words(run, *how, names=names)) == 0  # resumed when it is finished
+    assert "nothing is left to train" in capsys.readouterr().err
+
+
+def test_trees_that_are_made_otherwise_are_no_training_set(pair, words, tmp_path, capsys):
+    def error(run, *more, names="vowels,brevity,words"):
+        assert main(words(run, *more, names=names)) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    of = ("--data.trees_of", str(pair))
+    said = error(tmp_path / "a", *of, "--data.max_tokens", "5")
+    assert "were made with --data.max_tokens 8, not 5: give --data.max_tokens 8, or" in said
+    said = error(tmp_path / "b", "--data.trees_of", str(tmp_path))
+    assert f"{tmp_path / 'config.yaml'} is missing" in said
+    said = error(pair, *of, names="vowels,brevity")
+    assert "holds a run with data.trees_of = None" in said
+    copied = tmp_path / "begun"
+    shutil.copytree(pair, copied)
+    shutil.rmtree(copied / "rollouts")
+    said = error(tmp_path / "c", "--data.trees_of", str(copied))
+    assert "holds no trees of a finished round" in said
