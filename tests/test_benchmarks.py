@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -124,3 +125,27 @@ def test_what_does_not_fit_a_gpu_is_skipped(bench: Bench, monkeypatch: pytest.Mo
     monkeypatch.setattr("mavis.decoding.row_memory.free_memory", lambda _: 1)
     found = bench("gpu", "--size=7b", "--device=cpu")
     assert "GB are free" in found["skipped"]
+
+
+def test_mixing(bench: Bench) -> None:
+    found = bench("mixing", "--toys=3", "--tokens=3", "--length=3")
+    shares = found["shares"]
+    assert all(share <= 1 + 1e-9 for row in shares.values() for share in row)
+    # What a policy's own values add up to, less what it pays, has the optimum as its fixed point.
+    assert shares["sum, under the mixed policy"] == pytest.approx([1.0] * 5, abs=1e-3)
+    alone = shares["sum, each at its own optimum"]
+    assert alone[0] == pytest.approx(1.0, abs=1e-3)
+    assert alone[-1] == pytest.approx(1.0, abs=1e-3)
+    assert alone[2] < shares["sum, fitted to all optima"][2]
+
+
+def test_the_optimum_of_a_toy_is_that_of_whole_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    mixing = runpy.run_path(str(FOLDER / "mixing.py"))
+    toy = mixing["Toy"](1, 3, 4, 0.5)
+    odds = toy.chance(toy.reference) * np.exp(1.7 * toy.rewards[0])
+    policy = toy.tilt(toy.soft(toy.rewards[0], 1.7), 1.7)
+    np.testing.assert_allclose(toy.chance(policy), odds / odds.sum(), rtol=1e-9)
+    assert toy.kl(policy) == pytest.approx(
+        1.7 * toy.rewards[0] @ (odds / odds.sum()) - np.log(odds.sum())
+    )
