@@ -70,7 +70,7 @@ lock: $(BIN)/uv
 # lock. A library's warning is no failure there: it is what the next release will break.
 FLOORS := import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
   e = p["optional-dependencies"]; \
-  print(*(d.replace(">=", "==").split(",")[0] for d in p["dependencies"] + e["lora"] + e["gguf"] + e["baselines"] + e["real"] if ">=" in d), sep="\n")
+  print(*(d.replace(">=", "==").split(",")[0] for d in p["dependencies"] + e["lora"] + e["gguf"] + e["baselines"] + e["real"] + e["serve"] if ">=" in d), sep="\n")
 
 test-lowest: $(BIN)/uv
 	$(BIN)/uv venv -q --clear --seed --python $(BIN)/python .venv-lowest

@@ -40,10 +40,12 @@ def commands() -> dict[tuple[str, ...], Command]:
     from mavis.cli.pareto import pareto
     from mavis.cli.parm import parm
     from mavis.cli.sandbox import build
+    from mavis.cli.serve import serve
     from mavis.cli.tune import tune
 
     return {
         ("generate",): generate,
+        ("serve",): serve,
         ("tune",): tune,
         ("parm",): parm,
         ("pareto",): pareto,

@@ -11,6 +11,7 @@ EXAMPLES = {  # one of each command, by part of the overview
     "getting started": {
         ("fit",): "mavis fit --objective humor",
         ("generate",): 'mavis generate "How do I cook rice?" --weights.humor 1 --compare',
+        ("serve",): "mavis serve --preset.warm '{humor: 1, helpfulness: 0.5}'",
         ("objectives", "list"): "mavis objectives list",
         ("objectives", "new"): "mavis objectives new brevity",
         ("objectives", "check"): "mavis objectives check humor",

@@ -29,7 +29,15 @@ from mavis.decoding.guides import Guide
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import Event, Request, likeliest, try_rule
 from mavis.decoding.row_table import Parked, Row, RowTable
-from mavis.decoding.tilt import draw, exact_kl, tilt, truncation
+from mavis.decoding.tilt import (
+    Candidates,
+    RowSettings,
+    draw,
+    exact_kl,
+    parts,
+    tilt,
+    truncation,
+)
 
 PROMPT_TOKENS = 512  # read in a step, at most, while rows are running that would have to wait
 
@@ -213,7 +221,8 @@ class Decoder:
         """Add a token to each of some rows, or rank those that it might be."""
         index = self._table.index(rows)
         last = [[row.last] for row in rows]
-        options, log_pi = self._policy.step(index, last, self._table.settings(index))
+        how = self._table.settings(index)
+        options, log_pi = self._policy.step(index, last, how)
         chosen = self._choose(rows, log_pi)
         # What was ranked goes on with tokens that its owner picks, which no guide can know yet.
         drawn = np.array([not row.request.ranked for row in rows])
@@ -229,19 +238,34 @@ class Decoder:
         # One transfer from the device for all numbers of the step.
         report = torch.stack(columns, dim=-1).tolist()  # [R][4]
         tokens = options.tokens.gather(1, pick)[:, 0].tolist()
+        shares = self._parts(rows, options, pick, how)
         events = []
         for at, (row, token, numbers) in enumerate(zip(rows, tokens, report, strict=True)):
             if not math.isfinite(sum(numbers)):
                 raise self._policy.fault(at, options, [*row.request.tokens, *row.added])
-            event = Event(row.id, token, *numbers)
-            if row.request.ranked:
-                likely = likeliest(options, log_pi, at, row.request.ranked)
-                event = replace(event, token=None, finished="length", ranked=likely)
+            asked = row.request
+            likely = likeliest(options, log_pi, at, asked.ranked or asked.top)
+            event = replace(Event(row.id, token, *numbers), ranked=likely, parts=shares[at])
+            if asked.ranked:
+                event = replace(event, token=None, finished="length")
             else:
                 row.added.append(token)
                 event = replace(event, finished=row.reason(self.reference))
             events.append(event)
         return events
+
+    def _parts(
+        self, rows: Sequence[Row], options: Candidates, pick: torch.Tensor, how: RowSettings
+    ) -> list[tuple[float, ...]]:
+        """Each objective's part in the tilt of the picked candidates [R, 1], where it is asked."""
+        asked = [row.request.attributed for row in rows]
+        if not any(asked):
+            return [()] * len(rows)
+        none = options.log_ref.new_zeros((*options.log_ref.shape, 0))
+        values = torch.cat([none, *self._policy.guidance.values], dim=-1)
+        found = parts(options.log_ref, values, pick, how.weights * how.beta[:, None])
+        every = zip(asked, found.tolist(), strict=True)
+        return [tuple(numbers) if wanted else () for wanted, numbers in every]
 
     def _choose(self, rows: Sequence[Row], log_pi: torch.Tensor) -> torch.Tensor:
         """Which candidate each row takes [R]: a draw from its own stream, or the likeliest."""

@@ -216,16 +216,28 @@ class ReferencePolicy:
     def _tokens(self, prompt: Prompt) -> tuple[str, list[int]]:
         prompt_format.check_prompt(prompt)
         text = self.render(prompt)
+        return text, self.continued(text, self._plain_text)
+
+    def continued(self, text: str, head: bool = True) -> list[int]:
+        """The tokens of text that is to be continued as it is, without a template.
+
+        Args:
+            text: what is there.
+            head: whether the tokenizer puts in front what it puts there by itself.
+
+        Raises:
+            ValueError: it is no text that can be written, or has no tokens.
+        """
         prompt_format.check_text(text)
         tokens = list(self.tokenizer(text, add_special_tokens=False).input_ids)
         if not tokens:
             raise ValueError(f"prompt must have tokens, got none for {text[:60]!r}.")
-        if self._plain_text and self.tokenizer.num_special_tokens_to_add():
+        if head and self.tokenizer.num_special_tokens_to_add():
             # What the tokenizer puts in front belongs there, unless the text has it already. What
             # it puts at the end, such as an end token, would end a text that is to be continued.
-            head = head_of(tokens, list(self.tokenizer(text).input_ids))
-            tokens = tokens if tokens[: len(head)] == head else head + tokens
-        return text, tokens
+            front = head_of(tokens, list(self.tokenizer(text).input_ids))
+            tokens = tokens if tokens[: len(front)] == front else front + tokens
+        return tokens
 
     def decode(self, tokens: Sequence[int], stop: Sequence[str] = ()) -> str:
         """The reply that response tokens spell, up to an end token or a stop string.

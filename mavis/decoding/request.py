@@ -125,6 +125,8 @@ class Request:
             `Decoder.cancel`.
         ranked: in place of drawing, read all tokens and report so many of the likeliest next ones;
             with `hold`, `Decoder.fork` goes on with the tokens that are picked from them.
+        top: report so many of the likeliest tokens beside every one that is added.
+        attributed: report each objective's part in the tilt of every token that is added.
         tag: the caller's own.
     """
 
@@ -136,6 +138,8 @@ class Request:
     response: int = 0
     hold: bool = False
     ranked: int = 0
+    top: int = 0
+    attributed: bool = False
     tag: Any = None
 
     def __post_init__(self) -> None:
@@ -161,7 +165,7 @@ class Request:
             raise ValueError(
                 f"tokens of a request must be in 0 … {vocabulary - 1}, got {unknown[0]}."
             )
-        for name, number in {"limit": self.limit, "ranked": self.ranked}.items():
+        for name, number in {"limit": self.limit, "ranked": self.ranked, "top": self.top}.items():
             if number < 0:
                 raise ValueError(f"{name} of a request must be at least 0, got {number}.")
         if len(self.tokens) + self.limit > context:
@@ -182,6 +186,8 @@ class Ranked:
 
 def likeliest(options: Candidates, log_pi: Tensor, at: int, count: int) -> tuple[Ranked, ...]:
     """The likeliest candidates of a row; among equals those that come first."""
+    if not count:
+        return ()
     order = log_pi[at].sort(descending=True, stable=True).indices[:count]
     columns = (options.tokens[at][order], log_pi[at][order], options.log_ref[at][order])
     every = zip(*(column.tolist() for column in columns), strict=True)
@@ -199,7 +205,8 @@ class Event:
     kl: float = 0.0  # KL(π ‖ π_ref) at the state before the token, nats
     truncation: float = 0.0  # −log π_ref(C) there, nats: what top-k and top-p alone cost
     finished: str = ""  # why the request has ended: "end", "stop" or "length"; "" if it has not
-    ranked: tuple[Ranked, ...] = ()  # the likeliest next tokens, where the request asks for them
+    ranked: tuple[Ranked, ...] = ()  # the likeliest tokens here, where the request asks for them
+    parts: tuple[float, ...] = ()  # [M] of the tilt, by objective, where the request asks for them
 
 
 @dataclass

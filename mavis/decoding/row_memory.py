@@ -25,7 +25,11 @@ _PAGES = "SC_AVPHYS_PAGES", "SC_PAGE_SIZE"
 
 
 def fitting_rows(
-    asked: int | None, reference: ReferencePolicy, prompts: Sequence[Prompt], max_tokens: int
+    asked: int | None,
+    reference: ReferencePolicy,
+    prompts: Sequence[Prompt],
+    max_tokens: int,
+    option: str = "--data.rows",
 ) -> int:
     """How many replies to sample at the same time: as many as asked for, or as fit comfortably.
 
@@ -34,6 +38,7 @@ def fitting_rows(
         reference: π_ref, where it will run.
         prompts: what it will reply to.
         max_tokens: the longest reply.
+        option: what sets the number of rows.
 
     Raises:
         ValueError: as many as asked for cannot fit.
@@ -51,8 +56,8 @@ def fitting_rows(
     chosen = min(MOST, max(FEWEST, int(SHARE * free / comfortable)))
     if asked is not None and asked * least > free:
         raise ValueError(
-            f"--data.rows {asked} needs about {asked * least / GB:.1f} GB of memory for the keys "
-            f"and values of its replies, and {free / GB:.1f} GB are free: give --data.rows "
+            f"{option} {asked} needs about {asked * least / GB:.1f} GB of memory for the keys "
+            f"and values of its replies, and {free / GB:.1f} GB are free: give {option} "
             f"{min(chosen, max(1, int(free / least)))}."
         )
     return chosen if asked is None else asked

@@ -13,7 +13,8 @@ from mavis.decoding.guidance import PolicyRows
 from mavis.decoding.prompt_requests import Completion, PromptRequest
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import row_settings
-from mavis.decoding.tilt import Candidates, RowSettings, exact_kl, truncation
+from mavis.decoding.tilt import Candidates, RowSettings, exact_kl, parts, truncation
+from mavis.decoding.tilt import advantages as centred
 from mavis.prompts import Prompt
 
 SIDE_BY_SIDE = 32  # replies that are read together where values need that
@@ -216,8 +217,8 @@ def _report(step: Step) -> Tensor:
     log_prob = torch.where(inside, log_pi.gather(1, pick)[:, 0], -torch.inf)
     columns = [log_prob, log_ref, exact_kl(log_pi, options.log_ref), truncation(options.log_ref)]
     weights = how.weights * how.beta[:, None]  # [R, M]
-    parts = torch.where(weights == 0, 0.0, weights * _advantages(step, pick))
-    columns += list(torch.where(inside[:, None], parts, torch.nan).T)
+    shared = parts(options.log_ref, step.values, pick, weights)
+    columns += list(torch.where(inside[:, None], shared, torch.nan).T)
     return torch.stack(columns, dim=-1)
 
 
@@ -227,7 +228,8 @@ def advantages(step: Step) -> Tensor:
     The mean is over the candidates under π_ref; a token that is none of them has NaN.
     """
     inside, pick = _taken(step)
-    return torch.where(inside[:, None], _advantages(step, pick), torch.nan)
+    found = centred(step.options.log_ref, step.values, pick)
+    return torch.where(inside[:, None], found, torch.nan)
 
 
 def _taken(step: Step) -> tuple[Tensor, Tensor]:
@@ -235,13 +237,3 @@ def _taken(step: Step) -> tuple[Tensor, Tensor]:
     options = step.options
     taken = (options.tokens == step.tokens[:, None]) & (options.log_ref > -torch.inf)  # [R, K]
     return taken.any(-1), taken.long().argmax(-1, keepdim=True)
-
-
-def _advantages(step: Step, pick: Tensor) -> Tensor:
-    """The values of picked candidates [R, 1], less the mean over all of them [R, M]."""
-    # Values are known up to a number per state, which the tilt does not feel: without their mean,
-    # what is left is what the objective makes of this token, against the others.
-    shares = torch.softmax(step.options.log_ref, dim=-1)[..., None]  # [R, K, 1] of π_ref, over C
-    mean = torch.where(shares > 0, shares * step.values, 0.0).sum(1)
-    chosen = step.values.gather(1, pick[..., None].expand(-1, -1, step.values.shape[-1]))[:, 0]
-    return chosen - mean

@@ -81,6 +81,30 @@ def tilt(log_ref: Tensor, values: Tensor, weights: Tensor, beta: Tensor) -> Tens
     return torch.log_softmax(torch.where(log_ref == -torch.inf, log_ref, tilted), dim=-1)
 
 
+def advantages(log_ref: Tensor, values: Tensor, pick: Tensor) -> Tensor:
+    """Each objective's Q(s, a) − E[Q(s, ·)] of picked candidates [B, M].
+
+    Values are known up to a number per state, which the tilt does not feel: without their mean,
+    what is left is what the objective makes of this token, against the others.
+
+    Args:
+        log_ref: [B, K], -inf where a token is no candidate.
+        values: [B, K, M].
+        pick: which candidate of each row [B, 1].
+    """
+    shares = torch.softmax(log_ref, dim=-1)[..., None]  # [B, K, 1] of π_ref, over C
+    mean = torch.where(shares > 0, shares * values, 0.0).sum(1)
+    return values.gather(1, pick[..., None].expand(-1, -1, values.shape[-1]))[:, 0] - mean
+
+
+def parts(log_ref: Tensor, values: Tensor, pick: Tensor, weights: Tensor) -> Tensor:
+    """Each objective's part in the tilt of picked candidates [B, M]: β·λ·(Q(s, a) − E[Q(s, ·)]).
+
+    `weights` are β·λ [B, M]; the rest is as in `advantages`. What weighs nothing has no part.
+    """
+    return torch.where(weights == 0, 0.0, weights * advantages(log_ref, values, pick))
+
+
 def truncation(log_ref: Tensor) -> Tensor:
     """The nats that are due to truncation alone, −log π_ref(C|s) [B]."""
     return -torch.logsumexp(log_ref, dim=-1)

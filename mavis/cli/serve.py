@@ -1,0 +1,160 @@
+"""`mavis serve`: answer requests over HTTP, each with weights of its own."""
+
+import os
+import stat
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mavis.signals import Terminated
+from mavis.value_places import places
+
+if TYPE_CHECKING:
+    from mavis.decoding.policy import GuidedPolicy
+
+KEY = "MAVIS_API_KEY"
+LONGEST = 2048  # tokens of a prompt and its reply, where nobody says more
+SANDBOX = "sandbox/reference"
+
+
+def serve(
+    values: dict[str, str] = {},  # noqa: B006 - a default that the parser can show; not changed
+    runs: str = "runs",
+    reference: str | None = None,
+    template_args: dict[str, Any] | None = None,
+    device: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key: str | None = None,
+    max_rows: int | None = None,
+    max_model_len: int | None = None,
+    max_waiting: int = 256,
+    timeout: float = 600.0,
+    drain: float = 30.0,
+    preset: dict[str, dict[str, float]] = {},  # noqa: B006
+) -> None:
+    """Serve a guided policy over HTTP, as OpenAI's interface, with weights per request.
+
+    Clients of that interface work as they are: base URL http://HOST:PORT/v1, any API key unless
+    one is required, and a model of /v1/models: `mavis` weighs all objectives equally, `mavis:NAME`
+    is one objective or preset, `mavis:NAME=X,NAME=X` spells weights out, and `reference` is not
+    guided. A request may also hold `weights`, `beta`, `top_k` and `attribution`.
+
+    Args:
+        values: folder of an objective's value model, as --values.NAME PATH (default: all that lie
+            in RUNS and are of the reference)
+        runs: folder that holds the runs of `mavis fit`
+        reference: reference policy (default: the one that the value models were trained under)
+        template_args: arguments passed to its chat template, such as '{enable_thinking: false}'
+        device: device to run on, such as cpu or cuda:1 (default: an accelerator if available)
+        host: address to listen on; 0.0.0.0 is every address of this machine
+        port: port to listen on; 0 takes any that is free
+        api_key: file with one key a line, of which a client must send one; only its owner may be
+            able to read it (default: the key in MAVIS_API_KEY; none: no key is required)
+        max_rows: replies that are written at the same time (default: 8 to 128, by free memory)
+        max_model_len: most tokens of a prompt and its reply together (default: the context of the
+            reference, 2048 at most)
+        max_waiting: replies that may wait for a row; beyond them a request is answered by 429
+        timeout: seconds that a request may take
+        drain: seconds that requests may go on for after SIGTERM or Ctrl-C
+        preset: weights by the name of a model, as --preset.kind '{humor: 1, helpfulness: 0.5}'
+    """
+    for name, number in {"max_rows": max_rows, "max_model_len": max_model_len}.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}.")
+    for name, least in {"max_waiting": max_waiting, "timeout": timeout, "drain": drain}.items():
+        if not least >= 0:
+            raise ValueError(f"{name} must be at least 0, got {least:g}.")
+    keys = _keys(api_key)
+    try:
+        from mavis.serving.app import create_app
+        from mavis.serving.run import LOOPBACK, listen, run
+    except ImportError as error:
+        raise ImportError(
+            f"serving needs the package {error.name}: pip install 'mavis[serve]'."
+        ) from error
+    from mavis.decoding.row_memory import fitting_rows
+    from mavis.serving.decoder_thread import DecoderThread
+    from mavis.serving.presets import Presets
+    from mavis.serving.settings import Settings
+
+    opened = listen(host, port)  # before a model is loaded, which may take minutes
+    try:
+        policy = _policy(values, Path(runs).expanduser(), reference, device, template_args)
+        presets = Presets(policy.objectives, preset)
+        context = policy.reference.context
+        longest = min(context, max_model_len or LONGEST)
+        if max_model_len is not None and max_model_len > context:
+            raise ValueError(
+                f"max_model_len ({max_model_len}) must fit into the context of {context} tokens of "
+                f"{policy.reference.name}."
+            )
+        rows = fitting_rows(max_rows, policy.reference, [], longest, "--max_rows")
+        settings = Settings(keys, longest, timeout)
+        decoding = DecoderThread(policy, rows, max_waiting)
+        app = create_app(decoding, presets, settings)
+        shown = f"[{host}]" if ":" in host else host
+        print(
+            f"mavis: serving {', '.join(policy.objectives) or 'the reference alone'} on "
+            f"http://{shown}:{opened.getsockname()[1]}/v1 ({rows} rows of {longest} tokens"
+            f"{'' if keys else ', no API key'})",
+            file=sys.stderr,
+            flush=True,
+        )
+        if host not in LOOPBACK and not keys:
+            print(f"mavis: warning: everybody who reaches {host} may ask.", file=sys.stderr)
+        with suppress(Terminated, KeyboardInterrupt):  # what was running has come to its end
+            run(app, decoding, opened, drain)
+    finally:
+        opened.close()
+
+
+def _keys(file: str | None) -> tuple[str, ...]:
+    """The keys of clients: from a file of one's own, or from the environment.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, it has no key, or others can read it.
+    """
+    if file is None:
+        key = os.environ.get(KEY, "").strip()
+        return (key,) if key else ()
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"api_key must be a file with one key a line, and {file} is none: a key itself would "
+            f"be seen by everybody who lists processes. Or set {KEY}."
+        )
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ValueError(f"{file} can be read by others: chmod 600 {file}.")
+    keys = tuple(filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())))
+    if not keys:
+        raise ValueError(f"{file} holds no key: write one into it.")
+    return keys
+
+
+def _policy(
+    values: Mapping[str, str],
+    runs: Path,
+    reference: str | None,
+    device: str | None,
+    template_args: dict[str, Any] | None,
+) -> "GuidedPolicy":
+    """The policy of the value models that are given, or that lie in the runs folder."""
+    from mavis.decoding.loading import load, value_folder
+    from mavis.decoding.model_card import read_card
+
+    folders = dict(values)
+    if not folders:
+        wanted = reference or SANDBOX
+        cards = {place: read_card(place) for place in sorted(runs.glob("*/value"))}
+        fitting = {at: card for at, card in cards.items() if card.reference == wanted}
+        for place in cards.keys() - fitting.keys():
+            print(f"mavis: {place} is of {cards[place].reference}: left out.", file=sys.stderr)
+        names = sorted({name for card in fitting.values() for name in card.objectives})
+        found = places(runs, names)
+        folders = {name: str(found[name]) for name in names if found[name] in fitting}
+    else:
+        folders = {name: str(value_folder(place)) for name, place in folders.items()}
+    return load(folders or None, reference, device, template_args)

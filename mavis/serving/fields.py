@@ -1,0 +1,280 @@
+"""What a request asks for: every field is honoured, or refused by its name.
+
+Servers that drop fields in silence give wrong answers that look right. The exceptions are fields
+that cannot change a reply, and others at the value that changes nothing; both are counted.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mavis.prompts import Prompt
+from mavis.serving.errors import Refused
+from mavis.serving.presets import NAME, Presets, Weights
+
+MOST_COPIES, MOST_TOP, MOST_STOPS = 128, 20, 16
+COMPLETION_TOKENS = 16  # the default of `/v1/completions`
+TOP_K = 40  # candidates, where a request names none
+
+# They say something of the caller, or of how an answer is kept or paid for.
+HARMLESS = frozenset(
+    {"user", "metadata", "store", "service_tier", "parallel_tool_calls", "session_id", "chat_id"}
+    | {"id", "cache_control", "prompt_cache_key", "safety_identifier"}
+    | {"reasoning", "reasoning_effort", "verbosity"}  # of models that think
+)
+# Fields that are not honoured, with the values that ask for nothing.
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "presence_penalty": (None, 0),
+    "frequency_penalty": (None, 0),
+    "repetition_penalty": (None, 1),
+    "length_penalty": (None, 1),
+    "min_p": (None, 0),
+    "min_tokens": (None, 0),
+    "logit_bias": (None, {}),
+    "suffix": (None, ""),
+    "ignore_eos": (None, False),
+    "use_beam_search": (None, False),
+    "skip_special_tokens": (None, True),
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "functions": (None, []),
+    "modalities": (None, ["text"]),
+    "response_format": (None, {"type": "text"}),
+    "best_of": (None, 1),
+    "stop_token_ids": (None, []),
+}
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks for.
+
+    Args:
+        chat: whether replies are messages.
+        prompts: chats, texts that are continued as they are, or token ids.
+        model: its name.
+        weights: λ by objective.
+        beta: strength; None is the server's.
+        temperature: 0 takes the likeliest token.
+        top_p: probability mass of the candidates.
+        top_k: candidates; 0 is the whole vocabulary.
+        limit: the longest reply in tokens; None is what the context leaves.
+        n: replies to each prompt.
+        seed: of the random draws; None is a new one each time.
+        stop: strings that end a reply.
+        stream: whether replies are sent while they are written.
+        usage: whether the stream's last chunk counts tokens.
+        top: how many log-probabilities beside that of each token; None is none, not even its own.
+        echo: whether the prompt is a part of the reply.
+        attribution: whether each token comes with the objectives' parts in it.
+        ignored: fields that were left out of account.
+    """
+
+    chat: bool
+    prompts: tuple[Prompt | list[int], ...]
+    model: str
+    weights: Weights
+    beta: float | None
+    temperature: float
+    top_p: float
+    top_k: int
+    limit: int | None
+    n: int
+    seed: int | None
+    stop: tuple[str, ...]
+    stream: bool
+    usage: bool
+    top: int | None
+    echo: bool
+    attribution: bool
+    ignored: list[str] = field(default_factory=list)
+
+
+class _Body:
+    """A request's fields, each of which is taken once."""
+
+    def __init__(self, body: Any) -> None:
+        if not isinstance(body, dict):
+            raise Refused(400, "the body must be a JSON object.")
+        self._left: dict[str, Any] = dict(body)
+
+    def take(self, name: str, default: Any = None) -> Any:
+        """A field's value; null is the default."""
+        value = self._left.pop(name, None)
+        return default if value is None else value
+
+    def number(self, name: str, default: float | None, low: float, high: float) -> Any:
+        """A finite number in a range; None where there is no default."""
+        value = self.take(name, default)
+        if value is None:
+            return None
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
+            raise Refused(400, f"{name} must be a number.", name)
+        if not low <= value <= high:
+            raise Refused(400, f"{name} must be {low:g} to {high:g}, got {value:g}.", name)
+        return value
+
+    def whole(self, name: str, default: int | None, low: int, high: int) -> Any:
+        """A whole number in a range; None where there is no default."""
+        value = self.number(name, default, low, high)
+        if value is not None and value % 1:
+            raise Refused(400, f"{name} must be a whole number, got {value}.", name)
+        return None if value is None else int(value)
+
+    def flag(self, name: str) -> bool:
+        """True or false; false where it is not given."""
+        value = self.take(name, False)
+        if not isinstance(value, bool):
+            raise Refused(400, f"{name} must be true or false.", name)
+        return value
+
+    def rest(self) -> list[str]:
+        """The fields that nothing has taken, which must ask for nothing."""
+        for name, value in self._left.items():
+            neutral = NEUTRAL.get(name)
+            if name in HARMLESS or (neutral is not None and value in neutral):
+                continue
+            why = "is not supported" if neutral is None else f"is only supported as {neutral[-1]!r}"
+            raise Refused(400, f"{name} {why}: leave it out.", name)
+        return list(self._left)
+
+
+def chat_request(body: Any, presets: Presets) -> Asked:
+    """Read the body of `/v1/chat/completions`."""
+    given = _Body(body)
+    prompts = (_messages(given.take("messages")),)
+    wanted, top = given.flag("logprobs"), given.whole("top_logprobs", None, 0, MOST_TOP)
+    if top is not None and not wanted:
+        raise Refused(400, "top_logprobs needs logprobs: true.", "top_logprobs")
+    limit = given.whole("max_tokens", None, 1, 1 << 30)
+    limit = given.whole("max_completion_tokens", limit, 1, 1 << 30)
+    top = (top or 0) if wanted else None
+    return _asked(given, presets, prompts, chat=True, limit=limit, top=top, echo=False)
+
+
+def completion_request(body: Any, presets: Presets) -> Asked:
+    """Read the body of `/v1/completions`."""
+    given = _Body(body)
+    prompts = _prompts(given.take("prompt"))
+    top, echo = given.whole("logprobs", None, 0, MOST_TOP), given.flag("echo")
+    limit = given.whole("max_tokens", COMPLETION_TOKENS, 0 if echo else 1, 1 << 30)
+    return _asked(given, presets, prompts, chat=False, limit=limit, top=top, echo=echo)
+
+
+def _asked(
+    given: _Body,
+    presets: Presets,
+    prompts: tuple[Prompt | list[int], ...],
+    *,
+    chat: bool,
+    limit: int | None,
+    top: int | None,
+    echo: bool,
+) -> Asked:
+    """The fields that both kinds of requests have."""
+    model, weights = given.take("model", NAME), given.take("weights")
+    if not isinstance(model, str):
+        raise Refused(400, "model must be the name of a model.", "model")
+    chosen = presets.weights(model)
+    if weights is not None:
+        if not isinstance(weights, dict):
+            raise Refused(400, "weights must be numbers by objective.", "weights")
+        chosen = presets.checked(weights, "weights")
+    stream, options = given.flag("stream"), given.take("stream_options", {})
+    if not isinstance(options, dict) or not options.keys() <= {"include_usage"}:
+        raise Refused(400, "stream_options may hold include_usage alone.", "stream_options")
+    if stream and echo:
+        raise Refused(400, "echo is not supported with stream: leave one of them out.", "echo")
+    whole, number = given.whole, given.number
+    found = Asked(
+        chat=chat,
+        prompts=prompts,
+        model=model,
+        weights=chosen,
+        beta=number("beta", None, 0.0, 1e4),
+        temperature=number("temperature", 1.0, 0.0, 100.0),
+        top_p=number("top_p", 1.0, 1e-9, 1.0),
+        # Of given text every token has a probability, unless the request says otherwise.
+        top_k=max(0, whole("top_k", 0 if echo else TOP_K, -1, 1 << 30)),  # -1 is vLLM's "all"
+        limit=limit,
+        n=whole("n", 1, 1, MOST_COPIES),
+        seed=whole("seed", None, -(1 << 63), 1 << 63),
+        stop=_stop(given.take("stop", [])),
+        stream=stream,
+        usage=options.get("include_usage") is True,
+        top=top,
+        echo=echo,
+        attribution=given.flag("attribution"),
+    )
+    found.ignored.extend(given.rest())
+    return found
+
+
+def _stop(value: Any) -> tuple[str, ...]:
+    strings = [value] if isinstance(value, str) else value
+    good = isinstance(strings, list) and all(isinstance(one, str) and one for one in strings)
+    if not good or len(strings) > MOST_STOPS:
+        raise Refused(400, f"stop must be up to {MOST_STOPS} strings that are not empty.", "stop")
+    return tuple(strings)
+
+
+def _messages(value: Any) -> Prompt:
+    """A chat of text; what is no text, or no message, is refused."""
+    if not isinstance(value, list) or not value:
+        raise Refused(400, "messages must be a list of at least one message.", "messages")
+    chat = []
+    for at, message in enumerate(value):
+        where = f"messages[{at}]"
+        if not isinstance(message, dict):
+            raise Refused(400, f"{where} must be an object with role and content.", "messages")
+        role = message.get("role")
+        role = "system" if role == "developer" else role
+        if role not in ROLES:
+            roles = ", ".join(ROLES)
+            raise Refused(400, f"{where}.role must be one of {roles}, got {role!r}.", "messages")
+        for name, given in message.items():
+            if name not in {"role", "content", "name", "refusal", *HARMLESS} and given:
+                raise Refused(400, f"{where}.{name} is not supported: leave it out.", "messages")
+        chat.append({"role": role, "content": _content(message.get("content"), where)})
+    return chat
+
+
+def _content(value: Any, where: str) -> str:
+    """A message's text, which may come in parts."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value:
+        raise Refused(400, f"{where}.content must be text, or a list of text parts.", "messages")
+    texts = []
+    for part in value:
+        if not isinstance(part, dict) or part.get("type") != "text":
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            raise Refused(400, f"{where}.content may hold text parts, not {kind!r}.", "messages")
+        if not isinstance(part.get("text"), str):
+            raise Refused(400, f"{where}.content has a part without text.", "messages")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _prompts(value: Any) -> tuple[Prompt | list[int], ...]:
+    """Texts or token ids: one prompt, or several."""
+
+    def is_ids(one: Any) -> bool:
+        return isinstance(one, list) and bool(one) and all(type(token) is int for token in one)
+
+    if isinstance(value, str) or is_ids(value):
+        value = [value]
+    if not isinstance(value, list) or not value:
+        raise Refused(400, "prompt must be text, token ids, or a list of these.", "prompt")
+    for one in value:
+        if not (isinstance(one, str) or is_ids(one)):
+            raise Refused(400, "prompt must be text, token ids, or a list of these.", "prompt")
+        if not one:
+            raise Refused(400, "prompt must not be empty.", "prompt")
+    return tuple(value)

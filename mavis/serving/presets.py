@@ -1,0 +1,81 @@
+"""Weights by the name of a model: clients that can send nothing else choose among presets.
+
+`mavis` weighs all objectives equally, `mavis:humor` one alone, `mavis:NAME` is a preset of the
+server's, `mavis:humor=1,helpfulness=-0.5` spells the weights out, and `reference` is not guided.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from mavis.serving.errors import Refused
+
+NAME, REFERENCE = "mavis", "reference"
+
+Weights = dict[str, float]
+
+
+class Presets:
+    """The models that a server offers.
+
+    Args:
+        objectives: that its value models know.
+        named: weights of presets by their names, without `mavis:`.
+
+    Raises:
+        ValueError: a preset has weights that cannot be.
+    """
+
+    def __init__(self, objectives: Sequence[str], named: Mapping[str, Mapping[str, float]]) -> None:
+        self.objectives = tuple(objectives)
+        equal = 1 / max(1, len(self.objectives))
+        self.table: dict[str, Weights] = {NAME: dict.fromkeys(self.objectives, equal)}
+        for one in self.objectives:
+            self.table[f"{NAME}:{one}"] = self.checked({one: 1.0}, "model")
+        for name, weights in named.items():
+            try:
+                self.table[f"{NAME}:{name}"] = self.checked(weights, f"preset.{name}")
+            except Refused as error:
+                raise ValueError(error.message) from error
+        self.table[REFERENCE] = dict.fromkeys(self.objectives, 0.0)
+
+    def weights(self, model: str) -> Weights:
+        """The weights that a model's name stands for.
+
+        Raises:
+            Refused: there is no such model.
+        """
+        if model in self.table:
+            return self.table[model]
+        head, _, spelt = model.partition(":")
+        if head != NAME or "=" not in spelt:
+            known = ", ".join(self.table)
+            raise Refused(
+                404,
+                f"there is no model {model!r}; there are: {known}, and {NAME}:NAME=X,…",
+                "model",
+            )
+        pairs = [part.partition("=")[::2] for part in spelt.split(",")]
+        try:
+            given = {name.strip(): float(number) for name, number in pairs}
+        except ValueError as error:
+            raise Refused(404, f"model {model!r} must be {NAME}:NAME=X,NAME=X", "model") from error
+        return self.checked(given, "model")
+
+    def checked(self, weights: Mapping[str, object], param: str) -> Weights:
+        """A weight for each objective, 0 where none is given.
+
+        Raises:
+            Refused: an objective is not there, or a weight is no finite number; `param` is the
+                field that they come from.
+        """
+        found = dict.fromkeys(self.objectives, 0.0)
+        for name, value in weights.items():
+            if name not in self.objectives:
+                known = ", ".join(self.objectives) or "none"
+                raise Refused(400, f"{param} names {name!r}; objectives here: {known}.", param)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise Refused(400, f"{param}: the weight of {name} must be a number.", param)
+            if not math.isfinite(value):
+                raise Refused(400, f"{param}: the weight of {name} must be finite.", param)
+            found[name] = float(value)
+        return found

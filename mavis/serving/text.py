@@ -1,0 +1,66 @@
+"""What a client may see of a reply while it is written: whole characters, and no stop string."""
+
+from collections.abc import Sequence
+
+from mavis.decoding.reference import ReferencePolicy
+
+BROKEN = "\ufffd"  # what a tokenizer shows for a part of a character
+ANCHOR = 8  # tokens that are spelt again with new ones, whose first may lose a space otherwise
+
+
+class Growing:
+    """The text of a reply, piece by piece; all pieces together are what `decode` gives at its end.
+
+    Held back are the bytes of a character that is not whole, white space at the end, which is no
+    part of a reply if nothing follows, and whatever may be the beginning of a stop string.
+
+    Args:
+        reference: π_ref, whose tokens it is made of.
+        stop: strings that end it.
+    """
+
+    def __init__(self, reference: ReferencePolicy, stop: Sequence[str]) -> None:
+        self._reference, self._stop = reference, tuple(stop)
+        self._tokens: list[int] = []
+        self._spelt = 0  # tokens that are in `_text`
+        self._text = ""  # what they spell
+        self._sent = 0  # letters of it
+
+    def add(self, token: int) -> str:
+        """Add a token; return what has become certain."""
+        if token not in self._reference.ends:
+            self._tokens.append(token)
+        spelling = self._reference.spelling
+        begin = max(0, self._spelt - ANCHOR)
+        before = spelling.text(self._tokens[begin : self._spelt])
+        whole = spelling.text(self._tokens[begin:])
+        if whole.endswith(BROKEN) or not whole.startswith(before):
+            return ""  # the next tokens may complete it
+        self._text += whole[len(before) :]
+        self._spelt = len(self._tokens)
+        return self._send(self._certain())
+
+    def rest(self) -> str:
+        """What is left when the reply has ended."""
+        text = self._reference.decode(self._tokens, self._stop)
+        begin, self._sent = self._sent, len(text)
+        return text[begin:]
+
+    def _send(self, end: int) -> str:
+        begin, self._sent = self._sent, max(self._sent, end)
+        return self._text[begin : self._sent]
+
+    def _certain(self) -> int:
+        """How many letters no later token can take back."""
+        text = self._text
+        for string in self._stop:
+            if string in text:
+                text = text[: text.index(string)]
+        held = max((_overlap(text, string) for string in self._stop), default=0)
+        return len(text[: len(text) - held].rstrip())
+
+
+def _overlap(text: str, string: str) -> int:
+    """The length of the longest end of a text that a string begins with."""
+    longest = min(len(text), len(string) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(string[:n])), 0)
