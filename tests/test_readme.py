@@ -79,6 +79,10 @@ def test_the_commands_and_then_the_python(place, monkeypatch, capsys):
             kept = words[-1].replace(",", "+")  # where `pareto` and `generate` look for it
             there = kept in ("helpfulness", "humor+helpfulness")
             words += [*SMALL, "--out", f"runs/{kept if there else number}"]
+        if words[0] == "serve":  # its own tests run it
+            assert main([*words, "--max_rows", "0"]) == 2
+            assert "max_rows must be" in capsys.readouterr().err
+            continue
         words += {"generate": ["--max_tokens", "8"], "tune": TUNE, "pareto": PARETO}.get(
             words[0], []
         )

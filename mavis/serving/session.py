@@ -110,7 +110,7 @@ class Session:
 
 
 def _refusal(error: Exception) -> Refused:
-    """What a client is told of the decoding's errors."""
+    """What a client is told of errors of the decoder's thread."""
     if isinstance(error, Full):
         return Refused(429, "as many replies as there is room for are being written.", retry=RETRY)
     if isinstance(error, Stopped):

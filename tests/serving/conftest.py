@@ -31,9 +31,9 @@ def serving(policy):
     """`serving(rows=…, waiting=…, preset={}, **settings)`: a block in which a server answers."""
 
     @contextmanager
-    def begun(rows=4, waiting=8, preset=None, **settings):
-        decoding = DecoderThread(policy, rows, waiting)
-        presets = Presets(policy.objectives, preset or {})
+    def begun(rows=4, waiting=8, preset=None, of=policy, **settings):
+        decoding = DecoderThread(of, rows, waiting)
+        presets = Presets(of.objectives, preset or {})
         how = Settings(**({"longest": 48} | settings))
         app = create_app(decoding, presets, how)
         opened = listen("127.0.0.1", 0)
@@ -42,7 +42,7 @@ def serving(policy):
         thread.start()
         url = f"http://127.0.0.1:{opened.getsockname()[1]}"
         try:
-            yield SimpleNamespace(url=url, v1=f"{url}/v1", decoding=decoding, policy=policy)
+            yield SimpleNamespace(url=url, v1=f"{url}/v1", decoding=decoding, policy=of)
         finally:
             server.should_exit = True
             thread.join(30)
