@@ -166,6 +166,7 @@ STORY = (
     "serving.echo",
     "serving.meters",
     "serving.session",
+    "serving.pages",
     "serving.app",
     "serving.run",
     "scaffold",

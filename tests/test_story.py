@@ -41,6 +41,7 @@ NEIGHBOURS = {
     "serving.errors": "serving/test_app.py",
     "serving.fields": "serving/test_app.py",
     "serving.meters": "serving/test_app.py",
+    "serving.pages": "serving/test_playground.py",
     "serving.prepare": "serving/test_app.py",
     "serving.replies": "serving/test_app.py",
     "serving.run": "cli/test_serve.py",

@@ -34,6 +34,7 @@ def serve(
     timeout: float = 600.0,
     drain: float = 30.0,
     preset: dict[str, dict[str, float]] = {},  # noqa: B006
+    front: str | None = None,
 ) -> None:
     """Serve a guided policy over HTTP, as OpenAI's interface, with weights per request.
 
@@ -60,13 +61,10 @@ def serve(
         timeout: seconds that a request may take
         drain: seconds that requests may go on for after SIGTERM or Ctrl-C
         preset: weights by the name of a model, as --preset.kind '{humor: 1, helpfulness: 0.5}'
+        front: results.json of a `mavis pareto` over two of the objectives, for the playground
     """
-    for name, number in {"max_rows": max_rows, "max_model_len": max_model_len}.items():
-        if number is not None and number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}.")
-    for name, least in {"max_waiting": max_waiting, "timeout": timeout, "drain": drain}.items():
-        if not least >= 0:
-            raise ValueError(f"{name} must be at least 0, got {least:g}.")
+    _at_least(1, max_rows=max_rows, max_model_len=max_model_len)
+    _at_least(0, max_waiting=max_waiting, timeout=timeout, drain=drain)
     keys = _keys(api_key)
     try:
         from mavis.serving.app import create_app
@@ -77,28 +75,27 @@ def serve(
         ) from error
     from mavis.decoding.row_memory import fitting_rows
     from mavis.serving.decoder_thread import DecoderThread
+    from mavis.serving.pages import front_of
     from mavis.serving.presets import Presets
     from mavis.serving.settings import Settings
+    from mavis.storage import read_json
 
+    if front is not None and not Path(front).is_file():
+        raise FileNotFoundError(f"front must be the results.json of a sweep; {front} is no file.")
     opened = listen(host, port)  # before a model is loaded, which may take minutes
     try:
         policy = _policy(values, Path(runs).expanduser(), reference, device, template_args)
         presets = Presets(policy.objectives, preset)
-        context = policy.reference.context
-        longest = min(context, max_model_len or LONGEST)
-        if max_model_len is not None and max_model_len > context:
-            raise ValueError(
-                f"max_model_len ({max_model_len}) must fit into the context of {context} tokens of "
-                f"{policy.reference.name}."
-            )
+        shown = None if front is None else front_of(read_json(Path(front)), policy.objectives)
+        longest = _longest(policy, max_model_len)
         rows = fitting_rows(max_rows, policy.reference, [], longest, "--max_rows")
         settings = Settings(keys, longest, timeout)
         decoding = DecoderThread(policy, rows, max_waiting)
-        app = create_app(decoding, presets, settings)
-        shown = f"[{host}]" if ":" in host else host
+        app = create_app(decoding, presets, settings, shown)
+        place = f"[{host}]" if ":" in host else host
         print(
             f"mavis: serving {', '.join(policy.objectives) or 'the reference alone'} on "
-            f"http://{shown}:{opened.getsockname()[1]}/v1 ({rows} rows of {longest} tokens"
+            f"http://{place}:{opened.getsockname()[1]}/v1 ({rows} rows of {longest} tokens"
             f"{'' if keys else ', no API key'})",
             file=sys.stderr,
             flush=True,
@@ -109,6 +106,28 @@ def serve(
             run(app, decoding, opened, drain)
     finally:
         opened.close()
+
+
+def _at_least(least: int, **options: float | None) -> None:
+    """Raise ValueError for options that are too small."""
+    for name, number in options.items():
+        if number is not None and not number >= least:
+            raise ValueError(f"{name} must be at least {least}, got {number:g}.")
+
+
+def _longest(policy: "GuidedPolicy", asked: int | None) -> int:
+    """How many tokens a prompt and its reply may have together.
+
+    Raises:
+        ValueError: more than the reference's context are asked for.
+    """
+    context = policy.reference.context
+    if asked is not None and asked > context:
+        raise ValueError(
+            f"max_model_len ({asked}) must fit into the context of {context} tokens of "
+            f"{policy.reference.name}."
+        )
+    return min(context, asked or LONGEST)
 
 
 def _keys(file: str | None) -> tuple[str, ...]:

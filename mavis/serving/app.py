@@ -3,7 +3,7 @@
 import asyncio
 import hmac
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -17,6 +17,7 @@ from mavis.serving.decoder_thread import DecoderThread
 from mavis.serving.errors import Refused
 from mavis.serving.fields import Asked, chat_request, completion_request
 from mavis.serving.meters import Meters
+from mavis.serving.pages import add_pages
 from mavis.serving.prepare import jobs
 from mavis.serving.presets import Presets
 from mavis.serving.session import Session
@@ -27,13 +28,20 @@ DONE = "data: [DONE]\n\n"
 STREAM = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-def create_app(decoding: DecoderThread, presets: Presets, settings: Settings) -> FastAPI:
-    """The server's application."""
+def create_app(
+    decoding: DecoderThread,
+    presets: Presets,
+    settings: Settings,
+    front: Mapping[str, Any] | None = None,
+) -> FastAPI:
+    """The server's application; `front` is a sweep that its playground shows."""
     app = FastAPI(title="mavis", docs_url=None, redoc_url=None, openapi_url=None)
     meters = Meters(decoding)
     _add_errors(app, meters)
     _add_facts(app, decoding, presets, settings, meters)
-    _add_tokenizer(app, decoding.policy.reference, settings)
+    reference = decoding.policy.reference
+    _add_tokenizer(app, reference, settings)
+    add_pages(app, presets, reference.name, settings.longest, front)
 
     async def answer(request: Request, read: Read) -> Response:
         _authorise(request, settings)

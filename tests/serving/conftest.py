@@ -31,11 +31,11 @@ def serving(policy):
     """`serving(rows=…, waiting=…, preset={}, **settings)`: a block in which a server answers."""
 
     @contextmanager
-    def begun(rows=4, waiting=8, preset=None, of=policy, **settings):
+    def begun(rows=4, waiting=8, preset=None, of=policy, front=None, **settings):
         decoding = DecoderThread(of, rows, waiting)
         presets = Presets(of.objectives, preset or {})
         how = Settings(**({"longest": 48} | settings))
-        app = create_app(decoding, presets, how)
+        app = create_app(decoding, presets, how, front)
         opened = listen("127.0.0.1", 0)
         server = uvicorn.Server(config(app, 5.0))
         thread = threading.Thread(target=server.run, args=([opened],), daemon=True)
