@@ -157,6 +157,7 @@ STORY = (
     "sandbox.make",
     "serving.settings",
     "serving.errors",
+    "serving.contents",
     "serving.presets",
     "serving.fields",
     "serving.prepare",

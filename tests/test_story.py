@@ -37,6 +37,7 @@ NEIGHBOURS = {
     "decoding.prompt_format": "decoding/test_reference.py",
     "decoding.prompt_requests": "decoding/test_policy.py",
     "decoding.row_table": "decoding/test_decoder_steps.py",
+    "serving.contents": "serving/test_app.py",
     "serving.echo": "serving/test_app.py",
     "serving.errors": "serving/test_app.py",
     "serving.fields": "serving/test_app.py",

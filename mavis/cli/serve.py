@@ -65,6 +65,8 @@ def serve(
     """
     _at_least(1, max_rows=max_rows, max_model_len=max_model_len)
     _at_least(0, max_waiting=max_waiting, timeout=timeout, drain=drain)
+    if not 0 <= port < 1 << 16:
+        raise ValueError(f"port must be 0 to 65535, got {port}.")
     keys = _keys(api_key)
     try:
         from mavis.serving.app import create_app

@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any
 
@@ -15,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from mavis.decoding.reference import ReferencePolicy
 from mavis.serving.decoder_thread import DecoderThread
 from mavis.serving.errors import Refused
-from mavis.serving.fields import Asked, chat_request, completion_request
+from mavis.serving.fields import Asked, chat_request, completion_request, text_to_encode
 from mavis.serving.meters import Meters
 from mavis.serving.pages import add_pages
 from mavis.serving.prepare import jobs
@@ -24,6 +25,7 @@ from mavis.serving.session import Session
 from mavis.serving.settings import Settings
 
 Read = Callable[[Any, Presets], Asked]
+READ = ["GET", "HEAD"]
 DONE = "data: [DONE]\n\n"
 STREAM = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -37,6 +39,7 @@ def create_app(
     """The server's application; `front` is a sweep that its playground shows."""
     app = FastAPI(title="mavis", docs_url=None, redoc_url=None, openapi_url=None)
     meters = Meters(decoding)
+    encoder = ThreadPoolExecutor(1, "mavis-encoder")  # tokenizers are not made for several
     _add_errors(app, meters)
     _add_facts(app, decoding, presets, settings, meters)
     reference = decoding.policy.reference
@@ -46,7 +49,10 @@ def create_app(
     async def answer(request: Request, read: Read) -> Response:
         _authorise(request, settings)
         asked = read(await _body(request, settings.most_body), presets)
-        prepared = jobs(asked, decoding.policy, settings.longest)
+        # A long text takes seconds to encode, in which other clients are to be served.
+        prepared = await asyncio.get_running_loop().run_in_executor(
+            encoder, jobs, asked, decoding.policy, settings.longest, decoding.room
+        )
         for name in asked.ignored:
             meters.ignored.labels(name).inc()
         session = Session(asked, prepared, decoding, settings, meters)
@@ -171,7 +177,8 @@ def _authorise(request: Request, settings: Settings) -> None:
     if not settings.keys:
         return
     kind, _, given = request.headers.get("authorization", "").partition(" ")
-    known = [hmac.compare_digest(given.strip().encode(), key.encode()) for key in settings.keys]
+    sent = given.strip().encode("latin-1")  # as headers are decoded
+    known = [hmac.compare_digest(sent, key.encode()) for key in settings.keys]
     if kind.lower() != "bearer" or not any(known):
         raise Refused(401, "the API key is missing or wrong: send Authorization: Bearer KEY.")
 
@@ -179,10 +186,14 @@ def _authorise(request: Request, settings: Settings) -> None:
 def _add_errors(app: FastAPI, meters: Meters) -> None:
     """Let every error have the shape that clients read."""
 
-    def respond(request: Request, error: Refused) -> JSONResponse:
+    def respond(
+        request: Request, error: Refused, more: Mapping[str, str] | None = None
+    ) -> JSONResponse:
         path = request.scope.get("route")
         meters.requests.labels(getattr(path, "path", "other"), error.status).inc()
-        headers = {} if error.retry is None else {"Retry-After": str(error.retry)}
+        headers = dict(more or {})
+        if error.retry is not None:
+            headers["Retry-After"] = str(error.retry)
         if error.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(error.body, error.status, headers)
@@ -193,7 +204,8 @@ def _add_errors(app: FastAPI, meters: Meters) -> None:
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> JSONResponse:
-        return respond(request, Refused(error.status_code, f"{error.detail}: {request.url.path}"))
+        told = Refused(error.status_code, f"{error.detail}: {request.url.path}")
+        return respond(request, told, error.headers)
 
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> JSONResponse:
@@ -218,25 +230,25 @@ def _add_facts(
             "mavis": facts,
         }
 
-    @app.get("/v1/models")
+    @app.api_route("/v1/models", methods=READ)
     async def models(request: Request) -> dict[str, Any]:
         _authorise(request, settings)
         return {"object": "list", "data": [model(name) for name in presets.table]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.api_route("/v1/models/{name:path}", methods=READ)
     async def one(request: Request, name: str) -> dict[str, Any]:
         _authorise(request, settings)
         return model(name) | {"mavis": {"weights": presets.weights(name)}}
 
-    @app.get("/health")
+    @app.api_route("/health", methods=READ)
     async def health() -> Response:
         return Response(status_code=200 if decoding.open else 503)
 
-    @app.get("/version")
+    @app.api_route("/version", methods=READ)
     async def current() -> dict[str, str]:
         return {"version": version("mavis")}
 
-    @app.get("/metrics")
+    @app.api_route("/metrics", methods=READ)
     async def metrics() -> Response:
         return Response(meters.page(), media_type="text/plain; version=0.0.4")
 
@@ -244,7 +256,7 @@ def _add_facts(
 def _add_tokenizer(app: FastAPI, reference: ReferencePolicy, settings: Settings) -> None:
     """The routes by which harnesses learn how text becomes tokens."""
 
-    @app.get("/tokenizer_info")
+    @app.api_route("/tokenizer_info", methods=READ)
     async def tokenizer(request: Request) -> dict[str, Any]:
         _authorise(request, settings)
         names = ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template")
@@ -254,10 +266,6 @@ def _add_tokenizer(app: FastAPI, reference: ReferencePolicy, settings: Settings)
     @app.post("/tokenize")
     async def tokenize(request: Request) -> dict[str, Any]:
         _authorise(request, settings)
-        body = await _body(request, settings.most_body)
-        prompt = body.get("prompt") if isinstance(body, dict) else None
-        if not isinstance(prompt, str):
-            raise Refused(400, "prompt must be text.", "prompt")
-        special = body.get("add_special_tokens", True) is True
+        prompt, special = text_to_encode(await _body(request, settings.most_body))
         tokens = list(reference.tokenizer(prompt, add_special_tokens=special).input_ids)
         return {"tokens": tokens, "count": len(tokens), "max_model_len": settings.longest}

@@ -5,9 +5,11 @@ that a request that comes while others are running takes part in the next step.
 """
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -53,11 +55,12 @@ class DecoderThread:
         self.policy, self.rows, self.room = policy, rows, rows + waiting
         self._decoder = self._fresh()
         self._commands: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._calls: deque[Callable[[], object]] = deque()  # one is done between two steps
         self._jobs: dict[int, _Job] = {}  # by ticket
         self._tickets: dict[int, int] = {}  # ticket, by a number in the decoder
         self._numbers, self._lock = count(1), threading.Lock()
         self._open, self._over = True, threading.Event()
-        self.in_flight = 0  # replies that are being written or wait
+        self.in_flight = 0  # replies that are being written or wait, and calls that wait
         self._thread = threading.Thread(target=self._run, name="mavis-decoder", daemon=True)
         self._thread.start()
 
@@ -71,45 +74,64 @@ class DecoderThread:
         """Whether new requests are taken."""
         return self._open and self._thread.is_alive()
 
-    def submit(self, copies: Sequence[Request], tell: Tell) -> int:
-        """Let replies to one prompt be written.
+    def submit(self, asked: Sequence[tuple[Sequence[Request], Tell]]) -> list[int]:
+        """Let the replies to some prompts be written: to all of them, or to none.
 
         Args:
-            copies: a request for each; they differ in nothing but their random stream.
-            tell: what to call with every event.
+            asked: for each prompt a request for each reply, which differ in nothing but their
+                random streams, and what to call with every event.
 
         Returns:
-            a ticket for `cancel`.
+            a ticket for each prompt, for `cancel`.
 
         Raises:
             Full: there is no room for them.
             Stopped: it is closing.
         """
+        self._reserve(sum(len(copies) for copies, _ in asked))
+        tickets = []
+        for copies, tell in asked:
+            tickets.append(ticket := next(self._numbers))
+            job = _Job(copies, tell, {}, len(copies))
+            self._commands.put(partial(self._begin, ticket, job))
+        return tickets
+
+    def _reserve(self, count: int) -> None:
         with self._lock:
             if not self._open:
                 raise Stopped
-            if self.in_flight + len(copies) > self.room:
+            if self.in_flight + count > self.room:
                 raise Full
-            self.in_flight += len(copies)
-        ticket = next(self._numbers)
-        self._commands.put(lambda: self._begin(ticket, _Job(copies, tell, {}, len(copies))))
-        return ticket
+            self.in_flight += count
+
+    def _release(self, count: int) -> None:
+        with self._lock:
+            self.in_flight -= count
 
     def cancel(self, ticket: int) -> None:
         """Forget the replies of a ticket; those that have ended are gone already."""
         self._commands.put(lambda: self._forget(ticket))
 
     def call(self, work: Callable[[], T]) -> "Future[T]":
-        """Run something with the models between two steps."""
+        """Run something with the models between two steps; it takes the place of a reply.
+
+        Raises:
+            Full: there is no room for it.
+            Stopped: it is closing.
+        """
+        self._reserve(1)
         future: Future[T] = Future()
 
         def run() -> None:
+            self._release(1)
+            if not future.set_running_or_notify_cancel():  # nobody waits for it any more
+                return
             try:
                 future.set_result(work())
             except Exception as error:  # the caller's: it hears of it by the future
                 future.set_exception(error)
 
-        self._commands.put(run)
+        self._commands.put(partial(self._calls.append, run))
         return future
 
     def close(self, patience: float) -> None:
@@ -126,20 +148,28 @@ class DecoderThread:
     def _run(self) -> None:
         try:
             while True:
-                self._obey()
-                if not self._decoder.idle:
+                try:
+                    self._obey()
                     self._step()
-                elif not self._open:
-                    self._over.set()
-        except _End:
-            self._fail_all(Stopped("the server is stopping."))
+                except _End:
+                    return
+                except Exception as error:  # its rows may have read more than they said
+                    self._decoder = self._fresh()
+                    self._fail_all(error)
         finally:
             self._open = False
+            self._fail_all(Stopped())
             self._over.set()
+
+    @property
+    def _idle(self) -> bool:
+        return self._decoder.idle and not self._calls
 
     def _obey(self) -> None:
         """Do what was asked for in the meantime; wait for it where there is nothing else to do."""
-        wait = self._decoder.idle
+        if self._idle and not self._open:
+            self._over.set()
+        wait = self._idle
         while True:
             try:
                 command = self._commands.get(block=wait)
@@ -166,13 +196,10 @@ class DecoderThread:
         self._tickets |= dict.fromkeys(numbers, ticket)
 
     def _step(self) -> None:
-        try:
-            events = self._decoder.step()
-        except Exception as error:  # its rows may have read more than they said: begin anew
-            self._decoder = self._fresh()
-            self._fail_all(error)
-            return
-        for event in events:
+        """Do one thing that waits for its turn, and add a token to every running reply."""
+        if self._calls:
+            self._calls.popleft()()
+        for event in [] if self._decoder.idle else self._decoder.step():
             ticket = self._tickets[event.id]
             job = self._jobs[ticket]
             if event.id == job.root:
@@ -180,15 +207,15 @@ class DecoderThread:
                 job.root = None
                 self._added(ticket, job, self._decoder.fork(event.id, job.copies))
                 continue
-            job.tell(job.running[event.id], event)
+            place = job.running[event.id]
             if event.finished:
                 del self._tickets[event.id], job.running[event.id]
                 self._ended(ticket, job, 1)
+            job.tell(place, event)
 
     def _ended(self, ticket: int, job: _Job, count: int) -> None:
         job.left -= count
-        with self._lock:
-            self.in_flight -= count
+        self._release(count)
         if not job.left:
             del self._jobs[ticket]
 

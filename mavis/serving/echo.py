@@ -8,7 +8,8 @@ from mavis.decoding.prompt_requests import PromptRequest
 from mavis.decoding.request import likeliest
 from mavis.decoding.scoring import walk
 from mavis.serving.prepare import Job
-from mavis.serving.replies import append
+from mavis.serving.replies import append, likely
+from mavis.serving.text import Growing, token_text
 
 
 def logprobs(policy: GuidedPolicy, job: Job, top: int) -> dict[str, Any]:
@@ -19,27 +20,25 @@ def logprobs(policy: GuidedPolicy, job: Job, top: int) -> dict[str, Any]:
         job: the prompt.
         top: how many of the likeliest tokens are named beside each.
     """
-
-    def spell(tokens: list[int]) -> str:
-        return str(policy.reference.tokenizer.decode(tokens))
-
+    reference = policy.reference
     first, *others = job.tokens
+    growing = Growing(reference, ())
+    for token in job.tokens:
+        growing.add(token)
+    offsets = iter(growing.offsets)
     found: dict[str, Any] = {
         name: [] for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")
     }
-    append(found, spell([first]), None, None, 0)
-    offset = len(spell([first]))
+    append(found, token_text(reference, first)[0], None, None, next(offsets))
     if not others:
         return found
-    rows = PolicyRows(policy.reference, policy.guides, policy.rule, 1)
+    rows = PolicyRows(reference, policy.guides, policy.rule, 1)
     asked = PromptRequest("", job.sampling, len(others), 0, tokens=[first])
     for step in walk(rows, [asked], [others]):
         for at, token in enumerate(step.tokens.tolist()):
             options = step.options
             inside = (options.tokens[at] == token) & (options.log_ref[at] > float("-inf"))
             log_prob = step.log_pi[at][inside].sum().item() if inside.any() else float("-inf")
-            likely = likeliest(options, step.log_pi, at, top)
-            named = {spell([one.token]): one.log_prob for one in likely}
-            append(found, spell([token]), log_prob, named, offset)
-            offset += len(spell([token]))
+            named = likely(reference, likeliest(options, step.log_pi, at, top))
+            append(found, token_text(reference, token)[0], log_prob, named, next(offsets))
     return found

@@ -26,7 +26,10 @@ class Refused(Exception):  # noqa: N818 (reads as the fact)
         self, status: int, message: str, param: str | None = None, retry: int | None = None
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.param, self.retry = status, message, param, retry
+        self.status, self.retry = status, retry
+        # What a client sends and is told of may hold halves of characters.
+        self.message = message.encode(errors="backslashreplace").decode()
+        self.param = param and param.encode(errors="backslashreplace").decode()
 
     @property
     def body(self) -> dict[str, Any]:

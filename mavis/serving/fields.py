@@ -4,12 +4,13 @@ Servers that drop fields in silence give wrong answers that look right. The exce
 that cannot change a reply, and others at the value that changes nothing; both are counted.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mavis.decoding.prompt_format import check_text
 from mavis.prompts import Prompt
+from mavis.serving.contents import HARMLESS, messages, prompts_of
 from mavis.serving.errors import Refused
 from mavis.serving.presets import NAME, Presets, Weights
 
@@ -17,12 +18,6 @@ MOST_COPIES, MOST_TOP, MOST_STOPS = 128, 20, 16
 COMPLETION_TOKENS = 16  # the default of `/v1/completions`
 TOP_K = 40  # candidates, where a request names none
 
-# They say something of the caller, or of how an answer is kept or paid for.
-HARMLESS = frozenset(
-    {"user", "metadata", "store", "service_tier", "parallel_tool_calls", "session_id", "chat_id"}
-    | {"id", "cache_control", "prompt_cache_key", "safety_identifier"}
-    | {"reasoning", "reasoning_effort", "verbosity"}  # of models that think
-)
 # Fields that are not honoured, with the values that ask for nothing.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "presence_penalty": (None, 0),
@@ -44,7 +39,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "stop_token_ids": (None, []),
 }
-ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
@@ -110,14 +104,10 @@ class _Body:
         value = self.take(name, default)
         if value is None:
             return None
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise Refused(400, f"{name} must be a number.", name)
         if not low <= value <= high:
-            raise Refused(400, f"{name} must be {low:g} to {high:g}, got {value:g}.", name)
+            raise Refused(400, f"{name} must be a number from {low:g} to {high:g}.", name)
         return value
 
     def whole(self, name: str, default: int | None, low: int, high: int) -> Any:
@@ -148,12 +138,14 @@ class _Body:
 def chat_request(body: Any, presets: Presets) -> Asked:
     """Read the body of `/v1/chat/completions`."""
     given = _Body(body)
-    prompts = (_messages(given.take("messages")),)
+    prompts = (messages(given.take("messages")),)
     wanted, top = given.flag("logprobs"), given.whole("top_logprobs", None, 0, MOST_TOP)
     if top is not None and not wanted:
         raise Refused(400, "top_logprobs needs logprobs: true.", "top_logprobs")
-    limit = given.whole("max_tokens", None, 1, 1 << 30)
-    limit = given.whole("max_completion_tokens", limit, 1, 1 << 30)
+    older = given.whole("max_tokens", None, 1, 1 << 30)
+    limit = given.whole("max_completion_tokens", older, 1, 1 << 30)
+    if older not in {None, limit}:
+        raise Refused(400, "max_tokens and max_completion_tokens differ.", "max_tokens")
     top = (top or 0) if wanted else None
     return _asked(given, presets, prompts, chat=True, limit=limit, top=top, echo=False)
 
@@ -161,10 +153,27 @@ def chat_request(body: Any, presets: Presets) -> Asked:
 def completion_request(body: Any, presets: Presets) -> Asked:
     """Read the body of `/v1/completions`."""
     given = _Body(body)
-    prompts = _prompts(given.take("prompt"))
+    prompts = prompts_of(given.take("prompt"))
     top, echo = given.whole("logprobs", None, 0, MOST_TOP), given.flag("echo")
     limit = given.whole("max_tokens", COMPLETION_TOKENS, 0 if echo else 1, 1 << 30)
     return _asked(given, presets, prompts, chat=False, limit=limit, top=top, echo=echo)
+
+
+def text_to_encode(body: Any) -> tuple[str, bool]:
+    """Read the body of `/tokenize`: a text, and whether special tokens are added to it."""
+    given = _Body(body)
+    text, special = given.take("prompt"), given.take("add_special_tokens", True)
+    if not isinstance(text, str):
+        raise Refused(400, "prompt must be text.", "prompt")
+    try:
+        check_text(text)
+    except ValueError as error:
+        raise Refused(400, str(error), "prompt") from error
+    if not isinstance(special, bool):
+        raise Refused(400, "add_special_tokens must be true or false.", "add_special_tokens")
+    given.take("model")
+    given.rest()
+    return text, special
 
 
 def _asked(
@@ -189,6 +198,9 @@ def _asked(
     stream, options = given.flag("stream"), given.take("stream_options", {})
     if not isinstance(options, dict) or not options.keys() <= {"include_usage"}:
         raise Refused(400, "stream_options may hold include_usage alone.", "stream_options")
+    usage = options.get("include_usage") or False
+    if not isinstance(usage, bool):
+        raise Refused(400, "include_usage must be true or false.", "stream_options")
     if stream and echo:
         raise Refused(400, "echo is not supported with stream: leave one of them out.", "echo")
     whole, number = given.whole, given.number
@@ -207,7 +219,7 @@ def _asked(
         seed=whole("seed", None, -(1 << 63), 1 << 63),
         stop=_stop(given.take("stop", [])),
         stream=stream,
-        usage=options.get("include_usage") is True,
+        usage=usage,
         top=top,
         echo=echo,
         attribution=given.flag("attribution"),
@@ -222,59 +234,3 @@ def _stop(value: Any) -> tuple[str, ...]:
     if not good or len(strings) > MOST_STOPS:
         raise Refused(400, f"stop must be up to {MOST_STOPS} strings that are not empty.", "stop")
     return tuple(strings)
-
-
-def _messages(value: Any) -> Prompt:
-    """A chat of text; what is no text, or no message, is refused."""
-    if not isinstance(value, list) or not value:
-        raise Refused(400, "messages must be a list of at least one message.", "messages")
-    chat = []
-    for at, message in enumerate(value):
-        where = f"messages[{at}]"
-        if not isinstance(message, dict):
-            raise Refused(400, f"{where} must be an object with role and content.", "messages")
-        role = message.get("role")
-        role = "system" if role == "developer" else role
-        if role not in ROLES:
-            roles = ", ".join(ROLES)
-            raise Refused(400, f"{where}.role must be one of {roles}, got {role!r}.", "messages")
-        for name, given in message.items():
-            if name not in {"role", "content", "name", "refusal", *HARMLESS} and given:
-                raise Refused(400, f"{where}.{name} is not supported: leave it out.", "messages")
-        chat.append({"role": role, "content": _content(message.get("content"), where)})
-    return chat
-
-
-def _content(value: Any, where: str) -> str:
-    """A message's text, which may come in parts."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list) or not value:
-        raise Refused(400, f"{where}.content must be text, or a list of text parts.", "messages")
-    texts = []
-    for part in value:
-        if not isinstance(part, dict) or part.get("type") != "text":
-            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-            raise Refused(400, f"{where}.content may hold text parts, not {kind!r}.", "messages")
-        if not isinstance(part.get("text"), str):
-            raise Refused(400, f"{where}.content has a part without text.", "messages")
-        texts.append(part["text"])
-    return "".join(texts)
-
-
-def _prompts(value: Any) -> tuple[Prompt | list[int], ...]:
-    """Texts or token ids: one prompt, or several."""
-
-    def is_ids(one: Any) -> bool:
-        return isinstance(one, list) and bool(one) and all(type(token) is int for token in one)
-
-    if isinstance(value, str) or is_ids(value):
-        value = [value]
-    if not isinstance(value, list) or not value:
-        raise Refused(400, "prompt must be text, token ids, or a list of these.", "prompt")
-    for one in value:
-        if not (isinstance(one, str) or is_ids(one)):
-            raise Refused(400, "prompt must be text, token ids, or a list of these.", "prompt")
-        if not one:
-            raise Refused(400, "prompt must not be empty.", "prompt")
-    return tuple(value)

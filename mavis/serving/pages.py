@@ -46,19 +46,19 @@ def add_pages(
     def page(name: str) -> Response:
         return Response(contents[name], media_type=KINDS[name], headers=HEADERS)
 
-    @app.get("/")
+    @app.api_route("/", methods=["GET", "HEAD"])
     async def index() -> Response:
         return page("index.html")
 
-    @app.get("/playground/app.js")
+    @app.api_route("/playground/app.js", methods=["GET", "HEAD"])
     async def script() -> Response:
         return page("app.js")
 
-    @app.get("/playground/style.css")
+    @app.api_route("/playground/style.css", methods=["GET", "HEAD"])
     async def style() -> Response:
         return page("style.css")
 
-    @app.get("/playground/facts.json")
+    @app.api_route("/playground/facts.json", methods=["GET", "HEAD"])
     async def facts() -> Response:
         found = {
             "objectives": list(presets.objectives),

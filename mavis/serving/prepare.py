@@ -31,7 +31,7 @@ class Job:
     copies: Sequence[Request]
 
 
-def jobs(asked: Asked, policy: GuidedPolicy, longest: int) -> list[Job]:
+def jobs(asked: Asked, policy: GuidedPolicy, longest: int, most: int) -> list[Job]:
     """Encode the prompts of a request, and spell out its replies.
 
     A reply has the random stream that `GuidedPolicy.generate` gives it: the same prompt, settings
@@ -41,12 +41,13 @@ def jobs(asked: Asked, policy: GuidedPolicy, longest: int) -> list[Job]:
         asked: the request.
         policy: what answers it.
         longest: the most tokens that a prompt and its reply may have.
+        most: replies that there is room for.
 
     Raises:
         Refused: a prompt cannot be answered, or a setting cannot be.
     """
-    # One seed for all prompts, as in `generate`; equal prompts without a seed may differ.
-    seed = secrets.randbits(63) if asked.seed is None else asked.seed
+    if len(asked.prompts) * asked.n > most:
+        raise Refused(400, f"prompts times n may be {most} here: ask in parts.", "n")
     try:
         (how,) = policy.requests(
             "?",
@@ -57,7 +58,7 @@ def jobs(asked: Asked, policy: GuidedPolicy, longest: int) -> list[Job]:
             top_p=asked.top_p,
         )
         how.sampling.check(policy.objectives)
-        return [_job(asked, policy, longest, seed, how, prompt) for prompt in asked.prompts]
+        return [_job(asked, policy, longest, how, prompt) for prompt in asked.prompts]
     except ValueError as error:
         raise Refused(400, str(error)) from error
 
@@ -66,14 +67,13 @@ def _job(
     asked: Asked,
     policy: GuidedPolicy,
     longest: int,
-    seed: int,
     how: PromptRequest,
     prompt: object,
 ) -> Job:
     tokens, stop = _encoded(asked, policy, prompt)
     left = longest - len(tokens)
-    limit = left if asked.limit is None else asked.limit
-    if left < max(1, limit):
+    limit = max(1, left) if asked.limit is None else asked.limit
+    if left < limit:
         name = "messages" if asked.chat else "prompt"
         raise Refused(
             400,
@@ -82,6 +82,8 @@ def _job(
             name,
         )
     stop = (*stop, *asked.stop)
+    # Equal prompts with a seed have equal replies, as in `generate`; without one they have not.
+    seed = secrets.randbits(63) if asked.seed is None else asked.seed
     copies = [
         Request(
             tokens,

@@ -4,9 +4,9 @@
 server's, `mavis:humor=1,helpfulness=-0.5` spells the weights out, and `reference` is not guided.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
+from mavis.decoding.request import STRONGEST
 from mavis.serving.errors import Refused
 
 NAME, REFERENCE = "mavis", "reference"
@@ -55,10 +55,9 @@ class Presets:
                 "model",
             )
         pairs = [part.partition("=")[::2] for part in spelt.split(",")]
-        try:
-            given = {name.strip(): float(number) for name, number in pairs}
-        except ValueError as error:
-            raise Refused(404, f"model {model!r} must be {NAME}:NAME=X,NAME=X", "model") from error
+        given = {name.strip(): number(text) for name, text in pairs}
+        if None in given.values() or len(given) < len(pairs):
+            raise Refused(404, f"model {model!r} must be {NAME}:NAME=X,NAME=X", "model")
         return self.checked(given, "model")
 
     def checked(self, weights: Mapping[str, object], param: str) -> Weights:
@@ -75,7 +74,21 @@ class Presets:
                 raise Refused(400, f"{param} names {name!r}; objectives here: {known}.", param)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise Refused(400, f"{param}: the weight of {name} must be a number.", param)
-            if not math.isfinite(value):
-                raise Refused(400, f"{param}: the weight of {name} must be finite.", param)
+            if not abs(value) <= STRONGEST:
+                raise Refused(
+                    400, f"{param}: the weight of {name} must be at most {STRONGEST:g}.", param
+                )
             found[name] = float(value)
         return found
+
+
+def number(text: str) -> float | None:
+    """A number as people write it; None for anything else.
+
+    >>> number(" -.5"), number("1_0"), number("x")
+    (-0.5, None, None)
+    """
+    try:
+        return None if "_" in text else float(text)
+    except ValueError:
+        return None

@@ -11,10 +11,10 @@ from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.request import Event
+from mavis.decoding.request import Event, Ranked
 from mavis.serving.fields import Asked
 from mavis.serving.prepare import Job
-from mavis.serving.text import Growing
+from mavis.serving.text import Growing, token_text
 
 REASONS = {"end": "stop", "stop": "stop", "length": "length"}
 LEAST = -9999.0  # in place of −∞, which JSON cannot hold
@@ -94,7 +94,7 @@ class Writer:
             prompt_tokens=read, completion_tokens=written, total_tokens=read + written
         )
 
-    def whole(self, echoed: Sequence[Json | None]) -> Json:
+    def whole(self, echoed: Sequence[Json]) -> Json:
         """The response, once all replies have ended, with what was `echoed` of each prompt."""
         usage, shared = self.usage.model_dump(exclude_none=True), self._shared(True)
         if self.asked.chat:
@@ -103,7 +103,8 @@ class Writer:
                 {**self._head("chat.completion"), "choices": choices, "usage": usage, **shared}
             ).model_dump(mode="json", exclude_unset=True)
         choices = [
-            self._text_choice(reply, echoed[reply.index // self.asked.n]) for reply in self.replies
+            self._text_choice(reply, echoed[reply.index // self.asked.n] if echoed else None)
+            for reply in self.replies
         ]
         # Of the first token of an echoed prompt nothing is known, which the types do not foresee.
         return {**self._head("text_completion"), "choices": choices, "usage": usage, **shared}
@@ -131,7 +132,7 @@ class Writer:
         else:
             choice |= {"text": text, "logprobs": None}
             if self.asked.top is not None:
-                choice["logprobs"] = self._legacy([event], len(reply.text) - len(text))
+                choice["logprobs"] = self._legacy([event], reply.growing.offsets[-1:])
         return self._chunk([choice], **more)
 
     def closing(self) -> Json:
@@ -172,7 +173,8 @@ class Writer:
         prompt = self._reference.spelling.text(reply.job.tokens) if self.asked.echo else ""
         logged = None
         if self.asked.top is not None:
-            logged = self._legacy(reply.events, len(prompt))
+            offsets = [len(prompt) + offset for offset in reply.growing.offsets]
+            logged = self._legacy(reply.events, offsets)
             if echoed is not None:
                 logged = {name: echoed[name] + logged[name] for name in logged}
         text = prompt + reply.text
@@ -201,22 +203,29 @@ class Writer:
         return self._named(event.token, event.log_prob) | {"top_logprobs": likely}
 
     def _named(self, token: int, log_prob: float) -> Json:
-        text = self.spelt(token)
-        return {"token": text, "logprob": log_prob, "bytes": list(text.encode())}
+        text, raw = token_text(self._reference, token)
+        return {"token": text, "logprob": log_prob, "bytes": list(raw)}
 
-    def _legacy(self, events: Sequence[Event], offset: int) -> Json:
-        """Log-probabilities as `/v1/completions` has them, from a place in the text on."""
+    def _legacy(self, events: Sequence[Event], offsets: Sequence[int]) -> Json:
+        """Log-probabilities as `/v1/completions` has them, of tokens at places in the text."""
         found: Json = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-        for event in events:
+        for event, offset in zip(events, offsets, strict=True):
             assert event.token is not None
-            top = {self.spelt(one.token): one.log_prob for one in event.ranked}
+            top = likely(self._reference, event.ranked)
             append(found, self.spelt(event.token), event.log_prob, top, offset)
-            offset += len(self.spelt(event.token))
         return found
 
     def spelt(self, token: int) -> str:
         """What a token looks like."""
-        return str(self._reference.tokenizer.decode([token]))
+        return token_text(self._reference, token)[0]
+
+
+def likely(reference: ReferencePolicy, ranked: Sequence[Ranked]) -> dict[str, float]:
+    """Log-probabilities by what tokens look like; of tokens that look alike the likelier one's."""
+    found: dict[str, float] = {}
+    for one in ranked:  # likeliest first
+        found.setdefault(token_text(reference, one.token)[0], one.log_prob)
+    return found
 
 
 def append(

@@ -1,5 +1,6 @@
 """Listens, answers until it is told to stop, and lets what has begun come to its end."""
 
+import asyncio
 import socket
 
 import uvicorn
@@ -35,20 +36,37 @@ def listen(host: str, port: int) -> socket.socket:
     return opened
 
 
-def config(app: FastAPI, patience: float) -> uvicorn.Config:
-    """How the server answers; it waits so many seconds for what has begun when it is to stop."""
-    return uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=int(patience) + 1,
-        timeout_keep_alive=30,
-    )
+class Listener(uvicorn.Server):
+    """Answers until it is told to stop, and then for as long as what has begun takes.
+
+    Args:
+        app: the application.
+        decoding: what writes its replies.
+        patience: seconds that these may still take.
+    """
+
+    def __init__(self, app: FastAPI, decoding: DecoderThread, patience: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                timeout_graceful_shutdown=int(patience) + 10,
+                timeout_keep_alive=30,
+            )
+        )
+        self._decoding, self._patience = decoding, patience
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End replies that take too long first: their clients are told so, and then let go."""
+        ending = asyncio.create_task(asyncio.to_thread(self._decoding.close, self._patience))
+        await super().shutdown(sockets)
+        await ending
 
 
 def run(app: FastAPI, decoding: DecoderThread, opened: socket.socket, patience: float) -> None:
     """Serve until SIGINT or SIGTERM; then finish what has begun, for so many seconds at most."""
     try:
-        uvicorn.Server(config(app, patience)).run([opened])
+        Listener(app, decoding, patience).run([opened])
     finally:
         decoding.close(0.0)

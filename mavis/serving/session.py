@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -38,6 +39,7 @@ class Session:
         self._news: asyncio.Queue[News] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._tickets: list[int] = []
+        self._echoes: list[Future[dict[str, Any]]] = []
         self._deadline = self._loop.time() + settings.seconds
 
     def begin(self) -> None:
@@ -46,10 +48,10 @@ class Session:
         Raises:
             Refused: there is no room for them, or the server is stopping.
         """
+        asked = [(job.copies, self._tell(at)) for at, job in enumerate(self.jobs) if job.limit]
         try:
-            for at, job in enumerate(self.jobs):
-                if job.limit:
-                    self._tickets.append(self._decoding.submit(job.copies, self._tell(at)))
+            self._tickets += self._decoding.submit(asked)
+            self._echoes += self._echoed()
         except (Full, Stopped) as error:
             self.close()
             raise _refusal(error) from error
@@ -61,6 +63,8 @@ class Session:
             self._meters.unfinished.inc()
         for ticket in self._tickets:
             self._decoding.cancel(ticket)
+        for echo in self._echoes:
+            echo.cancel()
 
     def _tell(self, at: int) -> Any:
         first = at * self.asked.n
@@ -70,14 +74,28 @@ class Session:
 
         return tell
 
-    async def echoed(self) -> list[dict[str, Any] | None]:
-        """The log-probabilities of each prompt's tokens, where they are asked for."""
-        top = self.asked.top
+    def _echoed(self) -> "list[Future[dict[str, Any]]]":
+        top, policy = self.asked.top, self._decoding.policy
         if not self.asked.echo or top is None:
-            return [None] * len(self.jobs)
-        policy = self._decoding.policy
-        calls = [self._decoding.call(partial(logprobs, policy, job, top)) for job in self.jobs]
-        return list(await asyncio.gather(*map(asyncio.wrap_future, calls)))
+            return []
+        return [self._decoding.call(partial(logprobs, policy, job, top)) for job in self.jobs]
+
+    async def echoed(self) -> list[dict[str, Any]]:
+        """The log-probabilities of each prompt's tokens, where they are asked for.
+
+        Raises:
+            Refused: it has taken too long, or a model failed.
+        """
+        waiting = asyncio.gather(*map(asyncio.wrap_future, self._echoes))
+        try:
+            return list(await asyncio.wait_for(waiting, self._deadline - self._loop.time()))
+        except TimeoutError as error:
+            raise self._late() from error
+        except (ValueError, RuntimeError) as error:
+            raise _refusal(error) from error
+
+    def _late(self) -> Refused:
+        return Refused(504, f"the reply took more than {self.settings.seconds:g} s.")
 
     async def events(self) -> AsyncIterator[tuple[Reply, str, Event] | None]:
         """Every token as it comes, with the text that has become certain; None: none for a while.
@@ -90,7 +108,7 @@ class Session:
         while left:
             patience = min(self.settings.keep_alive, self._deadline - self._loop.time())
             if patience <= 0:
-                raise Refused(504, f"the reply took more than {self.settings.seconds:g} s.")
+                raise self._late()
             try:
                 at, event = await asyncio.wait_for(self._news.get(), patience)
             except TimeoutError:

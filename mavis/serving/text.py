@@ -1,5 +1,6 @@
 """What a client may see of a reply while it is written: whole characters, and no stop string."""
 
+import re
 from collections.abc import Sequence
 
 from mavis.decoding.reference import ReferencePolicy
@@ -25,9 +26,11 @@ class Growing:
         self._spelt = 0  # tokens that are in `_text`
         self._text = ""  # what they spell
         self._sent = 0  # letters of it
+        self.offsets: list[int] = []  # where each token begins in the text
 
     def add(self, token: int) -> str:
         """Add a token; return what has become certain."""
+        self.offsets.append(len(self._text))
         if token not in self._reference.ends:
             self._tokens.append(token)
         spelling = self._reference.spelling
@@ -64,3 +67,29 @@ def _overlap(text: str, string: str) -> int:
     """The length of the longest end of a text that a string begins with."""
     longest = min(len(text), len(string) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(string[:n])), 0)
+
+
+def token_text(reference: ReferencePolicy, token: int) -> tuple[str, bytes]:
+    """What a token looks like, and its bytes; a part of a character is written as its bytes."""
+    text = str(reference.tokenizer.decode([token]))
+    if BROKEN not in text:
+        return text, text.encode()
+    piece = str(reference.tokenizer.convert_ids_to_tokens(token))
+    if re.fullmatch("<0x[0-9A-Fa-f]{2}>", piece):
+        raw = bytes([int(piece[3:5], 16)])
+    elif all(letter in _BYTES for letter in piece):
+        raw = bytes(_BYTES[letter] for letter in piece)
+    else:
+        return text, text.encode()
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw), raw
+
+
+def _letters() -> dict[str, int]:
+    """The letters that byte-level tokenizers write bytes as: printable ones as themselves."""
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in shown]
+    pairs = [(chr(byte), byte) for byte in shown]
+    return dict(pairs + [(chr(256 + at), byte) for at, byte in enumerate(others)])
+
+
+_BYTES = _letters()

@@ -92,6 +92,8 @@ def test_values_that_are_named(start, tiny_fit):
         (["--api_key", "sk-123"], "must be a file with one key a line"),
         (["--preset.kind", "{kind: 1}", "--runs", "none"], "preset.kind names 'kind'"),
         (["--values.humor", "nowhere"], "holds no value model"),
+        (["--port", "99999"], "port must be 0 to 65535, got 99999"),
+        (["--front", "nothing.json"], "nothing.json is no file"),
         (["--host", "999.1.1.1"], "is no address of this machine"),
     ],
 )

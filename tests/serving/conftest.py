@@ -6,13 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import uvicorn
 
 from mavis.decoding.policy import GuidedPolicy
 from mavis.serving.app import create_app
 from mavis.serving.decoder_thread import DecoderThread
 from mavis.serving.presets import Presets
-from mavis.serving.run import config, listen
+from mavis.serving.run import Listener, listen
 from mavis.serving.settings import Settings
 
 
@@ -31,13 +30,13 @@ def serving(policy):
     """`serving(rows=…, waiting=…, preset={}, **settings)`: a block in which a server answers."""
 
     @contextmanager
-    def begun(rows=4, waiting=8, preset=None, of=policy, front=None, **settings):
+    def begun(rows=4, waiting=8, preset=None, of=policy, front=None, drain=0.0, **settings):
         decoding = DecoderThread(of, rows, waiting)
         presets = Presets(of.objectives, preset or {})
         how = Settings(**({"longest": 48} | settings))
         app = create_app(decoding, presets, how, front)
         opened = listen("127.0.0.1", 0)
-        server = uvicorn.Server(config(app, 5.0))
+        server = Listener(app, decoding, drain)
         thread = threading.Thread(target=server.run, args=([opened],), daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{opened.getsockname()[1]}"

@@ -417,3 +417,128 @@ def test_nothing_of_json_is_infinite(client):
     known = found.choices[0].logprobs.token_logprobs[1:]
     assert all(math.isfinite(one) for one in known)
     assert min(known) == -9999.0
+
+
+def test_a_client_that_leaves_while_its_prompt_is_scored(serving, opened):
+    """The thread that decodes goes on, and nobody is scored who does not listen."""
+    with serving(rows=1) as server:
+        held = threading.Event()
+        server.decoding.call(partial(held.wait, 30))
+        body = json.dumps({"prompt": PROMPT, "max_tokens": 0, "echo": True, "logprobs": 1})
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1]))) as raw:
+            raw.sendall(f"{head}{body}".encode())
+            until(lambda: server.decoding.in_flight == 1)
+        until(partial(shown, server, 'mavis_requests_total{path="/v1/completions",status="499"}'))
+        held.set()
+        assert ask(opened(server)).choices
+        assert httpx2.get(f"{server.url}/health").status_code == 200
+
+
+def test_scoring_a_prompt_has_a_time_limit_and_takes_a_place(serving):
+    body = {"prompt": [PROMPT] * 2, "max_tokens": 0, "echo": True, "logprobs": 1}
+    with serving(seconds=0.0) as server:
+        assert post(server, "/v1/completions", body).status_code == 504
+    with serving(rows=1, waiting=0) as server:
+        response = post(server, "/v1/completions", body)
+        assert response.status_code == 400
+        assert response.json()["error"]["message"] == "prompts times n may be 1 here: ask in parts."
+
+
+def test_equal_prompts_are_drawn_anew_unless_there_is_a_seed(client):
+    how = {"model": "mavis", "prompt": [PROMPT] * 8, "max_tokens": 10, "temperature": 2.0}
+    free, seeded = client.completions.create(**how), client.completions.create(**how, seed=1)
+    assert len({choice.text for choice in free.choices}) > 1
+    assert len({choice.text for choice in seeded.choices}) == 1
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize("name", ["beta", "temperature", "top_p", "top_k", "n", "seed", "logprobs"])
+def test_numbers_without_end(served, name):
+    response = post(served, "/v1/completions", f'{{"prompt": "a", "{name}": {HUGE}}}')
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == name
+
+
+@pytest.mark.parametrize("weight", ["1e200", "-1e300", str(HUGE), "20000"])
+def test_weights_that_are_too_large(served, weight):
+    response = post(
+        served, "/v1/completions", f'{{"prompt": "a", "weights": {{"humor": {weight}}}}}'
+    )
+    assert response.status_code == 400
+    named = post(served, "/v1/completions", {"prompt": "a", "model": f"mavis:humor={weight}"})
+    assert named.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "a", "\ud800": 1}),
+        ("/v1/completions", {"prompt": "\ud800"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a", "\ud800": 1}]}),
+        ("/v1/chat/completions", {"messages": [{"role": "\ud800", "content": "a"}]}),
+        ("/tokenize", {"prompt": "\ud800"}),
+        ("/tokenize", {"prompt": "a", "add_special_tokens": "yes"}),
+        ("/tokenize", {"prompt": "a", "more": 1}),
+        ("/v1/chat/completions", {"messages": CHAT, "stream_options": {"include_usage": "true"}}),
+        ("/v1/chat/completions", {"messages": [CHAT[0] | {"refusal": "no"}]}),
+        ("/v1/chat/completions", {"messages": CHAT, "max_tokens": 2, "max_completion_tokens": 3}),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(served, path, body):
+    response = post(served, path, body)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"]
+
+
+def test_a_prompt_may_fill_the_context_when_it_is_only_scored(client):
+    for tokens, new in ((48, 0), (47, 1)):
+        found = client.completions.create(
+            model="mavis", prompt=[5] * tokens, max_tokens=new, logprobs=1, echo=True
+        )
+        assert len(found.choices[0].logprobs.tokens) == tokens + new
+    with pytest.raises(openai.BadRequestError, match="shorten one of them"):
+        client.completions.create(model="mavis", prompt=[5] * 48, max_tokens=1)
+
+
+def test_offsets_are_places_in_the_text(client):
+    how = {"model": "mavis", "prompt": PROMPT, "logprobs": 1, "seed": 4, "max_tokens": 12}
+    whole = client.completions.create(**how, echo=True).choices[0]
+    offsets = whole.logprobs.text_offset
+    assert offsets == sorted(offsets)
+    assert offsets[-1] <= len(whole.text)
+    alone = client.completions.create(**how).choices[0].logprobs
+    assert alone.text_offset[0] == 0
+    pieces = [one.choices[0] for one in client.completions.create(**how, stream=True)]
+    assert [at for one in pieces for at in one.logprobs.text_offset] == alone.text_offset
+    begin = len(whole.text) - len("".join(one.text for one in pieces))
+    assert [at + begin for at in alone.text_offset] == offsets[-len(alone.text_offset) :]
+
+
+def test_keys_of_other_alphabets_and_requests_without_bodies(serving):
+    with serving(keys=("schlüssel",)) as server:
+        headers = {"Authorization": "Bearer schlüssel".encode()}
+        assert httpx2.get(f"{server.v1}/models", headers=headers).status_code == 200
+        assert httpx2.head(f"{server.url}/health").status_code == 200
+        assert httpx2.head(f"{server.v1}/models", headers=headers).status_code == 200
+        assert httpx2.put(f"{server.url}/health").headers["allow"]
+
+
+def test_replies_that_outlast_the_drain_are_told_so(serving):
+    body = {"messages": CHAT, "max_tokens": 12}
+    with ThreadPoolExecutor(2) as pool:
+        with serving(rows=1, drain=0.0) as server:
+            held = threading.Event()
+            server.decoding.call(partial(held.wait, 30))
+            asked = [
+                pool.submit(post, server, "/v1/chat/completions", body | {"stream": stream})
+                for stream in (False, True)
+            ]
+            until(lambda: server.decoding.in_flight == 2)
+            threading.Timer(0.5, held.set).start()
+        whole, streamed = (one.result(30) for one in asked)
+    assert whole.status_code == 503
+    assert whole.json()["error"]["message"] == "the server is stopping."
+    assert json.loads(streamed.text.strip().splitlines()[-1].removeprefix("data: "))["error"]

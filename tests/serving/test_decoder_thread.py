@@ -1,6 +1,8 @@
 """The thread that steps the decoder: requests that come, go, fail and are too many."""
 
 import queue
+import threading
+from functools import partial
 
 import pytest
 
@@ -32,7 +34,7 @@ def copies(seed, count=1, limit=6, weights=(1.0, 0.0, -1.0)):
 def told(decoding, requests):
     """The tokens of every copy, once all have ended."""
     news, found, left = queue.SimpleQueue(), {}, len(requests)
-    decoding.submit(requests, lambda copy, event: news.put((copy, event)))
+    decoding.submit([(requests, lambda copy, event: news.put((copy, event)))])
     while left:
         copy, event = news.get(timeout=60)
         if isinstance(event, Exception):
@@ -52,7 +54,7 @@ def test_copies_are_those_of_decode(decoding, policy, count):
 
 def test_what_is_cancelled_is_gone(decoding):
     one = decoding(rows=1)
-    tickets = [one.submit(copies(at, count), lambda *_: None) for at, count in enumerate((1, 3))]
+    tickets = one.submit([(copies(at, count), lambda *_: None) for at, count in enumerate((1, 3))])
     for ticket in [*tickets, *tickets, 99]:
         one.cancel(ticket)
     assert one.call(lambda: one._decoder.idle).result(30)
@@ -63,7 +65,7 @@ def test_what_is_cancelled_is_gone(decoding):
 def test_there_is_room_for_so_many(decoding):
     one = decoding(rows=1, waiting=2)
     with pytest.raises(Full):
-        one.submit(copies(1, 4), lambda *_: None)
+        one.submit([(copies(1, 4), lambda *_: None)])
     assert one.in_flight == 0
     assert len(told(one, copies(1, 3))) == 3
 
@@ -86,18 +88,18 @@ def test_a_step_that_fails_ends_what_runs_and_nothing_else(decoding, monkeypatch
 
 def test_closing_lets_what_has_begun_come_to_its_end(decoding):
     one, ended = decoding(), queue.SimpleQueue()
-    one.submit(copies(1, limit=8), lambda _, event: ended.put(event))
+    one.submit([(copies(1, limit=8), lambda _, event: ended.put(event))])
     one.close(60.0)
     events = [ended.get_nowait() for _ in range(ended.qsize())]
     assert events[-1].finished
     assert not one.open
     with pytest.raises(Stopped):
-        one.submit(copies(2), print)
+        one.submit([(copies(2), print)])
 
 
 def test_closing_at_once_tells_what_is_running(decoding):
     one, told_of = decoding(rows=1), queue.SimpleQueue()
-    one.submit(copies(1, limit=40), lambda _, event: told_of.put(event))
+    one.submit([(copies(1, limit=40), lambda _, event: told_of.put(event))])
     one.close(0.0)
     events = [told_of.get_nowait() for _ in range(told_of.qsize())]
     assert isinstance(events[-1], Stopped) or events[-1].finished
@@ -109,3 +111,28 @@ def test_the_models_can_be_asked_between_steps(decoding):
     assert one.call(lambda: 5).result(30) == 5
     with pytest.raises(ZeroDivisionError):
         one.call(lambda: 1 / 0).result(30)
+
+
+def test_what_nobody_waits_for_any_more_is_not_done(decoding):
+    one, done = decoding(), []
+    held = threading.Event()
+    one.call(partial(held.wait, 30))
+    cancelled = one.call(lambda: done.append(1))
+    assert cancelled.cancel()
+    held.set()
+    assert one.call(lambda: 5).result(30) == 5
+    assert done == []
+    assert one.in_flight == 0
+
+
+def test_replies_go_on_between_two_calls(decoding):
+    one, order = decoding(), queue.SimpleQueue()
+    held = threading.Event()
+    one.call(partial(held.wait, 30))
+    one.submit([(copies(1, limit=6), lambda *_: order.put("token"))])
+    calls = [one.call(partial(order.put, "call")) for _ in range(3)]
+    held.set()
+    for call in calls:
+        call.result(30)
+    until_now = " ".join(order.get_nowait() for _ in range(order.qsize()))
+    assert "call token call token call" in until_now

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mavis.cli.main import main
-from mavis.serving.fields import HARMLESS, MOST_COPIES, MOST_STOPS, MOST_TOP
+from mavis.serving.contents import HARMLESS
+from mavis.serving.fields import MOST_COPIES, MOST_STOPS, MOST_TOP
 
 TEXT = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
 HERE = "http://127.0.0.1:8000"

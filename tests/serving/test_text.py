@@ -73,3 +73,18 @@ def test_the_embedded_tokenizer(text):
     reference = ReferencePolicy.load("sandbox/reference")
     tokens = reference.continued(text, head=False)
     assert "".join(grown(reference, tokens)) == reference.decode(tokens)
+
+
+def test_parts_of_characters_are_written_as_bytes():
+    from mavis.decoding.reference import ReferencePolicy
+    from mavis.serving.text import token_text
+
+    reference = ReferencePolicy.load("sandbox/reference")
+    for character in ("é", "🌍", "中", "r"):
+        tokens = reference.continued(character, head=False)
+        named = [token_text(reference, token) for token in tokens]
+        assert b"".join(raw for _, raw in named) == character.encode()
+        if len(tokens) > 1:  # each a part of it
+            assert all(text.startswith("bytes:") for text, _ in named)
+            assert named[0][0] == "bytes:" + "".join(f"\\x{byte:02x}" for byte in named[0][1])
+    assert token_text(reference, reference.continued("r", head=False)[0])[0] == "r"
