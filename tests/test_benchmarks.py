@@ -127,6 +127,13 @@ def test_what_does_not_fit_a_gpu_is_skipped(bench: Bench, monkeypatch: pytest.Mo
     assert "GB are free" in found["skipped"]
 
 
+def test_serve(bench: Bench) -> None:
+    found = bench("serve", "--size=tiny", "--requests=6", "--in_flight=3", "--tokens=4")
+    assert found["lost"] == 0
+    assert found["written"] > 6
+    assert min(found["ratios"].values()) > 0
+
+
 def test_mixing(bench: Bench) -> None:
     found = bench("mixing", "--toys=3", "--tokens=3", "--length=3")
     shares = found["shares"]
