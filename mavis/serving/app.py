@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -44,7 +45,7 @@ def create_app(
     _add_facts(app, decoding, presets, settings, meters)
     reference = decoding.policy.reference
     _add_tokenizer(app, reference, settings)
-    add_pages(app, presets, reference.name, settings.longest, front)
+    add_pages(app, presets, shown_name(reference), settings.longest, front)
 
     async def answer(request: Request, read: Read) -> Response:
         _authorise(request, settings)
@@ -141,6 +142,12 @@ async def _chunks(session: Session) -> AsyncIterator[str]:
         yield _chunk(error.body)
 
 
+def shown_name(reference: ReferencePolicy) -> str:
+    """The name of π_ref, without the folders of this machine that it lies in."""
+    path = Path(reference.name)
+    return path.name if path.is_absolute() else reference.name
+
+
 def _chunk(content: Any) -> str:
     return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
@@ -225,7 +232,7 @@ def _add_facts(
             "object": "model",
             "created": 0,
             "owned_by": "mavis",
-            "root": reference.name,
+            "root": shown_name(reference),
             "max_model_len": settings.longest,
             "mavis": facts,
         }

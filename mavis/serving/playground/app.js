@@ -185,6 +185,16 @@ function drawFront(front) {
   plot.append(make("line", { class: "grid", x1: 48, x2: 468, y1: y(0), y2: y(0) }));
   plot.append(make("text", { x: 258, y: 310, "text-anchor": "middle" }, front.objectives[0]));
   plot.append(make("text", { x: 14, y: 148, "text-anchor": "middle", transform: "rotate(-90 14 148)" }, front.objectives[1]));
+  for (const share of [0.1, 0.5, 0.9]) {
+    const [across, up] = [left + share * (right - left), low + share * (high - low)];
+    plot.append(make("text", { x: x(across), y: 296, "text-anchor": "middle" }, across.toFixed(1)));
+    plot.append(make("text", { x: 44, y: y(up) + 4, "text-anchor": "end" }, up.toFixed(1)));
+  }
+  front.methods.forEach((method, at) => {
+    const style = method.name === "mavis" ? "mavis" : "best";
+    plot.append(make("line", { class: style, x1: 380, x2: 404, y1: 24 + 18 * at, y2: 24 + 18 * at }));
+    plot.append(make("text", { x: 410, y: 28 + 18 * at }, style === "mavis" ? "guided" : "best of N"));
+  });
   for (const method of front.methods) {
     const path = method.points.map(({ rewards }, at) => `${at ? "L" : "M"}${x(rewards[0])} ${y(rewards[1])}`);
     plot.append(make("path", { class: method.name === "mavis" ? "mavis" : "best", d: path.join(" ") }));
