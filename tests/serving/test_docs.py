@@ -32,7 +32,10 @@ def sandbox(serving, tiny_network):
         yield server
 
 
-def test_the_python(sandbox, capsys):
+def test_the_python(sandbox, tmp_path, monkeypatch, capsys):
+    (network,) = sandbox.policy.guides
+    network.save_pretrained(tmp_path / "runs" / "humor" / "value")
+    monkeypatch.chdir(tmp_path)
     names = {}
     for block in blocks("python"):
         exec(compile(block.replace(HERE, sandbox.url), "serving.md", "exec"), names)

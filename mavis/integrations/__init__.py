@@ -1,0 +1,1 @@
+"""DOORS into other people's loops: guidance where somebody else decodes."""
