@@ -17,6 +17,7 @@ class Meters:
             "mavis_requests", "Requests by path and status.", ["path", "status"], registry=here
         )
         self.tokens = Counter("mavis_tokens", "Tokens read and written.", ["kind"], registry=here)
+        self.written = self.tokens.labels("reply")
         self.ignored = Counter(
             "mavis_ignored_fields",
             "Fields without an effect that requests had.",

@@ -122,7 +122,7 @@ class Session:
             else:
                 self._meters.first.observe(now - begun)
             last[at] = now
-            self._meters.tokens.labels("reply").inc()
+            self._meters.written.inc()
             left -= bool(event.finished)
             yield reply, reply.add(event), event
 

@@ -23,8 +23,10 @@ class Growing:
     def __init__(self, reference: ReferencePolicy, stop: Sequence[str]) -> None:
         self._reference, self._stop = reference, tuple(stop)
         self._tokens: list[int] = []
+        self._anchor = 0  # the first token that is spelt again with new ones
         self._spelt = 0  # tokens that are in `_text`
-        self._text = ""  # what they spell
+        self._end = ""  # what those from the anchor on spell
+        self._text = ""  # what all of them spell
         self._sent = 0  # letters of it
         self.offsets: list[int] = []  # where each token begins in the text
 
@@ -34,13 +36,14 @@ class Growing:
         if token not in self._reference.ends:
             self._tokens.append(token)
         spelling = self._reference.spelling
-        begin = max(0, self._spelt - ANCHOR)
-        before = spelling.text(self._tokens[begin : self._spelt])
-        whole = spelling.text(self._tokens[begin:])
-        if whole.endswith(BROKEN) or not whole.startswith(before):
+        whole = spelling.text(self._tokens[self._anchor :])
+        if whole.endswith(BROKEN) or not whole.startswith(self._end):
             return ""  # the next tokens may complete it
-        self._text += whole[len(before) :]
-        self._spelt = len(self._tokens)
+        self._text += whole[len(self._end) :]
+        self._spelt, self._end = len(self._tokens), whole
+        if self._spelt - self._anchor > 2 * ANCHOR:
+            self._anchor = self._spelt - ANCHOR
+            self._end = spelling.text(self._tokens[self._anchor :])
         return self._send(self._certain())
 
     def rest(self) -> str:

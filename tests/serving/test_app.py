@@ -12,6 +12,8 @@ from functools import partial
 import httpx2
 import openai
 import pytest
+from openai.types import Completion
+from openai.types.chat import ChatCompletionChunk
 
 CHAT = [{"role": "user", "content": "a um is tum"}]
 PROMPT = "a um is tum"
@@ -105,6 +107,23 @@ def test_a_stream_says_what_the_whole_does(client):
         assert mine[-1].finish_reason == choice.finish_reason
         assert mine[-1].mavis == choice.mavis
     assert len(others) == 2 + whole.usage.completion_tokens  # a chunk a token, after the openings
+
+
+def test_chunks_are_of_the_types_of_the_package(served):
+    """The client builds them without looking; here every field is checked."""
+    more = {"stream": True, "stream_options": {"include_usage": True}, "max_tokens": 4}
+    bodies = {
+        "/v1/chat/completions": ({"messages": CHAT, "logprobs": True}, ChatCompletionChunk),
+        "/v1/completions": ({"prompt": PROMPT, "logprobs": 2}, Completion),
+    }
+    for path, (body, kind) in bodies.items():
+        lines = post(served, path, body | more).text.split("\n\n")
+        chunks = [line.removeprefix("data: ") for line in lines if line.startswith("data: {")]
+        assert len(chunks) >= 3
+        for chunk in chunks:
+            # OpenAI sends null until a reply ends, which the type of completions leaves out.
+            ended = chunk.replace('"finish_reason":null', '"finish_reason":"stop"')
+            kind.model_validate_json(ended, strict=True)
 
 
 def test_the_async_client_and_many_at_once(served):
