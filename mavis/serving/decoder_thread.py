@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -55,7 +56,8 @@ class DecoderThread:
         self.policy, self.rows, self.room = policy, rows, rows + waiting
         self._decoder = self._fresh()
         self._commands: SimpleQueue[Callable[[], object]] = SimpleQueue()
-        self._calls: deque[Callable[[], object]] = deque()  # one is done between two steps
+        # What is to be done with the models, one thing between two steps.
+        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._jobs: dict[int, _Job] = {}  # by ticket
         self._tickets: dict[int, int] = {}  # ticket, by a number in the decoder
         self._numbers, self._lock = count(1), threading.Lock()
@@ -121,17 +123,7 @@ class DecoderThread:
         """
         self._reserve(1)
         future: Future[T] = Future()
-
-        def run() -> None:
-            self._release(1)
-            if not future.set_running_or_notify_cancel():  # nobody waits for it any more
-                return
-            try:
-                future.set_result(work())
-            except Exception as error:  # the caller's: it hears of it by the future
-                future.set_exception(error)
-
-        self._commands.put(partial(self._calls.append, run))
+        self._commands.put(partial(self._calls.append, (future, work)))
         return future
 
     def close(self, patience: float) -> None:
@@ -158,8 +150,19 @@ class DecoderThread:
                     self._fail_all(error)
         finally:
             self._open = False
-            self._fail_all(Stopped())
+            self._end_all()
             self._over.set()
+
+    def _end_all(self) -> None:
+        """Let everybody know who still waits for something."""
+        with suppress(Empty):
+            while True:
+                with suppress(_End):
+                    self._commands.get_nowait()()
+        self._fail_all(Stopped())
+        for future, _ in self._calls:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(Stopped())
 
     @property
     def _idle(self) -> bool:
@@ -198,7 +201,7 @@ class DecoderThread:
     def _step(self) -> None:
         """Do one thing that waits for its turn, and add a token to every running reply."""
         if self._calls:
-            self._calls.popleft()()
+            self._do(*self._calls.popleft())
         for event in [] if self._decoder.idle else self._decoder.step():
             ticket = self._tickets[event.id]
             job = self._jobs[ticket]
@@ -212,6 +215,15 @@ class DecoderThread:
                 del self._tickets[event.id], job.running[event.id]
                 self._ended(ticket, job, 1)
             job.tell(place, event)
+
+    def _do(self, future: "Future[Any]", work: Callable[[], Any]) -> None:
+        self._release(1)
+        if not future.set_running_or_notify_cancel():  # nobody waits for it any more
+            return
+        try:
+            future.set_result(work())
+        except Exception as error:  # the caller's: it hears of it by the future
+            future.set_exception(error)
 
     def _ended(self, ticket: int, job: _Job, count: int) -> None:
         job.left -= count

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -70,7 +71,8 @@ class Session:
         first = at * self.asked.n
 
         def tell(copy: int, event: Event | Exception) -> None:  # in the decoder's thread
-            self._loop.call_soon_threadsafe(self._news.put_nowait, (first + copy, event))
+            with suppress(RuntimeError):  # the server has stopped: nobody listens any more
+                self._loop.call_soon_threadsafe(self._news.put_nowait, (first + copy, event))
 
         return tell
 
@@ -91,7 +93,7 @@ class Session:
             return list(await asyncio.wait_for(waiting, self._deadline - self._loop.time()))
         except TimeoutError as error:
             raise self._late() from error
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, Stopped) as error:
             raise _refusal(error) from error
 
     def _late(self) -> Refused:

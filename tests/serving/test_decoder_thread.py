@@ -136,3 +136,19 @@ def test_replies_go_on_between_two_calls(decoding):
         call.result(30)
     until_now = " ".join(order.get_nowait() for _ in range(order.qsize()))
     assert "call token call token call" in until_now
+
+
+def test_whoever_still_waits_at_the_end_is_told(decoding):
+    one, told_of, held = decoding(), queue.SimpleQueue(), threading.Event()
+    one.call(partial(held.wait, 30))
+    one.submit([(copies(1), lambda _, event: told_of.put(event))])
+    calls = [one.call(lambda: None) for _ in range(3)]
+    threading.Timer(0.2, held.set).start()
+    one.close(0.0)
+    events = [told_of.get(timeout=30)]
+    while not isinstance(events[-1], Stopped):  # a token may have come before
+        events.append(told_of.get(timeout=30))
+    assert len(events) <= 2
+    for call in calls[1:]:
+        with pytest.raises(Stopped):
+            call.result(30)
