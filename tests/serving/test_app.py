@@ -14,6 +14,7 @@ import openai
 import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletionChunk
+from waiting import until
 
 CHAT = [{"role": "user", "content": "a um is tum"}]
 PROMPT = "a um is tum"
@@ -44,15 +45,6 @@ def post(server, path, body, **more):
 def ask(client, **more):
     how = {"model": "mavis", "messages": CHAT, "max_tokens": 8, "seed": 3}
     return client.chat.completions.create(**how | more)
-
-
-def until(so):
-    """Wait until something is so."""
-    for _ in range(3000):
-        if so():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("it never came to be so")
 
 
 def shown(server, line):
