@@ -135,6 +135,7 @@ def test_errors_are_shown(page):
     page.get_by_label("Prompt").fill("rice " * 200)
     page.get_by_role("button", name="Answer").click()
     expect(page.locator("#status")).to_contain_text("shorten one of them", timeout=60_000)
+    assert page.inner_text("#guided") == ""
 
 
 @needs_browser
