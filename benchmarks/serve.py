@@ -28,6 +28,7 @@ from mavis.serving.run import Listener, listen
 from mavis.serving.settings import Settings
 
 SHORTEST, LONGEST = 8, 64  # tokens of a prompt
+TURNS = 3  # of what is called directly, whose median counts
 
 
 def measure(
@@ -60,6 +61,7 @@ def measure(
     guides = tuple(network_of(pair, reference, "action", name) for name in names)
     policy = GuidedPolicy(reference, guides)
     words = {"size": size, "requests": requests, "in_flight": in_flight, "tokens": tokens}
+    unguided = GuidedPolicy(reference)
     served = _served(policy, in_flight, words)
     texts = [text_of(prompt) for prompt in prompts]
 
@@ -68,13 +70,16 @@ def measure(
         asked.generate(texts, mixed, max_tokens=limits, rows=in_flight)
         return process_time() - begin
 
-    mixed = [dict(zip(names, pair_, strict=True)) for pair_ in weights]
+    mixed = [dict(zip(names, one, strict=True)) for one in weights]
     direct(policy, mixed)
-    alone, unguided = direct(policy, mixed), direct(GuidedPolicy(reference), None)
-    same = direct(policy, mixed[:1] * requests)
+    turns = [
+        (direct(policy, mixed), direct(policy, mixed[:1] * requests), direct(unguided, None))
+        for _ in range(TURNS)
+    ]
+    alone, same, plain = (float(np.median(column)) for column in zip(*turns, strict=True))
     ratios = {
         "server : decoder (CPU)": served["cpu"] / alone,
-        "guided : unguided (CPU)": alone / unguided,
+        "guided : unguided (CPU)": alone / plain,
         "weights of its own for each row : one weighting (CPU)": alone / same,
     }
     for name, ratio in ratios.items():

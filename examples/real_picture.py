@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from mavis.comparison.result_format import Estimate, Results
 from mavis.plot_style import BLACK, GREY, UNITS, WIDTH, name_axes, save
-from mavis.report.style import fixed, look, number, ordered, shares
+from mavis.report.style import fixed, look, nats, number, ordered, shares
 
 ENDS: tuple[Literal["value", "low", "high"], ...] = ("value", "low", "high")
 STEPS = 24  # line segments between two points of a curve that is linear in √KL
@@ -71,7 +71,7 @@ def _path(points: Array) -> Array:
 def _draw_front(axes: Axes, results: Results) -> None:
     """Draw both rewards at the common KL, a point for each weighting of a method."""
     x, y = results["objectives"]
-    name_axes(axes, f"both, at {_nats(results)}", f"{x} ({UNITS})", size=13)
+    name_axes(axes, f"both, at {nats(results['kl'])}", f"{x} ({UNITS})", size=13)
     axes.set_ylabel(f"{y} ({UNITS})")
     for method in ordered(results):
         style, every = look(method), results["methods"][method]["rewards"]
@@ -109,18 +109,13 @@ def table(results: Results) -> str:
     cut = fixed(number(results["reference"].get("kl_truncation", 0.0)))
     lines += [
         "",
-        f"At {_nats(results)}; 95 % intervals over {results['settings']['prompts']} prompts;"
+        f"At {nats(results['kl'])}; 95 % intervals over {results['settings']['prompts']} prompts;"
         f" in standard units of the reference, which are: {told}. KL is to the reference on"
         f" the same candidates: leaving out the others costs all methods {cut} nats beside.",
         "",
         *(f"Warning: {warning}" for warning in results["warnings"]),
     ]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _nats(results: Results) -> str:
-    """The KL at which methods are compared, in words."""
-    return f"{results['kl']:g} {'nat' if results['kl'] == 1 else 'nats'}"
 
 
 def _alone(results: Results, m: int) -> int:

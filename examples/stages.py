@@ -12,8 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +196,8 @@ def run(words: Sequence[str], keep: Path | None = None, listen: bool = False) ->
     Returns:
         its exit status, and what it said on stderr.
     """
-    child = subprocess.Popen(
+    start = partial(
+        subprocess.Popen[str],
         words,
         stdout=subprocess.PIPE if keep else None,
         stderr=subprocess.PIPE if listen else None,
@@ -205,17 +208,23 @@ def run(words: Sequence[str], keep: Path | None = None, listen: bool = False) ->
         start_new_session=True,  # an interrupt comes to this process alone, which passes it on once
     )
     lines = []
-    try:
-        if keep is not None:
-            assert child.stdout is not None
-            for line in child.stdout:
-                print(line, end="", flush=True)
-                lines.append(line)
-        _, said = child.communicate()
-    except BaseException as error:
-        child.send_signal(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
-        child.wait()
-        raise
+    with ThreadPoolExecutor(1) as pool:
+        # In a thread, which no signal breaks off: a child that has been started is always known.
+        started = pool.submit(start)
+        try:
+            child = started.result()
+            if keep is not None:
+                assert child.stdout is not None
+                for line in child.stdout:
+                    print(line, end="", flush=True)
+                    lines.append(line)
+            _, said = child.communicate()
+        except BaseException as error:
+            child = started.result()
+            interrupted = isinstance(error, KeyboardInterrupt)
+            child.send_signal(signal.SIGINT if interrupted else signal.SIGTERM)
+            child.wait()
+            raise
     if keep is not None and child.returncode == 0:
         draft = keep.with_name(keep.name + ".part")
         draft.write_text("".join(lines), encoding="utf-8")

@@ -172,7 +172,12 @@ def _policy(
         cards = {place: read_card(place) for place in sorted(runs.glob("*/value"))}
         fitting = {at: card for at, card in cards.items() if card.reference == wanted}
         for place in cards.keys() - fitting.keys():
-            print(f"mavis: {place} is of {cards[place].reference}: left out.", file=sys.stderr)
+            other = cards[place].reference
+            print(
+                f"mavis: {place} is left out, as it is of {other}: serve that by --reference "
+                f"{other}.",
+                file=sys.stderr,
+            )
         names = sorted({name for card in fitting.values() for name in card.objectives})
         found = places(runs, names)
         folders = {name: str(found[name]) for name in names if found[name] in fitting}

@@ -10,6 +10,7 @@ from mavis.report.style import (
     is_compared,
     is_single,
     main_indicator,
+    nats,
     number,
     ratio,
     weightings,
@@ -24,7 +25,7 @@ def table(results: Results) -> Iterator[str]:
     """Yield the results line by line."""
     names, start = results["objectives"], results["reference"]
     what = names[0] if is_single(results) else f"{weightings(results)} of {', '.join(names)}"
-    yield f"at {results['kl']:g} nats, {what}"
+    yield f"at {nats(results['kl'])}, {what}"
     known = zip(names, results["units"], strict=True)
     rewards = ", ".join(f"{n} {u['mean']:.3g} ± {u['std']:.3g}" for n, u in known)
     yield f"reference: {rewards}; {start['length']:.1f} tokens"

@@ -28,6 +28,7 @@ from mavis.report.style import (
     look,
     main_indicator,
     measured,
+    nats,
     number,
     ordered,
     shares,
@@ -50,7 +51,7 @@ def front_figure(results: Results, x: int, y: int) -> Figure:
     figure = Figure(figsize=(WIDTH, 6.4), layout="constrained")
     axes = figure.subplots()
     names = [_text(name) for name in results["objectives"]]
-    both = f"{names[x]} and {names[y]} at {results['kl']:g} nats of KL"
+    both = f"{names[x]} and {names[y]} at {nats(results['kl'])} of KL"
     name_axes(axes, f"{both}\n{_legend_of_weights(results)}", size=11)
     axes.set_xlabel(f"mean reward of {names[x]} ({UNITS}, 95 % interval)")
     axes.set_ylabel(f"mean reward of {names[y]} ({UNITS}, 95 % interval)")

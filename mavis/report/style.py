@@ -93,6 +93,15 @@ def measured(results: Results, method: str) -> Estimate:
     return cell
 
 
+def nats(kl: float) -> str:
+    """A KL in words.
+
+    >>> nats(1.0), nats(2.5)
+    ('1 nat', '2.5 nats')
+    """
+    return f"{kl:g} {'nat' if kl == 1 else 'nats'}"
+
+
 def fixed(value: float, digits: int = 2) -> str:
     """Format a number with a fixed number of decimals, and -0 as 0.
 

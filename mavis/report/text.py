@@ -13,6 +13,7 @@ from mavis.report.style import (
     look,
     main_indicator,
     measured,
+    nats,
     number,
     ordered,
     ordered_baselines,
@@ -57,7 +58,7 @@ def headline(results: Results) -> str:
     """State which baselines MAVIS is ahead of, by the main indicator, in one sentence."""
     compared = [m for m in ordered(results) if is_compared(results["methods"][m])]
     if not compared:
-        return f"No method reaches {results['kl']:g} nats at every weighting: none can be compared."
+        return f"No method reaches {nats(results['kl'])} at every weighting: none can be compared."
     measure = main_indicator(results).name
     if results["ahead"]:
         groups: dict[str, list[str]] = {AHEAD_OF: [], BEHIND: [], EVEN: [], UNKNOWN: []}
@@ -91,7 +92,7 @@ def leads(results: Results) -> Iterator[str]:
 
 def title(results: Results) -> str:
     """Return the title of the report."""
-    at = f"{results['kl']:g}\N{NO-BREAK SPACE}nats"
+    at = nats(results["kl"]).replace(" ", "\N{NO-BREAK SPACE}")
     if len(results["objectives"]) == 1:
         return f"Reward of {results['objectives'][0]} against KL, compared at {at}"
     return f"Trade-offs of {together(results['objectives'])} at {at}"
@@ -110,7 +111,7 @@ def describe_front(results: Results, x: int, y: int) -> str:
         ]
         parts.append(f"{look(method).name} {' to '.join(spots) or 'does not reach this KL'}")
     return (
-        f"Mean reward of {across} across and of {up} upwards at {results['kl']:g} nats, from "
+        f"Mean reward of {across} across and of {up} upwards at {nats(results['kl'])}, from "
         f"the weighting with most {across} to that with most {up}: {'; '.join(parts)}."
     )
 
@@ -128,7 +129,7 @@ def describe_curves(results: Results, panels: Sequence[int]) -> str:
         head = "" if is_single(results) else f"λ = {shares(results['weightings'][at])}: "
         parts.append(f"{head}{', '.join(ends)}")
     what = "Reward" if is_single(results) else "Weighted reward"
-    return f"{what} at {results['kl']:g} nats. {'; '.join(parts)}."
+    return f"{what} at {nats(results['kl'])}. {'; '.join(parts)}."
 
 
 def _verdict(lead: Lead) -> str:

@@ -75,9 +75,8 @@ class Presets:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise Refused(400, f"{param}: the weight of {name} must be a number.", param)
             if not abs(value) <= STRONGEST:
-                raise Refused(
-                    400, f"{param}: the weight of {name} must be at most {STRONGEST:g}.", param
-                )
+                size = f"between {-STRONGEST:g} and {STRONGEST:g}"
+                raise Refused(400, f"{param}: the weight of {name} must be {size}.", param)
             found[name] = float(value)
         return found
 

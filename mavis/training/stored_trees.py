@@ -17,7 +17,7 @@ from mavis.evaluation.collect import MADE, PREFIXES, SCORES
 from mavis.objective import Objective
 from mavis.reward import identity
 from mavis.storage import CPU, Row, Shards, chunks, read_json, write_json
-from mavis.training.run_folder import IDENTITY, read_settings
+from mavis.training.run_folder import CONFIG, IDENTITY, read_settings
 
 # What may differ: how values are learned from trees, and what is the new run's own.
 FREE = ("rounds", "epochs", "batch_tokens", "prefix_discount", "kl_budget", "eta", "beta", "rows")
@@ -35,8 +35,13 @@ def take(source: Path, folder: Path, data: Mapping[str, Any], rewards: Sequence[
         rewards: its objectives.
 
     Raises:
+        FileNotFoundError: `source` is no run.
         ValueError: the run in `source` has no finished round, or its trees are made otherwise.
     """
+    if not (source / CONFIG).is_file():
+        raise FileNotFoundError(
+            f"{source} holds no run of `mavis fit`: data.trees_of is a folder like runs/humor."
+        )
     before = read_settings(source)["data"]
     for name, value in data.items():
         if name not in (*FREE, *OWN) and before.get(name, value) != value:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -59,6 +60,19 @@ def test_with_nothing_named_it_serves_the_sandbox(start):
     rest = child.stderr.read()
     assert "Traceback" not in rest
     assert "secret" not in rest
+
+
+def test_what_lies_in_runs_and_is_of_the_reference(start, tiny_fit, tmp_path, capsys):
+    runs = tmp_path / "some"
+    shutil.copytree(tiny_fit / "value", runs / "trial" / "value")
+    reference = json.loads((tiny_fit / "value" / "value.json").read_text())["reference"]
+    _, _, line = start("--runs", str(runs), "--reference", reference)
+    assert "serving trial on" in line
+    # Of another reference it is left out, and that is said before the line of the server.
+    words = ["--runs", str(runs), "--max_model_len", "100000"]
+    assert main(["serve", "--port", "0", *words]) != 0
+    said = capsys.readouterr().err
+    assert f"{runs / 'trial' / 'value'} is left out, as it is of {reference}: serve that by" in said
 
 
 def test_it_ends_when_what_has_begun_has_ended(start):

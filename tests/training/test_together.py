@@ -272,8 +272,8 @@ def test_trees_that_are_made_otherwise_are_no_training_set(pair, words, tmp_path
     of = ("--data.trees_of", str(pair))
     said = error(tmp_path / "a", *of, "--data.max_tokens", "5")
     assert "were made with --data.max_tokens 8, not 5: give --data.max_tokens 8, or" in said
-    said = error(tmp_path / "b", "--data.trees_of", str(tmp_path))
-    assert f"{tmp_path / 'config.yaml'} is missing" in said
+    assert main(words(tmp_path / "b", "--data.trees_of", str(tmp_path))) != 0
+    assert f"{tmp_path} holds no run of `mavis fit`" in capsys.readouterr().err
     said = error(pair, *of, names="vowels,brevity")
     assert "holds a run with data.trees_of = None" in said
     copied = tmp_path / "begun"
