@@ -162,7 +162,7 @@ async def _body(request: Request, most: int) -> Any:
     async for part in request.stream():
         size += len(part)
         if size > most:
-            raise Refused(413, f"the body may have {most:,} bytes.")
+            raise Refused(413, f"the body may have {most:,} bytes at most.")
         parts.append(part)
     try:
         return json.loads(b"".join(parts), parse_constant=_no_number)
