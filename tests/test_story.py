@@ -50,6 +50,7 @@ NEIGHBOURS = {
     "serving.settings": "serving/test_app.py",
     "training.batching": "training/test_packing.py",
     "training.decoding_speed": "training/test_plan.py",
+    "training.growing": "training/test_joint_fit.py",
     "training.held_out": "training/test_data.py",
     "training.round_entry": "training/test_callbacks.py",
     "training.stored_trees": "training/test_together.py",

@@ -38,7 +38,7 @@ TRAINER = {
     "num_nodes": "number of machines (default: 1)",
     "precision": "32-true, bf16-mixed, bf16-true, 16-mixed (not on a CPU), … (default: 32-true)",
     "max_time": "stop after DD:HH:MM:SS; the same command resumes from there",
-    "gradient_clip_val": "largest gradient norm; longer gradients are scaled down (default: 1.0)",
+    "gradient_clip_val": "largest gradient norm (default: 1.0)",
     "accumulate_grad_batches": "batches per optimizer step (default: 1)",
     "fast_dev_run": "true: run one batch of every phase, in a separate folder",
     "enable_progress_bar": "false: show no progress bar",

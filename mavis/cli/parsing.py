@@ -22,7 +22,7 @@ LOUDNESS: dict[str, Loudness] = {
     **dict.fromkeys(("-v", "--verbose"), "verbose"),
 }
 EVERYWHERE = (  # options of every command, which `manner` removes before parsing
-    (("-q", "--quiet"), "print only results and errors, without progress bars"),
+    (("-q", "--quiet"), "print only results and errors, no bars"),
     (("-v", "--verbose"), "print more, including the logs and warnings of libraries"),
     ((DEBUG,), "print the full traceback of an error"),
 )

@@ -4,27 +4,46 @@ import math
 from typing import Any
 
 from mavis.training import judgement
+from mavis.training.collect import SECONDS
 from mavis.training.data import RolloutDataModule
 from mavis.training.estimate import duration
 from mavis.training.judgement import number
-from mavis.training.ridge import PER_DOUBLING
+from mavis.training.ridge import PER_DOUBLING, WORTH
 
 DEAR_TRUNCATION = 0.02  # nats a token that it may cost without a hint
 LEAST_SLOPE = 0.5  # below it, values are more than twice as large as what they foretell
 ENOUGH = 0.5  # of what can be explained: below it, more trees are advised
 SLIGHT = 0.2  # correlation of siblings that their trees must rule out to show that there is none
-WORTH = 1.15  # growth of the explained share for which more trees are advised
 KNOWN_SECONDS = 1.0  # of rollouts; what takes less was read from disk, or needs no warning
 
 
 def more_trees(entry: dict[str, Any], data: RolloutDataModule) -> str:
     """How many more trees, how long they take, and the option; a whole sentence but for its end."""
     factor = _factor(entry)
-    seconds = sum(entry.get(f"seconds_{what}") or 0.0 for what in ("rollout", "score"))
+    seconds = sum(entry.get(name) or 0.0 for name in SECONDS)
     if data.pooled or data.rereads:
         return _more_rounds(factor, seconds, data)
     time = f", about {duration(factor * seconds)} a round" if seconds > KNOWN_SECONDS else ""
     return f"{factor} × as many trees{time}: --data.trees {factor * data.trees}, and another --out"
+
+
+def growing(more: int, growth: float, data: RolloutDataModule) -> str:
+    """A sentence that says why trees are added to a round's, and how to keep it from that.
+
+    Args:
+        more: how many there will be beside those that there are.
+        growth: by what factor what is explained grows when trees are doubled; NaN if unknown.
+        data: of the fit.
+    """
+    there = data.trees
+    seconds = sum(data.facts[name] for name in SECONDS) * more / there
+    time = f", about {duration(seconds)}" if seconds > KNOWN_SECONDS else ""
+    gain = f"{growth ** math.log2(1 + more / there):.1f} times as much as they do"
+    why = "they explain nothing yet" if math.isnan(growth) else f"these may explain {gain}"
+    return (
+        f"{there} trees are read; {more} more are rolled out{time}, as {why} "
+        f"(--data.most_trees {there}: no more than that)."
+    )
 
 
 def _factor(entry: dict[str, Any]) -> int:

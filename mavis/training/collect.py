@@ -1,6 +1,6 @@
 """Makes and scores rollout trees once; an interrupted run reads them from disk."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,13 @@ from mavis.decoding.request import SamplingParams
 from mavis.evaluation.collect import PREFIXES, Collector
 from mavis.objective import Objective
 from mavis.prompts import Prompt
-from mavis.storage import Row, chunks
+from mavis.storage import Row, chunks, read_json, write_json
 from mavis.training.prefixes import prefix_texts
 from mavis.training.rollout import Shape, grow
 from mavis.training.tree import Tree, read_tree, tree_row
 
+COMPLETE = "complete.json"  # the facts of a folder that has all of a round's trees
+SECONDS = ("seconds_rollout", "seconds_score")  # of the facts
 TOGETHER = 128  # trees whose prefixes are in memory at the same time
 
 
@@ -79,6 +81,17 @@ def facts_of(trees: Sequence[Tree], collector: Collector) -> dict[str, float]:
         "trees": len(trees),
         "tokens": sum(len(tree.tokens) - int(tree.start[1]) for tree in trees),
         "abstained": sum(int(np.isnan(tree.rewards).sum()) for tree in trees),
-        "seconds_rollout": collector.seconds["made"],
-        "seconds_score": collector.seconds["scored"],
+        **dict(zip(SECONDS, (collector.seconds["made"], collector.seconds["scored"]), strict=True)),
     }
+
+
+def keep_facts(folder: Path, facts: Mapping[str, float]) -> None:
+    """Write last that a folder has all of a round's trees, and again when more were added."""
+    if trees_in(folder) < facts["trees"]:
+        write_json(folder / COMPLETE, facts)
+
+
+def trees_in(folder: Path) -> int:
+    """How many trees a folder was said to have; 0 if they are not complete."""
+    file = folder / COMPLETE
+    return int(read_json(file)["trees"]) if file.is_file() else 0

@@ -14,8 +14,9 @@ replies, is regressed on the sum of what its tokens bring anew. A regression of 
 by itself takes the luck of all other tokens of the reply for noise; here they explain it jointly.
 Expectations given the state before are predicted from that state's features, by least squares too.
 
-All of it needs second moments alone, so that nothing is kept of a tree that was read; `ridge`
-solves the equations.
+Both regressions need second moments alone, so that nothing is kept of a tree that was read. A first
+pass over the trees sums up those of the expectations, a second one those of θ, for which `ridge`
+solves.
 
 Where a reward says something of partial text, there is an equation for each token, too: the
 increments Δ of the reward on prefixes (`prefixes`) from it on, discounted by κ, are what the tokens
@@ -28,7 +29,9 @@ Together they are generalised least squares of the increments, whose weight for 
 κ^{|u − v|}. They have little noise but a bias; whole replies have no bias but much noise.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,110 +41,188 @@ from mavis.training.batching import Batch
 FOLDS = 4
 STEADY = 3e-4  # of the mean eigenvalue: keeps the prediction of features from their state stable
 
+Total = Callable[[Tensor], Tensor]  # adds a tensor up over processes
 
-class Moments:
-    """Second moments of the trees of one policy.
+
+class _Tree(NamedTuple):
+    """A tree of two replies or more that every objective has scored."""
+
+    after: Tensor  # φ of the state after each of its sampled tokens [T, D]
+    before: Tensor  # g of the state before it [T, G]
+    price: Tensor  # [T, 1]
+    gained: Tensor  # increments of the reward [T, M], if there are any
+    leads: Tensor  # 1 where a token leads to the end of a reply [L, T]
+    rewards: Tensor  # of the replies [L, M]
+    depth: Tensor  # place of every token in its reply [T]
+
+
+def _trees(after: Tensor, before: Tensor, batch: Batch) -> Iterator[_Tree]:
+    """The trees of packs that show them whole, without replies that an objective abstains from.
+
+    Args:
+        after: φ of the state after every token [B, T, D].
+        before: g of the state before it [B, T, G].
+        batch: the packs.
+    """
+    known = batch.leaf & batch.targets.isfinite().all(-1)
+    gains = batch.targets if batch.increments is None else batch.increments
+    columns = (after, before, batch.price, gains, batch.path, batch.targets, known, batch.depth)
+    for φ, g, price, gained, leads, targets, leaf, depth in zip(*columns, strict=True):
+        if leaf.sum() < 2:  # one reply says nothing within its prompt
+            continue
+        inside = depth >= 0
+        # Not every device knows double precision.
+        φ, g, price, gained = (x[inside].cpu().double() for x in (φ, g, price, gained))
+        leads, rewards = leads[leaf][:, inside].cpu().double(), targets[leaf].cpu().double()
+        yield _Tree(φ, g, price[:, None], gained, leads, rewards, depth[inside].cpu())
+
+
+class Expectation(NamedTuple):
+    """What the state before a token foretells, under one policy."""
+
+    mean: Tensor  # of the features of the state after it [G, D]
+    price: Tensor  # of what it is charged [G, 1]
+
+
+class Foresight:
+    """Second moments of an `Expectation`: it is found by least squares over tokens.
 
     Args:
         after: D, the number of features of the state after a token.
         before: G, the number of features of the state before it.
-        outputs: M.
-        discount: κ, of later increments; below 1 batches must have increments.
     """
 
-    def __init__(self, after: int, before: int, outputs: int, discount: float = 1.0) -> None:
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(*shape, dtype=torch.float64)
-
-        both, self.after, self.discount = after + before, after, discount
-        self.before = zeros(before, before)  # sum over tokens of g gᵀ
-        self.along = zeros(before, after + 1)  # of g (φ, price)ᵀ
-        self.sums = zeros(FOLDS, both, both)  # over replies, of u uᵀ for u = Σ (φ, g)
-        self.rewards = zeros(FOLDS, both, outputs)  # of u rᵀ
-        self.spread = zeros(FOLDS, outputs)  # of r²
-        self.counts = zeros(2)  # trees, replies
-        folds = FOLDS if discount < 1 else 0  # of the equations of single tokens
-        # Single: they give a direction alone, under a ridge that is far above the rounding.
-        self.token_sums = torch.zeros(folds, both, both)
-        self.token_gains = zeros(folds, both, outputs)
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All that adds up over trees, and over processes."""
-        whole = [self.before, self.along, self.sums, self.rewards, self.spread, self.counts]
-        return whole if self.discount == 1 else [*whole, self.token_sums, self.token_gains]
+    def __init__(self, after: int, before: int) -> None:
+        self._width = after
+        self.before = _zeros(before, before)  # sum over tokens of g gᵀ
+        self.along = _zeros(before, after + 1)  # of g (φ, price)ᵀ
 
     def add(self, after: Tensor, before: Tensor, batch: Batch) -> None:
-        """Add packs that show whole trees; a reply that any objective abstains from is left out.
+        """Add whole trees; see `_trees`."""
+        for tree in _trees(after, before, batch):
+            self.before += tree.before.T @ tree.before
+            self.along += tree.before.T @ torch.cat([tree.after, tree.price], 1)
 
-        Args:
-            after: φ of the state after every token [B, T, D].
-            before: g of the state before it [B, T, G].
-            batch: the packs.
-        """
-        price, path = batch.price[..., None], batch.path
-        known = batch.leaf & batch.targets.isfinite().all(-1)
-        gains = batch.targets if batch.increments is None else batch.increments
-        columns = (after, before, price, path, batch.targets, gains, known, batch.depth)
-        for φ, g, cost, leads, target, gained, leaf, depth in zip(*columns, strict=True):
-            if leaf.sum() < 2:  # one reply says nothing within its prompt
-                continue
-            inside = depth >= 0
-            # Not every device knows double precision.
-            φ, g, cost = (x[inside].cpu().double() for x in (φ, g, cost))
-            self.before += g.T @ g
-            self.along += g.T @ torch.cat([φ, cost], 1)
-            # Less the means of the prompt's replies: what is the same for all of them is no credit.
-            features, leads = torch.cat([φ, g], 1), leads[leaf][:, inside].cpu().double()
-            u = leads @ features
-            r = target[leaf].cpu().double()
-            u, r = u - u.mean(0), r - r.mean(0)
-            fold = int(self.counts[0]) % FOLDS
-            self.sums[fold] += u.T @ u
-            self.rewards[fold] += u.T @ r
-            self.spread[fold] += r.square().sum(0)
-            self.counts += torch.tensor([1, len(r)])
-            if self.discount < 1:
-                # Of the rows u of all tokens of all replies, Σ u uᵀ and Σ u rᵀ: these are many rows
-                # of long sums, which are never made.
-                weights = _token_weights(depth[inside].cpu(), leads, self.discount)
-                self.token_gains[fold] += features.T @ (weights @ gained[inside].cpu().double())
-                features = features.float()
-                self.token_sums[fold] += features.T @ (weights.float() @ features)
-
-    def equations(self) -> "Equations":
-        """The normal equations of this policy's trees, features centred given the state before.
+    def solve(self, total: Total) -> Expectation:
+        """What the tokens of all processes say.
 
         Raises:
             ValueError: there are not two replies to any prompt.
         """
-        if not self.counts[1]:
+        before, along = total(self.before), total(self.along)
+        if not before.any():
             raise ValueError(
                 "joint credit needs two scored replies to a prompt: give a larger branching, or "
                 "credit token."
             )
-        ridge = STEADY * self.before.diagonal().mean()
-        eye = torch.eye(len(self.before), dtype=torch.float64)
-        predicted = torch.linalg.solve(self.before + ridge * eye, self.along)  # [G, D + 1]
-        mean, price = predicted[:, : self.after], predicted[:, self.after :]
-        # u = (Σφ, Σg) of a reply; its centred features are Σφ − Σg · mean, its charge Σg · price.
-        centre = torch.cat([torch.eye(self.after, dtype=torch.float64), -mean])  # [D + G, D]
-        charge = torch.cat([torch.zeros(self.after, 1, dtype=torch.float64), price])  # [D + G, 1]
-        paid = self.sums @ charge  # [F, D + G, 1]
-        spread = self.spread - 2 * (charge.T @ self.rewards)[:, 0] + (charge.T @ paid)[:, 0]
-        squares = _turned(self.sums, centre)
-        products = centre.T @ (self.rewards - paid)
-        found = Equations(squares, products, spread, float(self.counts[1]), mean)
-        if self.discount == 1:
-            return found
-        left = self.token_gains - (self.token_sums @ charge.float())
-        squares, products = _turned(self.token_sums, centre.float()), centre.T @ left
-        return replace(found, token_squares=squares, token_products=products)
+        ridge = STEADY * before.diagonal().mean()
+        eye = torch.eye(len(before), dtype=torch.float64)
+        predicted = torch.linalg.solve(before + ridge * eye, along)  # [G, D + 1]
+        return Expectation(predicted[:, : self._width], predicted[:, self._width :])
 
 
-def _turned(sums: Tensor, centre: Tensor) -> Tensor:
-    """centreᵀ · S · centre of the sums S of each fold; one by one, as they are large."""
-    return torch.stack([centre.T @ one @ centre for one in sums])
+@dataclass
+class Equations:
+    """Normal equations of θ, for each fold of the prompts.
+
+    Args:
+        squares: of the centred features, summed over a reply [F, D, D].
+        products: with the charged rewards [F, D, M].
+        spread: sum of squares of the charged rewards [F, M].
+        replies: how many they are of.
+        mean: what predicts the features from the state before [G, D].
+        token_squares: as `squares`, of the equations of single tokens; None where there are none.
+        token_products: as `products`, with what is gained from a token on.
+        trees: that were added by this process.
+    """
+
+    squares: Tensor
+    products: Tensor
+    spread: Tensor
+    replies: float
+    mean: Tensor
+    token_squares: Tensor | None = None
+    token_products: Tensor | None = None
+    trees: int = field(default=0, compare=False)
+
+    @classmethod
+    def none(cls, mean: Tensor, outputs: int, discount: float = 1.0) -> "Equations":
+        """Those of no trees.
+
+        Args:
+            mean: what predicts the features from the state before [G, D].
+            outputs: M.
+            discount: κ, of later increments; below 1 there are equations of single tokens.
+        """
+        width = mean.shape[1]
+        squares, products = _zeros(FOLDS, width, width), _zeros(FOLDS, width, outputs)
+        spread = _zeros(FOLDS, outputs)
+        if discount == 1:
+            return cls(squares, products, spread, 0.0, mean)
+        # Single: they give a direction alone, under a ridge that is far above the rounding.
+        return cls(squares, products, spread, 0.0, mean, squares.float(), products.clone())
+
+    def add(
+        self, after: Tensor, before: Tensor, batch: Batch, price: Tensor, discount: float = 1.0
+    ) -> None:
+        """Add whole trees of the policy whose expectation `mean` is; see `_trees`.
+
+        Args:
+            after: φ of the state after every token [B, T, D].
+            before: g of the state before it [B, T, G].
+            batch: the packs; with increments if the discount is below 1.
+            price: what predicts a token's charge from the state before [G, 1].
+            discount: κ, of later increments.
+        """
+        for tree in _trees(after, before, batch):
+            features, charge = tree.after - tree.before @ self.mean, tree.before @ price
+            # Less the means of the prompt's replies: what is the same for all of them is no credit.
+            u, r = tree.leads @ features, tree.rewards - tree.leads @ charge
+            u, r = u - u.mean(0), r - r.mean(0)
+            fold = self.trees % FOLDS
+            self.squares[fold] += u.T @ u
+            self.products[fold] += u.T @ r
+            self.spread[fold] += r.square().sum(0)
+            self.trees, self.replies = self.trees + 1, self.replies + len(r)
+            if self.token_squares is not None and self.token_products is not None:
+                # Of the rows u of all tokens of all replies, Σ u uᵀ and Σ u rᵀ: these are many rows
+                # of long sums, which are never made.
+                weights = _token_weights(tree.depth, tree.leads, discount)
+                self.token_products[fold] += features.T @ (weights @ (tree.gained - charge))
+                single = features.float()
+                self.token_squares[fold] += single.T @ (weights.float() @ single)
+
+    def totals(self, total: Total) -> "Equations":
+        """Those of the trees of all processes."""
+
+        def added(part: Tensor | None) -> Tensor | None:
+            return None if part is None else total(part)
+
+        return Equations(
+            total(self.squares),
+            total(self.products),
+            total(self.spread),
+            float(total(torch.tensor(self.replies, dtype=torch.float64))),
+            self.mean,
+            added(self.token_squares),
+            added(self.token_products),
+        )
+
+    def __add__(self, later: "Equations") -> "Equations":
+        """Those of the trees of both; features are predicted as under the later policy."""
+        return Equations(
+            self.squares + later.squares,
+            self.products + later.products,
+            self.spread + later.spread,
+            self.replies + later.replies,
+            later.mean,
+            _sum(self.token_squares, later.token_squares),
+            _sum(self.token_products, later.token_products),
+        )
+
+
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(*shape, dtype=torch.float64)
 
 
 def _token_weights(depth: Tensor, leads: Tensor, discount: float) -> Tensor:
@@ -166,41 +247,6 @@ def _token_weights(depth: Tensor, leads: Tensor, discount: float) -> Tensor:
     count = torch.where(later == 0, passing, 0.0).sum(1)  # replies that come to a place
     weight = torch.where(place == 0, 1.0, 1 - discount**2) / count.clamp(min=1)
     return together - begun.T @ (weight[:, None] * begun)
-
-
-@dataclass(frozen=True)
-class Equations:
-    """Normal equations of θ, for each fold of the prompts.
-
-    Args:
-        squares: of the centred features [F, D, D].
-        products: with the charged rewards [F, D, M].
-        spread: sum of squares of the charged rewards [F, M].
-        replies: how many they are of.
-        mean: what predicts the features from the state before [G, D].
-        token_squares: as `squares`, of the equations of single tokens; None where there are none.
-        token_products: as `products`, with what is gained from a token on.
-    """
-
-    squares: Tensor
-    products: Tensor
-    spread: Tensor
-    replies: float
-    mean: Tensor
-    token_squares: Tensor | None = None
-    token_products: Tensor | None = None
-
-    def __add__(self, later: "Equations") -> "Equations":
-        """Those of the trees of both; features are predicted as under the later policy."""
-        return Equations(
-            self.squares + later.squares,
-            self.products + later.products,
-            self.spread + later.spread,
-            self.replies + later.replies,
-            later.mean,
-            _sum(self.token_squares, later.token_squares),
-            _sum(self.token_products, later.token_products),
-        )
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:

@@ -14,13 +14,20 @@ from mavis.decoding.value_model import ValueModel, decoding
 from mavis.objective import Objective, common_source, find
 from mavis.options import at_least, fraction, positive
 from mavis.prompts import BadRow, Prompt, plain
-from mavis.storage import write_json
 from mavis.training import siblings
 from mavis.training.batching import Batch, batches, loader
-from mavis.training.collect import collect_trees, facts_of, score_prefixes
+from mavis.training.collect import (
+    SECONDS,
+    collect_trees,
+    facts_of,
+    keep_facts,
+    score_prefixes,
+    trees_in,
+)
 from mavis.training.held_out import HeldOutPrompts
 from mavis.training.packing import Pack, round_packs
 from mavis.training.progress_bar import aside
+from mavis.training.ridge import WORTH
 from mavis.training.rollout import Shape
 from mavis.training.run_folder import check_reference
 from mavis.training.strength import Strength
@@ -29,6 +36,7 @@ from mavis.training.weightings import Weighting, drawn
 
 VALIDATION_TREES = 16
 WHOLE_TREE = 4096  # tokens of a tree that joint credit reads uncut
+MORE = 4  # times `trees` that joint credit may come to read of the first round
 
 
 class RolloutDataModule(HeldOutPrompts):
@@ -49,6 +57,7 @@ class RolloutDataModule(HeldOutPrompts):
         rounds: rounds of policy improvement; each samples from the last one's policy.
         epochs: passes over a round's trees.
         trees: trees per round, one a prompt.
+        most_trees: joint credit doubles the first round's, while it helps, to these (None: 4 ×).
         trees_of: a run whose trees are used, scored anew.
         first_branching: children per node at each level of a tree, in the first round.
         branching: children per node at each level, in later rounds.
@@ -79,6 +88,7 @@ class RolloutDataModule(HeldOutPrompts):
         rounds: int = 3,
         epochs: int = 3,
         trees: int = 168,
+        most_trees: int | None = None,
         trees_of: str | None = None,
         first_branching: tuple[int, ...] = (4, 2, 2),
         branching: tuple[int, ...] = (4, 2, 2),
@@ -99,6 +109,7 @@ class RolloutDataModule(HeldOutPrompts):
         super().__init__()
         at_least(1, rounds=rounds, epochs=epochs, trees=trees, batch_tokens=batch_tokens)
         at_least(1, rows=1 if rows is None else rows)
+        at_least(trees, most_trees=trees if most_trees is None else most_trees)
         at_least(2, held_out=held_out, best_of=best_of)  # spreads need two
         # At temperature 0, a tree of likeliest tokens has no two branches.
         positive(eta=eta, kl_budget=kl_budget, temperature=temperature)
@@ -109,6 +120,7 @@ class RolloutDataModule(HeldOutPrompts):
         self.column, self.on_bad_row = column, on_bad_row
         self.reference_name, self.template, self.template_args = reference, template, template_args
         self.rounds, self.epochs, self.trees, self.trees_of = rounds, epochs, trees, trees_of
+        self.most_trees, self._first_trees = most_trees, trees
         self.max_tokens, self.prefix_discount = max_tokens, prefix_discount
         self.kl_budget = kl_budget if eta is None and beta is None else None
         self.strength = Strength(beta, eta)
@@ -126,6 +138,12 @@ class RolloutDataModule(HeldOutPrompts):
         return bool(self.trainer and getattr(self.trainer.lightning_module, "joint", False))
 
     @property
+    def ceiling(self) -> int:
+        """How many trees the first round may come to have."""
+        most = self.most_trees or (MORE if self.pooled else 1) * self._first_trees
+        return most if self.trees_of is None else self.trees  # nothing more is rolled out
+
+    @property
     def rereads(self) -> bool:
         """Whether a round learns from the trees of earlier rounds anew.
 
@@ -137,11 +155,15 @@ class RolloutDataModule(HeldOutPrompts):
         """Read and check every prompt, and have the reference policy answer the held-out ones."""
         check_reference(self.folder, self.reference, self.collector.world.rank == 0)
         splits = ("train", "validation", "test") if stage == "test" else ("train", "validation")
+        if self.trees_of is not None:  # that run may have added to its first trees
+            self.trees = max(self.trees, trees_in(self.folder / "rollouts/round-0/train"))
         self.prompts = {split: self._read(split) for split in splits}
         for split in splits[1:]:
             check_enough(self.prompts[split], self.source, split)
         self.sampling((1.0,) * len(self.objectives)).check([one.name for one in self.objectives])
         self.rows = fitting_rows(self._rows, self.reference, self.prompts["train"], self.max_tokens)
+        if self.most_trees is not None and self.trees < self.most_trees and not self.pooled:
+            raise ValueError("most_trees is for joint credit: leave it out, or give credit joint.")
         if self.trees > (there := len(self.prompts["train"])) and self.collector.world.rank == 0:
             print(
                 f"mavis: {self.source} has {there} training prompts: a round has as many trees, "
@@ -173,6 +195,26 @@ class RolloutDataModule(HeldOutPrompts):
             self.loaders = {round_: mine}
         return self.loaders[round_]
 
+    def worth_growing(self, growth: float) -> int:
+        """How many more trees the first round is to have: as many again, or 0 if they are enough.
+
+        Args:
+            growth: by what factor what is explained grows when trees are doubled; NaN where nothing
+                is explained yet.
+        """
+        most = min(self.ceiling, len(self.prompts["train"]))
+        return 0 if self.round or growth < WORTH else max(0, min(self.trees, most - self.trees))
+
+    def grown(self, more: int) -> DataLoader[Batch]:
+        """The packs of so many more trees of the first round, which are added to those it has."""
+        there, before = self.trees, self.facts
+        self.trees += more
+        packs = self.packs(self._grow("train", 0)[there:], self.prefix_discount)
+        for name in SECONDS:
+            self.facts[name] += before[name]
+        groups, world = batches(packs, self.batch_tokens, (self.seed, there)), self.collector.world
+        return loader(groups[world.rank :: world.size])
+
     def val_dataloader(self) -> DataLoader[Batch]:
         """Packs of held-out trees, grown by the same policy as the round's."""
         return self._held_out_loader("validation")
@@ -186,18 +228,19 @@ class RolloutDataModule(HeldOutPrompts):
         return loader(batches(packs, self.batch_tokens, (self.seed,)))
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of finished rounds, and the strength after the last of them."""
-        return {"rounds": self.round, **self.strength.state()}
+        """The number of finished rounds, their trees, and the strength after the last of them."""
+        return {"rounds": self.round, "trees": self.trees, **self.strength.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume after the finished rounds."""
         self.round = int(state_dict["rounds"])
+        self.trees = state_dict.get("trees", self.trees)  # older checkpoints are of as many
         self.strength.restore(state_dict)
 
     def _read(self, split: str) -> list[Prompt]:
         """As many prompts of a split as the run needs, in the seed's order."""
         held_out = max(self.held_out, VALIDATION_TREES)
-        wanted = self.rounds * self.trees if split == "train" else held_out
+        wanted = self.rounds * self.ceiling if split == "train" else held_out
         quiet, bad = self.collector.world.rank > 0, self.on_bad_row
         options = (self.source, split, self.column, self.max_tokens, self.seed, wanted)
         try:
@@ -232,8 +275,8 @@ class RolloutDataModule(HeldOutPrompts):
         if split == "train":
             self.facts = facts
             self.explainable = siblings.by_weighting(trees, self.units)
-        if self.trainer.is_global_zero and not (folder / "complete.json").is_file():
-            write_json(folder / "complete.json", facts)  # written last: nothing is missing
+        if self.collector.world.rank == 0:
+            keep_facts(folder, facts)
         return trees
 
     def _chosen(self, split: str, round_: int) -> Sequence[Prompt]:

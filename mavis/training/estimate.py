@@ -67,6 +67,7 @@ class Size:
     first: Shape | None  # of trees in the first round, None if that is finished
     later: Shape
     trees: int
+    ceiling: int  # trees that the first round may grow to
     validation_trees: int
     baseline: int  # prompts that the reference policy answers; 0 if it has
     judged: int  # prompts whose answers the values of each round are held against
@@ -223,6 +224,11 @@ def report(size: Size, rates: Rates, memory: float, disk: float) -> str:
         "(where guided answers are as long as those of the reference)"
     )
     seconds = total(size, rates)
+    if size.ceiling > size.trees:
+        most = duration(total(replace(size, trees=size.ceiling), rates))
+        lines.append(
+            f"trees are doubled while that explains much more, up to {size.ceiling}: {most} then"
+        )
     if seconds > HOUR:
         saved = {words: seconds - total(less, rates) for words, less in size.shorter().items()}
         best = sorted((s, words) for words, s in saved.items() if s > 0.02 * seconds)[::-1]

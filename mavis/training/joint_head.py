@@ -1,6 +1,5 @@
 """The head of a value model learned by joint credit, over the rounds of a fit."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,12 +8,12 @@ from torch import Tensor, nn
 from mavis.decoding.value_model import ActionHead, StateHead
 from mavis.training.action_features import ActionFeatures
 from mavis.training.batching import Batch
-from mavis.training.credit import Equations, Moments
+from mavis.training.credit import Equations, Expectation, Foresight, Total
 from mavis.training.ridge import Solution, solve
 
 
 class JointHead(nn.Module):
-    """Gathers the moments of a round's trees, and solves for the head.
+    """Reads trees twice, for what their states foretell and for equations, which it solves.
 
     The trees of earlier rounds count as much as those of the current one: their rewards say as much
     of the tokens that were chosen, and the KL of their policies has been charged.
@@ -40,37 +39,59 @@ class JointHead(nn.Module):
             self.features = ActionFeatures(head, table)
         width, outputs = head.state.in_features, head.state.out_features
         self.register_buffer("expected", torch.zeros(width + 1, outputs))
-        self.moments: Moments | None = None  # of the round, while they are gathered
+        self.foresight: Foresight | None = None  # in the first pass over a round's trees
+        self._expectation: Expectation | None = None  # of the round, after that
+        self._mine: Equations | None = None  # of the round's trees, in this process
+        self._earlier: Equations | None = None  # of the rounds before
         self.equations: Equations | None = None  # of the trees of all rounds that were read
 
     def begin(self) -> None:
-        """Begin a round."""
-        width, outputs = self.expected.shape
+        """Begin a round: the first pass over its trees."""
+        width, _ = self.expected.shape
         after = self.features.width if self.features else width - 1
-        self.moments = Moments(after, width, outputs, self.discount)
+        self.foresight, self._earlier = Foresight(after, width), self.equations
 
     @torch.no_grad()
-    def add(
-        self, hidden: Tensor, before: Tensor, batch: Batch, total: Callable[[Tensor], Tensor]
-    ) -> None:
-        """Add whole trees: the state after every token [B, T, H], and the one before it."""
-        if self.moments is None:
+    def foresee(self, hidden: Tensor, before: Tensor, batch: Batch, total: Total) -> None:
+        """Read whole trees in the first pass; `total` adds a tensor up over processes.
+
+        Args:
+            hidden: the state after every token [B, T, H].
+            before: the one before it [B, T, H].
+            batch: the packs.
+            total: adds a tensor up over processes.
+        """
+        if self.foresight is None:
             return
-        if self.features:
-            if not self.features.ready:  # the first batch will do, and all processes have one
-                self.features.prepare(before[batch.depth >= 0], total)
-            hidden = self.features(before, batch.tokens)
-        self.moments.add(hidden, _with_one(before), batch)
+        if self.features and not self.features.ready:
+            # The first batch will do, and all processes have one.
+            self.features.prepare(before[batch.depth >= 0], total)
+        self.foresight.add(self._after(hidden, before, batch), _with_one(before), batch)
 
     @torch.no_grad()
-    def finish(self, total: Callable[[Tensor], Tensor]) -> Solution | None:
-        """Solve for the head, unless that was done; `total` adds a tensor up over processes."""
-        if self.moments is None:
-            return None
-        for part in self.moments.tensors:
-            part.copy_(total(part))
-        fresh, self.moments = self.moments.equations(), None
-        self.equations = fresh if self.equations is None else self.equations + fresh
+    def expect(self, total: Total) -> bool:
+        """End the first pass; False if this was none."""
+        if self.foresight is None:
+            return False
+        self._expectation, self.foresight = self.foresight.solve(total), None
+        mean, outputs = self._expectation.mean, self.expected.shape[1]
+        self._mine = Equations.none(mean, outputs, self.discount)
+        return True
+
+    @torch.no_grad()
+    def add(self, hidden: Tensor, before: Tensor, batch: Batch) -> None:
+        """Read whole trees in the second pass, as in `foresee`; trees may be added later."""
+        assert self._mine is not None
+        assert self._expectation is not None
+        after, price = self._after(hidden, before, batch), self._expectation.price
+        self._mine.add(after, _with_one(before), batch, price, self.discount)
+
+    @torch.no_grad()
+    def finish(self, total: Total) -> Solution:
+        """Solve for the head, with all trees that were added so far."""
+        assert self._mine is not None
+        fresh = self._mine.totals(total)
+        self.equations = fresh if self._earlier is None else self._earlier + fresh
         found, (head,) = solve(self.equations), self._head
         if self.features:
             self.features.write(found.weights)
@@ -78,6 +99,10 @@ class JointHead(nn.Module):
             head.state.weight.copy_(found.weights.T)
         self.expected.copy_(found.expected)
         return found
+
+    def _after(self, hidden: Tensor, before: Tensor, batch: Batch) -> Tensor:
+        """The features of the states after tokens [B, T, D]."""
+        return self.features(before, batch.tokens) if self.features else hidden
 
     def forward(self, hidden: Tensor, before: Tensor, batch: Batch) -> Tensor:
         """Foretell the targets of the state after each token [B, T, M].

@@ -23,6 +23,7 @@ from mavis.options import positive
 from mavis.reward import identity
 from mavis.training.batching import Batch
 from mavis.training.data import RolloutDataModule
+from mavis.training.growing import second_pass
 from mavis.training.joint_head import JointHead
 from mavis.training.losses import MixedLoss
 from mavis.training.rates import parameter_groups
@@ -138,10 +139,11 @@ class ValueModule(LightningModule):
 
     def _hidden(self, batch: Batch) -> Tensor:
         """States after each token [B, T, H], of the trunk or of the reference policy."""
-        if self.network.trunk is None:  # in the precision of decoding
+        model = self._shared if self.network.trunk is None else self.network.trunk
+        if self.network.trunk is None or self.joint:  # frozen: in the precision of decoding
             with torch.no_grad(), torch.autocast(batch.tokens.device.type, enabled=False):
-                return self._states(self._shared, batch)
-        return self._states(self.network.trunk, batch)  # autocast, under mixed precision
+                return self._states(model, batch)
+        return self._states(model, batch)  # autocast, under mixed precision
 
     @cached_property
     def _shared(self) -> PreTrainedModel:
@@ -157,12 +159,11 @@ class ValueModule(LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Squared error on tokens that have a target; of several objectives see `losses`.
 
-        Joint credit takes no gradient steps: the first pass of a round gathers its moments.
+        Joint credit takes no gradient steps: of a round's passes the first one foresees.
         """
         if self.joint_head is not None:
-            if self.joint_head.moments is not None:
-                hidden = self._hidden(batch)  # of a trunk that is frozen
-                self.joint_head.add(hidden, _before(hidden, batch), batch, self._total)
+            if self.joint_head.foresight is not None:
+                self.joint_head.foresee(*self._read(batch), self._total)
             # Nothing to descend: a zero that depends on the head keeps the trainer's loop as it is.
             return 0.0 * torch.stack([p.sum() for p in self.network.head.parameters()]).sum()
         loss = self.mixed_loss(self(batch), batch.targets, batch.weights)
@@ -204,11 +205,17 @@ class ValueModule(LightningModule):
             self.joint_head.begin()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Solve for the head after the first pass over a round's trees."""
-        if self.joint_head is None or not self.trainer.is_last_batch:
+        """Read a round's trees once more after the first pass, and solve for the head."""
+        joint, data = self.joint_head, self.data
+        if joint is None or not self.trainer.is_last_batch or not joint.expect(self._total):
             return
-        if (found := self.joint_head.finish(self._total)) is not None:
-            self.log(PER_DOUBLING, float(found.doubling.mean()))
+        self.log(PER_DOUBLING, second_pass(joint, data, self._read, self._total))
+
+    def _read(self, batch: Batch) -> tuple[Tensor, Tensor, Batch]:
+        """States after and before each token [B, T, H], and their batch, on this device."""
+        mine = self.transfer_batch_to_device(batch, self.device, 0)
+        hidden = self._hidden(mine)
+        return hidden, _before(hidden, mine), mine
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say which layers values read: what is chosen may be another in a later version."""
@@ -240,7 +247,7 @@ class ValueModule(LightningModule):
             )
 
     def learned(self) -> list[Tensor]:
-        """What a round changes, apart from the moments of its trees."""
+        """What a round changes, apart from the equations of its trees."""
         expected = [] if self.joint_head is None else [self.joint_head.expected]
         return [*(p for p in self.network.parameters() if p.requires_grad), *expected]
 

@@ -75,6 +75,8 @@ class Plan(Callback):
         self._outputs = [one for one in outputs if one.tokens]
         self._growth = self._grow(policy, sampling)
         self._reward = self._score()
+        self._ceiling = min(data.ceiling, len(data.prompts["train"]))
+        data.most_trees = data.trees  # a probe grows none
         self._draw_up()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -122,6 +124,7 @@ class Plan(Callback):
             first=None if self.finished else data.shapes[0],
             later=data.shapes[1],
             trees=min(data.trees, len(data.prompts["train"])),
+            ceiling=0 if self.finished else self._ceiling,
             validation_trees=min(VALIDATION_TREES, len(held_out)),
             baseline=0 if self.finished else thirds,
             judged=thirds,
@@ -141,7 +144,10 @@ class Plan(Callback):
         first, *later = self._passes
         first = first[1:] or first  # the first batch of all warms up
         per_token = len(self._groups) / self._tokens  # batches
-        learn = float(np.mean(first)) * per_token
+        learn, solve = float(np.mean(first)) * per_token, self._solve
+        if self.data.pooled:  # a second pass, which the probe has done before it solved
+            solve = max(0.0, solve - sum(first))
+            learn *= 2
         return Rates(
             lengths=self.lengths,
             reference=self._reference,
@@ -150,7 +156,7 @@ class Plan(Callback):
             reward=self._reward,
             learn=learn,
             again=float(np.mean(later[0])) * per_token if later and later[0] else learn,
-            solve=self._solve,
+            solve=solve,
             keep=KEEP,
             load=self._load,
         )

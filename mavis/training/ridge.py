@@ -22,6 +22,7 @@ from mavis.training.credit import FOLDS, Equations
 
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # in units of a reply's mean squared features
 PRIOR_RIDGE = 0.1  # of the equations of single tokens, in the same units
+WORTH = 1.15  # growth of the explained share for which more trees are worth their time
 PER_DOUBLING = "explained_per_doubling"  # what the growth is called in logs and metrics
 
 

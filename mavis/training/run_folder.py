@@ -23,7 +23,12 @@ BINDING = ("trainer.gradient_clip", "trainer.precision", "trainer.accumulate", "
 # What does not affect the reference's answers and the first round's rollouts.
 LEARNING = ("model.", "trainer.", "data.epochs", "data.batch_tokens", "data.prefix_discount")
 # Later options, as they are where a run knows none.
-ADDED = {"data.prefix_discount": 1.0, "model.init_args.layers": None, "objectives": None}
+ADDED = {
+    "data.prefix_discount": 1.0,
+    "data.most_trees": None,
+    "model.init_args.layers": None,
+    "objectives": None,
+}
 ALWAYS = {"objective", "out", "data", "model", "trainer"}  # in every configuration
 MARK = "# sha256 of the lines below: "
 

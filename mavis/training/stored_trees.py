@@ -17,10 +17,12 @@ from mavis.evaluation.collect import MADE, PREFIXES, SCORES
 from mavis.objective import Objective
 from mavis.reward import identity
 from mavis.storage import CPU, Row, Shards, chunks, read_json, write_json
+from mavis.training.collect import COMPLETE
 from mavis.training.run_folder import CONFIG, IDENTITY, read_settings
 
 # What may differ: how values are learned from trees, and what is the new run's own.
-FREE = ("rounds", "epochs", "batch_tokens", "prefix_discount", "kl_budget", "eta", "beta", "rows")
+LEARNING = ("rounds", "epochs", "batch_tokens", "prefix_discount", "kl_budget", "eta", "beta")
+FREE = (*LEARNING, "rows", "most_trees")
 OWN = ("trees_of", "reference", "objectives")
 TOGETHER = 64  # rows that are written at once
 
@@ -49,7 +51,7 @@ def take(source: Path, folder: Path, data: Mapping[str, Any], rewards: Sequence[
                 f"the trees of {source} were made with --data.{name} {before[name]}, not {value}: "
                 f"give --data.{name} {before[name]}, or roll out new ones."
             )
-    rounds = [done.parent.parent for done in source.glob("rollouts/round-*/train/complete.json")]
+    rounds = [done.parent.parent for done in source.glob(f"rollouts/round-*/train/{COMPLETE}")]
     if not rounds:
         raise ValueError(
             f"{source} holds no trees of a finished round: give another data.trees_of."
@@ -61,6 +63,8 @@ def take(source: Path, folder: Path, data: Mapping[str, Any], rewards: Sequence[
         for split in ("train", "validation"):
             there, here = place / split, folder / place.relative_to(source) / split
             _copy(here / MADE, map(_free, Shards(there / MADE).rows()))
+            if (there / COMPLETE).is_file() and not (here / COMPLETE).is_file():
+                write_json(here / COMPLETE, read_json(there / COMPLETE))
             for name in (SCORES, PREFIXES):
                 rows = Shards(there / name).rows()
                 _copy(here / name, (row for row in rows if row.get("reward") in wanted))

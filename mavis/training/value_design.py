@@ -17,6 +17,7 @@ DEPTH = 0.4  # of the layer of the reference that it reads for `shared` values
 # Numbers of a state that it reads at most. It solves as many equations, and of D numbers it keeps
 # sums of (2 D)² for each fold of the prompts: 1.2 GB, and half as much for discounted increments.
 WIDEST = 3072
+NO_LAYERS = "layers are of `shared` or `state` values: give such a source, or no layers."
 LAYERS = "layers"  # in a checkpoint: those that its values read
 
 
@@ -51,10 +52,8 @@ def check(
     """
     if credit == "joint" and source == "action":
         raise ValueError("joint credit is of `state` or `shared` values, got source action.")
-    if layers and source not in ("shared", "state"):
-        raise ValueError(
-            "layers are of `shared` or `state` values: give such a source, or no layers."
-        )
+    if layers and source == "action":
+        raise ValueError(NO_LAYERS)
     if credit == "joint" and lora is not None:
         raise ValueError("joint credit trains no adapters: leave lora out, or credit joint.")
 
@@ -71,6 +70,9 @@ def choose(
 
     Gradient steps learn a small model's values best, in a trunk of their own. Of a large model,
     frozen states and joint credit learn more from as many trees, in seconds.
+
+    Raises:
+        ValueError: layers are given where `action` values are chosen.
     """
     config = reference.config.get_text_config()
     depth, width = int(config.num_hidden_layers), int(config.hidden_size)
@@ -78,6 +80,8 @@ def choose(
     source = source or ("state" if large or credit == "joint" else "action")
     joint = large and source != "action" and lora is None
     credit = credit or ("joint" if joint else "token")
+    if layers and source == "action":
+        raise ValueError(NO_LAYERS)
     if credit == "token":
         return Design(source, credit, layers or (), trunk)
     trunk = min(FEW_LAYERS, depth) if trunk is None else trunk

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mavis.training.batching import collate
-from mavis.training.credit import FOLDS, STEADY, Moments
+from mavis.training.credit import FOLDS, STEADY, Equations, Foresight
 from mavis.training.packing import pack_tree
 from mavis.training.ridge import PRIOR_RIDGE, RIDGES, solve
 from mavis.training.targets import soft_targets
@@ -44,12 +44,8 @@ def example(seed, prompts=9, outputs=2, abstained=0.0, priced=True):
     return found
 
 
-def moments_of(examples, eta=0.0, at_once=1, outputs=None, place=0, discount=1.0):
-    """The moments of examples, packed `at_once` in a batch; the first tree is of fold `place`."""
-    first = examples[0]
-    sizes = first.after.shape[1], first.before.shape[1], outputs or first.rewards.shape[1]
-    m = Moments(*sizes, discount)
-    m.counts[0] = place
+def batches_of(examples, eta=0.0, at_once=1):
+    """The features after and before each token, and the batches, of examples packed `at_once`."""
     for begin in range(0, len(examples), at_once):
         part, packs = examples[begin : begin + at_once], []
         for one in part:
@@ -59,9 +55,30 @@ def moments_of(examples, eta=0.0, at_once=1, outputs=None, place=0, discount=1.0
         batch, width = collate(packs), max(len(one.after) for one in part)
         columns = ("after", "before")
         features = [np.stack([padded(getattr(o, c), width) for o in part]) for c in columns]
-        m.add(*map(torch.from_numpy, features), batch)
-    m.counts[0] -= place
-    return m
+        yield *map(torch.from_numpy, features), batch
+
+
+def foresight_of(examples, eta=0.0, at_once=1):
+    first = examples[0]
+    found = Foresight(first.after.shape[1], first.before.shape[1])
+    for columns in batches_of(examples, eta, at_once):
+        found.add(*columns)
+    return found
+
+
+def alone(part):
+    """Of the only process."""
+    return part
+
+
+def equations_of(examples, eta=0.0, at_once=1, discount=1.0, place=0, foretold=None):
+    """The equations of examples, packed `at_once` in a batch; the first tree is of fold `place`."""
+    foretold = foretold or foresight_of(examples, eta, at_once).solve(alone)
+    found = Equations.none(foretold.mean, examples[0].rewards.shape[1], discount)
+    found.trees = place
+    for columns in batches_of(examples, eta, at_once):
+        found.add(*columns, foretold.price, discount)
+    return found
 
 
 def padded(rows, width):
@@ -145,7 +162,7 @@ def test_against_explicit_least_squares(eta, abstained, at_once):
     for seed in range(4):
         examples = example(seed, abstained=abstained)
         regression = regressions(examples, eta)
-        found = solve(moments_of(examples, eta, at_once).equations())
+        found = solve(equations_of(examples, eta, at_once))
         assert_is(found, regression)
         useful += int((found.weights != 0).any())
     assert useful > 0  # noise that foretells nothing by luck, too, would be 0 = 0
@@ -165,7 +182,7 @@ def sums_of_advantages(seed, prompts, noise=0.0):
 
 def test_what_tokens_bring_is_found_again():
     examples, truth = sums_of_advantages(0, 300)
-    found = solve(moments_of(examples, at_once=20).equations())
+    found = solve(equations_of(examples, at_once=20))
     np.testing.assert_allclose(found.weights, truth, atol=0.03)
     assert (found.correlation > 0.99).all()
     np.testing.assert_allclose(found.slope, 1.0, atol=0.05)
@@ -173,8 +190,8 @@ def test_what_tokens_bring_is_found_again():
 
 def test_values_that_foretell_little_are_small():
     examples, truth = sums_of_advantages(0, 16, noise=20.0)
-    quiet = solve(moments_of(sums_of_advantages(0, 16)[0]).equations())
-    found = solve(moments_of(examples).equations())
+    quiet = solve(equations_of(sums_of_advantages(0, 16)[0]))
+    found = solve(equations_of(examples))
     assert np.linalg.norm(found.weights) < 0.3 * np.linalg.norm(truth)
     assert (found.correlation < quiet.correlation).all()
     assert (found.weights[:, found.slope <= 0] == 0).all()
@@ -184,7 +201,7 @@ def test_rewards_that_are_all_the_same_teach_nothing():
     examples = example(2)
     for one in examples:
         one.rewards[:] = 1.5
-    found = solve(moments_of(examples).equations())
+    found = solve(equations_of(examples))
     for part in (found.weights, found.expected, found.correlation):
         assert (part == 0).all()
 
@@ -197,18 +214,18 @@ def test_the_price_of_the_policy_is_charged():
         paths = [path_to(one.tree, leaf) for leaf in one.tree.leaves]
         kl = [2.0 * sum(one.tree.log_ratio[t] for t in path) for path in paths]
         one.rewards = np.array(kl, np.float32)[:, None] + np.zeros((1, 2), np.float32)
-    trees = moments_of(examples, eta=2.0).equations()
-    free = moments_of(examples, eta=0.0).equations()
+    trees = equations_of(examples, eta=2.0)
+    free = equations_of(examples, eta=0.0)
     assert (trees.spread.sum(0) < 1e-4 * free.spread.sum(0)).all()
     assert trees.products.sum(0).abs().max() < 1e-3 * free.products.sum(0).abs().max()
 
 
 def test_several_objectives_are_each_alone():
     examples = example(5, outputs=3)
-    both = solve(moments_of(examples, 0.5).equations())
+    both = solve(equations_of(examples, 0.5))
     for m in range(3):
         alone = [SimpleNamespace(**vars(o) | {"rewards": o.rewards[:, [m]]}) for o in examples]
-        found = solve(moments_of(alone, 0.5).equations())
+        found = solve(equations_of(alone, 0.5))
         torch.testing.assert_close(found.weights[:, 0], both.weights[:, m])
         torch.testing.assert_close(found.correlation[0], both.correlation[m])
 
@@ -216,19 +233,48 @@ def test_several_objectives_are_each_alone():
 def test_the_order_of_trees_within_their_folds_is_no_matter():
     examples = example(6, prompts=8)
     turned = examples[4:] + examples[:4]
-    one, two = (solve(moments_of(e, 0.5).equations()) for e in (examples, turned))
+    one, two = (solve(equations_of(e, 0.5)) for e in (examples, turned))
     torch.testing.assert_close(one.weights, two.weights)
     # In other folds, they are the same in sum.
-    whole, other = (moments_of(e, 0.5) for e in (examples, examples[1:] + examples[:1]))
-    torch.testing.assert_close(whole.sums.sum(0), other.sums.sum(0))
+    whole, other = (equations_of(e, 0.5) for e in (examples, examples[1:] + examples[:1]))
+    torch.testing.assert_close(whole.squares.sum(0), other.squares.sum(0))
 
 
-def test_moments_of_processes_add_up():
+def test_processes_add_up():
+    """What states foretell, and the equations."""
     examples = example(7, prompts=8)
-    whole, parts = moments_of(examples, 0.5), [moments_of(examples[:5], 0.5)]
-    parts += [moments_of(examples[5:], 0.5, place=5)]
-    for mine, *shares in zip(whole.tensors, *(part.tensors for part in parts), strict=True):
-        torch.testing.assert_close(sum(shares), mine)
+    whole, mine, theirs = (foresight_of(e, 0.5) for e in (examples, examples[:5], examples[5:]))
+    others = iter([theirs.before, theirs.along])
+    wanted, foretold = whole.solve(alone), mine.solve(lambda part: part + next(others))
+    for found, part in zip(foretold, wanted, strict=True):
+        torch.testing.assert_close(found, part)
+    for discount in (1.0, 0.6):
+        if discount < 1:
+            examples = with_increments(examples)
+        how = {"eta": 0.5, "discount": discount, "foretold": wanted}
+        parts = [(examples, 0), (examples[:5], 0), (examples[5:], 5)]
+        whole, mine, theirs = (equations_of(part, place=at, **how) for part, at in parts)
+        names = ("squares", "products", "spread", "replies", "token_squares", "token_products")
+        added = [getattr(theirs, name) for name in names if getattr(theirs, name) is not None]
+        added.reverse()
+        found = mine.totals(lambda part, rest=added: part + rest.pop())
+        assert mine.replies < found.replies == whole.replies
+        for name in names:
+            part = getattr(whole, name)
+            if part is not None:
+                torch.testing.assert_close(getattr(found, name), part)
+
+
+def test_trees_that_are_added_later_are_as_those_of_before():
+    """Of the same policy: nothing changes but what foretells them, if that is not the same."""
+    examples = example(7, prompts=12)
+    foretold = foresight_of(examples).solve(alone)
+    whole = equations_of(examples, foretold=foretold)
+    found = equations_of(examples[:6], foretold=foretold)
+    for columns in batches_of(examples[6:]):
+        found.add(*columns, foretold.price)
+    torch.testing.assert_close(found.squares, whole.squares)
+    torch.testing.assert_close(solve(found).weights, solve(whole).weights)
 
 
 def test_trees_of_two_rounds():
@@ -236,13 +282,13 @@ def test_trees_of_two_rounds():
     first, later = example(8), example(9)
     parts = [regressions(first, 0.5), regressions(later, 0.3)]
     x, y, folds = (np.concatenate([part[at] for part in parts]) for at in range(3))
-    equations = moments_of(first, 0.5).equations() + moments_of(later, 0.3).equations()
+    equations = equations_of(first, 0.5) + equations_of(later, 0.3)
     assert equations.replies == len(x)
     assert_is(solve(equations), (x, y, folds, parts[1][3]))
 
 
 def test_a_spread_that_rounding_leaves_below_zero_is_none():
-    trees = moments_of(example(2)).equations()
+    trees = equations_of(example(2))
     found = solve(replace(trees, spread=0.0 * trees.spread - 1e-18))
     assert found.correlation.isfinite().all()
     assert found.weights.isfinite().all()
@@ -253,7 +299,7 @@ def test_one_reply_to_each_prompt_says_nothing():
     for one in examples:
         one.rewards[1:] = np.nan
     with pytest.raises(ValueError, match="needs two scored replies to a prompt"):
-        moments_of(examples).equations()
+        equations_of(examples)
 
 
 # Rewards on prefixes
@@ -299,7 +345,7 @@ def token_regression(examples, eta, discount):
 def test_discounted_increments_against_explicit_least_squares(discount, eta):
     """θ = c θ₀ + δ by least squares of whole replies; θ₀ solves the equations of tokens."""
     examples = with_increments(sums_of_advantages(4, 24, noise=1.0)[0])
-    found = solve(moments_of(examples, eta, 5, discount=discount).equations())
+    found = solve(equations_of(examples, eta, 5, discount=discount))
     x, y, folds, _ = regressions(examples, eta)
     rows, aims, of = token_regression(examples, eta, discount)
     scale = np.square(x).sum() / len(x)
@@ -335,8 +381,8 @@ def test_discounted_by_nothing_they_are_the_equations_of_whole_replies():
 
     What the rewards of prefixes are is then no matter.
     """
-    one = moments_of(example(5), 0.5).equations()
-    near = moments_of(with_increments(example(5)), 0.5, discount=1 - 1e-12).equations()
+    one = equations_of(example(5), 0.5)
+    near = equations_of(with_increments(example(5)), 0.5, discount=1 - 1e-12)
     torch.testing.assert_close(near.squares, one.squares)
     torch.testing.assert_close(near.token_squares, one.squares.float(), rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(near.token_products, one.products, rtol=1e-4, atol=1e-4)
@@ -354,14 +400,14 @@ def test_rewards_that_grow_with_each_token_are_found_from_fewer_replies():
             one.gained = (one.after @ truth + noise).astype(np.float32)
             paths = [path_to(one.tree, leaf) for leaf in one.tree.leaves]
             one.rewards = np.array([one.gained[path].sum(0) for path in paths])
-        found = solve(moments_of(examples, discount=discount).equations())
+        found = solve(equations_of(examples, discount=discount))
         off[discount] = float((found.weights.double() - torch.from_numpy(truth)).norm())
     assert off[0.5] < 0.8 * off[1.0]
 
 
 def test_equations_of_tokens_add_up_over_rounds():
     examples = with_increments(example(8, prompts=8))
-    parts = [moments_of(part, discount=0.7).equations() for part in (examples, examples)]
+    parts = [equations_of(part, discount=0.7) for part in (examples, examples)]
     both = parts[0] + parts[1]
     torch.testing.assert_close(both.token_squares, 2 * parts[0].token_squares)
     torch.testing.assert_close(both.token_products, 2 * parts[0].token_products)
@@ -376,13 +422,14 @@ def test_replies_without_a_reward_are_in_no_equation_of_tokens():
         one.rewards[longest] = np.nan
         kept = [place for reply, path in enumerate(paths) if reply != longest for place in path]
         one.alone = [place for place in paths[longest] if place not in kept]
-    before = moments_of(examples, discount=0.6)
+    foretold = foresight_of(examples).solve(alone)
+    before = equations_of(examples, discount=0.6, foretold=foretold)
     for one in examples:
         one.after[one.alone] += 7.0
         one.before[one.alone] -= 3.0
         one.gained[one.alone] = 99.0
-    after = moments_of(examples, discount=0.6)
-    assert before.token_sums.isfinite().all()
-    assert before.token_sums.any()
-    torch.testing.assert_close(after.token_sums, before.token_sums)
-    torch.testing.assert_close(after.token_gains, before.token_gains)
+    after = equations_of(examples, discount=0.6, foretold=foretold)
+    assert before.token_squares.isfinite().all()
+    assert before.token_squares.any()
+    torch.testing.assert_close(after.token_squares, before.token_squares)
+    torch.testing.assert_close(after.token_products, before.token_products)

@@ -27,6 +27,7 @@ def make(tiny_folder, plugin, tmp_path):  # noqa: ARG001
         data = RolloutDataModule(("trial",), **(paths | settings | changes))
         data.trainer = SimpleNamespace(
             default_root_dir=str(tmp_path / folder),
+            lightning_module=None,
             strategy=SimpleNamespace(root_device=torch.device("cpu"), barrier=lambda *_: None),
             global_rank=rank,
             world_size=size,

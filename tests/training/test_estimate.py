@@ -13,6 +13,7 @@ NEVER, AT_ONCE = Lengths((0.0,) * 16), Lengths((1.0,) * 16)
 FREE = Speed(0.0, 0.0, 0.0)
 SHAPE = Shape((4, 2, 2), 16)
 SIZE = Size(
+    ceiling=0,
     rounds=3,
     first=SHAPE,
     later=Shape((2, 2), 16),
@@ -165,3 +166,11 @@ def test_halved_options_halve_what_they_are():
     assert shorter["--data.max_tokens 8"].first.max_tokens == 8
     assert shorter["--data.held_out 6"].baseline == 2
     assert "--data.rounds 0" not in replace(SIZE, rounds=1).shorter()
+
+
+def test_trees_that_a_fit_may_add_are_said():
+    rates = replace(NOTHING, learn=1.0, again=0.5)
+    said = report(replace(SIZE, ceiling=40), rates, 1e9, 1e9)
+    longer = duration(total(replace(SIZE, trees=40), rates))
+    assert f"trees are doubled while that explains much more, up to 40: {longer} then" in said
+    assert "are doubled" not in report(SIZE, rates, 1e9, 1e9)

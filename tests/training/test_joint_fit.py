@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,10 +10,13 @@ from safetensors.torch import load_file
 
 from mavis import load
 from mavis.cli.main import main
-from mavis.training import judgement
+from mavis.storage import Shards
+from mavis.training import joint_head, judgement
 from mavis.training.data import RolloutDataModule
+from mavis.training.ridge import Solution
 
-JOINT = ("--model.credit", "joint", "--data.trees", "6", "--data.rounds", "2")
+SIX = ("--data.trees", "6", "--data.most_trees", "6")
+JOINT = ("--model.credit", "joint", *SIX, "--data.rounds", "2")
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +132,7 @@ def test_one_reply_to_a_prompt_is_refused(fit_words, tmp_path, capsys):
     assert "joint credit needs two scored replies to a prompt" in capsys.readouterr().err
 
 
-SHARED = ("--model.source", "shared", "--data.trees", "16")
+SHARED = ("--model.source", "shared", "--data.trees", "16", "--data.most_trees", "16")
 
 
 def test_shared_values_are_learned_from_a_middle_layer(
@@ -176,3 +180,87 @@ def test_a_run_of_before_layers_were_read_goes_on(fit_words, tmp_path, monkeypat
     assert len(json.loads((run / "metrics.json").read_text())) == 2
     assert state_of(run)["joint_head._extra_state"]["replies"] > replies
     assert load({"trial": run / "value"}).guides[0].card.layers == ()
+
+
+GROWING = ("--model.credit", "joint", "--data.trees", "3", "--data.most_trees", "8")
+
+
+@pytest.fixture
+def growing(monkeypatch):
+    """Whatever the trees say, more of them are worth their time."""
+    monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
+    monkeypatch.setattr("mavis.training.data.WORTH", 0.0)
+
+
+def trees_of(run, round_=0):
+    rows = Shards(run / "rollouts" / f"round-{round_}" / "train" / "made").rows()
+    return {row["index"]: row["prompt"] for row in rows}
+
+
+@pytest.mark.usefixtures("growing")
+def test_trees_are_doubled_while_that_explains_more(
+    fit_words, tmp_path, capsys, stopper, same_run, monkeypatch
+):
+    """Up to what was asked for; later rounds have as many, of other prompts; stopped or not."""
+    run = tmp_path / "run"
+    assert main(fit_words(run, *GROWING)) == 0
+    said = capsys.readouterr().err
+    assert "3 trees are read; 3 more are rolled out" in said
+    assert "6 trees are read; 2 more are rolled out" in said
+    assert "(--data.most_trees 6: no more than that)" in said
+    entries = json.loads((run / "metrics.json").read_text())
+    assert [entry["trees"] for entry in entries] == [8, 8]
+    assert sorted(trees_of(run)) == list(range(8))
+    assert trees_of(run, 1)[0] not in trees_of(run).values()
+    complete = json.loads((run / "rollouts/round-0/train/complete.json").read_text())
+    assert complete["trees"] == 8
+    for nth in (1, 2):
+        folder = tmp_path / f"stopped-{nth}"
+        with monkeypatch.context() as patch:
+            stop = stopper(RolloutDataModule.grown, nth, KeyboardInterrupt())
+            patch.setattr(RolloutDataModule, "grown", stop)
+            assert main(fit_words(folder, *GROWING)) == 130
+        assert main(fit_words(folder, *GROWING)) == 0
+        same_run(folder, run)
+
+
+def test_enough_trees_stay_as_many(fit_words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
+    monkeypatch.setattr("mavis.training.data.WORTH", 1e9)
+    nothing = Solution(*[torch.zeros(1)] * 4, torch.ones(1))
+    monkeypatch.setattr(joint_head, "solve", lambda trees: replace_weights(nothing, trees))
+    assert main(fit_words(tmp_path / "run", *GROWING, "--data.rounds", "1")) == 0
+    assert "more are rolled out" not in capsys.readouterr().err
+    assert len(trees_of(tmp_path / "run")) == 3
+
+
+def replace_weights(solution, trees):
+    """As many weights as there are features."""
+    after, before = trees.mean.shape[1], trees.mean.shape[0]
+    return replace(solution, weights=torch.zeros(after, 1), expected=torch.zeros(before, 1))
+
+
+@pytest.mark.usefixtures("growing")
+def test_trees_of_a_run_that_had_added_some(fit_words, tmp_path, monkeypatch, capsys):
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert main(fit_words(run, *GROWING)) == 0
+
+    def no_trees(*_):
+        raise AssertionError("a tree was grown")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mavis.training.collect.grow", no_trees)
+        words = (*GROWING, "--data.trees_of", str(run))
+        assert main(fit_words(other, *words)) == 0, capsys.readouterr().err
+    entries = json.loads((other / "metrics.json").read_text())
+    assert [entry["trees"] for entry in entries] == [8, 8]
+
+
+def test_most_trees_are_of_joint_credit(fit_words, tmp_path, capsys):
+    for words, said in (
+        (("--data.most_trees", "4000"), "most_trees is for joint credit: leave it out, or give"),
+        (("--data.trees", "8", "--data.most_trees", "4"), "most_trees must be at least 8, got 4"),
+    ):
+        assert main(fit_words(tmp_path / "run", *words)) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert said in line

@@ -8,7 +8,7 @@ import torch
 
 from mavis.decoding.value_model import ActionHead, StateHead
 from mavis.training.batching import collate
-from mavis.training.credit import Moments
+from mavis.training.credit import Equations, Foresight
 from mavis.training.joint_head import JointHead
 from mavis.training.packing import pack_tree
 from mavis.training.ridge import solve
@@ -56,9 +56,17 @@ def joint_head():
 
 
 def read(joint, seeds):
+    """Both passes over the trees of a round."""
+    foresee(joint, seeds)
+    assert joint.expect(alone)
+    for seed in seeds:
+        joint.add(*batch_of(seed))
+
+
+def foresee(joint, seeds):
     joint.begin()
     for seed in seeds:
-        joint.add(*batch_of(seed), alone)
+        joint.foresee(*batch_of(seed), alone)
 
 
 def assert_same(one, other):
@@ -67,16 +75,23 @@ def assert_same(one, other):
     torch.testing.assert_close(joint.expected, its.expected)
 
 
-def test_it_is_solved_for_at_the_end_of_the_first_pass():
+def test_it_is_solved_for_after_two_passes():
     head, joint = joint_head()
-    moments = Moments(WIDTH, WIDTH + 1, OUTPUTS)
     read(joint, range(12))
     assert (head.state.weight == 0).all()
     joint.finish(alone)
+    columns = []
     for seed in range(12):
         after, before, batch = batch_of(seed)
-        moments.add(after, torch.cat([before, torch.ones_like(before[..., :1])], -1), batch)
-    wanted = solve(moments.equations())
+        columns.append((after, torch.cat([before, torch.ones_like(before[..., :1])], -1), batch))
+    foresight = Foresight(WIDTH, WIDTH + 1)
+    for each in columns:
+        foresight.add(*each)
+    mean, price = foresight.solve(alone)
+    equations = Equations.none(mean, OUTPUTS)
+    for each in columns:
+        equations.add(*each, price)
+    wanted = solve(equations)
     assert (wanted.weights != 0).any()
     torch.testing.assert_close(head.state.weight, wanted.weights.T)
     torch.testing.assert_close(joint.expected, wanted.expected)
@@ -88,9 +103,23 @@ def test_later_passes_change_nothing():
         read(joint, range(12))
         joint.finish(alone)
     joint = two[1]
-    joint.add(*batch_of(99), alone)
-    assert joint.finish(alone) is None
+    joint.foresee(*batch_of(99), alone)
+    assert not joint.expect(alone)
     assert_same(one, two)
+
+
+def test_trees_that_are_added_to_a_round_count_as_its_others():
+    head, joint = joint_head()
+    read(joint, range(8))
+    joint.finish(alone)
+    first, replies = head.state.weight.clone(), joint.equations.replies
+    for seed in range(8, 16):
+        joint.add(*batch_of(seed))
+    joint.finish(alone)
+    assert joint.equations.replies == 2 * replies
+    assert not torch.allclose(head.state.weight, first)
+    joint.finish(alone)  # nothing is counted twice
+    assert joint.equations.replies == 2 * replies
 
 
 def test_a_later_round_adds_its_trees():
@@ -110,9 +139,22 @@ def test_a_later_round_adds_its_trees():
 
 def test_processes_add_their_trees_up():
     whole, mine, theirs = joint_head(), joint_head(), joint_head()
-    for (_, joint), seeds in ((whole, range(8)), (mine, range(4)), (theirs, range(4, 8))):
-        read(joint, seeds)
-    others = iter([part.clone() for part in theirs[1].moments.tensors])
+    shares = ((whole, range(8)), (mine, range(4)), (theirs, range(4, 8)))
+    for (_, joint), seeds in shares:
+        foresee(joint, seeds)
+    foresight = theirs[1].foresight
+    others = iter([foresight.before, foresight.along])
+    whole[1].expect(alone)
+    mine[1].expect(lambda part: part + next(others))
+    theirs[1].expect(alone)
+    theirs[1]._expectation = mine[1]._expectation  # which all processes have
+    theirs[1]._mine.mean = mine[1]._expectation.mean
+    for (_, joint), seeds in shares:
+        for seed in seeds:
+            joint.add(*batch_of(seed))
+    its = theirs[1]._mine
+    theirs[1]._mine.trees = 0
+    others = iter([its.squares, its.products, its.spread, its.replies])
     whole[1].finish(alone)
     mine[1].finish(lambda part: part + next(others))
     assert_same(whole, mine)
@@ -183,7 +225,10 @@ def test_an_action_head_learns_what_tokens_are_worth():
     joint = JointHead(head, table)
     joint.begin()
     for seed in range(60):
-        joint.add(*action_batch(seed, worth), alone)
+        joint.foresee(*action_batch(seed, worth), alone)
+    joint.expect(alone)
+    for seed in range(60):
+        joint.add(*action_batch(seed, worth))
     found = joint.finish(alone)
     assert (found.correlation > 0.9).all()
     states, tokens = torch.randn(1, WIDTH), torch.arange(40)[None]

@@ -38,3 +38,9 @@ def test_what_is_given_stays():
     assert chosen(model(10**8), layers=()) == Design("state", "joint", (), 2)
     assert chosen(model(10**8), trunk="other") == Design("state", "joint", (), "other")
     assert chosen(model(10**8), credit="token") == Design("state", "token", (), None)
+
+
+def test_layers_are_of_states():
+    assert chosen(model(10**6), credit="joint", layers=(1,)).layers == (1,)
+    with pytest.raises(ValueError, match="layers are of `shared` or `state` values"):
+        chosen(model(10**6), layers=(1,))
