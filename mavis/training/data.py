@@ -14,16 +14,9 @@ from mavis.decoding.value_model import ValueModel, decoding
 from mavis.objective import Objective, common_source, find
 from mavis.options import at_least, fraction, positive
 from mavis.prompts import BadRow, Prompt, plain
-from mavis.training import siblings
+from mavis.training import collect, siblings
 from mavis.training.batching import Batch, batches, loader
-from mavis.training.collect import (
-    SECONDS,
-    collect_trees,
-    facts_of,
-    keep_facts,
-    score_prefixes,
-    trees_in,
-)
+from mavis.training.collect import SECONDS, collect_trees, facts_of, score_prefixes
 from mavis.training.held_out import HeldOutPrompts
 from mavis.training.packing import Pack, round_packs
 from mavis.training.progress_bar import aside
@@ -140,7 +133,7 @@ class RolloutDataModule(HeldOutPrompts):
     @property
     def ceiling(self) -> int:
         """How many trees the first round may come to have."""
-        most = self.most_trees or (MORE if self.pooled else 1) * self._first_trees
+        most = (self.most_trees or MORE * self._first_trees) if self.pooled else self.trees
         return most if self.trees_of is None else self.trees  # nothing more is rolled out
 
     @property
@@ -156,15 +149,16 @@ class RolloutDataModule(HeldOutPrompts):
         check_reference(self.folder, self.reference, self.collector.world.rank == 0)
         splits = ("train", "validation", "test") if stage == "test" else ("train", "validation")
         if self.trees_of is not None:  # that run may have added to its first trees
-            self.trees = max(self.trees, trees_in(self.folder / "rollouts/round-0/train"))
+            self.trees = max(self.trees, collect.trees_in(self.folder / "rollouts/round-0/train"))
         self.prompts = {split: self._read(split) for split in splits}
         for split in splits[1:]:
             check_enough(self.prompts[split], self.source, split)
         self.sampling((1.0,) * len(self.objectives)).check([one.name for one in self.objectives])
         self.rows = fitting_rows(self._rows, self.reference, self.prompts["train"], self.max_tokens)
-        if self.most_trees is not None and self.trees < self.most_trees and not self.pooled:
-            raise ValueError("most_trees is for joint credit: leave it out, or give credit joint.")
-        if self.trees > (there := len(self.prompts["train"])) and self.collector.world.rank == 0:
+        there, first = len(self.prompts["train"]), self.collector.world.rank == 0
+        if self.trees < (self.most_trees or 0) and not self.pooled and first:
+            print("mavis: --data.most_trees is of joint credit: no tree is added.", file=sys.stderr)
+        if self.trees > there and first:
             print(
                 f"mavis: {self.source} has {there} training prompts: a round has as many trees, "
                 f"not {self.trees}; more rounds answer them anew.",
@@ -276,7 +270,7 @@ class RolloutDataModule(HeldOutPrompts):
             self.facts = facts
             self.explainable = siblings.by_weighting(trees, self.units)
         if self.collector.world.rank == 0:
-            keep_facts(folder, facts)
+            collect.keep_facts(folder, facts)
         return trees
 
     def _chosen(self, split: str, round_: int) -> Sequence[Prompt]:

@@ -5,7 +5,14 @@ import torch
 
 from mavis.decoding import row_memory
 from mavis.decoding.kv_cache import CachedRows
-from mavis.decoding.row_memory import FEWEST, MOST, fitting_rows, free_memory, token_bytes
+from mavis.decoding.row_memory import (
+    FEWEST,
+    MOST,
+    MOST_ON_CPU,
+    fitting_rows,
+    free_memory,
+    token_bytes,
+)
 
 PROMPTS = ["a", "an um"] * 4
 
@@ -78,3 +85,10 @@ def test_a_container_s_limit_counts(tmp_path, limit, left):
         (tmp_path / "memory.max").write_text(limit)
         (tmp_path / "memory.current").write_text("600\n")
     assert row_memory._left_of_limit(tmp_path) == left
+
+
+def test_a_large_model_on_a_cpu_has_fewer(tiny_reference, free, monkeypatch):
+    free(10**15)
+    monkeypatch.setattr(row_memory, "SMALL", 100)
+    assert fitting_rows(None, tiny_reference, PROMPTS, 20) == MOST_ON_CPU < MOST
+    assert fitting_rows(MOST, tiny_reference, PROMPTS, 20) == MOST

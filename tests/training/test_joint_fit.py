@@ -257,10 +257,10 @@ def test_trees_of_a_run_that_had_added_some(fit_words, tmp_path, monkeypatch, ca
 
 
 def test_most_trees_are_of_joint_credit(fit_words, tmp_path, capsys):
-    for words, said in (
-        (("--data.most_trees", "4000"), "most_trees is for joint credit: leave it out, or give"),
-        (("--data.trees", "8", "--data.most_trees", "4"), "most_trees must be at least 8, got 4"),
-    ):
-        assert main(fit_words(tmp_path / "run", *words)) == 2
-        (line,) = capsys.readouterr().err.strip().splitlines()
-        assert said in line
+    assert main(fit_words(tmp_path / "run", "--data.trees", "8", "--data.most_trees", "4")) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "most_trees must be at least 8, got 4" in line
+    words = ("--data.trees", "3", "--data.most_trees", "6", "--data.rounds", "1")
+    assert main(fit_words(tmp_path / "run", *words)) == 0
+    assert "--data.most_trees is of joint credit: no tree is added" in capsys.readouterr().err
+    assert len(trees_of(tmp_path / "run")) == 3
