@@ -15,7 +15,7 @@ Credit = Literal["token", "joint"]
 FEW_LAYERS = 2  # of the reference that joint credit copies for `state` values
 DEPTH = 0.4  # of the layer of the reference that it reads for `shared` values
 # Numbers of a state that it reads at most. It solves as many equations, and of D numbers it keeps
-# sums of (2 D)² for each fold of the prompts: 1.2 GB, and half as much for discounted increments.
+# sums of D² for each fold of the prompts: .3 GB, and half as much for discounted increments.
 WIDEST = 3072
 NO_LAYERS = "layers are of `shared` or `state` values: give such a source, or no layers."
 LAYERS = "layers"  # in a checkpoint: those that its values read
