@@ -7,7 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from mavis.decoding.guidance import PolicyRows
 from mavis.decoding.policy import GuidedPolicy
+from mavis.decoding.prompt_requests import PromptRequest
+from mavis.decoding.scoring import score
 from mavis.serving.app import create_app
 from mavis.serving.decoder_thread import DecoderThread
 from mavis.serving.presets import Presets
@@ -50,6 +53,20 @@ def serving(policy):
         assert not thread.is_alive()
 
     return begun
+
+
+@pytest.fixture(scope="session")
+def scored():
+    """`scored(policy, ids, weights)`: log π of each token but the first, of the whole vocabulary."""
+
+    def of(policy, ids, weights):
+        (how,) = policy.requests("?", weights, top_k=0, temperature=0)
+        rows = PolicyRows(policy.reference, policy.guides, policy.rule, 1)
+        asked = PromptRequest("", how.sampling, len(ids) - 1, 0, tokens=ids[:1])
+        (found,) = score(rows, [asked], [ids[1:]])
+        return found.log_prob
+
+    return of
 
 
 @pytest.fixture(scope="module")

@@ -190,7 +190,7 @@ def test_completions_take_text_and_ids(client, served):
     assert "".join(chunk.choices[0].text for chunk in pieces) == texts.choices[0].text
 
 
-def test_echoed_log_probabilities_are_those_of_score(client, served):
+def test_echoed_log_probabilities_are_those_of_score(client, served, scored):
     """As lm-eval's loglikelihoods ask for them: token ids, one new token, greedy."""
     ids = served.policy.reference.continued(PROMPT)
     found = client.completions.create(
@@ -200,16 +200,8 @@ def test_echoed_log_probabilities_are_those_of_score(client, served):
     assert len(logged.token_logprobs) == len(ids) + 1
     assert logged.token_logprobs[0] is None
     assert logged.top_logprobs[0] is None
-    from mavis.decoding.guidance import PolicyRows
-    from mavis.decoding.prompt_requests import PromptRequest
-    from mavis.decoding.scoring import score
-
-    policy = served.policy
-    (how,) = policy.requests("?", {"humor": 1.0}, top_k=0, temperature=0)
-    rows = PolicyRows(policy.reference, policy.guides, policy.rule, 1)
-    asked = PromptRequest("", how.sampling, len(ids) - 1, 0, tokens=ids[:1])
-    (wanted,) = score(rows, [asked], [ids[1:]])
-    assert logged.token_logprobs[1:-1] == pytest.approx(wanted.log_prob, abs=1e-5)
+    wanted = scored(served.policy, ids, {"humor": 1.0})
+    assert logged.token_logprobs[1:-1] == pytest.approx(wanted, abs=1e-5)
     # Whether a token is the likeliest is asked by comparing floats.
     greedy = [
         own == max(top.values())
