@@ -57,7 +57,7 @@ def serving(policy):
 
 @pytest.fixture(scope="session")
 def scored():
-    """`scored(policy, ids, weights)`: log π of each token but the first, of the whole vocabulary."""
+    """`scored(policy, ids, weights)`: log π of all tokens but the first; nothing is cut off."""
 
     def of(policy, ids, weights):
         (how,) = policy.requests("?", weights, top_k=0, temperature=0)
