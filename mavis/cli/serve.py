@@ -3,10 +3,10 @@
 import os
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mavis.signals import Terminated
 from mavis.value_places import places
@@ -21,6 +21,7 @@ SANDBOX = "sandbox/reference"
 
 def serve(
     values: dict[str, str] = {},  # noqa: B006 - a default that the parser can show; not changed
+    engine: Literal["mavis", "vllm"] = "mavis",
     runs: str = "runs",
     reference: str | None = None,
     template_args: dict[str, Any] | None = None,
@@ -46,6 +47,8 @@ def serve(
     Args:
         values: folder of an objective's value model, as --values.NAME PATH (default: all that lie
             in RUNS and are of the reference)
+        engine: mavis, or vllm: run vLLM's own server with guidance in it, for `shared` values of
+            the last state; requests then say their weights in vllm_xargs
         runs: folder that holds the runs of `mavis fit`
         reference: reference policy (default: the one that the value models were trained under)
         template_args: arguments passed to its chat template, such as '{enable_thinking: false}'
@@ -68,6 +71,10 @@ def serve(
     if not 0 <= port < 1 << 16:
         raise ValueError(f"port must be 0 to 65535, got {port}.")
     keys = _keys(api_key)
+    if engine == "vllm":
+        idle = {"template_args": template_args, "device": device, "preset": preset, "front": front}
+        _by_vllm(_folders(values), reference, (host, port), keys, (max_rows, max_model_len), idle)
+        return
     try:
         from mavis.serving.app import create_app
         from mavis.serving.run import LOOPBACK, listen, run
@@ -108,6 +115,37 @@ def serve(
             run(app, decoding, opened, drain)
     finally:
         opened.close()
+
+
+def _by_vllm(
+    values: Mapping[str, str],
+    reference: str | None,
+    address: tuple[str, int],
+    keys: Sequence[str],
+    most: tuple[int | None, int | None],
+    idle: Mapping[str, Any],
+) -> None:
+    """Run vLLM's server.
+
+    Raises:
+        RuntimeError: it has failed, or guides otherwise than it should.
+        ValueError: an option is given that is none of its, or the values are not for it.
+    """
+    from mavis.integrations.vllm.command import Server
+
+    if given := [name for name, value in idle.items() if value]:
+        raise ValueError(f"--{given[0]} is of mavis's own server: leave it out with --engine vllm.")
+    server = Server(values, reference, *address, keys, *most)
+    with suppress(Terminated, KeyboardInterrupt):
+        if status := server.run():
+            raise RuntimeError(f"vLLM has ended with status {status}; what it said is above.")
+
+
+def _folders(values: Mapping[str, str]) -> dict[str, str]:
+    """The folders of value models, where that of a run stands for its `value`."""
+    from mavis.decoding.loading import value_folder
+
+    return {name: str(value_folder(place)) for name, place in values.items()}
 
 
 def _at_least(least: int, **options: float | None) -> None:
@@ -163,7 +201,7 @@ def _policy(
     template_args: dict[str, Any] | None,
 ) -> "GuidedPolicy":
     """The policy of the value models that are given, or that lie in the runs folder."""
-    from mavis.decoding.loading import load, value_folder
+    from mavis.decoding.loading import load
     from mavis.decoding.model_card import read_card
 
     folders = dict(values)
@@ -182,5 +220,5 @@ def _policy(
         found = places(runs, names)
         folders = {name: str(found[name]) for name in names if found[name] in fitting}
     else:
-        folders = {name: str(value_folder(place)) for name, place in folders.items()}
+        folders = _folders(values)
     return load(folders or None, reference, device, template_args)

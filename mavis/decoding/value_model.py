@@ -229,19 +229,23 @@ class ValueModel(nn.Module):
         of = f"reference {reference.name}" if trunk is None else f"the trunk of {folder}"
         _check_layers(card, trunk or reference.model, of)
         network = cls(card, trunk, embeddings(reference.model), reference.vocabulary)
+        network.load_head(folder, reference.name)
+        return network.to(reference.model.device).eval()
+
+    def load_head(self, folder: Path, of: str) -> None:
+        """Load the head that a folder holds; raise ValueError if it does not fit the model `of`."""
         with loading(f"the head of value model {folder}"):
             head = load_file(folder / "head.safetensors")
-        if isinstance(network.head, ActionHead):
+        if isinstance(self.head, ActionHead):
             # Heads of before there was a centre have none to subtract.
-            head.setdefault("centre", torch.zeros_like(network.head.centre))
+            head.setdefault("centre", torch.zeros_like(self.head.centre))
         try:
-            network.head.load_state_dict(head)
+            self.head.load_state_dict(head)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise ValueError(
-                f"value model {folder} does not fit the reference {reference.name}: {reason}"
+                f"value model {folder} does not fit the reference {of}: {reason}"
             ) from error
-        return network.to(reference.model.device).eval()
 
 
 def build_network(

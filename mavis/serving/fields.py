@@ -4,7 +4,7 @@ Servers that drop fields in silence give wrong answers that look right. The exce
 that cannot change a reply, and others at the value that changes nothing; both are counted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from mavis.serving.presets import NAME, Presets, Weights
 
 MOST_COPIES, MOST_TOP, MOST_STOPS = 128, 20, 16
 COMPLETION_TOKENS = 16  # the default of `/v1/completions`
+GUIDING = ("weights", "beta", "top_k")  # how a reply is guided
 TOP_K = 40  # candidates, where a request names none
 
 # Fields that are not honoured, with the values that ask for nothing.
@@ -124,6 +125,15 @@ class _Body:
             raise Refused(400, f"{name} must be true or false.", name)
         return value
 
+    def unpack(self, name: str, known: Sequence[str]) -> None:
+        """Take fields out of an object that another server's clients put them into."""
+        inner = self.take(name, {})
+        if not isinstance(inner, dict) or not inner.keys() <= set(known):
+            raise Refused(400, f"{name} may hold {', '.join(known)} alone.", name)
+        if twice := inner.keys() & self._left.keys():
+            raise Refused(400, f"{min(twice)} is in {name} and beside it.", name)
+        self._left |= inner
+
     def rest(self) -> list[str]:
         """The fields that nothing has taken, which must ask for nothing."""
         for name, value in self._left.items():
@@ -187,14 +197,17 @@ def _asked(
     echo: bool,
 ) -> Asked:
     """The fields that both kinds of requests have."""
+    given.unpack("vllm_xargs", GUIDING)
     model, weights = given.take("model", NAME), given.take("weights")
     if not isinstance(model, str):
         raise Refused(400, "model must be the name of a model.", "model")
     chosen = presets.weights(model)
-    if weights is not None:
-        if not isinstance(weights, dict):
-            raise Refused(400, "weights must be numbers by objective.", "weights")
+    if isinstance(weights, dict):
         chosen = presets.checked(weights, "weights")
+    elif isinstance(weights, str):
+        chosen = presets.spelt(weights, "weights")
+    elif weights is not None:
+        raise Refused(400, "weights must be numbers by objective.", "weights")
     stream, options = given.flag("stream"), given.take("stream_options", {})
     if not isinstance(options, dict) or not options.keys() <= {"include_usage"}:
         raise Refused(400, "stream_options may hold include_usage alone.", "stream_options")

@@ -54,11 +54,19 @@ class Presets:
                 f"there is no model {model!r}; there are: {known}, and {NAME}:NAME=X,…",
                 "model",
             )
-        pairs = [part.partition("=")[::2] for part in spelt.split(",")]
-        given = {name.strip(): number(text) for name, text in pairs}
+        return self.spelt(spelt, "model", 404)
+
+    def spelt(self, text: str, param: str, status: int = 400) -> Weights:
+        """The weights that a text like `humor=1,helpfulness=-0.5` spells out.
+
+        Raises:
+            Refused: it is no such text (by `status`), or as `checked`.
+        """
+        pairs = [part.partition("=")[::2] for part in text.split(",")]
+        given = {name.strip(): number(value) for name, value in pairs}
         if None in given.values() or len(given) < len(pairs):
-            raise Refused(404, f"model {model!r} must be {NAME}:NAME=X,NAME=X", "model")
-        return self.checked(given, "model")
+            raise Refused(status, f"{param} {text!r} must be NAME=X,NAME=X", param)
+        return self.checked(given, param)
 
     def checked(self, weights: Mapping[str, object], param: str) -> Weights:
         """A weight for each objective, 0 where none is given.

@@ -545,3 +545,21 @@ def test_replies_that_outlast_the_drain_are_told_so(serving):
     assert whole.status_code == 503
     assert whole.json()["error"]["message"] == "the server is stopping."
     assert json.loads(streamed.text.strip().splitlines()[-1].removeprefix("data: "))["error"]
+
+
+def test_fields_as_clients_of_vllm_send_them(client):
+    """In `vllm_xargs`, where weights are text."""
+    own = {"weights": {"humor": 1.0, "kind": -0.5}, "beta": 1.5, "top_k": 12}
+    theirs = {"vllm_xargs": own | {"weights": "humor=1, kind=-.5"}}
+    found = [ask(client, extra_body=extra).choices[0].message.content for extra in (own, theirs)]
+    assert found[0] == found[1]
+    for extra, message in (
+        ({"vllm_xargs": {"weights": "humour=1"}}, "humour"),
+        ({"vllm_xargs": {"weights": "humor"}}, "must be NAME=X,NAME=X"),
+        ({"vllm_xargs": {"seed": 1}}, "vllm_xargs may hold weights, beta, top_k alone"),
+        ({"vllm_xargs": {"beta": 1}, "beta": 2}, "beta is in vllm_xargs and beside it"),
+        ({"vllm_xargs": 3}, "vllm_xargs may hold"),
+        ({"weights": [1]}, "weights must be numbers by objective"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=message):
+            ask(client, extra_body=extra)

@@ -1,0 +1,1 @@
+"""Guidance inside vLLM: `shared` values, read off the states that the engine computes anyway."""
