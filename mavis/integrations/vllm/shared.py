@@ -24,7 +24,7 @@ from mavis.decoding.tilt import RowSettings, candidates, tilt
 from mavis.decoding.tokenizers import fingerprint, was_before
 from mavis.decoding.value_model import ValueModel
 from mavis.decoding.value_states import side_by_side
-from mavis.integrations.vllm.plugin import VALUES
+from mavis.value_places import VARIABLE
 
 INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
 
@@ -36,11 +36,11 @@ def folders() -> dict[str, str]:
         ValueError: it names none.
     """
     try:
-        found = json.loads(os.environ.get(VALUES, ""))
+        found = json.loads(os.environ.get(VARIABLE, ""))
         return {str(name): str(value_folder(folder)) for name, folder in found.items()}
     except (ValueError, AttributeError) as error:
         raise ValueError(
-            f'{VALUES} must name value models, such as {VALUES}=\'{{"humor": "runs/humor"}}\'.'
+            f'{VARIABLE} must name value models, such as {VARIABLE}=\'{{"humor": "runs/humor"}}\'.'
         ) from error
 
 
