@@ -140,7 +140,7 @@ class ValueModule(LightningModule):
     def _hidden(self, batch: Batch) -> Tensor:
         """States after each token [B, T, H], of the trunk or of the reference policy."""
         model = self._shared if self.network.trunk is None else self.network.trunk
-        if self.network.trunk is None or self.joint:  # frozen: in the precision of decoding
+        if self.network.trunk is None or self.joint_head:  # frozen: in the precision of decoding
             with torch.no_grad(), torch.autocast(batch.tokens.device.type, enabled=False):
                 return self._states(model, batch)
         return self._states(model, batch)  # autocast, under mixed precision
