@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 TICK = 60.0  # seconds between two lines about a stage that runs
+OVERDUE = 0.25  # of the time that a stage has taken, once that is more than was expected
 KEPT = 60.0  # seconds that are as expected, so that a short stage alone does not set the pace
 
 
@@ -105,7 +106,10 @@ def seconds_left(stages: Sequence[Stage], seconds: Sequence[float], at: int) -> 
     past = [(60 * s.minutes, t) for s, t in zip(stages[:at], seconds, strict=False) if not s.fixed]
     pace = (KEPT + sum(t for _, t in past)) / (KEPT + sum(expected for expected, _ in past))
     ahead = [60 * s.minutes * (1.0 if s.fixed else pace) for s in stages[at:]]
-    return max(ahead[0] - seconds[at], 0.0) + sum(ahead[1:])
+    # A stage that takes longer than expected has a quarter of its time before it, for all we know.
+    return max(ahead[0] - seconds[at], OVERDUE * (seconds[at] > ahead[0]) * seconds[at]) + sum(
+        ahead[1:]
+    )
 
 
 def run_all(stages: Sequence[Stage], file: Path, check: Callable[[], None]) -> None:

@@ -23,6 +23,7 @@ from mavis.checksums import DRAFT, DamagedError, check, install, seal
 
 Row = dict[str, Any]
 
+LONGEST = 20.0  # seconds that rows wait to be written together
 CPU = "cpu_seconds"  # of a row
 
 
@@ -61,16 +62,19 @@ class Shards:
     def gather(self, rows: Iterable[Row], size: int) -> None:
         """Write rows as they come, `size` at a time; what came before a failure is kept.
 
+        Rows that are slow to make are not waited for: a process that is killed loses seconds.
+
         Each row holds the CPU time that it took, so that an interrupted run knows its whole cost.
         """
         waiting: list[Row] = []
-        before = time.process_time()
+        before, written = time.process_time(), time.monotonic()
         try:
             for row in rows:
                 now = time.process_time()
                 waiting.append(row | {CPU: now - before})
                 before = now
-                if len(waiting) >= size:
+                if len(waiting) >= size or time.monotonic() - written > LONGEST:
+                    written = time.monotonic()
                     ready, waiting = waiting, []
                     self.append(ready)
         finally:

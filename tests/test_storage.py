@@ -5,6 +5,7 @@ import json
 import pytest
 from datasets import Dataset
 
+from mavis import storage
 from mavis.storage import Shards, chunks, write_json, write_whole
 
 ROWS = [{"index": n, "rewards": [float(n), float("nan")]} for n in range(7)]
@@ -115,3 +116,18 @@ def test_a_draft_of_a_folder_that_was_left_behind_is_no_part_of_the_next(tmp_pat
 
 def test_chunks():
     assert list(chunks("abcde", 2)) == ["ab", "cd", "e"]
+
+
+def test_slow_rows_are_not_waited_for(tmp_path, monkeypatch):
+    """A process that is killed has saved what took long."""
+    monkeypatch.setattr(storage, "LONGEST", -1.0)  # every row has waited long enough
+    shards = Shards(tmp_path)
+    seen = []
+
+    def rows():
+        for row in ROWS[:3]:
+            seen.append(len(shards.rows()))
+            yield row
+
+    shards.gather(rows(), 16)
+    assert seen == [0, 1, 2]

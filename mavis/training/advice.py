@@ -12,6 +12,7 @@ from mavis.training.ridge import PER_DOUBLING, WORTH
 
 DEAR_TRUNCATION = 0.02  # nats a token that it may cost without a hint
 LEAST_SLOPE = 0.5  # below it, values are more than twice as large as what they foretell
+FEW = 15  # prompts, below which figures on them say little
 ENOUGH = 0.5  # of what can be explained: below it, more trees are advised
 SLIGHT = 0.2  # correlation of siblings that their trees must rule out to show that there is none
 KNOWN_SECONDS = 1.0  # of rollouts; what takes less was read from disk, or needs no warning
@@ -20,7 +21,7 @@ KNOWN_SECONDS = 1.0  # of rollouts; what takes less was read from disk, or needs
 def more_trees(entry: dict[str, Any], data: RolloutDataModule) -> str:
     """How many more trees, how long they take, and the option; a whole sentence but for its end."""
     factor = _factor(entry)
-    seconds = sum(entry.get(name) or 0.0 for name in SECONDS)
+    seconds = sum(entry.get(name) or data.facts.get(name) or 0.0 for name in SECONDS)
     if data.pooled or data.rereads:
         return _more_rounds(factor, seconds, data)
     time = f", about {duration(factor * seconds)} a round" if seconds > KNOWN_SECONDS else ""
@@ -77,9 +78,9 @@ def share_hint(entry: dict[str, Any], data: RolloutDataModule) -> str:
     if share is None or share >= ENOUGH or not judgement.learned(entry):
         return ""
     told = f"the values explain {100 * share:.0f} % of what can be explained"
-    growth = number(entry, PER_DOUBLING) ** math.log2(_factor(entry))
-    if growth < WORTH:
-        more = max(share, min(1.0, share * growth))
+    growth = number(entry, PER_DOUBLING)
+    if growth < WORTH:  # whatever is asked for of each objective: they share their trees
+        more = max(share, min(1.0, share * growth ** math.log2(_factor(entry))))
         return (
             f"{told}, and more trees would hardly change that ({_factor(entry)} × as many: about "
             f"{100 * more:.0f} %). Other --model.layers, or another --model.source, may find more."
@@ -134,6 +135,19 @@ def doubts(entry: dict[str, Any], data: RolloutDataModule, name: str) -> str:
             f"Give a smaller --data.kl_budget, or train on more trees ({more_trees(entry, data)})."
         )
     return ""
+
+
+def few_hint(data: RolloutDataModule) -> str:
+    """What to do where figures are of few held-out prompts; "" where they are not."""
+    held, judged = len(data.prompts["validation"]), -(-data.held_out // 3)
+    if min(held, judged) >= FEW:
+        return ""
+    there = f"{data.source} has {held}, as a single file gives about a tenth of its prompts; "
+    return (
+        f"values are judged, and their strength is found, on {min(held, judged)} held-out prompts, "
+        f"so that these figures say little: {there if held < data.held_out else ''}give more "
+        f"prompts, and --data.held_out {3 * FEW} or more."
+    )
 
 
 def truncation_hint(entry: dict[str, Any], data: RolloutDataModule) -> str:

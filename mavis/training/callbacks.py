@@ -192,7 +192,8 @@ class Rounds(Callback):
                     print(f"mavis: warning: {title}: {doubt}", file=sys.stderr)
                 if last and (hint := advice.share_hint(part, data)):
                     print(f"mavis: {title}: {hint}", file=sys.stderr)
-            if data.round == 0 and (hint := advice.truncation_hint(entry, data)):
+            hints = (advice.truncation_hint(entry, data), advice.few_hint(data))
+            for hint in filter(None, hints if data.round == 0 else ()):
                 print(f"mavis: {hint}", file=sys.stderr)
             title = f"{'+'.join(one.name for one in data.objectives)}, round {data.round}"
             if not entry["promoted"]:

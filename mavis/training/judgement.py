@@ -89,8 +89,8 @@ def parts(entry: dict[str, Any], data: RolloutDataModule) -> dict[str, dict[str,
 def keeps_up(entry: dict[str, Any], kept: dict[str, Any] | None, data: RolloutDataModule) -> bool:
     """Whether the values of a round may take the place of those that are kept.
 
-    They must have learned something, lose nothing that those had learned, at no weighting, and not
-    go far beyond the KL budget.
+    They must have learned something, foretell the reference's answers about as well as those do, at
+    every weighting, and not go far beyond the KL budget.
 
     Args:
         entry: of the round.
@@ -99,9 +99,21 @@ def keeps_up(entry: dict[str, Any], kept: dict[str, Any] | None, data: RolloutDa
     """
     now = list(parts(entry, data).values())
     before = [{}] * len(now) if kept is None else list(parts(kept, data).values())
-    lost = any(learned(old) and not learned(new) for old, new in zip(before, now, strict=True))
+    lost = any(_worse(old, new) for old, new in zip(before, now, strict=True))
     spent = any(overspent(part, data) for part in now)
     return any(map(learned, now)) and not lost and not spent
+
+
+def _worse(old: Entry, new: Entry) -> bool:
+    """Whether values foretell less than earlier ones did, by more than is noise.
+
+    Both are held against the same answers. Those of a guided policy's trees are of that policy, and
+    need not foretell more of the reference's; if it is much less, they have been learned badly.
+    """
+    if not learned(old):
+        return False
+    least = number(old, "advantage_correlation_low")
+    return not learned(new) or number(new, "advantage_correlation") < least
 
 
 def _set_strength(data: RolloutDataModule, expected: ExpectedKL, budget: float) -> None:
@@ -221,7 +233,7 @@ def kl_correction(earlier: Sequence[Entry]) -> float:
     return min(CORRECTION, max(1 / CORRECTION, spent / expected))
 
 
-def learned(entry: dict[str, Any]) -> bool:
+def learned(entry: Entry) -> bool:
     """Whether the correlation of a round's values with the rewards is above its noise."""
     return bool((entry.get("advantage_correlation_low") or 0.0) > 0)  # older runs have none
 

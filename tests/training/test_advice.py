@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from mavis import SamplingParams
-from mavis.training.advice import doubts, more_trees, share_hint, truncation_hint
+from mavis.training.advice import doubts, few_hint, more_trees, share_hint, truncation_hint
 from mavis.training.judgement import overspent
 
 
@@ -19,6 +19,7 @@ def data_of(kl_budget=None, pooled=False, round_=0, rounds=3):
         rereads=False,
         round=round_,
         rounds=rounds,
+        facts={},
     )
 
 
@@ -146,6 +147,18 @@ def test_more_trees_are_not_advised_where_the_folds_say_that_they_add_little():
     assert "--data.trees 160" in share_hint(some | {"explained_per_doubling": 1.2}, DATA)
 
 
+def test_objectives_that_share_their_trees_get_one_advice():
+    """However much each lacks; and the time of the trees, which a mix does not have by itself."""
+    growing = {"explained_per_doubling": 1.14}
+    for share in (0.16, 0.35):
+        part = entry(0.1, 0.3, 1.0) | growing | {"advantage_share_explained": share}
+        assert "more trees would hardly change that" in share_hint(part, DATA)
+    data = data_of()
+    data.facts = {"seconds_rollout": 350.0, "seconds_score": 25.0}
+    part = entry(0.1, 0.3, 1.0) | {"advantage_share_explained": 0.4}
+    assert "about 12 minutes a round" in share_hint(part, data)
+
+
 def test_values_that_explain_little():
     said = share_hint(entry(0.1, 0.3, 1.0) | {"advantage_share_explained": 0.06}, DATA)
     assert said.startswith("the values explain 6 % of what can be explained: 4 × as many trees")
@@ -153,3 +166,17 @@ def test_values_that_explain_little():
     assert share_hint(entry(0.1, 0.3, 1.0) | {"advantage_share_explained": None}, DATA) == ""
     # Of values that have not learned a warning is given.
     assert share_hint(entry(-0.1, 0.3, 1.0) | {"advantage_share_explained": 0.06}, DATA) == ""
+
+
+def test_figures_of_few_held_out_prompts_say_so():
+    def held(count, wanted):
+        data = data_of()
+        data.source, data.prompts, data.held_out = "mine.jsonl", {"validation": "a" * count}, wanted
+        return few_hint(data)
+
+    said = held(5, 12)
+    assert "on 4 held-out prompts, so that these figures say little" in said
+    assert "mine.jsonl has 5, as a single file gives about a tenth of its prompts" in said
+    assert "--data.held_out 45 or more" in said
+    assert "mine.jsonl" not in held(60, 12)
+    assert held(60, 60) == ""

@@ -315,3 +315,21 @@ def test_the_budget_of_later_rounds_is_corrected(fit_words, tmp_path, monkeypatc
     for name in ("kl_correction", "kl_expected", "beta", "reward_explainable"):
         assert [kept[name] for kept in entries] == [kept[name] for kept in again]
     assert entries[0]["reward_explainable"] == entries[1]["reward_explainable"]
+
+
+def test_values_that_foretell_less_than_those_before_are_not_kept():
+    """By more than is noise, at any weighting; a little less is no reason."""
+    data = SimpleNamespace(kl_budget=2.0, objective=SimpleNamespace(name="humor"))
+
+    def judged(correlation, low=None):
+        return {
+            "kl": 2.0,
+            "advantage_correlation": correlation,
+            "advantage_correlation_low": correlation - 0.06 if low is None else low,
+        }
+
+    assert judgement.keeps_up(judged(0.72), judged(0.75), data)
+    assert not judgement.keeps_up(judged(0.47), judged(0.73), data)
+    several = [{"weightings": {"a": judged(0.5), "b": judged(x)}} for x in (0.7, 0.5)]
+    assert not judgement.keeps_up(several[1], several[0], data)
+    assert judgement.keeps_up(judged(0.2), judged(0.3, low=-0.1), data)  # that had learned nothing
