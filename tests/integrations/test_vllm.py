@@ -1,6 +1,7 @@
 """Guidance inside vLLM: what needs no engine here, and the engine itself by `make test-vllm`."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,6 +134,7 @@ def test_values_are_named_by_the_environment(value, monkeypatch):
 def test_without_values_the_plugin_does_nothing(monkeypatch):
     monkeypatch.delenv("MAVIS_VALUES", raising=False)
     plugin.keep_states()
+    assert "mavis.integrations.vllm.engine" not in sys.modules  # and so nothing of vLLM's
 
 
 def test_what_a_request_asks_for():
