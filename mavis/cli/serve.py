@@ -68,11 +68,12 @@ def serve(
     """
     _at_least(1, max_rows=max_rows, max_model_len=max_model_len)
     _at_least(0, max_waiting=max_waiting, timeout=timeout, drain=drain)
-    if not 0 <= port < 1 << 16:
-        raise ValueError(f"port must be 0 to 65535, got {port}.")
+    _check_port(port)
     keys = _keys(api_key)
     if engine == "vllm":
-        idle = {"template_args": template_args, "device": device, "preset": preset, "front": front}
+        idle: dict[str, Any] = {"template_args": template_args, "device": device, "preset": preset}
+        idle |= {"front": front, "max_waiting": max_waiting != 256, "timeout": timeout != 600}
+        idle |= {"drain": drain != 30}
         _by_vllm(_folders(values), reference, (host, port), keys, (max_rows, max_model_len), idle)
         return
     try:
@@ -132,10 +133,13 @@ def _by_vllm(
         ValueError: an option is given that is none of its, or the values are not for it.
     """
     from mavis.integrations.vllm.command import Server
+    from mavis.serving.run import listen
 
     if given := [name for name, value in idle.items() if value]:
         raise ValueError(f"--{given[0]} is of mavis's own server: leave it out with --engine vllm.")
     server = Server(values, reference, *address, keys, *most)
+    server.check()
+    listen(*address).close()  # what listens there already is not to be taken for vLLM
     with suppress(Terminated, KeyboardInterrupt):
         if status := server.run():
             raise RuntimeError(f"vLLM has ended with status {status}; what it said is above.")
@@ -146,6 +150,12 @@ def _folders(values: Mapping[str, str]) -> dict[str, str]:
     from mavis.decoding.loading import value_folder
 
     return {name: str(value_folder(place)) for name, place in values.items()}
+
+
+def _check_port(port: int) -> None:
+    """Raise ValueError for what is no number of a port."""
+    if not 0 <= port < 1 << 16:
+        raise ValueError(f"port must be 0 to 65535, got {port}.")
 
 
 def _at_least(least: int, **options: float | None) -> None:

@@ -1,6 +1,7 @@
 """Guidance inside vLLM: what needs no engine here, and the engine itself by `make test-vllm`."""
 
 import json
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -226,6 +227,8 @@ def test_an_engine_that_is_guided_otherwise_is_found_out(value, policy, monkeypa
         ((), "vLLM must be told which values: give --values.NAME FOLDER"),
         (("--preset.warm", "{humor: 1}"), "--preset is of mavis's own server"),
         (("--device", "cpu"), "--device is of mavis's own server"),
+        (("--drain", "5"), "--drain is of mavis's own server"),
+        (("--max_waiting", "9"), "--max_waiting is of mavis's own server"),
     ],
 )
 def test_what_vllm_cannot_be_told(capsys, words, message):
@@ -238,6 +241,15 @@ def test_without_vllm_a_line_says_so(value, capsys):
         pytest.skip("vLLM is here")
     assert main(["serve", "--engine", "vllm", "--values.humor", value]) == 1
     assert "there is no vLLM in this environment: pip install vllm" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("vllm_there")
+def test_a_port_in_use_is_said_before_it_starts(value, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        words = ["serve", "--engine", "vllm", "--values.humor", value, "--port", port]
+        assert main(words) != 0
+    assert port in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("vllm_there")
