@@ -94,6 +94,7 @@ STORY = (
     "training.judgement",
     "training.round_entry",
     "training.action_features",
+    "training.state_features",
     "training.joint_head",
     "training.drawn_trees",
     "training.estimate",

@@ -40,6 +40,7 @@ from mavis.training.batching import Batch
 
 FOLDS = 4
 STEADY = 3e-4  # of the mean eigenvalue: keeps the prediction of features from their state stable
+TOKENS_EACH = 32  # for every random feature that expectations are predicted from
 
 Total = Callable[[Tensor], Tensor]  # adds a tensor up over processes
 
@@ -89,11 +90,12 @@ class Foresight:
 
     Args:
         after: D, the number of features of the state after a token.
-        before: G, the number of features of the state before it.
+        before: G, the number of features of the state before it, the last of which is 1.
+        random: how many of them, the first ones, are random: of few tokens, fewer are used.
     """
 
-    def __init__(self, after: int, before: int) -> None:
-        self._width = after
+    def __init__(self, after: int, before: int, random: int = 0) -> None:
+        self._width, self._random = after, random
         self.before = _zeros(before, before)  # sum over tokens of g gᵀ
         self.along = _zeros(before, after + 1)  # of g (φ, price)ᵀ
 
@@ -115,9 +117,14 @@ class Foresight:
                 "joint credit needs two scored replies to a prompt: give a larger branching, or "
                 "credit token."
             )
-        ridge = STEADY * before.diagonal().mean()
-        eye = torch.eye(len(before), dtype=torch.float64)
-        predicted = torch.linalg.solve(before + ridge * eye, along)  # [G, D + 1]
+        # So many features of few tokens would predict what is chance, and leave nothing to learn.
+        tokens = float(before[-1, -1])
+        unused = self._random - min(self._random, int(tokens) // TOKENS_EACH)
+        squares, products = before[unused:, unused:], along[unused:]
+        ridge = STEADY * squares.diagonal().mean()
+        eye = torch.eye(len(squares), dtype=torch.float64)
+        predicted = torch.zeros_like(along)  # [G, D + 1]
+        predicted[unused:] = torch.linalg.solve(squares + ridge * eye, products)
         return Expectation(predicted[:, : self._width], predicted[:, self._width :])
 
 

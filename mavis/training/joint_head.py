@@ -10,6 +10,7 @@ from mavis.training.action_features import ActionFeatures
 from mavis.training.batching import Batch
 from mavis.training.credit import Equations, Expectation, Foresight, Total
 from mavis.training.ridge import Solution, solve
+from mavis.training.state_features import NONLINEAR, StateFeatures
 
 
 class JointHead(nn.Module):
@@ -23,12 +24,17 @@ class JointHead(nn.Module):
             `ActionFeatures`.
         table: token embeddings [V, E] of an action head.
         discount: of later increments of rewards on prefixes; at 1 whole replies alone are read.
+        nonlinear: random features of a state that expectations are foretold from, beside it.
     """
 
     expected: Tensor
 
     def __init__(
-        self, head: StateHead | ActionHead, table: Tensor | None = None, discount: float = 1.0
+        self,
+        head: StateHead | ActionHead,
+        table: Tensor | None = None,
+        discount: float = 1.0,
+        nonlinear: int = NONLINEAR,
     ) -> None:
         super().__init__()
         self.discount = discount
@@ -38,7 +44,8 @@ class JointHead(nn.Module):
             assert table is not None
             self.features = ActionFeatures(head, table)
         width, outputs = head.state.in_features, head.state.out_features
-        self.register_buffer("expected", torch.zeros(width + 1, outputs))
+        self.states = StateFeatures(width, nonlinear)
+        self.register_buffer("expected", torch.zeros(self.states.width, outputs))
         self.foresight: Foresight | None = None  # in the first pass over a round's trees
         self._expectation: Expectation | None = None  # of the round, after that
         self._mine: Equations | None = None  # of the round's trees, in this process
@@ -47,9 +54,11 @@ class JointHead(nn.Module):
 
     def begin(self) -> None:
         """Begin a round: the first pass over its trees."""
-        width, _ = self.expected.shape
-        after = self.features.width if self.features else width - 1
-        self.foresight, self._earlier = Foresight(after, width), self.equations
+        (head,) = self._head
+        after = self.features.width if self.features else head.state.in_features
+        random = len(self.states.offsets)
+        self.foresight = Foresight(after, self.states.width, random)
+        self._earlier = self.equations
 
     @torch.no_grad()
     def foresee(self, hidden: Tensor, before: Tensor, batch: Batch, total: Total) -> None:
@@ -66,7 +75,7 @@ class JointHead(nn.Module):
         if self.features and not self.features.ready:
             # The first batch will do, and all processes have one.
             self.features.prepare(before[batch.depth >= 0], total)
-        self.foresight.add(self._after(hidden, before, batch), _with_one(before), batch)
+        self.foresight.add(self._after(hidden, before, batch), self.states(before), batch)
 
     @torch.no_grad()
     def expect(self, total: Total) -> bool:
@@ -84,7 +93,7 @@ class JointHead(nn.Module):
         assert self._mine is not None
         assert self._expectation is not None
         after, price = self._after(hidden, before, batch), self._expectation.price
-        self._mine.add(after, _with_one(before), batch, price, self.discount)
+        self._mine.add(after, self.states(before), batch, price, self.discount)
 
     @torch.no_grad()
     def finish(self, total: Total) -> Solution:
@@ -115,7 +124,7 @@ class JointHead(nn.Module):
             values = head(before, batch.tokens[..., None], table)[..., 0, :]
         else:
             values = head(hidden)
-        advantages = values - _with_one(before) @ self.expected
+        advantages = values - self.states(before) @ self.expected
         foretold: Tensor = batch.start[:, None] + batch.path @ advantages
         return foretold
 
@@ -126,9 +135,3 @@ class JointHead(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.equations = Equations(**state) if state else None
-
-
-def _with_one(states: Tensor) -> Tensor:
-    """States [..., H] with a one beside them [..., H + 1], for an intercept."""
-    states = states.float()
-    return torch.cat([states, torch.ones_like(states[..., :1])], -1)

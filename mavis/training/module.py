@@ -122,7 +122,8 @@ class ValueModule(LightningModule):
         if self.joint:
             self.network.requires_grad_(False)
             head.requires_grad_(True)
-            joint = JointHead(head, self.network.table, self.data.prefix_discount)
+            how = (self.data.prefix_discount, self.design.nonlinear)
+            joint = JointHead(head, self.network.table, *how)
             self.joint_head = joint.to(reference.model.device)
 
     def forward(self, batch: Batch) -> Tensor:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from mavis.decoding.model_card import Source
 from mavis.decoding.reference import SMALL
+from mavis.training.state_features import NONLINEAR
 
 Credit = Literal["token", "joint"]
 
@@ -19,6 +20,7 @@ DEPTH = 0.4  # of the layer of the reference that it reads for `shared` values
 WIDEST = 3072
 NO_LAYERS = "layers are of `shared` or `state` values: give such a source, or no layers."
 LAYERS = "layers"  # in a checkpoint: those that its values read
+RANDOM = "joint_head.states.directions"  # there, of joint credit: see `state_features`
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,14 @@ class Design:
         layers: whose states are read side by side, of the trunk or, for `shared` values, of the
             reference: 0 the embeddings, l after layer l; empty: the last state.
         trunk: first layers of the reference, or another model; None: half of the reference's.
+        nonlinear: random features of a state that joint credit foretells the next one from.
     """
 
     source: Source
     credit: Credit
     layers: tuple[int, ...]
     trunk: int | str | None
+    nonlinear: int = NONLINEAR
 
 
 def check(
@@ -104,7 +108,8 @@ def begun(
     """The design of a run that is resumed, which an earlier mavis may have chosen otherwise.
 
     Before there was joint credit, all values were learned token by token; before layers were
-    chosen, joint credit read the last states, and checkpoints did not say which.
+    chosen, joint credit read the last states, and checkpoints did not say which. Expectations were
+    foretold from states alone.
 
     Args:
         design: what is chosen now.
@@ -116,6 +121,8 @@ def begun(
     state = checkpoint["state_dict"]
     if design.credit == "joint" and not any(name.startswith("joint_head.") for name in state):
         return Design(design.source, "token", layers or (), trunk)
+    if design.credit == "joint" and RANDOM not in state:
+        design = replace(design, nonlinear=0)
     if layers is not None:
         return design
     if LAYERS in checkpoint:

@@ -14,6 +14,7 @@ from mavis.storage import Shards
 from mavis.training import joint_head, judgement
 from mavis.training.data import RolloutDataModule
 from mavis.training.ridge import Solution
+from mavis.training.value_design import RANDOM, choose
 
 SIX = ("--data.trees", "6", "--data.most_trees", "6")
 JOINT = ("--model.credit", "joint", *SIX, "--data.rounds", "2")
@@ -180,6 +181,24 @@ def test_a_run_of_before_layers_were_read_goes_on(fit_words, tmp_path, monkeypat
     assert len(json.loads((run / "metrics.json").read_text())) == 2
     assert state_of(run)["joint_head._extra_state"]["replies"] > replies
     assert load({"trial": run / "value"}).guides[0].card.layers == ()
+
+
+def test_a_run_of_before_there_were_random_features_goes_on(fit_words, tmp_path, monkeypatch):
+    """Without them: its equations are of states that were foretold from the states before alone."""
+    monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
+    run, first = tmp_path / "run", ("--data.rounds", "1")
+    with monkeypatch.context() as earlier:
+        alone = lambda *given: replace(choose(*given), nonlinear=0)  # noqa: E731
+        earlier.setattr("mavis.training.module.choose", alone)
+        assert main(fit_words(run, *JOINT, *first)) == 0
+    before = state_of(run)
+    assert RANDOM not in before
+    assert main(fit_words(run, *JOINT)) == 0
+    after = state_of(run)
+    assert RANDOM not in after
+    assert after["joint_head.expected"].shape == before["joint_head.expected"].shape
+    replies = [state["joint_head._extra_state"]["replies"] for state in (before, after)]
+    assert replies[1] > replies[0]
 
 
 GROWING = ("--model.credit", "joint", "--data.trees", "3", "--data.most_trees", "8")

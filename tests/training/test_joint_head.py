@@ -83,8 +83,8 @@ def test_it_is_solved_for_after_two_passes():
     columns = []
     for seed in range(12):
         after, before, batch = batch_of(seed)
-        columns.append((after, torch.cat([before, torch.ones_like(before[..., :1])], -1), batch))
-    foresight = Foresight(WIDTH, WIDTH + 1)
+        columns.append((after, joint.states(before), batch))
+    foresight = Foresight(WIDTH, joint.states.width, joint.states.width - WIDTH - 1)
     for each in columns:
         foresight.add(*each)
     mean, price = foresight.solve(alone)
@@ -190,6 +190,7 @@ def test_targets_are_foretold_from_the_prompt_on(packs):
     head, joint = joint_head()
     torch.nn.init.normal_(head.state.weight)
     torch.nn.init.normal_(joint.expected)
+    joint.expected /= joint.states.width**0.5
     after, before, batch = batch_of(0)
     if packs == 2:
         batch = type(batch)(
@@ -202,10 +203,10 @@ def test_targets_are_foretold_from_the_prompt_on(packs):
             value, place = batch.start[0].clone(), at
             while batch.depth[0, place] >= 0:
                 value += after[0, place] @ head.state.weight.T
-                value -= torch.cat([before[0, place], torch.ones(1)]) @ joint.expected
+                value -= joint.states(before[0, place]) @ joint.expected
                 place = int(batch.previous[0, place])
             for pack in range(packs):
-                torch.testing.assert_close(found[pack, at], value)
+                torch.testing.assert_close(found[pack, at], value, atol=1e-4, rtol=1e-4)
 
 
 def action_batch(seed, worth):
@@ -238,9 +239,7 @@ def test_an_action_head_learns_what_tokens_are_worth():
     # What is foretold of a state is the prompt's target and what its tokens bring.
     after, before, batch = action_batch(99, worth)
     advantages = head(before, batch.tokens[..., None], table)[..., 0, :]
-    advantages = advantages - torch.cat([before, torch.ones_like(before[..., :1])], -1) @ (
-        joint.expected
-    )
+    advantages = advantages - joint.states(before) @ joint.expected
     wanted = batch.start[:, None] + batch.path @ advantages
     torch.testing.assert_close(joint(after, before, batch), wanted)
 
