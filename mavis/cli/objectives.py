@@ -3,6 +3,7 @@
 Results go to stdout and progress to stderr. Argument parsing is elsewhere.
 """
 
+import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -114,7 +115,9 @@ def check_objective(name: str, reference: str = EMBEDDED, prompts: str | None = 
         print(f"looks wrong: {line}")
     for line in _prefixes(objective, reference, prompts, speed):
         print(line)
-    print(f"{'usable' if wrong else 'all well'}: mavis fit --objective {name}")
+    given = {"reference": None if reference == EMBEDDED else reference, "prompts": prompts}
+    more = [f" --data.{option} {shlex.quote(one)}" for option, one in given.items() if one]
+    print(f"{'usable' if wrong else 'all well'}: mavis fit --objective {name}{''.join(more)}")
 
 
 def _samples(objective: Objective) -> list[_Sample]:

@@ -246,7 +246,9 @@ def overspent(entry: dict[str, Any], data: RolloutDataModule) -> bool:
 def in_a_line(entry: dict[str, Any]) -> str:
     """A round, in a line."""
     best = entry["best_of_n_at_kl"]
-    best_of_n = "no best-of-N at this KL" if best is None else f"best-of-N at this KL {best:z.2f}"
+    best_of_n = (
+        "best-of-N does not reach this KL" if best is None else f"best-of-N at this KL {best:z.2f}"
+    )
     cut = entry["kl_truncation"]
     truncation = f", and {cut:.1f} by truncation" if cut >= SHOWN_TRUNCATION else ""
     return (

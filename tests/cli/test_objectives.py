@@ -163,7 +163,8 @@ def test_rewards_of_prefixes(check, tiny_folder):
     assert found.startswith(f"prefixes: half a reply of {paths['reference']} correlates by 0.")
     assert "foretells the whole: --data.prefix_discount 0.5 may help" in meaning
     assert "held-out figures" in meaning
-    assert last == "all well: mavis fit --objective mine"
+    given = "".join(f" --data.{name} {path}" for name, path in paths.items())
+    assert last == f"all well: mavis fit --objective mine{given}"
 
 
 def test_a_reward_that_fails_for_prefixes_is_usable_without(check, tiny_folder):

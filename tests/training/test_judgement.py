@@ -29,7 +29,7 @@ def entry(low, high, slope, kl=1.5, beta=2.0):
 def test_truncation_is_shown_where_it_costs_something():
     numbers = {"reward": 0.2, "reward_se": 0.1, "reward_reference": 0.0, "best_of_n_at_kl": None}
     line = in_a_line(numbers | {"kl": 4.2, "kl_truncation": 3.4})
-    assert line.endswith("no best-of-N at this KL), KL 4.2 nats, and 3.4 by truncation")
+    assert line.endswith("best-of-N does not reach this KL), KL 4.2 nats, and 3.4 by truncation")
     assert in_a_line(numbers | {"kl": 1.8, "kl_truncation": 0.07}).endswith("), KL 1.8 nats")
 
 
