@@ -100,6 +100,7 @@ STORY = (
     "training.estimate",
     "training.advice",
     "training.growing",
+    "training.distil",
     "training.rates",
     "training.value_design",
     "training.module",

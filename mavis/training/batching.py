@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
+from transformers import PreTrainedModel
 
+from mavis.decoding.windows import tree_masks
 from mavis.training.packing import Pack
 from mavis.training.tree import Ints
 
@@ -92,6 +94,12 @@ def collate(packs: Sequence[Pack]) -> Batch:
         weights=torch.from_numpy(np.stack([pack.weights for pack in packs])),
         increment_bits=padded(gained, 0.0).view(torch.int32) if gained else None,
     )
+
+
+def inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
+    """What a model reads packs by, whose tokens hang together as trees."""
+    mask = tree_masks(model, batch.mask, batch.position)
+    return {"input_ids": batch.tokens, "attention_mask": mask, "position_ids": batch.position}
 
 
 def _ends(pack: Pack) -> np.ndarray:

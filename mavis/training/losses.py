@@ -1,4 +1,4 @@
-"""The loss of values that are learned by gradient steps: of one objective, or of several.
+"""The loss of values that are learned by gradient steps, and metrics of what they have learned.
 
 An error e [M] in the values of M objectives is an error λᵀe in a mix of them with weights λ, whose
 rewards have the spread σ_λ. So the squared error of values of M objectives is
@@ -14,9 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torchmetrics.functional import r2_score
 
 from mavis.decoding.spread import SMALLEST
+from mavis.evaluation.metrics import sibling_rank_correlation
 from mavis.training.weightings import drawn
+
+Scores = npt.NDArray[np.float64]
 
 DRAWS = 2000  # weights that the mean over all of them is taken over
 
@@ -60,3 +64,17 @@ class MixedLoss:
         error = torch.where(known & counts[..., None], predicted - targets.nan_to_num(), 0.0)
         squares = torch.einsum("btm,bmn,btn->bt", error, self.metric(weights), error)
         return squares.sum() / counts.sum().clamp(min=1) / targets.shape[-1]
+
+
+def metrics(predicted: Scores, target: Scores, siblings: Scores) -> dict[str, float]:
+    """How well the values [P] of one objective predict their targets [P], by name.
+
+    `siblings` [P] numbers the family of siblings that a token ends a node of; −1: it ends none.
+    """
+    node = siblings >= 0
+    family = siblings[node].astype(np.int64)
+    return {
+        "val_loss": float(np.square(predicted - target).mean()),
+        "r2": float(r2_score(torch.from_numpy(predicted), torch.from_numpy(target))),
+        "sibling_rank_correlation": sibling_rank_correlation(predicted[node], target[node], family),
+    }

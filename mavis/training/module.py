@@ -4,33 +4,29 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torchmetrics.functional import r2_score
 from transformers import PreTrainedModel
 
 from mavis.decoding.backbone import shared_layers
 from mavis.decoding.model_card import ModelCard, Source
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.value_model import ActionHead, ValueModel, build_network
-from mavis.decoding.windows import tree_masks
-from mavis.evaluation.metrics import sibling_rank_correlation
 from mavis.options import positive
 from mavis.reward import identity
-from mavis.training.batching import Batch
+from mavis.training.batching import Batch, inputs
 from mavis.training.data import RolloutDataModule
+from mavis.training.distil import Teachers, check_teachers
 from mavis.training.growing import second_pass
 from mavis.training.joint_head import JointHead
-from mavis.training.losses import MixedLoss
+from mavis.training.losses import MixedLoss, Scores, metrics
 from mavis.training.rates import parameter_groups
 from mavis.training.ridge import PER_DOUBLING
 from mavis.training.value_design import LAYERS, Credit, Design, begun, check, choose, differing
-
-Scores = npt.NDArray[np.float64]
+from mavis.training.weightings import measured
 
 
 class ValueModule(LightningModule):
@@ -40,17 +36,17 @@ class ValueModule(LightningModule):
         source: what values are read from: `action`, a model of their own; `state`, one that reads
             each candidate; `shared`, the reference (None: `state`; below 20 million parameters
             `action`).
-        credit: `token`: learn from each token's target; `joint`: from whole replies (None: `joint`
-            for a large reference, but not for `action` or lora).
-        trunk: first layers of the reference to start from, or another causal LM with its tokenizer
-            (None: half of them, or two with joint credit).
+        credit: learn from each token (`token`) or whole replies (`joint`; None: `joint` for a large
+            reference, but not for `action` or lora).
+        trunk: first layers of the reference, or another causal LM (None: half; two if `joint`).
         lora: arguments of `peft.LoraConfig`, such as `{r: 8}`, to train adapters alone.
         lr: standard units that the head's first step moves a value by.
         trunk_lr: learning rate of the trunk (None: 1e-3 below 20 million parameters, else 1e-4).
         later_lr: rates in later rounds, as a share of the first.
-        warmup: optimizer steps in which the rates rise; after these they fall to 0.
+        warmup: steps in which the rates rise.
         weight_decay: weight decay of the trunk.
-        layers: layers that values read, 0 the embeddings (None: the last; with `joint` others).
+        layers: layers that values read, 0: embeddings (None: the last; with `joint` others).
+        teacher: folders of `action` values that `shared` ones are learned from.
     """
 
     network: ValueModel
@@ -67,12 +63,14 @@ class ValueModule(LightningModule):
         warmup: int = 20,
         weight_decay: float = 0.01,
         layers: tuple[int, ...] | None = None,
+        teacher: str | list[str] | None = None,
     ) -> None:
         super().__init__()
         positive(lr=lr, later_lr=later_lr)
         if trunk_lr is not None:
             positive(trunk_lr=trunk_lr)
-        check(source, credit, layers, lora)
+        check(source, credit, layers, lora, taught=bool(teacher))
+        self.teacher = [teacher] if isinstance(teacher, str) else teacher or []
         self.source, self.layers, self.credit = source, layers, credit
         self.trunk, self.lora = trunk, lora
         self.lr, self.later_lr, self.trunk_lr = lr, later_lr, trunk_lr
@@ -91,13 +89,22 @@ class ValueModule(LightningModule):
     def design(self) -> Design:
         """How the values are built and learned, for this reference."""
         given = (self.source, self.credit, self.layers, self.trunk, self.lora)
-        return choose(self.data.reference.model, *given)
+        return choose(self.data.reference.model, *given, taught=bool(self.teacher))
 
     @property
     def data(self) -> RolloutDataModule:
         """The data module of the trainer."""
         data: RolloutDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         return data
+
+    def prepare_data(self) -> None:
+        """Look at the teachers, before anything is sampled."""
+        if self.teacher:
+            check_teachers(self.teacher, [one.name for one in self.data.objectives])
+
+    @cached_property
+    def _teachers(self) -> Teachers:
+        return Teachers(self.teacher, self.network.card, self.data.reference)
 
     def configure_model(self) -> None:
         """Build the network when the reference policy is known."""
@@ -143,22 +150,16 @@ class ValueModule(LightningModule):
         model = self._shared if self.network.trunk is None else self.network.trunk
         if self.network.trunk is None or self.joint_head:  # frozen: in the precision of decoding
             with torch.no_grad(), torch.autocast(batch.tokens.device.type, enabled=False):
-                return self._states(model, batch)
-        return self._states(model, batch)  # autocast, under mixed precision
+                return self.network.states(model, **inputs(model, batch))
+        return self.network.states(model, **inputs(model, batch))  # autocast, if precision is mixed
 
     @cached_property
     def _shared(self) -> PreTrainedModel:
         """The reference policy as far as its layers are read; its weights are no part of this."""
         return shared_layers(self.data.reference.model, self.network.card.layers)
 
-    def _states(self, model: PreTrainedModel, batch: Batch) -> Tensor:
-        """Hidden states [B, T, H] of a model under the tree mask."""
-        mask = tree_masks(model, batch.mask, batch.position)
-        inputs = {"attention_mask": mask, "position_ids": batch.position}
-        return self.network.states(model, input_ids=batch.tokens, **inputs)
-
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Squared error on tokens that have a target; of several objectives see `losses`.
+        """Squared error on tokens that have a target, or as a teacher says: `losses`, `distil`.
 
         Joint credit takes no gradient steps: of a round's passes the first one foresees.
         """
@@ -167,7 +168,14 @@ class ValueModule(LightningModule):
                 self.joint_head.foresee(*self._read(batch), self._total)
             # Nothing to descend: a zero that depends on the head keeps the trainer's loop as it is.
             return 0.0 * torch.stack([p.sum() for p in self.network.head.parameters()]).sum()
-        loss = self.mixed_loss(self(batch), batch.targets, batch.weights)
+        if self.teacher:
+            with torch.autocast(batch.tokens.device.type, enabled=False):
+                equal = measured(len(self.data.objectives))[-1]  # where no weights guided a tree
+                rows = [tuple(row) if any(row) else equal for row in batch.weights.tolist()]
+                sampling = [self.data.sampling(row) for row in rows]
+                loss = self._teachers.loss(self.network, self._hidden(batch), batch, sampling)
+        else:
+            loss = self.mixed_loss(self(batch), batch.targets, batch.weights)
         self.log("train_loss", loss, prog_bar=True)
         return loss
 
@@ -192,12 +200,12 @@ class ValueModule(LightningModule):
         depth, predicted, target, siblings = (np.concatenate(column) for column in columns)
         self._seen.clear()
         self.calibration = []
-        metrics: list[dict[str, float]] = []  # of each objective
+        found: list[dict[str, float]] = []  # of each objective
         for values, aims in zip(predicted.T, target.T, strict=True):
             known = np.isfinite(aims)
             self.calibration.append((depth[known], values[known], aims[known]))
-            metrics.append(_metrics(values[known], aims[known], siblings[known]))
-        means = {name: float(np.mean([each[name] for each in metrics])) for name in metrics[0]}
+            found.append(metrics(values[known], aims[known], siblings[known]))
+        means = {name: float(np.mean([each[name] for each in found])) for name in found[0]}
         self.log_dict(means, rank_zero_only=True)
 
     def on_train_epoch_start(self) -> None:
@@ -281,17 +289,6 @@ class ValueModule(LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def _metrics(predicted: Scores, target: Scores, siblings: Scores) -> dict[str, float]:
-    """How well the values [P] of one objective predict their targets [P], by name."""
-    node = siblings >= 0
-    family = siblings[node].astype(np.int64)
-    return {
-        "val_loss": float(np.square(predicted - target).mean()),
-        "r2": float(r2_score(torch.from_numpy(predicted), torch.from_numpy(target))),
-        "sibling_rank_correlation": sibling_rank_correlation(predicted[node], target[node], family),
-    }
 
 
 def _before(hidden: Tensor, batch: Batch) -> Tensor:

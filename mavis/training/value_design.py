@@ -48,12 +48,19 @@ def check(
     credit: Credit | None,
     layers: tuple[int, ...] | None,
     lora: dict[str, Any] | None,
+    taught: bool = False,
 ) -> None:
     """Refuse choices that contradict each other.
 
     Raises:
-        ValueError: joint credit of `action` values or adapters, or layers of `action` values.
+        ValueError: joint credit of `action` values or adapters, layers of `action` values, or a
+            teacher of values that are not `shared` or are learned otherwise.
     """
+    if taught and (source not in (None, "shared") or credit == "joint"):
+        raise ValueError(
+            "a teacher is of `shared` values, which learn from it in gradient steps: leave "
+            "model.source and model.credit out, or model.teacher."
+        )
     if credit == "joint" and source == "action":
         raise ValueError("joint credit is of `state` or `shared` values, got source action.")
     if layers and source == "action":
@@ -69,6 +76,7 @@ def choose(
     layers: tuple[int, ...] | None,
     trunk: int | str | None,
     lora: dict[str, Any] | None,
+    taught: bool = False,
 ) -> Design:
     """Fill in what is None, by the size of the reference.
 
@@ -81,6 +89,8 @@ def choose(
     config = reference.config.get_text_config()
     depth, width = int(config.num_hidden_layers), int(config.hidden_size)
     large = reference.num_parameters() >= SMALL
+    if taught:
+        source, credit = "shared", "token"
     source = source or ("state" if large or credit == "joint" else "action")
     joint = large and source != "action" and lora is None
     credit = credit or ("joint" if joint else "token")

@@ -1,0 +1,128 @@
+"""Distillation: `shared` values that are learned from those of finished `action` values.
+
+A head over the reference's own states costs nothing to decode, and is what serving engines can
+carry, but it learns less from rollouts than a model of its own does: a reply's reward is one noisy
+number for all of its tokens. A teacher says without noise what every candidate of a state is worth.
+Only differences between candidates bend the policy. So the loss of a state is
+
+    E_w[(e − E_w e)²] + ε (E_w e)²        e(a) = Q(s, a) − Q_teacher(s, a)
+
+over its candidates a, where w is half the reference policy and half the policy that the teacher
+guides: what either may choose. States are those of the rollout trees, so that from the second round
+on what the learned policy does wrong is among what is corrected.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mavis.decoding.model_card import ModelCard, read_card
+from mavis.decoding.reference import ReferencePolicy
+from mavis.decoding.request import SamplingParams, row_settings
+from mavis.decoding.tilt import candidates, tilt
+from mavis.decoding.value_model import ValueModel
+from mavis.training.batching import Batch, inputs
+
+LEVEL = 0.1  # ε, of the error that all candidates of a state have in common
+
+
+def check_teachers(folders: Sequence[str], objectives: Sequence[str]) -> None:
+    """Look whether folders hold `action` values of every objective once.
+
+    Raises:
+        FileNotFoundError: a folder holds no value model.
+        ValueError: they do not.
+    """
+    cards = [(folder, read_card(Path(folder))) for folder in folders]
+    for folder, card in cards:
+        if card.source != "action":
+            raise ValueError(
+                f"model.teacher: {folder} has `{card.source}` values: give `action` values, which "
+                "know all candidates of a state at once (--model.source action)."
+            )
+    for name in objectives:
+        owners = [folder for folder, card in cards if name in card.objectives]
+        if len(owners) != 1:
+            found = f"both {owners[0]} and {owners[1]} have" if owners else "no teacher has"
+            known = sorted({one for _, card in cards for one in card.objectives})
+            raise ValueError(
+                f"model.teacher: {found} values of {name} (there are {', '.join(known)}): give "
+                "one value model for each objective."
+            )
+
+
+class Teachers:
+    """Finished `action` values, of M objectives in all.
+
+    Args:
+        folders: of the value models.
+        card: of the values that are to be learned from them.
+        reference: the reference policy of both.
+    """
+
+    def __init__(self, folders: Sequence[str], card: ModelCard, reference: ReferencePolicy) -> None:
+        check_teachers(folders, card.objectives)
+        self._reference = reference
+        self._models = [ValueModel.from_pretrained(folder, reference) for folder in folders]
+        names = [name for model in self._models for name in model.objectives]
+        self._columns = [names.index(name) for name in card.objectives]
+        # In the units of the card. Their means are the same for all candidates, and left out.
+        units = [one for model in self._models for one in model.card.units]
+        scales = [
+            units[at].std / own.std for at, own in zip(self._columns, card.units, strict=True)
+        ]
+        self._scales = torch.tensor(scales)
+
+    def loss(
+        self,
+        network: ValueModel,
+        hidden: Tensor,
+        batch: Batch,
+        sampling: Sequence[SamplingParams],
+    ) -> Tensor:
+        """The loss of the module's docstring: mean over states and objectives.
+
+        Args:
+            network: the `shared` values that learn.
+            hidden: the states that they are read from [B, T, H].
+            batch: whole trees or parts of them; the states are those that a token was sampled at.
+            sampling: the policy that is learned for, of each pack.
+        """
+        at = _sampled_at(batch)  # [B, T]; S of them
+        counts = zip(sampling, at.sum(1).tolist(), strict=True)
+        rows = [one for one, count in counts for _ in range(count)]
+        with torch.no_grad():
+            logits = self._logits(batch)[at]  # [S, V]
+            settings = row_settings(rows, logits.shape[-1], logits.device)
+            options = candidates(logits, settings)
+            wanted = self._values(batch, at, options.tokens)  # [S, K, M]
+            guided = tilt(options.log_ref, wanted, settings.weights, settings.beta)
+            share = (options.log_ref.softmax(-1) + guided.exp())[..., None] / 2  # [S, K, 1]
+        error = network.action_values(hidden[at], options.tokens) - wanted
+        level = (share * error).sum(1, keepdim=True)  # [S, 1, M]
+        apart = (share * (error - level).square()).sum(1)
+        return (apart + LEVEL * level[:, 0].square()).mean()
+
+    def _logits(self, batch: Batch) -> Tensor:
+        """Of the reference policy after every token of packs [B, T, V]."""
+        model = self._reference.model
+        return torch.as_tensor(model(use_cache=False, **inputs(model, batch)).logits)
+
+    def _values(self, batch: Batch, at: Tensor, tokens: Tensor) -> Tensor:
+        """The teachers' values of candidates [S, K] at states of packs: [S, K, M], float32."""
+        found = []
+        for model in self._models:
+            assert model.trunk is not None
+            hidden = model.states(model.trunk, **inputs(model.trunk, batch))
+            found.append(model.action_values(hidden[at], tokens))
+        return torch.cat(found, -1)[..., self._columns] * self._scales.to(tokens.device)
+
+
+def _sampled_at(batch: Batch) -> Tensor:
+    """Which states of packs [B, T] a token of a response was sampled at."""
+    pack, token = (batch.depth >= 0).nonzero(as_tuple=True)
+    found = torch.zeros_like(batch.leaf)
+    found[pack, batch.previous[pack, token]] = True
+    return found
