@@ -20,6 +20,8 @@ import numpy.typing as npt
 
 Covariance = tuple[tuple[float, ...], ...]  # [M, M]
 
+FAINT = 1e-9  # of the variances: a covariance that is none
+HALVINGS = 40  # of the way to a scale
 SMALLEST = 0.1  # of the spread of a weighted reward: below it, strengths grow no further
 
 
@@ -76,3 +78,32 @@ def scaled(covariance: npt.NDArray[np.float64]) -> Covariance:
     mean = float(np.diag(covariance).mean())
     found = covariance / mean if mean > 0 else np.eye(len(covariance))
     return tuple(tuple(float(x) for x in row) for row in found)
+
+
+def meeting(covariance: npt.NDArray[np.float64], spread: float) -> npt.NDArray[np.float64]:
+    """C [M, M] with its covariances scaled so that equal weights have a given spread.
+
+    What is on the diagonal stays. If no scale does, or it makes C no covariance (a spread below 0
+    for some weights), the scale is as near to it as can be.
+
+    >>> meeting(np.array([[1.0, -0.5], [-0.5, 1.0]]), 0.4).round(2).tolist()
+    [[1.0, -0.68], [-0.68, 1.0]]
+    """
+    own = np.diag(np.diag(covariance))
+    between = covariance - own
+    equal = np.full(len(covariance), 1 / len(covariance))
+    most = float(np.abs(np.diag(covariance)).sum())
+    if abs(equal @ between @ equal) <= FAINT * most:
+        return covariance
+    scale = float((spread**2 - equal @ own @ equal) / (equal @ between @ equal))
+    fits, too_far = 1.0, scale  # C itself is a covariance; halved until `fits` is as far as can be
+    for _ in range(HALVINGS):
+        if np.linalg.eigvalsh(own + scale * between)[0] >= -FAINT * most:
+            fits = scale
+        else:
+            too_far = scale
+        if fits == too_far:
+            break
+        scale = (fits + too_far) / 2
+    found: npt.NDArray[np.float64] = own + fits * between
+    return found

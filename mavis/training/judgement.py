@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mavis.decoding.policy import GuidedPolicy
-from mavis.decoding.spread import scaled
+from mavis.decoding.spread import meeting, scaled
 from mavis.decoding.value_model import ValueModel, decoding
 from mavis.evaluation.advantages import adding_advantages, agreement, on_grid
 from mavis.evaluation.kl_matching import at_kl, best_of_n
@@ -53,12 +53,16 @@ def judge(
     rewards = baseline.standard(data.units)[: len(prompts)]
     with decoding(network):
         advantages, expected = _read(data, policy, prompts, tokens)
-    correction = kl_correction(earlier)
     weightings = measured(len(policy.objectives))
+    corrections = {
+        weights: kl_correction([judged_at(one, data, weights) for one in earlier])
+        for weights in weightings
+    }
     if split == "validation" and data.kl_budget is not None:
-        _set_strength(data, expected, data.kl_budget / correction)
+        budgets = {weights: data.kl_budget / one for weights, one in corrections.items()}
+        _set_strength(data, expected, budgets)
     verdicts: dict[Weighting, dict[str, float | None]] = {}
-    for weights in weightings:
+    for weights, correction in corrections.items():
         beta, at = data.sampling(weights).beta, expected.of(weights)
         kl = {share: correction * at(share * beta) for share in SHARES}
         first = judged_at(earlier[0], data, weights) if earlier else data.explainable[weights]
@@ -116,17 +120,19 @@ def _worse(old: Entry, new: Entry) -> bool:
     return not learned(new) or number(new, "advantage_correlation") < least
 
 
-def _set_strength(data: RolloutDataModule, expected: ExpectedKL, budget: float) -> None:
+def _set_strength(
+    data: RolloutDataModule, expected: ExpectedKL, budgets: Mapping[Weighting, float]
+) -> None:
     """Find the strength that spends a KL budget, and how it follows from the weights.
 
     At every corner it is found by itself: a reward that is harder to learn has smaller values, and
     KL grows with the square of the strength only as long as the tilt is weak. Between corners it
     follows from how the values vary together (`spread`): C has 1 / β_m² on its diagonal, and the
-    correlations of the values.
+    correlations of the values, times what equal weights need.
     """
     outputs = len(data.objectives)
     found = []
-    for weights in measured(outputs)[:outputs]:
+    for weights, budget in budgets.items():
         start = data.strength.beta * data.strength.relative(weights)
         try:
             found.append(expected.of(weights).strength(budget, start))
@@ -135,11 +141,11 @@ def _set_strength(data: RolloutDataModule, expected: ExpectedKL, budget: float) 
     if outputs == 1:
         data.strength.set(found[0])
         return
-    spread, betas = expected.covariance(), np.array(found)
+    spread, betas = expected.covariance(), np.array(found[:outputs])
     sizes = np.sqrt(np.diag(spread))
     known = np.outer(sizes, sizes)
     correlation = np.divide(spread, known, out=np.eye(outputs), where=known > 0)
-    covariance = correlation / np.outer(betas, betas)
+    covariance = meeting(correlation / np.outer(betas, betas), 1 / found[outputs])
     data.strength.covariance = scaled(covariance)
     data.strength.set(1 / math.sqrt(float(np.diag(covariance).mean())))
 

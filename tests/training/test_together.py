@@ -14,6 +14,7 @@ from mavis.reward import identity
 from mavis.storage import Shards
 from mavis.training import plots, stored_trees
 from mavis.training.held_out import HeldOutPrompts
+from mavis.training.judgement import kl_correction
 from mavis.training.weightings import label, measured
 
 PLUGIN = '''
@@ -99,9 +100,17 @@ def test_a_round_is_measured_at_every_corner_and_between(pair):
             assert entry[name] == pytest.approx(np.mean([one[name] for one in parts.values()]))
         # One strength and the covariance of the values give that of all weights.
         spent = [one["kl_expected"] for one in parts.values()]
-        assert spent[:2] == pytest.approx([2.0] * 2, rel=0.02)
-        assert spent[2] == pytest.approx(2.0, rel=0.35)
+        assert spent == pytest.approx([2.0] * 3, rel=0.02)
         assert entry["trees"] == 4  # of both objectives
+
+
+def test_every_weighting_is_corrected_by_its_own_kl(pair):
+    first, second = entries(pair)
+    for name, part in second["weightings"].items():
+        before = first["weightings"][name]
+        assert before["kl_correction"] == 1.0
+        assert part["kl_correction"] == pytest.approx(kl_correction([before]))
+    assert len({part["kl_correction"] for part in second["weightings"].values()}) > 1
 
 
 def test_pictures_name_the_rounds(pair, monkeypatch, words):
