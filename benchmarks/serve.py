@@ -1,6 +1,6 @@
 """The server under load, against the same decoder called directly and against no guidance.
 
-python benchmarks/serve.py --size small --requests 200 --in_flight 32
+python benchmarks/serve.py --size small --requests 1000 --in_flight 32
 
 Clients run in a process of their own, over loopback, each request with a length and weights of its
 own. CPU seconds are the server's.
@@ -33,7 +33,7 @@ TURNS = 3  # of what is called directly, whose median counts
 
 def measure(
     size: str = "small",
-    requests: int = 200,
+    requests: int = 1000,
     in_flight: int = 32,
     tokens: int = 32,
     client_of: str | None = None,
