@@ -13,11 +13,11 @@ on what the learned policy does wrong is among what is corrected.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from mavis.decoding.loading import value_folder
 from mavis.decoding.model_card import ModelCard, read_card
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import SamplingParams, row_settings
@@ -29,13 +29,13 @@ LEVEL = 0.1  # ε, of the error that all candidates of a state have in common
 
 
 def check_teachers(folders: Sequence[str], objectives: Sequence[str]) -> None:
-    """Look whether folders hold `action` values of every objective once.
+    """Look whether folders, of value models or runs, hold `action` values of each objective once.
 
     Raises:
         FileNotFoundError: a folder holds no value model.
         ValueError: they do not.
     """
-    cards = [(folder, read_card(Path(folder))) for folder in folders]
+    cards = [(folder, read_card(value_folder(folder))) for folder in folders]
     for folder, card in cards:
         if card.source != "action":
             raise ValueError(
@@ -57,7 +57,7 @@ class Teachers:
     """Finished `action` values, of M objectives in all.
 
     Args:
-        folders: of the value models.
+        folders: of the value models, or of the runs that made them.
         card: of the values that are to be learned from them.
         reference: the reference policy of both.
     """
@@ -65,7 +65,8 @@ class Teachers:
     def __init__(self, folders: Sequence[str], card: ModelCard, reference: ReferencePolicy) -> None:
         check_teachers(folders, card.objectives)
         self._reference = reference
-        self._models = [ValueModel.from_pretrained(folder, reference) for folder in folders]
+        places = [value_folder(folder) for folder in folders]
+        self._models = [ValueModel.from_pretrained(place, reference) for place in places]
         names = [name for model in self._models for name in model.objectives]
         self._columns = [names.index(name) for name in card.objectives]
         # In the units of the card. Their means are the same for all candidates, and left out.

@@ -117,6 +117,7 @@ def test_gradient_steps_come_near_the_teacher(tiny_fit, fit_words, tmp_path, mon
 def test_what_no_teacher_can_teach(tiny_fit, tmp_path):
     value = str(tiny_fit / "value")
     check_teachers([value], ["trial"])
+    check_teachers([str(tiny_fit)], ["trial"])
     with pytest.raises(ValueError, match=r"no teacher has values of other \(there are trial\)"):
         check_teachers([value], ["trial", "other"])
     with pytest.raises(ValueError, match=r"both .* and .* have values of trial"):
