@@ -127,6 +127,7 @@ class Request:
             with `hold`, `Decoder.fork` goes on with the tokens that are picked from them.
         top: report so many of the likeliest tokens beside every one that is added.
         attributed: report each objective's part in the tilt of every token that is added.
+        endless: go on past end tokens, up to `limit` or a stop string.
         tag: the caller's own.
     """
 
@@ -140,6 +141,7 @@ class Request:
     ranked: int = 0
     top: int = 0
     attributed: bool = False
+    endless: bool = False
     tag: Any = None
 
     def __post_init__(self) -> None:

@@ -51,6 +51,8 @@ class Row:
         request = self.request
         begun = request.tokens[len(request.tokens) - request.response :]
         ended = reference.ending([*begun, *self.added], request.stop)
+        if ended == "end" and request.endless:
+            ended = ""
         return ended or ("length" if len(self.added) >= request.limit else "")
 
 

@@ -29,7 +29,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "min_tokens": (None, 0),
     "logit_bias": (None, {}),
     "suffix": (None, ""),
-    "ignore_eos": (None, False),
     "use_beam_search": (None, False),
     "skip_special_tokens": (None, True),
     "tools": (None, []),
@@ -59,6 +58,7 @@ class Asked:
         n: replies to each prompt.
         seed: of the random draws; None is a new one each time.
         stop: strings that end a reply.
+        endless: whether it goes on past end tokens, as load tests ask.
         stream: whether replies are sent while they are written.
         usage: whether the stream's last chunk counts tokens.
         top: how many log-probabilities beside that of each token; None is none, not even its own.
@@ -79,6 +79,7 @@ class Asked:
     n: int
     seed: int | None
     stop: tuple[str, ...]
+    endless: bool
     stream: bool
     usage: bool
     top: int | None
@@ -231,6 +232,7 @@ def _asked(
         n=whole("n", 1, 1, MOST_COPIES),
         seed=whole("seed", None, -(1 << 63), 1 << 63),
         stop=_stop(given.take("stop", [])),
+        endless=given.flag("ignore_eos"),
         stream=stream,
         usage=usage,
         top=top,

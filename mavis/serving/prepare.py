@@ -93,6 +93,7 @@ def _job(
             stop,
             top=asked.top or 0,
             attributed=asked.attribution,
+            endless=asked.endless,
         )
         for copy in range(asked.n)
     ]

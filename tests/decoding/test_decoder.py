@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -252,6 +253,23 @@ def test_an_end_token_ends_a_job(build_reference: Build, run: Run) -> None:
     for span in spans.values():
         assert span.tokens[-1] == 0
         assert 0 not in span.tokens[:-1]
+
+
+def test_an_endless_job_goes_on_past_end_tokens(build_reference: Build, run: Run) -> None:
+    """To its limit, or a stop string; up to its first end token it is as others are."""
+    reference = build_reference(vocab=6)
+    jobs = [Request([3], 40, SamplingParams(top_k=0), (at,), tag=at) for at in range(8)]
+    endless = [replace(job, endless=True, tag=job.tag + 8) for job in jobs]
+    spans = run(reference, (), [*jobs, *endless])
+    for at in range(8):
+        ended, whole = spans[at], spans[at + 8]
+        assert whole.reason == "length"
+        assert len(whole.tokens) == 40
+        assert whole.tokens[: len(ended.tokens)] == ended.tokens
+    stopped = run(reference, (), [replace(endless[0], stop=(text(reference, [4]),))])
+    (span,) = stopped.values()
+    assert span.reason == "stop"
+    assert span.tokens.index(4) == len(span.tokens) - 1
 
 
 def text(reference: ReferencePolicy, tokens: Sequence[int]) -> str:

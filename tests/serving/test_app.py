@@ -215,6 +215,19 @@ def test_echoed_log_probabilities_are_those_of_score(client, served, scored):
     assert only.usage.completion_tokens == 0
 
 
+def test_a_load_test_writes_as_much_as_it_asks_for(client):
+    """Past end tokens, which have no text; a reply that does not come to one is the same."""
+    kept = 0
+    for seed in range(40):
+        whole = ask(client, seed=seed, max_tokens=20)
+        endless = ask(client, seed=seed, max_tokens=20, extra_body={"ignore_eos": True})
+        assert endless.usage.completion_tokens == 20
+        assert endless.choices[0].finish_reason == "length"
+        assert endless.choices[0].message.content.startswith(whole.choices[0].message.content)
+        kept += whole.usage.completion_tokens < 20
+    assert kept > 0
+
+
 def test_stop_strings_never_show(client, served):
     (whole,) = served.policy.generate([CHAT], seed=3, max_tokens=12, beta=1.0)
     middle = len(whole.text) // 2
