@@ -4,6 +4,7 @@ Nothing else touches the decoder or the models. A step serves all rows, whatever
 that a request that comes while others are running takes part in the next step.
 """
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,8 +21,9 @@ from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.request import Event, Request
 
 T = TypeVar("T")
-# Called in the decoder's thread: the place of a copy and its event, or what has ended all of them.
+# Called with the place of a copy and its event, or with what has ended all of them.
 Tell = Callable[[int, Event | Exception], None]
+News = list[tuple[Tell, int, Event | Exception]]
 
 
 class Full(Exception):  # noqa: N818 (reads as the fact)
@@ -38,6 +40,7 @@ class _Job:
 
     copies: Sequence[Request]
     tell: Tell
+    loop: asyncio.AbstractEventLoop | None
     running: dict[int, int]  # place of a copy, by its number in the decoder
     left: int  # copies that have not ended
     root: int | None = None  # number of the request that reads the prompt for all copies
@@ -76,12 +79,17 @@ class DecoderThread:
         """Whether new requests are taken."""
         return self._open and self._thread.is_alive()
 
-    def submit(self, asked: Sequence[tuple[Sequence[Request], Tell]]) -> list[int]:
+    def submit(
+        self,
+        asked: Sequence[tuple[Sequence[Request], Tell]],
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> list[int]:
         """Let the replies to some prompts be written: to all of them, or to none.
 
         Args:
             asked: for each prompt a request for each reply, which differ in nothing but their
                 random streams, and what to call with every event.
+            loop: where it is called; None: in the decoder's thread. A loop is woken once a step.
 
         Returns:
             a ticket for each prompt, for `cancel`.
@@ -94,7 +102,7 @@ class DecoderThread:
         tickets = []
         for copies, tell in asked:
             tickets.append(ticket := next(self._numbers))
-            job = _Job(copies, tell, {}, len(copies))
+            job = _Job(copies, tell, loop, {}, len(copies))
             self._commands.put(partial(self._begin, ticket, job))
         return tickets
 
@@ -202,6 +210,7 @@ class DecoderThread:
         """Do one thing that waits for its turn, and add a token to every running reply."""
         if self._calls:
             self._do(*self._calls.popleft())
+        news: dict[asyncio.AbstractEventLoop | None, News] = {}
         for event in [] if self._decoder.idle else self._decoder.step():
             ticket = self._tickets[event.id]
             job = self._jobs[ticket]
@@ -214,7 +223,9 @@ class DecoderThread:
             if event.finished:
                 del self._tickets[event.id], job.running[event.id]
                 self._ended(ticket, job, 1)
-            job.tell(place, event)
+            news.setdefault(job.loop, []).append((job.tell, place, event))
+        for loop, some in news.items():
+            _deliver(loop, some)
 
     def _do(self, future: "Future[Any]", work: Callable[[], Any]) -> None:
         self._release(1)
@@ -243,13 +254,13 @@ class DecoderThread:
     def _end(self, ticket: int, error: Exception) -> None:
         job = self._jobs[ticket]
         self._forget(ticket)
-        job.tell(0, error)
+        _deliver(job.loop, [(job.tell, 0, error)])
 
     def _fail_all(self, error: Exception) -> None:
         self._tickets.clear()
         for ticket, job in list(self._jobs.items()):
             self._ended(ticket, job, job.left)
-            job.tell(0, error)
+            _deliver(job.loop, [(job.tell, 0, error)])
 
     def _fresh(self) -> Decoder:
         policy = self.policy
@@ -257,6 +268,20 @@ class DecoderThread:
 
     def _thread_ends(self) -> Any:
         raise _End
+
+
+def _deliver(loop: asyncio.AbstractEventLoop | None, news: News) -> None:
+    """Tell what there is to be told, in a loop or here."""
+    if loop is None:
+        _tell(news)
+        return
+    with suppress(RuntimeError):  # the server has stopped: nobody listens any more
+        loop.call_soon_threadsafe(_tell, news)
+
+
+def _tell(news: News) -> None:
+    for tell, place, event in news:
+        tell(place, event)
 
 
 class _End(Exception):  # noqa: N818 (reads as the fact)

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -51,7 +50,7 @@ class Session:
         """
         asked = [(job.copies, self._tell(at)) for at, job in enumerate(self.jobs) if job.limit]
         try:
-            self._tickets += self._decoding.submit(asked)
+            self._tickets += self._decoding.submit(asked, self._loop)
             self._echoes += self._echoed()
         except (Full, Stopped) as error:
             self.close()
@@ -70,9 +69,8 @@ class Session:
     def _tell(self, at: int) -> Any:
         first = at * self.asked.n
 
-        def tell(copy: int, event: Event | Exception) -> None:  # in the decoder's thread
-            with suppress(RuntimeError):  # the server has stopped: nobody listens any more
-                self._loop.call_soon_threadsafe(self._news.put_nowait, (first + copy, event))
+        def tell(copy: int, event: Event | Exception) -> None:
+            self._news.put_nowait((first + copy, event))
 
         return tell
 
@@ -112,7 +110,8 @@ class Session:
             if patience <= 0:
                 raise self._late()
             try:
-                at, event = await asyncio.wait_for(self._news.get(), patience)
+                async with asyncio.timeout(patience):
+                    at, event = await self._news.get()
             except TimeoutError:
                 yield None
                 continue
