@@ -57,24 +57,23 @@ class Teachers:
     """Finished `action` values, of M objectives in all.
 
     Args:
-        folders: of the value models, or of the runs that made them.
-        card: of the values that are to be learned from them.
+        folders: of the value models, or of the runs that made them; see `check_teachers`.
+        objectives: names of those that values are to be learned of.
         reference: the reference policy of both.
+
+    Raises:
+        ValueError: they do not fit the reference, or are damaged.
     """
 
-    def __init__(self, folders: Sequence[str], card: ModelCard, reference: ReferencePolicy) -> None:
-        check_teachers(folders, card.objectives)
+    def __init__(
+        self, folders: Sequence[str], objectives: Sequence[str], reference: ReferencePolicy
+    ) -> None:
         self._reference = reference
         places = [value_folder(folder) for folder in folders]
         self._models = [ValueModel.from_pretrained(place, reference) for place in places]
         names = [name for model in self._models for name in model.objectives]
-        self._columns = [names.index(name) for name in card.objectives]
-        # In the units of the card. Their means are the same for all candidates, and left out.
-        units = [one for model in self._models for one in model.card.units]
-        scales = [
-            units[at].std / own.std for at, own in zip(self._columns, card.units, strict=True)
-        ]
-        self._scales = torch.tensor(scales)
+        self._columns = [names.index(name) for name in objectives]
+        self._units = [one for model in self._models for one in model.card.units]
 
     def loss(
         self,
@@ -98,7 +97,7 @@ class Teachers:
             logits = self._logits(batch)[at]  # [S, V]
             settings = row_settings(rows, logits.shape[-1], logits.device)
             options = candidates(logits, settings)
-            wanted = self._values(batch, at, options.tokens)  # [S, K, M]
+            wanted = self._values(batch, at, options.tokens, network.card)  # [S, K, M]
             guided = tilt(options.log_ref, wanted, settings.weights, settings.beta)
             share = (options.log_ref.softmax(-1) + guided.exp())[..., None] / 2  # [S, K, 1]
         error = network.action_values(hidden[at], options.tokens) - wanted
@@ -111,14 +110,17 @@ class Teachers:
         model = self._reference.model
         return torch.as_tensor(model(use_cache=False, **inputs(model, batch)).logits)
 
-    def _values(self, batch: Batch, at: Tensor, tokens: Tensor) -> Tensor:
-        """The teachers' values of candidates [S, K] at states of packs: [S, K, M], float32."""
+    def _values(self, batch: Batch, at: Tensor, tokens: Tensor, card: ModelCard) -> Tensor:
+        """Values of candidates [S, K] at states of packs, in a card's units: [S, K, M], float32."""
         found = []
         for model in self._models:
             assert model.trunk is not None
             hidden = model.states(model.trunk, **inputs(model.trunk, batch))
             found.append(model.action_values(hidden[at], tokens))
-        return torch.cat(found, -1)[..., self._columns] * self._scales.to(tokens.device)
+        # The units' means are the same for all candidates, and left out.
+        known = zip(self._columns, card.units, strict=True)
+        scales = torch.tensor([self._units[column].std / own.std for column, own in known])
+        return torch.cat(found, -1)[..., self._columns] * scales.to(tokens.device)
 
 
 def _sampled_at(batch: Batch) -> Tensor:

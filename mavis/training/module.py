@@ -98,13 +98,15 @@ class ValueModule(LightningModule):
         return data
 
     def prepare_data(self) -> None:
-        """Look at the teachers, before anything is sampled."""
+        """Load the teachers: what is wrong with them is said before anything is sampled."""
         if self.teacher:
-            check_teachers(self.teacher, [one.name for one in self.data.objectives])
+            _ = self._teachers
 
     @cached_property
     def _teachers(self) -> Teachers:
-        return Teachers(self.teacher, self.network.card, self.data.reference)
+        names = [one.name for one in self.data.objectives]
+        check_teachers(self.teacher, names)  # before a model is loaded
+        return Teachers(self.teacher, names, self.data.reference)
 
     def configure_model(self) -> None:
         """Build the network when the reference policy is known."""

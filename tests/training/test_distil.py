@@ -28,7 +28,12 @@ def taught(tiny_fit, tiny_folder):
     units = tuple(replace(one, std=one.std * 2) for one in teacher.card.units)
     card = replace(teacher.card, source="shared", layers=(), units=units)
     network = build_network(card, policy.reference)
-    return policy, teacher, network, Teachers([str(tiny_fit / "value")], card, policy.reference)
+    return (
+        policy,
+        teacher,
+        network,
+        Teachers([str(tiny_fit / "value")], ["trial"], policy.reference),
+    )
 
 
 def packs(reference):
@@ -145,4 +150,14 @@ def test_a_missing_teacher_is_said_before_anything_is_sampled(fit_words, tmp_pat
     assert main(fit_words(run, "--model.teacher", str(tmp_path / "none"))) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "holds no value model" in line
+    assert not (run / "reference").exists()
+
+
+def test_a_teacher_for_another_tokenizer_is_said_before_anything_is_sampled(
+    fit_words, tiny_fit, tmp_path, capsys
+):
+    run, words = tmp_path / "run", ("--data.reference", "sandbox/reference")
+    assert main(fit_words(run, *words, "--model.teacher", str(tiny_fit))) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "have different tokenizers" in line
     assert not (run / "reference").exists()
