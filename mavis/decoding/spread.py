@@ -80,13 +80,15 @@ def scaled(covariance: npt.NDArray[np.float64]) -> Covariance:
     return tuple(tuple(float(x) for x in row) for row in found)
 
 
-def meeting(covariance: npt.NDArray[np.float64], spread: float) -> npt.NDArray[np.float64]:
+def matching_equal_weights(
+    covariance: npt.NDArray[np.float64], spread: float
+) -> npt.NDArray[np.float64]:
     """C [M, M] with its covariances scaled so that equal weights have a given spread.
 
     What is on the diagonal stays. If no scale does, or it makes C no covariance (a spread below 0
     for some weights), the scale is as near to it as can be.
 
-    >>> meeting(np.array([[1.0, -0.5], [-0.5, 1.0]]), 0.4).round(2).tolist()
+    >>> matching_equal_weights(np.array([[1.0, -0.5], [-0.5, 1.0]]), 0.4).round(2).tolist()
     [[1.0, -0.68], [-0.68, 1.0]]
     """
     own = np.diag(np.diag(covariance))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mavis.decoding.policy import GuidedPolicy
-from mavis.decoding.spread import meeting, scaled
+from mavis.decoding.spread import matching_equal_weights, scaled
 from mavis.decoding.value_model import ValueModel, decoding
 from mavis.evaluation.advantages import adding_advantages, agreement, on_grid
 from mavis.evaluation.kl_matching import at_kl, best_of_n
@@ -145,7 +145,7 @@ def _set_strength(
     sizes = np.sqrt(np.diag(spread))
     known = np.outer(sizes, sizes)
     correlation = np.divide(spread, known, out=np.eye(outputs), where=known > 0)
-    covariance = meeting(correlation / np.outer(betas, betas), 1 / found[outputs])
+    covariance = matching_equal_weights(correlation / np.outer(betas, betas), 1 / found[outputs])
     data.strength.covariance = scaled(covariance)
     data.strength.set(1 / math.sqrt(float(np.diag(covariance).mean())))
 

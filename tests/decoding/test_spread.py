@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from mavis.decoding.spread import meeting, mixed_spread, relative_strength, within_prompts
+from mavis.decoding.spread import (
+    matching_equal_weights,
+    mixed_spread,
+    relative_strength,
+    within_prompts,
+)
 
 CONFLICT = [[1.0, -0.5], [-0.5, 1.0]]
 
@@ -58,7 +63,7 @@ def test_rewards_that_do_not_differ_have_no_covariance():
 @pytest.mark.parametrize("spread", [0.4, 0.5, 0.8])
 def test_covariances_are_scaled_until_equal_weights_have_a_spread(spread):
     given = np.array([[1.0, -0.4], [-0.4, 0.6]])
-    found = meeting(given, spread)
+    found = matching_equal_weights(given, spread)
     assert mixed_spread((0.5, 0.5), found) == pytest.approx(spread)
     assert np.diag(found).tolist() == np.diag(given).tolist()
     for weights in ((1.0, 0.0), (0.0, 1.0)):
@@ -68,18 +73,18 @@ def test_covariances_are_scaled_until_equal_weights_have_a_spread(spread):
 @pytest.mark.parametrize(("spread", "limit"), [(0.0, 0.0), (3.0, 1.0)])
 def test_a_covariance_stays_one(spread, limit):
     """No two objectives are more than the same, or than opposites."""
-    found = meeting(np.array([[1.0, -0.5], [-0.5, 1.0]]), spread)
+    found = matching_equal_weights(np.array([[1.0, -0.5], [-0.5, 1.0]]), spread)
     assert np.linalg.eigvalsh(found)[0] == pytest.approx(0.0, abs=1e-6)
     assert mixed_spread((0.5, 0.5), found) == pytest.approx(limit, abs=1e-3)
 
 
 def test_of_three_objectives_one_scale_serves_all_pairs():
     given = np.array([[1.0, -0.5, 0.1], [-0.5, 1.0, -0.2], [0.1, -0.2, 1.0]])
-    found = meeting(given, 0.45)
+    found = matching_equal_weights(given, 0.45)
     assert mixed_spread((1 / 3,) * 3, found) == pytest.approx(0.45)
     assert found[0, 1] / found[0, 2] == pytest.approx(-5.0)
 
 
 def test_objectives_without_covariance_stay_so():
     given = np.diag([1.0, 2.0])
-    assert meeting(given, 0.1).tolist() == given.tolist()
+    assert matching_equal_weights(given, 0.1).tolist() == given.tolist()
