@@ -188,8 +188,11 @@ def test_a_run_of_before_there_were_random_features_goes_on(fit_words, tmp_path,
     monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
     run, first = tmp_path / "run", ("--data.rounds", "1")
     with monkeypatch.context() as earlier:
-        alone = lambda *given: replace(choose(*given), nonlinear=0)  # noqa: E731
-        earlier.setattr("mavis.training.module.choose", alone)
+
+        def without(*given, **more):
+            return replace(choose(*given, **more), nonlinear=0)
+
+        earlier.setattr("mavis.training.module.choose", without)
         assert main(fit_words(run, *JOINT, *first)) == 0
     before = state_of(run)
     assert RANDOM not in before

@@ -180,7 +180,8 @@ def test_a_step_of_joint_credit_foresees(reference):
     )
     states = torch.cat([torch.nn.functional.rms_norm(h[0], h.shape[-1:], eps=1e-12)
                         for h in output.hidden_states], -1)  # fmt: skip
-    before = torch.cat([states[batch.previous[0]], torch.ones(len(states), 1)], -1)[2:].double()
+    before = module.joint_head.states(states[batch.previous[0]])[2:].double()
+    assert (before[:, -1] == 1).all()
     torch.testing.assert_close(
         module.joint_head.foresight.before, before.T @ before, rtol=1e-4, atol=1e-3
     )
