@@ -215,6 +215,19 @@ def test_echoed_log_probabilities_are_those_of_score(client, served, scored):
     assert only.usage.completion_tokens == 0
 
 
+def test_a_session_is_told_in_its_loop(client, served, monkeypatch):
+    """Its queue is of the loop, and no other thread may touch it."""
+    loops, inner = [], served.decoding.submit
+
+    def watched(asked, loop=None):
+        loops.append(loop)
+        return inner(asked, loop)
+
+    monkeypatch.setattr(served.decoding, "submit", watched)
+    ask(client, max_tokens=2)
+    assert [isinstance(loop, asyncio.AbstractEventLoop) for loop in loops] == [True]
+
+
 def test_a_load_test_writes_as_much_as_it_asks_for(client):
     """Past end tokens, which have no text; a reply that does not come to one is the same."""
     kept = 0

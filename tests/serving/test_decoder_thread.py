@@ -1,5 +1,6 @@
 """The thread that steps the decoder: requests that come, go, fail and are too many."""
 
+import asyncio
 import queue
 import threading
 from functools import partial
@@ -50,6 +51,36 @@ def test_copies_are_those_of_decode(decoding, policy, count):
     asked = copies(1, count)
     outputs = {o.request.key: o.tokens for o in decode(policy.reference, policy.guides, asked)}
     assert told(decoding(), asked) == [outputs[one.key] for one in asked]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_loop_is_told_in_its_own_thread(decoding, monkeypatch, fails):
+    """Once a step, of all that the step has brought, and of failures, too."""
+    one, threads, wakings = decoding(), set(), []
+    if fails:
+        monkeypatch.setattr(one._decoder, "step", lambda: 1 / 0)
+
+    async def listen():
+        loop, over = asyncio.get_running_loop(), asyncio.Event()
+        inner, left = loop.call_soon_threadsafe, [3]
+
+        def tell(_, event):
+            threads.add(threading.get_ident())
+            left[0] -= isinstance(event, Exception) or bool(event.finished)
+            if isinstance(event, Exception) or not left[0]:
+                over.set()
+
+        def watched(*given):
+            wakings.append(given)
+            return inner(*given)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", watched)
+        one.submit([(copies(1, 3), tell)], loop)
+        await asyncio.wait_for(over.wait(), 60)
+
+    asyncio.run(listen())
+    assert threads == {threading.get_ident()}
+    assert 1 <= len(wakings) <= (1 if fails else 6)  # steps of up to six tokens, of three copies
 
 
 def test_what_is_cancelled_is_gone(decoding):
