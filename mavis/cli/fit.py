@@ -106,6 +106,8 @@ class MavisCLI(LightningCLI):
         parser.link_arguments("out", "trainer.default_root_dir")
         parser.link_arguments("data.epochs", "trainer.check_val_every_n_epoch")
         parser.link_arguments(("data.rounds", "data.epochs"), "trainer.max_epochs", operator.mul)
+        if len(self.objectives) > 1:
+            parser.set_defaults({"data.rounds": 2})  # the first one has more trees
         if self.objectives:
             path, given = common_module([find(name) for name in self.objectives])
             parser.set_defaults({"model": {"class_path": path, "init_args": given}})

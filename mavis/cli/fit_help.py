@@ -40,7 +40,7 @@ TRAINER = {
     "max_time": "stop after DD:HH:MM:SS; the same command resumes from there",
     "gradient_clip_val": "largest gradient norm (default: 1.0)",
     "accumulate_grad_batches": "batches per optimizer step (default: 1)",
-    "fast_dev_run": "true: run one batch of every phase, in a separate folder",
+    "fast_dev_run": "true: one batch of every phase, in its own folder",
     "enable_progress_bar": "false: show no progress bar",
     "logger": "false: track nothing",
 }

@@ -30,6 +30,8 @@ class Batch(NamedTuple):
     leaf: Tensor  # [B, T] bool: a response ends here
     weights: Tensor  # [B, M] float32: λ that guided the policy; 0 where it was the reference
     increment_bits: Tensor | None = None  # [B, T, M] int32, as the targets
+    candidates: Tensor | None = None  # [B, T, K] int32: of the state after each token
+    log_ref_bits: Tensor | None = None  # [B, T, K] int32, as the targets
 
     @property
     def targets(self) -> Tensor:
@@ -52,9 +54,19 @@ class Batch(NamedTuple):
         return None if self.increment_bits is None else self.increment_bits.view(torch.float32)
 
     @property
+    def log_ref(self) -> Tensor:
+        """[B, T, K] float32: log π_ref of the candidates; −∞ where there are fewer."""
+        assert self.log_ref_bits is not None
+        return self.log_ref_bits.view(torch.float32)
+
+    @property
     def path(self) -> Tensor:
         """[B, T, T] float32: 1 where a token of the response leads to a token, itself included."""
         return (self.mask[:, 0] & (self.depth >= 0)[:, None]).float()
+
+    def before(self, states: Tensor) -> Tensor:
+        """The state before each token [B, T, H], of the states after each."""
+        return states.gather(1, self.previous[..., None].expand(-1, -1, states.shape[-1]))
 
 
 def tree_mask(previous: Ints) -> np.ndarray:
@@ -80,6 +92,8 @@ def collate(packs: Sequence[Pack]) -> Batch:
         size = len(pack.tokens)
         square[:size, :size] = tree_mask(pack.previous)
     gained = [pack.increments for pack in packs if pack.increments is not None]
+    options = [pack.candidates for pack in packs if pack.candidates is not None]
+    log_ref = [pack.log_ref for pack in packs if pack.log_ref is not None]
     return Batch(
         tokens=padded([pack.tokens for pack in packs], 0),
         previous=padded([np.maximum(pack.previous, 0) for pack in packs], 0),
@@ -93,7 +107,15 @@ def collate(packs: Sequence[Pack]) -> Batch:
         leaf=padded([_ends(pack) for pack in packs], False),
         weights=torch.from_numpy(np.stack([pack.weights for pack in packs])),
         increment_bits=padded(gained, 0.0).view(torch.int32) if gained else None,
+        candidates=padded(options, 0) if options else None,
+        log_ref_bits=padded(log_ref, 0.0).view(torch.int32) if log_ref else None,
     )
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device."""
+    there = {name: part for name, part in batch._asdict().items() if part is not None}
+    return batch._replace(**{name: part.to(device) for name, part in there.items()})
 
 
 def inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
@@ -127,30 +149,47 @@ def batches(packs: Sequence[Pack], budget: int, seed: tuple[int, ...]) -> list[l
 
 
 class _Order(Sampler[int]):
-    """A random order for each epoch, which depends on the seed and the epoch alone.
+    """Which batches each pass reads, in a random order that depends on seed and epoch alone.
 
-    A fit that resumes starts its passes at other times than one that was never stopped.
+    A fit that resumes starts its passes at other times than one that was never stopped. A pass
+    reads all batches of the round, and its share of the earlier rounds', so that a round reads each
+    of those once.
     """
 
-    def __init__(self, count: int, seed: tuple[int, ...]) -> None:
+    def __init__(self, count: int, seed: tuple[int, ...], earlier: int, passes: int) -> None:
         self.count, self.seed, self.epoch = count, seed, 0
+        self._earlier, self._passes = earlier, passes
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next pass; Lightning calls this."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.count
+        return self.count + -(-self._earlier // self._passes)
 
     def __iter__(self) -> Iterator[int]:
         random = np.random.default_rng((*self.seed, self.epoch))
-        yield from random.permutation(self.count).tolist()
+        first = self.epoch % self._passes * (len(self) - self.count)
+        again = [(first + at) % self._earlier for at in range(len(self) - self.count)]
+        chosen = [*range(self.count), *(self.count + at for at in again)]
+        yield from random.permutation(chosen).tolist()
 
 
 def loader(
-    groups: Sequence[Sequence[Pack]], seed: tuple[int, ...] | None = None
+    groups: Sequence[Sequence[Pack]],
+    seed: tuple[int, ...] | None = None,
+    earlier: Sequence[Sequence[Pack]] = (),
+    passes: int = 1,
 ) -> DataLoader[Batch]:
-    """A loader of batches, in their order, or with a seed in another order in each epoch."""
-    order = None if seed is None else _Order(len(groups), seed)
-    data: Any = groups  # a sequence will do as a data set; a group is collated when it is needed
+    """A loader of batches, in their order, or with a seed in another order in each epoch.
+
+    Args:
+        groups: the packs of each batch.
+        seed: None keeps the order.
+        earlier: batches of earlier rounds, of which each pass reads a share.
+        passes: epochs of a round.
+    """
+    order = None if seed is None else _Order(len(groups), seed, len(earlier), passes)
+    # A sequence will do as a data set; a group is collated when it is needed.
+    data: Any = [*groups, *earlier]
     return DataLoader(data, batch_size=None, sampler=order, collate_fn=collate)

@@ -1,38 +1,30 @@
 """`RolloutDataModule`: in each round, the current guided policy writes a new training set."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch.utils.data import DataLoader
 
-from mavis.decoding.policy import GuidedPolicy
-from mavis.decoding.prompt_filter import check_enough, fitting_prompts
+from mavis.decoding.prompt_filter import check_enough
 from mavis.decoding.request import SamplingParams
 from mavis.decoding.row_memory import fitting_rows
-from mavis.decoding.value_model import ValueModel, decoding
 from mavis.objective import Objective, common_source, find
 from mavis.options import at_least, fraction, positive
-from mavis.prompts import BadRow, Prompt, plain
-from mavis.training import collect, siblings
 from mavis.training.batching import Batch, batches, loader
-from mavis.training.collect import SECONDS, collect_trees, facts_of, score_prefixes
-from mavis.training.held_out import HeldOutPrompts
+from mavis.training.collect import SECONDS
+from mavis.training.pack_candidates import with_candidates
 from mavis.training.packing import Pack, round_packs
-from mavis.training.progress_bar import aside
-from mavis.training.ridge import WORTH
 from mavis.training.rollout import Shape
+from mavis.training.round_trees import RoundTrees
 from mavis.training.run_folder import check_reference
 from mavis.training.strength import Strength
 from mavis.training.tree import Tree
-from mavis.training.weightings import Weighting, drawn
+from mavis.training.weightings import Weighting
 
-VALIDATION_TREES = 16
 WHOLE_TREE = 4096  # tokens of a tree that joint credit reads uncut
-MORE = 4  # times `trees` that joint credit may come to read of the first round
 
 
-class RolloutDataModule(HeldOutPrompts):
+class RolloutDataModule(RoundTrees):
     """Rollout trees of the current guided policy, scored, with targets, and packed.
 
     `train_dataloader` is called once a round. It samples the round's trees with the current policy,
@@ -47,13 +39,14 @@ class RolloutDataModule(HeldOutPrompts):
         template: dotted name of a function prompt -> text, for the chat template.
         template_args: arguments of the chat template, such as `{enable_thinking: false}`.
         reference: reference policy: a folder, a GGUF file or a hub name.
-        rounds: rounds of policy improvement; each samples from the last one's policy.
+        rounds: rounds of policy improvement; 2 of several objectives.
         epochs: passes over a round's trees.
         trees: trees per round, one a prompt.
-        most_trees: joint credit doubles the first round's, while it helps, to these (None: 4 ×).
+        first_trees: of round 0 (several objectives: 3 ×).
+        most_trees: joint credit adds up to so many (None: 4 ×).
         trees_of: a run whose trees are used, scored anew.
-        first_branching: children per node at each level of a tree, in the first round.
-        branching: children per node at each level, in later rounds.
+        first_branching: children per node of first trees, by level.
+        branching: children per node of later trees, by level.
         max_tokens: longest answer, in tokens.
         kl_budget: nats per answer that guidance may cost, beside truncation.
         eta: price of a nat of KL in the targets, in standard units of reward (None: 1 / beta).
@@ -65,7 +58,7 @@ class RolloutDataModule(HeldOutPrompts):
         batch_tokens: most tokens in a batch.
         prefix_discount: below 1: learn from partial replies, too; see `objectives check`.
         held_out: validation prompts answered.
-        best_of: reference answers to a third of these prompts, for units and best-of-N.
+        best_of: reference answers to a third of these prompts.
         seed: seed of all random draws.
     """
 
@@ -81,6 +74,7 @@ class RolloutDataModule(HeldOutPrompts):
         rounds: int = 3,
         epochs: int = 3,
         trees: int = 168,
+        first_trees: int | None = None,
         most_trees: int | None = None,
         trees_of: str | None = None,
         first_branching: tuple[int, ...] = (4, 2, 2),
@@ -102,6 +96,7 @@ class RolloutDataModule(HeldOutPrompts):
         super().__init__()
         at_least(1, rounds=rounds, epochs=epochs, trees=trees, batch_tokens=batch_tokens)
         at_least(1, rows=1 if rows is None else rows)
+        at_least(1, first_trees=1 if first_trees is None else first_trees)
         at_least(trees, most_trees=trees if most_trees is None else most_trees)
         at_least(2, held_out=held_out, best_of=best_of)  # spreads need two
         # At temperature 0, a tree of likeliest tokens has no two branches.
@@ -113,10 +108,10 @@ class RolloutDataModule(HeldOutPrompts):
         self.column, self.on_bad_row = column, on_bad_row
         self.reference_name, self.template, self.template_args = reference, template, template_args
         self.rounds, self.epochs, self.trees, self.trees_of = rounds, epochs, trees, trees_of
-        self.most_trees, self._first_trees = most_trees, trees
+        self.most_trees, self._begun_with, self._first_trees = most_trees, trees, first_trees
         self.max_tokens, self.prefix_discount = max_tokens, prefix_discount
         self.kl_budget = kl_budget if eta is None and beta is None else None
-        self.strength = Strength(beta, eta)
+        self.strength = Strength(beta, eta, self.kl_budget)
         self.unguided = SamplingParams((), self.strength.beta, temperature, top_k, top_p)
         self._rows, self.batch_tokens, self.seed = rows, batch_tokens, seed
         self.held_out, self.best_of = held_out, best_of
@@ -124,46 +119,21 @@ class RolloutDataModule(HeldOutPrompts):
         self.facts: dict[str, float] = {}  # of the round's trees
         self.explainable: dict[Weighting, dict[str, float]] = {}  # of its rewards; see `siblings`
         self.loaders: dict[int, DataLoader[Batch]] = {}  # by round: the current one's, once made
-
-    @property
-    def pooled(self) -> bool:
-        """Whether the trees of all rounds are learned from together, as joint credit does."""
-        return bool(self.trainer and getattr(self.trainer.lightning_module, "joint", False))
-
-    @property
-    def ceiling(self) -> int:
-        """How many trees the first round may come to have."""
-        most = (self.most_trees or MORE * self._first_trees) if self.pooled else self.trees
-        return most if self.trees_of is None else self.trees  # nothing more is rolled out
-
-    @property
-    def rereads(self) -> bool:
-        """Whether a round learns from the trees of earlier rounds anew.
-
-        Of several objectives they are too few by themselves, as each belongs to weights of its own.
-        """
-        return len(self.objectives) > 1 and not self.pooled
+        self._groups: dict[int, list[list[Pack]]] = {}  # by round: this process's batches
 
     def setup(self, stage: str) -> None:
         """Read and check every prompt, and have the reference policy answer the held-out ones."""
         check_reference(self.folder, self.reference, self.collector.world.rank == 0)
         splits = ("train", "validation", "test") if stage == "test" else ("train", "validation")
-        if self.trees_of is not None:  # that run may have added to its first trees
-            self.trees = max(self.trees, collect.trees_in(self.folder / "rollouts/round-0/train"))
+        self._begin_as_before()
         self.prompts = {split: self._read(split) for split in splits}
+        self._begin_with_those()
         for split in splits[1:]:
             check_enough(self.prompts[split], self.source, split)
         self.sampling((1.0,) * len(self.objectives)).check([one.name for one in self.objectives])
         self.rows = fitting_rows(self._rows, self.reference, self.prompts["train"], self.max_tokens)
-        there, first = len(self.prompts["train"]), self.collector.world.rank == 0
-        if self.trees < (self.most_trees or 0) and not self.pooled and first:
-            print("mavis: --data.most_trees is of joint credit: no tree is added.", file=sys.stderr)
-        if self.trees > there and first:
-            print(
-                f"mavis: {self.source} has {there} training prompts: a round has as many trees, "
-                f"not {self.trees}; more rounds answer them anew.",
-                file=sys.stderr,
-            )
+        if self.collector.world.rank == 0:
+            self._say_trees()
         _ = self.units  # an error before anything is trained if a reward is constant
         self.strength.covariance = self.covariance
 
@@ -177,27 +147,34 @@ class RolloutDataModule(HeldOutPrompts):
         round_ = min(self.round, self.rounds - 1)  # Lightning calls this after the last round, too
         if round_ not in self.loaders:
             earlier = range(round_) if self.rereads else ()
-            trees = [tree for at in (*earlier, round_) for tree in self._grow("train", at)]
-            packs = self.packs(trees, self.prefix_discount)
+            before = [group for at in earlier for group in self._batches(at)]
+            mine = self._batches(round_)
+            self._grow("validation", round_)  # while the policy is the one that begins the round
+            self.loaders = {round_: loader(mine, (self.seed, round_), before, self.epochs)}
+        return self.loaders[round_]
+
+    def _batches(self, round_: int) -> list[list[Pack]]:
+        """This process's batches of a round's packs, as many as of every other process."""
+        known = self._groups.get(round_)
+        if known is None:
+            packs = self.packs(self._grow("train", round_), self.prefix_discount)
             groups = batches(packs, self.batch_tokens, (self.seed, round_))
             world = self.collector.world
             even = len(groups) // world.size * world.size
-            self._grow("validation", round_)  # while the policy is the one that begins the round
             if even == 0:
                 raise ValueError(f"data.trees is too small for {world.size} processes.")
-            mine = loader(groups[world.rank : even : world.size], (self.seed, round_))
-            self.loaders = {round_: mine}
-        return self.loaders[round_]
+            mine = groups[world.rank : even : world.size]
+            known = self.complete(mine)
+            if self.reads_candidates:
+                # Other losses' targets depend on the price of the round that reads them.
+                self._groups = {**(self._groups if self.rereads else {}), round_: known}
+        return known
 
-    def worth_growing(self, growth: float) -> int:
-        """How many more trees the first round is to have: as many again, or 0 if they are enough.
-
-        Args:
-            growth: by what factor what is explained grows when trees are doubled; NaN where nothing
-                is explained yet.
-        """
-        most = min(self.ceiling, len(self.prompts["train"]))
-        return 0 if self.round or growth < WORTH else max(0, min(self.trees, most - self.trees))
+    def complete(self, groups: list[list[Pack]]) -> list[list[Pack]]:
+        """The batches, with candidates if the loss asks for their values."""
+        if not self.reads_candidates:
+            return groups
+        return with_candidates(groups, self.reference, self.unguided)
 
     def grown(self, more: int) -> DataLoader[Batch]:
         """The packs of so many more trees of the first round, which are added to those it has."""
@@ -230,62 +207,6 @@ class RolloutDataModule(HeldOutPrompts):
         self.round = int(state_dict["rounds"])
         self.trees = state_dict.get("trees", self.trees)  # older checkpoints are of as many
         self.strength.restore(state_dict)
-
-    def _read(self, split: str) -> list[Prompt]:
-        """As many prompts of a split as the run needs, in the seed's order."""
-        held_out = max(self.held_out, VALIDATION_TREES)
-        wanted = self.rounds * self.ceiling if split == "train" else held_out
-        quiet, bad = self.collector.world.rank > 0, self.on_bad_row
-        options = (self.source, split, self.column, self.max_tokens, self.seed, wanted)
-        try:
-            return fitting_prompts(self.reference, *options, on_bad_row=bad, quiet=quiet)
-        except BadRow as error:
-            raise BadRow(f"{error} Leave such rows out by --data.on_bad_row skip.") from error
-
-    def _grow(self, split: str, round_: int) -> list[Tree]:
-        """A round's trees on the prompts of a split; those on disk are not sampled again."""
-        assert self.trainer is not None
-        network = self.trainer.lightning_module.network
-        assert isinstance(network, ValueModel)
-        folder = self.folder / "rollouts" / f"round-{round_}" / split
-        policy = GuidedPolicy(self.reference, (network,) if round_ else ())
-        prompts = self._chosen(split, round_)
-        with aside(self.trainer), decoding(network):
-            trees = collect_trees(
-                self.collector,
-                folder,
-                policy,
-                prompts,
-                self.objectives,
-                self.shapes[min(round_, 1)],
-                [self.sampling(self._weights(prompt, policy, round_)) for prompt in prompts],
-                (self.seed, round_),
-                self.rows,
-            )
-            if split == "train" and self.prefix_discount < 1:  # held out are whole replies alone
-                once = (self.collector, folder, self.reference, prompts, self.objectives)
-                trees = score_prefixes(*once, trees)
-        facts = facts_of(trees, self.collector)
-        if split == "train":
-            self.facts = facts
-            self.explainable = siblings.by_weighting(trees, self.units)
-        if self.collector.world.rank == 0:
-            collect.keep_facts(folder, facts)
-        return trees
-
-    def _chosen(self, split: str, round_: int) -> Sequence[Prompt]:
-        """The prompts of a round: later rounds start where the earlier ones stopped."""
-        prompts = self.prompts[split]
-        if split != "train":
-            return prompts[:VALIDATION_TREES]
-        first, count = round_ * self.trees, min(self.trees, len(prompts))
-        return [prompts[at % len(prompts)] for at in range(first, first + count)]
-
-    def _weights(self, prompt: Prompt, policy: GuidedPolicy, round_: int) -> Weighting:
-        """What guides the tree of a prompt."""
-        if not policy.guides:
-            return ()
-        return drawn((self.seed, round_, plain(prompt)), len(policy.objectives))
 
     def packs(self, trees: Sequence[Tree], prefix_discount: float = 1.0) -> list[Pack]:
         """Trees as what is learned from, cut where token credit allows it."""

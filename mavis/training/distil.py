@@ -21,7 +21,7 @@ from mavis.decoding.loading import value_folder
 from mavis.decoding.model_card import ModelCard, read_card
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import SamplingParams, row_settings
-from mavis.decoding.tilt import candidates, tilt
+from mavis.decoding.tilt import tilt
 from mavis.decoding.value_model import ValueModel
 from mavis.training.batching import Batch, inputs
 
@@ -87,28 +87,24 @@ class Teachers:
         Args:
             network: the `shared` values that learn.
             hidden: the states that they are read from [B, T, H].
-            batch: whole trees or parts of them; the states are those that a token was sampled at.
+            batch: trees or parts of them, with candidates; the states are those that a token was
+                sampled at.
             sampling: the policy that is learned for, of each pack.
         """
+        assert batch.candidates is not None
         at = _sampled_at(batch)  # [B, T]; S of them
+        tokens, log_ref = batch.candidates[at], batch.log_ref[at]  # [S, K]
         counts = zip(sampling, at.sum(1).tolist(), strict=True)
         rows = [one for one, count in counts for _ in range(count)]
         with torch.no_grad():
-            logits = self._logits(batch)[at]  # [S, V]
-            settings = row_settings(rows, logits.shape[-1], logits.device)
-            options = candidates(logits, settings)
-            wanted = self._values(batch, at, options.tokens, network.card)  # [S, K, M]
-            guided = tilt(options.log_ref, wanted, settings.weights, settings.beta)
-            share = (options.log_ref.softmax(-1) + guided.exp())[..., None] / 2  # [S, K, 1]
-        error = network.action_values(hidden[at], options.tokens) - wanted
+            settings = row_settings(rows, self._reference.vocabulary, log_ref.device)
+            wanted = self._values(batch, at, tokens, network.card)  # [S, K, M]
+            guided = tilt(log_ref, wanted, settings.weights, settings.beta)
+            share = (log_ref.softmax(-1) + guided.exp())[..., None] / 2  # [S, K, 1]
+        error = network.action_values(hidden[at], tokens) - wanted
         level = (share * error).sum(1, keepdim=True)  # [S, 1, M]
         apart = (share * (error - level).square()).sum(1)
         return (apart + LEVEL * level[:, 0].square()).mean()
-
-    def _logits(self, batch: Batch) -> Tensor:
-        """Of the reference policy after every token of packs [B, T, V]."""
-        model = self._reference.model
-        return torch.as_tensor(model(use_cache=False, **inputs(model, batch)).logits)
 
     def _values(self, batch: Batch, at: Tensor, tokens: Tensor, card: ModelCard) -> Tensor:
         """Values of candidates [S, K] at states of packs, in a card's units: [S, K, M], float32."""

@@ -67,6 +67,7 @@ class Size:
     first: Shape | None  # of trees in the first round, None if that is finished
     later: Shape
     trees: int
+    first_trees: int  # of the first round, if it is not finished
     ceiling: int  # trees that the first round may grow to
     validation_trees: int
     baseline: int  # prompts that the reference policy answers; 0 if it has
@@ -87,6 +88,10 @@ class Size:
         first = [] if self.first is None else [self.first]
         return first + [self.later] * (self.rounds - len(first))
 
+    def trees_at(self, at: int) -> int:
+        """Trees of the round `at` of those that are left."""
+        return self.trees if at or self.first is None else self.first_trees
+
     @property
     def measured(self) -> int:
         """Guided answers to held-out prompts in a round."""
@@ -97,6 +102,11 @@ class Size:
         """The longest reply."""
         return self.later.max_tokens
 
+    def with_trees(self, trees: int) -> "Size":
+        """The fit with another number of trees, and as many more or fewer in the first round."""
+        first = max(1, round(self.first_trees * trees / self.trees))
+        return replace(self, trees=trees, first_trees=first)
+
     def shorter(self) -> Mapping[str, "Size"]:
         """The fit with an option halved, by that option as it would be given."""
         found = {}
@@ -105,7 +115,7 @@ class Size:
             found[f"--data.rounds {rounds}"] = replace(self, rounds=rounds)
         for name in ("trees", "held_out", "best_of"):
             half = max(2, getattr(self, name) // 2)
-            changed = replace(self, **{name: half})
+            changed = self.with_trees(half) if name == "trees" else replace(self, **{name: half})
             if name == "held_out":
                 thirds = min(-(-half // 3), self.judged)
                 kept = min(thirds, self.baseline)
@@ -162,30 +172,24 @@ def parts(size: Size, rates: Rates) -> dict[str, Part]:
     # Their values are read once, for advantages and for the strength, as decoding would.
     side_by_side = max(1, min(SIDE_BY_SIDE, judged))
     judging = rates.guided.seconds(judged * size.prompt, judged * mean, side_by_side, longest)
-    grown, learned, prefixes = Part(0.0), Part(0.0), 0.0
+    grown, prefixes = Part(0.0), 0.0
     for at, shape in enumerate(size.shapes):
         speed = rates.guided if at or size.first is None else rates.reference
         tokens, leaves = tree_size(shape, rates.lengths)
-        for count, passes in ((size.trees, size.epochs), (size.validation_trees, 0)):
+        for count in (size.trees_at(at), size.validation_trees):
             at_once = max(1.0, min(count * leaves, size.rows))
             seconds = speed.seconds(count * size.prompt, count * tokens, at_once, longest)
             seconds *= rates.growth
             grown = _sum(grown, Part(seconds, count * leaves, count * tokens))
-            before = at + size.finished if passes and size.rereads else 0
-            read = (1 + before) * count * (tokens + size.prompt)
-            # Held-out trees are only read, which is about a third of learning from them.
-            cost = rates.learn + rates.again * (passes - 1) if passes else rates.again / 3
-            learned = _sum(learned, Part(read * cost, 0.0, read * max(1, passes)))
-            prefixes += count * (tokens - leaves) if passes and size.prefixes else 0.0
+        prefixes += size.trees_at(at) * (tokens - leaves) if size.prefixes else 0.0
     rounds = size.rounds
-    learned = replace(learned, seconds=learned.seconds + rounds * rates.solve)
     scored = reference.answers + grown.answers + rounds * evaluation.answers
     return {
         "loading": Part(rates.load),
         "reference answers": reference,
         "rollouts": grown,
         "rewards": Part((scored + prefixes) * rates.reward, scored),
-        "training": learned,
+        "training": _learned(size, rates),
         "evaluation": Part(
             rounds * (evaluation.seconds + judging),
             rounds * evaluation.answers,
@@ -193,6 +197,25 @@ def parts(size: Size, rates: Rates) -> dict[str, Part]:
         ),
         "keeping results": Part(rounds * rates.keep),
     }
+
+
+def _learned(size: Size, rates: Rates) -> Part:
+    """All passes over trees, those of earlier rounds and held-out ones among them."""
+    found, finished = Part(size.rounds * rates.solve), 0.0
+    if size.finished:
+        before = size.first_trees + (size.finished - 1) * size.trees
+        finished = before * (tree_size(size.later, rates.lengths)[0] + size.prompt)
+    for at, shape in enumerate(size.shapes):
+        each = tree_size(shape, rates.lengths)[0] + size.prompt
+        read, held_out = size.trees_at(at) * each, size.validation_trees * each
+        cost = rates.learn + rates.again * (size.epochs - 1)
+        found = _sum(found, Part(read * cost, 0.0, read * size.epochs))
+        # Held-out trees are only read, which is about a third of learning from them.
+        found = _sum(found, Part(held_out * rates.again / 3, 0.0, held_out))
+        if size.rereads:  # each of the earlier rounds' once
+            found = _sum(found, Part(finished * rates.again, 0.0, finished))
+        finished += read
+    return found
 
 
 def _sum(one: Part, other: Part) -> Part:
@@ -218,14 +241,16 @@ def report(size: Size, rates: Rates, memory: float, disk: float) -> str:
         counts = [f"{n:,.0f}" if n else "" for n in (part.answers, part.tokens)]
         lines.append(f"{name:<20}{counts[0]:>12}{counts[1]:>14}{duration(part.seconds):>16}")
     trees = sorted({f"{tree_size(shape, rates.lengths)[0]:,.0f}" for shape in size.shapes})
+    first = "" if size.first is None or size.first_trees == size.trees else size.first_trees
     lines.append(
-        f"{size.trees} trees a round, {size.rounds} to go; {' or '.join(trees)} tokens a tree, "
+        f"{size.trees} trees a round{first and f' ({first} in the first)'}, {size.rounds} to go; "
+        f"{' or '.join(trees)} tokens a tree, "
         f"{rates.lengths.mean(size.max_tokens):.0f} an answer; {size.rows} rows at a time\n"
         "(where guided answers are as long as those of the reference)"
     )
     seconds = total(size, rates)
     if size.ceiling > size.trees:
-        most = duration(total(replace(size, trees=size.ceiling), rates))
+        most = duration(total(size.with_trees(size.ceiling), rates))
         lines.append(
             f"trees are doubled while that explains much more, up to {size.ceiling}: {most} then"
         )

@@ -73,8 +73,11 @@ class HeldOutPrompts(LightningDataModule):
 
     def sampling(self, weights: Weighting = ()) -> SamplingParams:
         """The settings of a policy that objectives of these weights guide; () is the reference."""
-        beta = self.strength.beta * self.strength.relative(weights)
-        return replace(self.unguided, weights=weights, beta=beta)
+        return replace(self.unguided, weights=weights, beta=self.strength_of(weights))
+
+    def strength_of(self, weights: Weighting) -> float:
+        """β of a policy that objectives of these weights guide."""
+        return self.strength.beta * self.strength.relative(weights)
 
     @cached_property
     def units(self) -> tuple[Units, ...]:

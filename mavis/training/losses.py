@@ -78,3 +78,25 @@ def metrics(predicted: Scores, target: Scores, siblings: Scores) -> dict[str, fl
         "r2": float(r2_score(torch.from_numpy(predicted), torch.from_numpy(target))),
         "sibling_rank_correlation": sibling_rank_correlation(predicted[node], target[node], family),
     }
+
+
+def by_objective(
+    depth: Scores, predicted: Scores, target: Scores, siblings: Scores
+) -> tuple[list[tuple[Scores, Scores, Scores]], dict[str, float]]:
+    """What `metrics` says of values of M objectives, on average over them.
+
+    Args:
+        depth: of P tokens in their replies [P].
+        predicted: their values [P, M].
+        target: what they should be [P, M]; NaN where it is not known.
+        siblings: see `metrics` [P].
+
+    Returns:
+        depth, value and target of the tokens that have one, for each objective; and the means.
+    """
+    known = np.isfinite(target).T
+    columns = zip(known, predicted.T, target.T, strict=True)
+    points = [(depth[there], values[there], aims[there]) for there, values, aims in columns]
+    pairs = zip(known, points, strict=True)
+    found = [metrics(values, aims, siblings[there]) for there, (_, values, aims) in pairs]
+    return points, {name: float(np.mean([each[name] for each in found])) for name in found[0]}

@@ -22,11 +22,12 @@ from mavis.training.data import RolloutDataModule
 from mavis.training.distil import Teachers, check_teachers
 from mavis.training.growing import second_pass
 from mavis.training.joint_head import JointHead
-from mavis.training.losses import MixedLoss, Scores, metrics
-from mavis.training.rates import parameter_groups
+from mavis.training.losses import MixedLoss, Scores, by_objective
+from mavis.training.path_consistency import MEAN_PASSES, PathLoss
+from mavis.training.rates import parameter_groups, rise_and_fall
 from mavis.training.ridge import PER_DOUBLING
 from mavis.training.value_design import LAYERS, Credit, Design, begun, check, choose, differing
-from mavis.training.weightings import measured
+from mavis.training.weightings import guiding
 
 
 class ValueModule(LightningModule):
@@ -72,18 +73,36 @@ class ValueModule(LightningModule):
         check(source, credit, layers, lora, taught=bool(teacher))
         self.teacher = [teacher] if isinstance(teacher, str) else teacher or []
         self.source, self.layers, self.credit = source, layers, credit
-        self.trunk, self.lora = trunk, lora
-        self.lr, self.later_lr, self.trunk_lr = lr, later_lr, trunk_lr
-        self.warmup, self.weight_decay = warmup, weight_decay
+        self.trunk, self.lora, self.warmup = trunk, lora, warmup
+        self.lr, self.later_lr, self.trunk_lr, self.weight_decay = (
+            lr,
+            later_lr,
+            trunk_lr,
+            weight_decay,
+        )
         self.joint_head: JointHead | None = None
         self._seen: list[tuple[Scores, Scores, Scores, Scores]] = []
-        # Depth, predicted value and target of the held-out tokens [P], for each objective.
-        self.calibration: list[tuple[Scores, Scores, Scores]] = []
+        self.calibration: list[tuple[Scores, Scores, Scores]] = []  # see `losses.by_objective`
 
     @property
     def joint(self) -> bool:
         """Whether values are learned by joint credit."""
         return self.design.credit == "joint"
+
+    @property
+    def consistent(self) -> bool:
+        """Whether values are learned by path consistency, for all weights at once.
+
+        Their source must know all candidates of a state, and the targets be those of whole replies.
+        """
+        known = self.design.source != "state" and self.data.prefix_discount == 1
+        several = len(self.data.objectives) > 1 and self.data.strength.beta != 0
+        return several and known and not self.joint and not self.teacher
+
+    @property
+    def reads_candidates(self) -> bool:
+        """Whether the loss asks for the values of candidates."""
+        return self.consistent or bool(self.teacher)
 
     @cached_property
     def design(self) -> Design:
@@ -99,8 +118,7 @@ class ValueModule(LightningModule):
 
     def prepare_data(self) -> None:
         """Load the teachers: what is wrong with them is said before anything is sampled."""
-        if self.teacher:
-            _ = self._teachers
+        _ = self._teachers if self.teacher else None
 
     @cached_property
     def _teachers(self) -> Teachers:
@@ -138,7 +156,7 @@ class ValueModule(LightningModule):
     def forward(self, batch: Batch) -> Tensor:
         """Predicted values [B, T, M] of the state after each token, in standard units, float32."""
         hidden = self._hidden(batch)
-        before = _before(hidden, batch)
+        before = batch.before(hidden)
         with torch.autocast(batch.tokens.device.type, enabled=False):
             if self.joint_head is not None:
                 return torch.as_tensor(self.joint_head(hidden, before, batch))
@@ -160,8 +178,8 @@ class ValueModule(LightningModule):
         """The reference policy as far as its layers are read; its weights are no part of this."""
         return shared_layers(self.data.reference.model, self.network.card.layers)
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Squared error on tokens that have a target, or as a teacher says: `losses`, `distil`.
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """The loss of `losses`, of `path_consistency`, or of `distil` if there is a teacher.
 
         Joint credit takes no gradient steps: of a round's passes the first one foresees.
         """
@@ -171,11 +189,14 @@ class ValueModule(LightningModule):
             # Nothing to descend: a zero that depends on the head keeps the trainer's loop as it is.
             return 0.0 * torch.stack([p.sum() for p in self.network.head.parameters()]).sum()
         if self.teacher:
+            sampling = [self.data.sampling(row) for row in guiding(batch.weights.tolist())]
             with torch.autocast(batch.tokens.device.type, enabled=False):
-                equal = measured(len(self.data.objectives))[-1]  # where no weights guided a tree
-                rows = [tuple(row) if any(row) else equal for row in batch.weights.tolist()]
-                sampling = [self.data.sampling(row) for row in rows]
                 loss = self._teachers.loss(self.network, self._hidden(batch), batch, sampling)
+        elif self.consistent and self.current_epoch >= MEAN_PASSES:
+            hidden, step = self._hidden(batch), (self.current_epoch, index)
+            paths = PathLoss(self.data.covariance, self.data.strength_of, self.data.seed)
+            with torch.autocast(batch.tokens.device.type, enabled=False):
+                loss = paths(self.network, hidden, batch, step)
         else:
             loss = self.mixed_loss(self(batch), batch.targets, batch.weights)
         self.log("train_loss", loss, prog_bar=True)
@@ -198,16 +219,9 @@ class ValueModule(LightningModule):
 
         Each is the mean over the objectives of what it is on the tokens that have a target.
         """
-        columns = zip(*self._seen, strict=True)
-        depth, predicted, target, siblings = (np.concatenate(column) for column in columns)
+        columns = [np.concatenate(column) for column in zip(*self._seen, strict=True)]
         self._seen.clear()
-        self.calibration = []
-        found: list[dict[str, float]] = []  # of each objective
-        for values, aims in zip(predicted.T, target.T, strict=True):
-            known = np.isfinite(aims)
-            self.calibration.append((depth[known], values[known], aims[known]))
-            found.append(metrics(values[known], aims[known], siblings[known]))
-        means = {name: float(np.mean([each[name] for each in found])) for name in found[0]}
+        self.calibration, means = by_objective(*columns)
         self.log_dict(means, rank_zero_only=True)
 
     def on_train_epoch_start(self) -> None:
@@ -226,7 +240,7 @@ class ValueModule(LightningModule):
         """States after and before each token [B, T, H], and their batch, on this device."""
         mine = self.transfer_batch_to_device(batch, self.device, 0)
         hidden = self._hidden(mine)
-        return hidden, _before(hidden, mine), mine
+        return hidden, mine.before(hidden), mine
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say which layers values read: what is chosen may be another in a later version."""
@@ -274,25 +288,13 @@ class ValueModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW; within a round the rate rises for `warmup` steps, then falls to 0."""
-        batches = len(self.data.train_dataloader())
+        passes = self.data.epochs, self.trainer.accumulate_grad_batches
+        steps = -(-len(self.data.train_dataloader()) // passes[1]) * passes[0]
         # Lightning clips no gradients for a fused optimizer under mixed precision.
         fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
         later = self.later_lr if self.data.round else 1.0
         rates = (later * self.lr, self.trunk_lr and later * self.trunk_lr, self.weight_decay)
         groups = parameter_groups(self.network, self.data.reference, *rates)
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=fused)
-        steps = -(-batches // self.trainer.accumulate_grad_batches) * self.data.epochs
-        warmup = min(self.warmup, max(1, steps // 2))
-
-        def share(step: int) -> float:
-            rising = (step + 1) / warmup
-            falling = (steps - step) / max(1, steps - warmup)
-            return max(0.0, min(1.0, rising, falling))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        schedule = rise_and_fall(optimizer, steps, self.warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def _before(hidden: Tensor, batch: Batch) -> Tensor:
-    """The state before each token [B, T, H], of the states after each."""
-    return hidden.gather(1, batch.previous[..., None].expand(-1, -1, hidden.shape[-1]))

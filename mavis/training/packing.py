@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mavis.reward import Units, standardised
 from mavis.training.prefixes import discounted_targets, increments, potentials
@@ -33,6 +34,8 @@ class Pack:
     price: Floats  # [T] η log π/π_ref: what the token is charged
     weights: Floats  # [M] of the policy; 0 where it was the reference
     increments: Floats | None = None  # [T, M] of rewards on prefixes; None = not discounted
+    candidates: npt.NDArray[np.int32] | None = None  # [T, K] of the state after; `pack_candidates`
+    log_ref: Floats | None = None  # [T, K] of each, under the reference; −∞ = no candidate
 
 
 def round_packs(

@@ -24,12 +24,13 @@ from mavis.prompts import plain
 from mavis.reward import Units, score
 from mavis.storage import read_json
 from mavis.training.batching import batches, loader
-from mavis.training.data import VALIDATION_TREES, RolloutDataModule
+from mavis.training.data import RolloutDataModule
 from mavis.training.decoding_speed import Clock, speed
 from mavis.training.drawn_trees import Lengths, draw_tree, tree_size
 from mavis.training.estimate import Rates, Size, Speed, parts, report
 from mavis.training.prefixes import prefix_places
 from mavis.training.rollout import grow
+from mavis.training.round_trees import VALIDATION_TREES
 from mavis.training.run_folder import LAST, METRICS, check_reference
 from mavis.training.weightings import measured
 
@@ -124,6 +125,7 @@ class Plan(Callback):
             first=None if self.finished else data.shapes[0],
             later=data.shapes[1],
             trees=min(data.trees, len(data.prompts["train"])),
+            first_trees=min(data.first_trees, len(data.prompts["train"])),
             ceiling=0 if self.finished else self._ceiling,
             validation_trees=min(VALIDATION_TREES, len(held_out)),
             baseline=0 if self.finished else thirds,
@@ -226,9 +228,8 @@ class Plan(Callback):
             scores = rewards.astype(np.float32), prefixes.astype(np.float32)
             trees.append(replace(tree, rewards=scores[0], prefixes=scores[1]))
         self._tokens = sum(len(tree.tokens) for tree in trees)
-        self._groups = batches(
-            data.packs(trees, data.prefix_discount), data.batch_tokens, (data.seed, 0)
-        )
+        packs = data.packs(trees, data.prefix_discount)
+        self._groups = data.complete(batches(packs, data.batch_tokens, (data.seed, 0)))
         data.loaders = {0: loader(self._groups[:BATCHES], (data.seed, 0))}
 
     def _memory(self) -> float:

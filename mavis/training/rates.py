@@ -3,6 +3,8 @@
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from mavis.decoding.reference import SMALL, ReferencePolicy
 from mavis.decoding.value_model import ActionHead, ValueModel
@@ -49,6 +51,16 @@ def parameter_groups(
         trained = [p for p in trunk.parameters() if p.requires_grad]
         groups.append({"params": trained, "lr": rate, "weight_decay": weight_decay})
     return [group for group in groups if group["params"]]
+
+
+def rise_and_fall(optimizer: Optimizer, steps: int, warmup: int) -> LambdaLR:
+    """A schedule of rates that rise for `warmup` steps, at most half of all, then fall to 0."""
+    rise = min(warmup, max(1, steps // 2))
+
+    def share(step: int) -> float:
+        return max(0.0, min(1.0, (step + 1) / rise, (steps - step) / max(1, steps - rise)))
+
+    return LambdaLR(optimizer, share)
 
 
 @torch.no_grad()

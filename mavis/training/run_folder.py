@@ -26,6 +26,7 @@ LEARNING = ("model.", "trainer.", "data.epochs", "data.batch_tokens", "data.pref
 ADDED = {
     "data.prefix_discount": 1.0,
     "data.most_trees": None,
+    "data.first_trees": None,
     "model.init_args.layers": None,
     "objectives": None,
 }

@@ -22,7 +22,7 @@ from mavis.training.run_folder import CONFIG, IDENTITY, read_settings
 
 # What may differ: how values are learned from trees, and what is the new run's own.
 LEARNING = ("rounds", "epochs", "batch_tokens", "prefix_discount", "kl_budget", "eta", "beta")
-FREE = (*LEARNING, "rows", "most_trees")
+FREE = (*LEARNING, "rows", "first_trees", "most_trees")
 OWN = ("trees_of", "reference", "objectives")
 TOGETHER = 64  # rows that are written at once
 

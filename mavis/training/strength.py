@@ -1,11 +1,12 @@
 """The strength of guidance in a fit, and the KL price that belongs to it."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from mavis.decoding.spread import Covariance, relative_strength
 
-USUAL = 2.0  # strength before there are values to find one for
+USUAL = 2.0  # nats, where no budget is given
 
 
 class Strength:
@@ -18,11 +19,14 @@ class Strength:
     Args:
         beta: β, if it is given.
         eta: η, if it is given.
+        budget: nats that β is found for, once there are values. Before that it is what values spend
+            them at that foretell all of a reward, β² / 2 nats for each unit of its variance.
     """
 
-    def __init__(self, beta: float | None, eta: float | None) -> None:
+    def __init__(self, beta: float | None, eta: float | None, budget: float | None = None) -> None:
         self._eta, self.covariance = eta, Covariance()
-        self.beta = beta if beta is not None else 1 / eta if eta is not None else USUAL
+        before = math.sqrt(2 * (budget or USUAL))
+        self.beta = beta if beta is not None else 1 / eta if eta is not None else before
 
     @property
     def eta(self) -> float:

@@ -46,6 +46,15 @@ def drawn(key: Key, outputs: int) -> Weighting:
     return tuple(float(weight) for weight in weights)
 
 
+def guiding(rows: Sequence[Sequence[float]]) -> list[Weighting]:
+    """The weights of trees' policies; equal ones where a row is 0, as none guided the tree.
+
+    >>> guiding([[0.25, 0.75], [0.0, 0.0]])
+    [(0.25, 0.75), (0.5, 0.5)]
+    """
+    return [tuple(row) if any(row) else measured(len(row))[-1] for row in rows]
+
+
 def label(names: Sequence[str], weights: Weighting) -> str:
     """A weighting for people.
 

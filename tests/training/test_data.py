@@ -208,7 +208,7 @@ def test_eta_and_beta(make):
         return data.strength.beta, data.strength.eta, data.kl_budget
 
     assert found() == (2.0, 0.5, 2.0)  # until there are values to find a strength for
-    assert found(kl_budget=0.5) == (2.0, 0.5, 0.5)
+    assert found(kl_budget=0.5) == (1.0, 1.0, 0.5)
     assert found(eta=0.25) == (4.0, 0.25, None)
     assert found(beta=4.0) == (4.0, 0.25, None)
     assert found(eta=0.25, beta=1.0) == (1.0, 0.25, None)

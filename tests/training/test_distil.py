@@ -15,6 +15,7 @@ from mavis.decoding.request import SamplingParams
 from mavis.decoding.value_model import build_network
 from mavis.training.batching import collate
 from mavis.training.distil import LEVEL, Teachers, check_teachers
+from mavis.training.pack_candidates import with_candidates
 from mavis.training.packing import pack_tree
 from mavis.training.targets import soft_targets
 from mavis.training.tree import Segment, build_tree
@@ -50,7 +51,8 @@ def packs(reference):
         tree = build_tree("p", segments)
         targets = soft_targets(tree, random.normal(size=(4, 1)).astype(np.float32), 0.0)
         found += pack_tree(tree, targets, 10_000)
-    return collate(found)
+    asked = SamplingParams((), temperature=0.7, top_k=6)
+    return collate(with_candidates([found], reference, asked)[0])
 
 
 def test_the_loss_is_what_single_rows_come_to(taught):

@@ -18,6 +18,7 @@ SIZE = Size(
     first=SHAPE,
     later=Shape((2, 2), 16),
     trees=10,
+    first_trees=10,
     validation_trees=2,
     baseline=4,
     judged=4,
@@ -153,7 +154,7 @@ def test_a_long_fit_says_what_shortens_it():
     assert "that is long" in text[-2]
     named = text[-2].partition(": ")[2].split(", ")
     assert named[0].startswith("--data.rounds 1 saves")  # most replies are those of rounds
-    saved = total(SIZE, rates) - total(replace(SIZE, trees=5), rates)
+    saved = total(SIZE, rates) - total(replace(SIZE, trees=5, first_trees=5), rates)
     assert f"--data.trees 5 saves {duration(saved)}" in named
     assert any(words.startswith("--data.best_of 3 saves 20 minutes") for words in named)
     assert text[-1] == "in all about 9.5 hours, 2.0 GB of memory, 0.1 GB of disk"
@@ -171,6 +172,6 @@ def test_halved_options_halve_what_they_are():
 def test_trees_that_a_fit_may_add_are_said():
     rates = replace(NOTHING, learn=1.0, again=0.5)
     said = report(replace(SIZE, ceiling=40), rates, 1e9, 1e9)
-    longer = duration(total(replace(SIZE, trees=40), rates))
+    longer = duration(total(replace(SIZE, trees=40, first_trees=40), rates))
     assert f"trees are doubled while that explains much more, up to 40: {longer} then" in said
     assert "are doubled" not in report(SIZE, rates, 1e9, 1e9)

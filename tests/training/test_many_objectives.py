@@ -51,7 +51,14 @@ def fit(tiny_folder, tmp_path, monkeypatch):
     def run(*names, epochs=1, source="action", credit="token"):
         torch.manual_seed(0)
         paths = {n: str(tiny_folder / n) for n in ("prompts", "reference")}
-        size = {"trees": 8, "max_tokens": 8, "held_out": 5, "best_of": 6, "batch_tokens": 64}
+        size = {
+            "trees": 8,
+            "first_trees": 8,
+            "max_tokens": 8,
+            "held_out": 5,
+            "best_of": 6,
+            "batch_tokens": 64,
+        }
         data = RolloutDataModule(names, rounds=1, epochs=epochs, **paths, **size)
         module, seen = ValueModule(source, credit, trunk_lr=1e-2), Losses()
         off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
@@ -91,7 +98,8 @@ def test_values_of_both_are_learned(fit):
     first, last = (
         torch.stack(part).mean(0) for part in (seen.losses[:steps], seen.losses[-steps:])
     )
-    assert (last < 0.3 * first).all(), (first, last)
+    # Later passes aim at the best policies' values, not at the means that these losses are of.
+    assert (last < 0.7 * first).all(), (first, last)
     assert len(module.calibration) == 2
     for _, predicted, target in module.calibration:  # on prompts that it was not trained on
         assert np.corrcoef(predicted, target)[0, 1] > 0.3

@@ -15,6 +15,7 @@ from mavis.storage import Shards
 from mavis.training import plots, stored_trees
 from mavis.training.held_out import HeldOutPrompts
 from mavis.training.judgement import kl_correction
+from mavis.training.round_trees import MANY
 from mavis.training.weightings import label, measured
 
 PLUGIN = '''
@@ -101,7 +102,7 @@ def test_a_round_is_measured_at_every_corner_and_between(pair):
         # One strength and the covariance of the values give that of all weights.
         spent = [one["kl_expected"] for one in parts.values()]
         assert spent == pytest.approx([2.0] * 3, rel=0.02)
-        assert entry["trees"] == 4  # of both objectives
+        assert entry["trees"] == (4 if entry["round"] else 10)  # of both; there are 10 prompts
 
 
 def test_every_weighting_is_corrected_by_its_own_kl(pair):
@@ -290,3 +291,42 @@ def test_trees_that_are_made_otherwise_are_no_training_set(pair, words, tmp_path
     shutil.rmtree(copied / "rollouts")
     said = error(tmp_path / "c", "--data.trees_of", str(copied))
     assert "holds no trees of a finished round" in said
+
+
+def trees_of(run):
+    folders = sorted((run / "rollouts").glob("round-*"))
+    return [json.loads((one / "train/complete.json").read_text())["trees"] for one in folders]
+
+
+@pytest.mark.parametrize(
+    ("more", "trees"),
+    [
+        (("--data.trees", "2"), [2 * MANY, 2]),
+        ((), [10, 4]),  # as many as there are prompts
+        (("--data.first_trees", "5"), [5, 4]),
+        (("--data.rounds", "1", "--data.first_trees", "2"), [2]),
+    ],
+)
+def test_the_first_round_of_several_objectives_has_more(words, tmp_path, monkeypatch, more, trees):
+    monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
+    run = tmp_path / "run"
+    assert main(words(run, *more)) == 0
+    assert trees_of(run) == trees
+    assert main(words(run, *more)) == 0  # finished: nothing is added
+    assert trees_of(run) == trees
+
+
+def test_one_objective_has_as_many_in_every_round(tiny_fit):
+    assert len(set(trees_of(tiny_fit))) == 1
+
+
+def test_a_run_that_began_with_fewer_goes_on_with_those(words, tmp_path, monkeypatch):
+    """As one of a mavis whose first round had no more than the others."""
+    monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
+    run = tmp_path / "run"
+    assert main(words(run, "--data.rounds", "1", "--data.first_trees", "3")) == 0
+    config = run / "config.yaml"
+    lines = config.read_text().splitlines(keepends=True)[1:]  # without its checksum
+    config.write_text("".join(line for line in lines if "first_trees" not in line))
+    assert main(words(run, "--data.rounds", "2")) == 0
+    assert trees_of(run) == [3, 4]
