@@ -35,6 +35,7 @@ from mavis.training.run_folder import (
     check_checkpoint,
     check_rates,
     check_same_run,
+    finished_rounds,
     keep_settings,
 )
 from mavis.training.stored_trees import take
@@ -138,12 +139,20 @@ class MavisCLI(LightningCLI):
         if self.subcommand == "fit":
             check_rates(self.folder, self.settings["data"]["rounds"])
         check_same_run(self.folder, self.settings)
+        self._keep_rounds()
         if self.subcommand != "fit" and not (self.folder / LAST).is_file():
             raise FileNotFoundError(
                 f"{self.folder} holds no finished round: run `mavis fit` with the same options."
             )
         if getattr(rank_zero_only, "rank", 0) == 0 and not self.plan:
             self._stack.enter_context(alone_in(self.folder))
+
+    def _keep_rounds(self) -> None:
+        """Ask for no fewer rounds than a run has: what is finished stays."""
+        chosen, finished = self.config[self.subcommand], finished_rounds(self.folder)
+        if finished > chosen.data.rounds:
+            chosen.data.rounds = finished
+            chosen.trainer.max_epochs = finished * chosen.data.epochs
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Track with MLflow unless another logger is given; show a bar on terminals only."""

@@ -22,7 +22,6 @@ from mavis.decoding.row_memory import GUIDED, token_bytes
 from mavis.decoding.value_model import ValueModel, decoding
 from mavis.prompts import plain
 from mavis.reward import Units, score
-from mavis.storage import read_json
 from mavis.training.batching import batches, loader
 from mavis.training.data import RolloutDataModule
 from mavis.training.decoding_speed import Clock, speed
@@ -31,7 +30,7 @@ from mavis.training.estimate import Rates, Size, Speed, parts, report
 from mavis.training.prefixes import prefix_places
 from mavis.training.rollout import grow
 from mavis.training.round_trees import VALIDATION_TREES
-from mavis.training.run_folder import LAST, METRICS, check_reference
+from mavis.training.run_folder import check_reference, finished_rounds
 from mavis.training.weightings import measured
 
 SECONDS = 4.0  # that a probe may take, about
@@ -56,7 +55,7 @@ class Plan(Callback):
 
     def __init__(self, out: Path, started: float = 0.0, clock: Clock = time.perf_counter) -> None:
         self.out, self.clock, self._started = out, clock, started
-        self.finished = _finished_rounds(out)
+        self.finished = finished_rounds(out)
         self._began = clock()
         self._passes: list[list[float]] = []  # seconds of each batch in each pass
         self._solve = 0.0
@@ -268,13 +267,3 @@ def run(trainer: Trainer, module: LightningModule, data: RolloutDataModule) -> s
     data.covariance = tuple(tuple(map(float, row)) for row in np.eye(len(data.objectives)))
     trainer.fit(module, datamodule=data)
     return plan.report()
-
-
-def _finished_rounds(out: Path) -> int:
-    """The rounds that a run folder holds, and that a fit would not do again."""
-    if not ((out / LAST).is_file() and (out / METRICS).is_file()):
-        return 0
-    try:
-        return len(read_json(out / METRICS))
-    except (OSError, ValueError):
-        return 0

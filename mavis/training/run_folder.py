@@ -217,3 +217,13 @@ def _flat(values: Mapping[str, Any], stem: str = "") -> Iterator[tuple[str, Any]
             yield from _flat(value, f"{stem}{name}.")
         else:
             yield f"{stem}{name}", value
+
+
+def finished_rounds(folder: Path) -> int:
+    """The rounds that a run folder holds, and that a fit would not do again."""
+    if not ((folder / LAST).is_file() and (folder / METRICS).is_file()):
+        return 0
+    try:
+        return len(read_json(folder / METRICS))
+    except (OSError, ValueError):
+        return 0

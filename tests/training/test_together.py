@@ -330,3 +330,12 @@ def test_a_run_that_began_with_fewer_goes_on_with_those(words, tmp_path, monkeyp
     config.write_text("".join(line for line in lines if "first_trees" not in line))
     assert main(words(run, "--data.rounds", "2")) == 0
     assert trees_of(run) == [3, 4]
+
+
+def test_a_run_of_more_rounds_is_finished(pair, words, tmp_path, capsys):
+    """As one of a mavis whose fits had three by themselves."""
+    run = tmp_path / "vowels+brevity"
+    shutil.copytree(pair, run)
+    assert main(words(run, "--data.rounds", "1")) == 0
+    assert "nothing is left to train" in capsys.readouterr().err
+    assert len(entries(run)) == 2
