@@ -31,7 +31,7 @@ from mavis.training.weightings import guiding
 
 
 class ValueModule(LightningModule):
-    """Learns a value network: by gradient steps on every token's soft target, or by joint credit.
+    """Learns a value network: by gradient steps on every token's target, or by joint credit.
 
     Args:
         source: what values are read from: `action`, a model of their own; `state`, one that reads

@@ -70,7 +70,7 @@ class RoundTrees(HeldOutPrompts):
     def rereads(self) -> bool:
         """Whether a round learns from the trees of earlier rounds anew.
 
-        Of several objectives they are too few by themselves, as each belongs to weights of its own.
+        Of several objectives each round's own are few, and all of them teach all weights.
         """
         return len(self.objectives) > 1 and not self.pooled
 
