@@ -150,7 +150,7 @@ class MavisCLI(LightningCLI):
     def _keep_rounds(self) -> None:
         """Ask for no fewer rounds than a run has: what is finished stays."""
         chosen, finished = self.config[self.subcommand], finished_rounds(self.folder)
-        if finished > chosen.data.rounds:
+        if 1 <= chosen.data.rounds < finished:
             chosen.data.rounds = finished
             chosen.trainer.max_epochs = finished * chosen.data.epochs
 

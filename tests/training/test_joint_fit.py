@@ -211,7 +211,7 @@ GROWING = ("--model.credit", "joint", "--data.trees", "3", "--data.most_trees", 
 def growing(monkeypatch):
     """Whatever the trees say, more of them are worth their time."""
     monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
-    monkeypatch.setattr("mavis.training.data.WORTH", 0.0)
+    monkeypatch.setattr("mavis.training.round_trees.WORTH", 0.0)
 
 
 def trees_of(run, round_=0):
@@ -248,7 +248,7 @@ def test_trees_are_doubled_while_that_explains_more(
 
 def test_enough_trees_stay_as_many(fit_words, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
-    monkeypatch.setattr("mavis.training.data.WORTH", 1e9)
+    monkeypatch.setattr("mavis.training.round_trees.WORTH", 1e9)
     nothing = Solution(*[torch.zeros(1)] * 4, torch.ones(1))
     monkeypatch.setattr(joint_head, "solve", lambda trees: replace_weights(nothing, trees))
     assert main(fit_words(tmp_path / "run", *GROWING, "--data.rounds", "1")) == 0
