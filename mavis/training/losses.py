@@ -1,7 +1,7 @@
 """The loss of values that are learned from mean targets, and metrics of what they have learned.
 
-It is that of one objective, of `state` values, and of the first pass over several objectives' trees:
-later ones learn by `path_consistency`.
+It is that of one objective, of `state` values, and of the first pass over trees of several
+objectives, whose later ones learn by `path_consistency`.
 
 An error e [M] in the values of M objectives is an error λᵀe in a mix of them with weights λ, whose
 rewards have the spread σ_λ. So the squared error of values of M objectives is
