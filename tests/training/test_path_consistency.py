@@ -57,7 +57,8 @@ class World:
         (pack,) = pack_tree(tree, soft_targets(tree, rewards, 0.0), 100)
         ids = np.tile(np.arange(SIZE, dtype=np.int32), (len(pack.tokens), 1))
         after = [self.first, *(self.second[t] for t in pack.tokens[1:])]
-        log_ref = np.log(np.stack(after)).astype(np.float32)
+        # Of a whole vocabulary, of which these candidates have 60 %.
+        log_ref = np.log(0.6 * np.stack(after)).astype(np.float32)
         return collate([replace(pack, candidates=ids, log_ref=log_ref)])
 
 
