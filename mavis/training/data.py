@@ -42,7 +42,7 @@ class RolloutDataModule(RoundTrees):
         rounds: rounds of policy improvement; 2 of several objectives.
         epochs: passes over a round's trees.
         trees: trees per round, one a prompt.
-        first_trees: of round 0 (several objectives: 3 ×).
+        first_trees: trees of round 0 (several objectives: 3 ×).
         most_trees: joint credit adds up to so many (None: 4 ×).
         trees_of: a run whose trees are used, scored anew.
         first_branching: children per node of first trees, by level.
