@@ -74,12 +74,8 @@ class ValueModule(LightningModule):
         self.teacher = [teacher] if isinstance(teacher, str) else teacher or []
         self.source, self.layers, self.credit = source, layers, credit
         self.trunk, self.lora, self.warmup = trunk, lora, warmup
-        self.lr, self.later_lr, self.trunk_lr, self.weight_decay = (
-            lr,
-            later_lr,
-            trunk_lr,
-            weight_decay,
-        )
+        self.lr, self.later_lr, self.trunk_lr = lr, later_lr, trunk_lr
+        self.weight_decay = weight_decay
         self.joint_head: JointHead | None = None
         self._seen: list[tuple[Scores, Scores, Scores, Scores]] = []
         self.calibration: list[tuple[Scores, Scores, Scores]] = []  # see `losses.by_objective`
@@ -118,7 +114,8 @@ class ValueModule(LightningModule):
 
     def prepare_data(self) -> None:
         """Load the teachers: what is wrong with them is said before anything is sampled."""
-        _ = self._teachers if self.teacher else None
+        if self.teacher:
+            _ = self._teachers
 
     @cached_property
     def _teachers(self) -> Teachers:
@@ -288,8 +285,8 @@ class ValueModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW; within a round the rate rises for `warmup` steps, then falls to 0."""
-        passes = self.data.epochs, self.trainer.accumulate_grad_batches
-        steps = -(-len(self.data.train_dataloader()) // passes[1]) * passes[0]
+        batches = len(self.data.train_dataloader())
+        steps = -(-batches // self.trainer.accumulate_grad_batches) * self.data.epochs
         # Lightning clips no gradients for a fused optimizer under mixed precision.
         fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
         later = self.later_lr if self.data.round else 1.0

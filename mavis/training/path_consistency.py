@@ -17,7 +17,7 @@ are now, is the target of the left one. Three things follow from it:
 - A tree teaches values for every weighting, not for that which it was guided by.
 - The luck of later tokens is taken off, as far as the values know of it: less noise than a reward.
 
-Values must know something before they can take luck off. So the first passes of a fit learn from
+Values must know something before they can take luck off. So the first pass of a fit learns from
 means (`targets`), which are exact for trees of the reference.
 """
 
