@@ -27,7 +27,7 @@ import torch
 from mavis.decoding.guidance import MixingRule, PolicyRows
 from mavis.decoding.guides import Guide
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.request import Event, Request, likeliest, try_rule
+from mavis.decoding.request import Event, Request, likeliest, proposed, try_rule
 from mavis.decoding.row_table import Parked, Row, RowTable
 from mavis.decoding.tilt import (
     Candidates,
@@ -239,19 +239,19 @@ class Decoder:
         report = torch.stack(columns, dim=-1).tolist()  # [R][4]
         tokens = options.tokens.gather(1, pick)[:, 0].tolist()
         shares = self._parts(rows, options, pick, how)
+        kept = proposed(options, [row.request.candidates for row in rows])
         events = []
         for at, (row, token, numbers) in enumerate(zip(rows, tokens, report, strict=True)):
             if not math.isfinite(sum(numbers)):
                 raise self._policy.fault(at, options, [*row.request.tokens, *row.added])
             asked = row.request
             likely = likeliest(options, log_pi, at, asked.ranked or asked.top)
-            event = replace(Event(row.id, token, *numbers), ranked=likely, parts=shares[at])
-            if asked.ranked:
-                event = replace(event, token=None, finished="length")
-            else:
+            added, finished = None, "length"
+            if not asked.ranked:
                 row.added.append(token)
-                event = replace(event, finished=row.reason(self.reference))
-            events.append(event)
+                added, finished = token, row.reason(self.reference)
+            event = replace(Event(row.id, added, *numbers), finished=finished, ranked=likely)
+            events.append(replace(event, parts=shares[at], candidates=kept[at]))
         return events
 
     def _parts(

@@ -8,9 +8,10 @@ import hashlib
 import operator
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -127,6 +128,8 @@ class Request:
             with `hold`, `Decoder.fork` goes on with the tokens that are picked from them.
         top: report so many of the likeliest tokens beside every one that is added.
         attributed: report each objective's part in the tilt of every token that is added.
+        candidates: report so many of the reference's likeliest candidates for every token that is
+            added.
         endless: go on past end tokens, up to `limit` or a stop string.
         tag: the caller's own.
     """
@@ -141,6 +144,7 @@ class Request:
     ranked: int = 0
     top: int = 0
     attributed: bool = False
+    candidates: int = 0
     endless: bool = False
     tag: Any = None
 
@@ -167,8 +171,8 @@ class Request:
             raise ValueError(
                 f"tokens of a request must be in 0 … {vocabulary - 1}, got {unknown[0]}."
             )
-        for name, number in {"limit": self.limit, "ranked": self.ranked, "top": self.top}.items():
-            if number < 0:
+        for name in ("limit", "ranked", "top", "candidates"):
+            if (number := getattr(self, name)) < 0:
                 raise ValueError(f"{name} of a request must be at least 0, got {number}.")
         if len(self.tokens) + self.limit > context:
             raise PromptTooLong(
@@ -196,6 +200,25 @@ def likeliest(options: Candidates, log_pi: Tensor, at: int, count: int) -> tuple
     return tuple(Ranked(*one) for one in every if one[1] > -torch.inf)
 
 
+class Proposed(NamedTuple):
+    """What the reference would say at a state, the likeliest token first; K tokens."""
+
+    tokens: npt.NDArray[np.int32]  # [K]
+    log_ref: npt.NDArray[np.float32]  # [K] as in `tilt.Candidates`; −∞ = no candidate
+
+
+def proposed(options: Candidates, wanted: Sequence[int]) -> list[Proposed | None]:
+    """So many of the likeliest candidates of each of R rows; none where 0 are wanted."""
+    if not any(wanted):
+        return [None] * len(wanted)
+    tokens = options.tokens[:, : max(wanted)].int().cpu().numpy()
+    log_ref = options.log_ref[:, : max(wanted)].float().cpu().numpy()
+    return [
+        Proposed(tokens[at, :most], log_ref[at, :most]) if most else None
+        for at, most in enumerate(wanted)
+    ]
+
+
 @dataclass(frozen=True)
 class Event:
     """What one step has added to a request: a token, or only the news that it has ended."""
@@ -209,6 +232,7 @@ class Event:
     finished: str = ""  # why the request has ended: "end", "stop" or "length"; "" if it has not
     ranked: tuple[Ranked, ...] = ()  # the likeliest tokens here, where the request asks for them
     parts: tuple[float, ...] = ()  # [M] of the tilt, by objective, where the request asks for them
+    candidates: Proposed | None = None  # the reference's, where the request asks for them
 
 
 @dataclass
@@ -221,6 +245,7 @@ class Output:
     kl: list[float] = field(default_factory=list)  # KL(π ‖ π_ref) at the state before it, nats
     truncation: list[float] = field(default_factory=list)  # −log π_ref(C|s) there, nats
     log_ref: list[float] = field(default_factory=list)  # log π_ref(a|s) of the token, nats
+    candidates: list[Proposed] = field(default_factory=list)  # if the request asks for them
     reason: str = ""  # "end", "stop" or "length"
 
     def add(self, event: Event) -> None:
@@ -231,6 +256,8 @@ class Output:
             self.kl.append(event.kl)
             self.truncation.append(event.truncation)
             self.log_ref.append(event.log_ref)
+            if event.candidates is not None:
+                self.candidates.append(event.candidates)
         self.reason = event.finished
 
 

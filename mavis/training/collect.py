@@ -33,12 +33,13 @@ def collect_trees(
     sampling: Sequence[SamplingParams],
     seed: tuple[int, int],
     rows: int,
+    candidates: int = 0,
 ) -> list[Tree]:
     """A tree for every prompt, its leaves scored by each objective; see `rollout.grow`."""
 
     def make(missing: Sequence[int]) -> Iterator[Row]:
         wanted, how = [prompts[at] for at in missing], [sampling[at] for at in missing]
-        for at, tree in grow(policy, wanted, shape, how, seed, rows):
+        for at, tree in grow(policy, wanted, shape, how, seed, rows, candidates):
             yield tree_row(missing[at], tree)
 
     made = collector.make(folder, make, prompts, "rollouts", "trees")

@@ -9,9 +9,7 @@ from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.request import SamplingParams, row_settings
 from mavis.decoding.tilt import candidates
 from mavis.training.batching import collate, inputs, on_device
-from mavis.training.packing import Pack
-
-MOST = 64  # candidates of a state that are kept, the likeliest ones
+from mavis.training.packing import MOST, Pack
 
 
 @torch.no_grad()
@@ -20,7 +18,8 @@ def with_candidates(
 ) -> list[list[Pack]]:
     """The packs, with the candidates of the state after each of their tokens.
 
-    They are read once a fit, and learned from in every pass.
+    Trees that were grown for a loss that asks for candidates know them already. For others, such as
+    those of a fit of one objective, they are read once a fit, and learned from in every pass.
 
     Args:
         groups: packs that fit into memory side by side.
@@ -30,6 +29,9 @@ def with_candidates(
     """
     model, found = reference.model, []
     for group in groups:
+        if all(pack.candidates is not None for pack in group):
+            found.append(list(group))
+            continue
         batch = on_device(collate(group), model.device)
         logits = model(use_cache=False, **inputs(model, batch)).logits.flatten(0, 1)
         settings = row_settings([sampling] * len(logits), logits.shape[-1], logits.device)

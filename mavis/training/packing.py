@@ -18,6 +18,7 @@ from mavis.training.targets import soft_targets
 from mavis.training.tree import NO_PARENT, Floats, Ints, Tree
 
 FREAK = 5.0  # standard units of reward that a reply counts for at most
+MOST = 64  # candidates of a state that are kept, the likeliest ones
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Pack:
     price: Floats  # [T] η log π/π_ref: what the token is charged
     weights: Floats  # [M] of the policy; 0 where it was the reference
     increments: Floats | None = None  # [T, M] of rewards on prefixes; None = not discounted
-    candidates: npt.NDArray[np.int32] | None = None  # [T, K] of the state after; `pack_candidates`
+    candidates: npt.NDArray[np.int32] | None = None  # [T, K] of the state after each token
     log_ref: Floats | None = None  # [T, K] of each, under the reference; −∞ = no candidate
 
 
@@ -97,11 +98,15 @@ def pack_tree(
     targets = targets.copy()
     targets[: tree.start[1]] = np.nan
     packs, seen = [], np.zeros(len(tree.parent), dtype=bool)
+    options = _candidates_after(tree)
     for nodes in _groups(tree, cap):
         index = _tokens(tree, nodes)
         learned = _pack(tree, targets, nodes, index, seen, family)
         more = None if gained is None else gained[index]
-        packs.append(Pack(**learned, start=start, price=price[index], weights=λ, increments=more))
+        known = {name: part[index] for name, part in options.items()}
+        packs.append(
+            Pack(**learned, **known, start=start, price=price[index], weights=λ, increments=more)
+        )
         seen[nodes] = True
     return packs
 
@@ -159,6 +164,21 @@ def _pack(
         "siblings": siblings[index],
         "prompt_length": int(tree.start[1]),
     }
+
+
+def _candidates_after(tree: Tree) -> dict[str, Any]:
+    """Candidates of the state after each token and their log π_ref [T, K], if they were kept.
+
+    They are 0 where nothing was sampled, after a prompt's first tokens and a reply's last one.
+    """
+    if tree.candidates is None:
+        return {}
+    at = tree.previous()[tree.start[1] :]  # they were found before each sampled token
+    found = {}
+    for name, part in zip(("candidates", "log_ref"), tree.candidates, strict=True):
+        found[name] = np.zeros((len(tree.tokens), part.shape[1]), part.dtype)
+        found[name][at] = part
+    return found
 
 
 def _tokens(tree: Tree, nodes: Sequence[int]) -> Ints:

@@ -27,6 +27,7 @@ from mavis.training.data import RolloutDataModule
 from mavis.training.decoding_speed import Clock, speed
 from mavis.training.drawn_trees import Lengths, draw_tree, tree_size
 from mavis.training.estimate import Rates, Size, Speed, parts, report
+from mavis.training.packing import MOST
 from mavis.training.prefixes import prefix_places
 from mavis.training.rollout import grow
 from mavis.training.round_trees import VALIDATION_TREES
@@ -39,6 +40,7 @@ TREES = 24  # that are drawn up to learn from
 BATCHES = 12  # that are learned from in a pass
 KEEP = 1.0  # seconds a round for pictures and tracking
 ROW_BYTES = 26  # on disk, of a sampled token: its id, its numbers and its text
+CANDIDATE_BYTES = 8  # of a candidate beside it: its id and its log-probability
 WEIGHTS = 4  # bytes of a weight on disk
 TRACKED = 0.15e9  # bytes of memory that MLflow and the pictures take
 BASE = 3e6  # bytes of pictures and settings, and of MLflow's data base
@@ -250,7 +252,9 @@ class Plan(Callback):
         models = WEIGHTS * (3 * weights + 2 * trained)
         found = parts(size, self.rates())
         sampled = sum(found[n].tokens for n in ("reference answers", "rollouts", "evaluation"))
-        return BASE + models + ROW_BYTES * sampled
+        top_k = self.data.unguided.top_k or self.data.reference.vocabulary
+        known = CANDIDATE_BYTES * min(MOST, top_k) if self.data.reads_candidates else 0
+        return BASE + models + ROW_BYTES * sampled + known * found["rollouts"].tokens
 
 
 def run(trainer: Trainer, module: LightningModule, data: RolloutDataModule) -> str:

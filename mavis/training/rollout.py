@@ -55,6 +55,7 @@ def grow(
     sampling: Sequence[SamplingParams],
     seed: tuple[int, ...],
     rows: int = 64,
+    candidates: int = 0,
 ) -> Iterator[tuple[int, Tree]]:
     """Grow a tree for every prompt.
 
@@ -65,6 +66,7 @@ def grow(
         sampling: how the tokens of each tree are drawn.
         seed: (seed, round).
         rows: rows that are decoded together.
+        candidates: so many of the reference's likeliest candidates are kept for every token.
 
     Yields:
         (index of the prompt, its tree), as trees are finished.
@@ -89,6 +91,7 @@ def grow(
                 key=key,
                 stop=start.stop,
                 response=used,
+                candidates=candidates,
                 tag=(index, (*path, child)),
             )
             for child, key in enumerate(keys)
@@ -127,6 +130,7 @@ def _segment(policy: GuidedPolicy, span: Output, start: Encoded, leaf: bool) -> 
     # Over the candidates alone: truncation is no choice of the policy's, and β = 0 costs nothing.
     ratio = [full - cut for full, cut in zip(span.log_ratio, span.truncation, strict=True)]
     if not leaf:
-        return Segment(span.tokens, ratio)
+        return Segment(span.tokens, ratio, candidates=span.candidates)
     response = [*span.request.tokens[len(start.tokens) :], *span.tokens]
-    return Segment(span.tokens, ratio, policy.reference.decode(response, start.stop), span.reason)
+    text = policy.reference.decode(response, start.stop)
+    return Segment(span.tokens, ratio, text, span.reason, span.candidates)

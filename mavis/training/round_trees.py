@@ -11,6 +11,7 @@ from mavis.prompts import BadRow, Prompt, plain
 from mavis.training import collect, siblings
 from mavis.training.collect import collect_trees, facts_of, score_prefixes
 from mavis.training.held_out import HeldOutPrompts
+from mavis.training.packing import MOST
 from mavis.training.progress_bar import aside
 from mavis.training.ridge import WORTH
 from mavis.training.rollout import Shape
@@ -105,6 +106,7 @@ class RoundTrees(HeldOutPrompts):
                 [self.sampling(self._weights(prompt, policy, round_)) for prompt in prompts],
                 (self.seed, round_),
                 self.rows,
+                MOST if split == "train" and self.reads_candidates else 0,
             )
             if split == "train" and self.prefix_discount < 1:  # held out are whole replies alone
                 once = (self.collector, folder, self.reference, prompts, self.objectives)

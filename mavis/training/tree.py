@@ -5,18 +5,20 @@ its parent's. Nodes are in depth-first order, so a parent comes before its child
 objectives score the same leaves. The module knows neither policies nor what rewards mean.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from mavis.decoding.request import Proposed
 from mavis.storage import Row
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 NO_PARENT = -1
+CANDIDATES = (("candidates", "<i4"), ("candidates_log_ref", "<f4"))  # columns of a table
 
 Path = tuple[int, ...]  # which child was taken at each level; the root is ()
 
@@ -29,11 +31,18 @@ class Segment:
     log_ratio: list[float]
     text: str = ""  # of a leaf: the whole response
     reason: str = ""  # of a leaf: why it ended
+    candidates: Sequence[Proposed] = ()  # for each token, if they are kept
+
+    def cut(self, at: int) -> tuple["Segment", "Segment"]:
+        """The segment as two, of which the second ends as this one does."""
+        head = Segment(self.tokens[:at], self.log_ratio[:at], candidates=self.candidates[:at])
+        rest = (self.text, self.reason, self.candidates[at:])
+        return head, Segment(self.tokens[at:], self.log_ratio[at:], *rest)
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A rollout tree with T tokens, N nodes and L leaves."""
+    """A rollout tree with T tokens, P of the prompt, N nodes and L leaves."""
 
     prompt: str  # as the reward is given it
     tokens: Ints  # [T] all segments end to end
@@ -46,6 +55,7 @@ class Tree:
     rewards: Floats  # [L, M] as the rewards gave them, M = 0 before that; NaN = abstained
     prefixes: Floats | None = None  # [K, M] likewise, at `prefixes.prefix_places`, if scored
     weights: tuple[float, ...] = ()  # [M] that guided the policy; empty: it was the reference
+    candidates: Proposed | None = None  # [T − P, K] each: for every sampled token, if they are kept
 
     def depth(self) -> Ints:
         """Each token's position in its sequence [T]; the prompt's first token is at 0."""
@@ -76,13 +86,12 @@ def build_tree(
     for path, segment in segments.items():
         if len(path) == 1 and segment.reason and len(segment.tokens) > 1:
             half = len(segment.tokens) // 2
-            whole[path] = Segment(segment.tokens[:half], segment.log_ratio[:half])
-            tail = (segment.tokens[half:], segment.log_ratio[half:])
-            whole[(*path, 0)] = Segment(*tail, segment.text, segment.reason)
+            whole[path], whole[*path, 0] = segment.cut(half)
     order = sorted(whole)  # lexicographic: depth first
     index = {path: node for node, path in enumerate(order)}
     leaves = [path for path in order if whole[path].reason]
     lengths = [len(whole[path].tokens) for path in order]
+    kept = [one for path in order for one in whole[path].candidates]
     return Tree(
         prompt=prompt,
         tokens=np.concatenate([np.array(whole[p].tokens, dtype=np.int64) for p in order]),
@@ -94,6 +103,7 @@ def build_tree(
         reasons=[whole[path].reason for path in leaves],
         rewards=np.empty((len(leaves), 0), dtype=np.float32),
         weights=weights,
+        candidates=Proposed(*map(np.stack, zip(*kept, strict=True))) if kept else None,
     )
 
 
@@ -101,12 +111,17 @@ def tree_row(index: int, tree: Tree) -> Row:
     """A tree as a table row, without what rewards say of it, which is computed later."""
     row = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(tree).items()}
     row["weights"] = list(tree.weights)
-    del row["rewards"], row["prefixes"]
+    del row["rewards"], row["prefixes"], row["candidates"]
+    if tree.candidates is not None:  # some forty times as many numbers as the rest: as bytes
+        parts = zip(CANDIDATES, tree.candidates, strict=True)
+        row |= {name: part.astype(kind).tobytes() for (name, kind), part in parts}
     return {"index": index, **row}
 
 
 def read_tree(row: Row, rewards: Floats) -> Tree:
     """The tree of a table row, with the rewards [L, M] of its leaves."""
+    sampled = len(row["tokens"]) - row["start"][1]
+    known = [np.frombuffer(row.get(name) or b"", kind) for name, kind in CANDIDATES]
     return Tree(
         prompt=row["prompt"],
         tokens=np.array(row["tokens"], dtype=np.int64),
@@ -118,4 +133,7 @@ def read_tree(row: Row, rewards: Floats) -> Tree:
         reasons=row["reasons"],
         rewards=rewards,
         weights=tuple(row.get("weights") or ()),  # older ones have none
+        candidates=Proposed(*(one.reshape(sampled, -1) for one in known))
+        if known[0].size
+        else None,
     )

@@ -174,6 +174,7 @@ def test_after_a_step_that_was_broken_off_the_decoder_says_nothing_wrong(
         ({"tokens": [-1]}, r"tokens of a request must be in 0 … \d+, got -1"),
         ({"limit": -1}, "limit of a request must be at least 0, got -1"),
         ({"ranked": -2}, "ranked of a request must be at least 0, got -2"),
+        ({"candidates": -1}, "candidates of a request must be at least 0, got -1"),
         ({"limit": 158}, r"tokens \(3\) and limit \(158\) of a request must fit .* of 160 tokens"),
     ],
 )

@@ -1,12 +1,18 @@
 """Trees are the same whatever grows beside them, and say what the policy really did."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mavis.decoding.decode import decode
 from mavis.decoding.policy import GuidedPolicy
 from mavis.decoding.request import Request, SamplingParams
+from mavis.training.pack_candidates import with_candidates
+from mavis.training.packing import pack_tree
 from mavis.training.rollout import Shape, grow
+from mavis.training.targets import soft_targets
+from mavis.training.tree import read_tree, tree_row
 
 PROMPTS = ("an ant in a tin", "hats", "a sane man and his ant: tens")
 SHAPE = Shape((2, 2, 2), 8)
@@ -203,3 +209,40 @@ def test_segments_are_random_in_length():
     assert abs(np.mean(lengths) - 8) < 4.5 * np.sqrt((15**2 - 1) / 12 / 300)  # 1 seed in 150,000
     assert shape.segment((0, 0), 3, 10) == 22
     assert shape.segment((0, 0), 1, 31) == 1
+
+
+@pytest.mark.parametrize("name", ["reference", "action"])
+@pytest.mark.parametrize("most", [5, 64])
+def test_candidates_that_are_kept_are_those_of_the_reference(policies, name, most):
+    """Wherever a token was sampled, as a reading of the finished tree finds them."""
+    policy = policies[name]
+    asked = [sampling(policy)] * len(PROMPTS)
+    kept = dict(grow(policy, PROMPTS, SHAPE, asked, SEED, 8, most))
+    same([kept[at] for at in range(len(PROMPTS))], trees(policy))  # they change nothing else
+    for tree in kept.values():
+        (tree,) = [read_tree(tree_row(0, tree), np.zeros((len(tree.leaves), 1), np.float32))]
+        assert tree.candidates.tokens.shape == (len(tree.tokens) - tree.start[1], min(most, 12))
+        targets = soft_targets(tree, tree.rewards, 0.0)
+        for cap in (1_000, 12):  # whole, and in parts
+            packs = pack_tree(tree, targets, cap)
+            bare = pack_tree(replace(tree, candidates=None), targets, cap)
+            ((*read,),) = with_candidates([bare], policy.reference, SamplingParams((), 1, 1.1, 12))
+            for pack, other in zip(packs, read, strict=True):
+                at = pack.previous[pack.position >= pack.prompt_length]
+                width = pack.candidates.shape[1]
+                assert (pack.candidates[at] == other.candidates[at, :width]).all()
+                np.testing.assert_allclose(pack.log_ref[at], other.log_ref[at, :width], atol=1e-4)
+
+
+def test_trees_that_know_their_candidates_are_not_read_again(policies):
+    policy = policies["reference"]
+    asked = [sampling(policy)] * len(PROMPTS)
+    tree = dict(grow(policy, PROMPTS, SHAPE, asked, SEED, 8, 4))[0]
+    tree = replace(tree, rewards=np.zeros((len(tree.leaves), 1), np.float32))
+    targets = soft_targets(tree, tree.rewards, 0.0)
+    known = pack_tree(tree, targets, 1_000)
+    bare = pack_tree(replace(tree, candidates=None), targets, 1_000)
+    how = SamplingParams((), 1, 1.1, 4)
+    alone, mixed = with_candidates([known, [*known, *bare]], policy.reference, how)
+    assert alone[0].candidates is known[0].candidates
+    assert [pack.candidates.shape for pack in mixed] == [known[0].candidates.shape] * 2
