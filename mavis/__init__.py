@@ -49,6 +49,7 @@ STORY = (
     "decoding.backbone",
     "decoding.guides",
     "decoding.value_states",
+    "decoding.value_heads",
     "decoding.value_model",
     "decoding.guidance",
     "decoding.request",

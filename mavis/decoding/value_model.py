@@ -33,69 +33,10 @@ from mavis.decoding.model_card import REMEDY, ModelCard, read_card
 from mavis.decoding.model_folders import loading
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.spread import Covariance
+from mavis.decoding.value_heads import ActionHead, StateHead
 from mavis.decoding.value_states import ActionValues, SharedValues, StateValues, side_by_side
 from mavis.progress import without_bars
 from mavis.reward import Units
-
-
-def _zero(layer: nn.Linear) -> nn.Linear:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
-
-
-class ActionHead(nn.Module):
-    """Q(s, a) = b(h) + ⟨W h, E_a − c⟩ + B_a, for M objectives.
-
-    E is a table of token embeddings, so that a token never taken borrows from its neighbours, and
-    nothing but the bias B grows with the vocabulary. c is the mean embedding when training begins:
-    all tokens of a language model have a large part in common, which says nothing of one token
-    against another. W, b and B start at zero.
-    """
-
-    centre: Tensor
-
-    def __init__(self, hidden: int, embedding: int, vocabulary: int, outputs: int) -> None:
-        super().__init__()
-        self.state = _zero(nn.Linear(hidden, outputs))
-        self.mix = _zero(nn.Linear(hidden, outputs * embedding, bias=False))
-        self.token = nn.Parameter(torch.zeros(vocabulary, outputs))
-        self.register_buffer("centre", torch.zeros(embedding))
-
-    def forward(self, hidden: Tensor, tokens: Tensor, table: Tensor) -> Tensor:
-        """Values of some tokens at some states.
-
-        Args:
-            hidden: [..., H].
-            tokens: ids [..., K].
-            table: embeddings [V, E].
-
-        Returns:
-            float32 [..., K, M].
-        """
-        # One direction in embedding space per state and objective; a token's value is how far it
-        # lies along it. So K candidates cost one product, and similar tokens get similar values.
-        outputs, look_up = self.token.shape[1], nn.functional.embedding  # faster than indexing
-        hidden = hidden.to(self.mix.weight.dtype)
-        direction = self.mix(hidden).unflatten(-1, (outputs, -1)).float()  # [..., M, E]
-        apart = look_up(tokens, table).float() - self.centre.float()  # [..., K, E]
-        meeting = apart @ direction.transpose(-1, -2)  # [..., K, M]
-        value: Tensor = (
-            meeting + self.state(hidden).float()[..., None, :] + look_up(tokens, self.token).float()
-        )
-        return value
-
-
-class StateHead(nn.Module):
-    """V(s) for M objectives: one linear layer, zero at the start."""
-
-    def __init__(self, hidden: int, outputs: int) -> None:
-        super().__init__()
-        self.state = _zero(nn.Linear(hidden, outputs))
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Values float32 [..., M] of the states [..., H]."""
-        return torch.as_tensor(self.state(hidden.to(self.state.weight.dtype))).float()
 
 
 class ValueModel(nn.Module):
@@ -125,7 +66,8 @@ class ValueModel(nn.Module):
         if card.source == "state":
             self.head: ActionHead | StateHead = StateHead(width, outputs)
         else:
-            self.head = ActionHead(width, self.table.shape[1], vocabulary, outputs)
+            sizes = (width, self.table.shape[1], vocabulary, outputs)
+            self.head = ActionHead(*sizes, card.head_width)
             self.head.centre.copy_(self.table.detach().float().mean(0))
 
     @property

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from mavis.decoding.value_model import ActionHead
+from mavis.decoding.value_heads import ActionHead
 
 STATES = 32  # directions of the states that are multiplied by those of the tokens
 TOKENS = 16  # directions of the tokens that are multiplied by those of the states

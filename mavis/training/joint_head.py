@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mavis.decoding.value_model import ActionHead, StateHead
+from mavis.decoding.value_heads import ActionHead, StateHead
 from mavis.training.action_features import ActionFeatures
 from mavis.training.batching import Batch
 from mavis.training.credit import Equations, Expectation, Foresight, Total

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from mavis.decoding.backbone import shared_layers
 from mavis.decoding.model_card import ModelCard, Source
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.value_model import ActionHead, ValueModel, build_network
+from mavis.decoding.value_heads import ActionHead
+from mavis.decoding.value_model import ValueModel, build_network
 from mavis.options import positive
 from mavis.reward import identity
 from mavis.training.batching import Batch, inputs
@@ -45,7 +46,7 @@ class ValueModule(LightningModule):
         trunk_lr: learning rate of the trunk (None: 1e-3 below 20 million parameters, else 1e-4).
         later_lr: rates in later rounds, as a share of the first.
         warmup: steps in which the rates rise.
-        weight_decay: weight decay of the trunk.
+        weight_decay: weight decay of the trunk, or of the hidden layer of `shared` values.
         layers: layers that values read, 0: embeddings (None: the last; with `joint` others).
         teacher: folders of `action` values that `shared` ones are learned from.
     """
@@ -131,6 +132,7 @@ class ValueModule(LightningModule):
         card = ModelCard(
             source=self.design.source,
             layers=self.design.layers,
+            head_width=self.design.head_width,
             objectives=tuple(one.name for one in self.data.objectives),
             units=self.data.units,
             reference=reference.name,

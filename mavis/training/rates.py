@@ -7,10 +7,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mavis.decoding.reference import SMALL, ReferencePolicy
-from mavis.decoding.value_model import ActionHead, ValueModel
+from mavis.decoding.value_heads import ActionHead
+from mavis.decoding.value_model import ValueModel
 
 PROBED = 32  # states that their size is measured on
 TOKEN_SHARE = 1e-3  # of the head's rate, for a token's own value: it is seen seldom
+RESIDUAL_SHARE = 0.2  # of the head's rate, for its hidden layer, over the numbers of a state
 # Of the trunk, for those with fewer than 20 million parameters to train, and for larger ones.
 TRUNK_RATES = (1e-3, 1e-4)
 
@@ -32,7 +34,7 @@ def parameter_groups(
         reference: the policy whose states it values.
         lr: how far the head's first step moves a value, in standard units.
         trunk_lr: learning rate of the trunk (None: by the number of its trained parameters).
-        weight_decay: of the trunk.
+        weight_decay: of the trunk, and of the head's hidden layer.
 
     Returns:
         parameter groups of an optimizer.
@@ -45,6 +47,10 @@ def parameter_groups(
         rates += [(list(head.mix.parameters()), lr / (size * float(apart)))]
         rates += [([head.token], lr * TOKEN_SHARE)]
     groups: list[dict[str, Any]] = [{"params": part, "lr": rate} for part, rate in rates]
+    if isinstance(head, ActionHead) and head.residual is not None:
+        # Its norm makes numbers of about 1 of a state, whatever their size was.
+        inner, rate = list(head.residual.parameters()), RESIDUAL_SHARE * lr / head.state.in_features
+        groups.append({"params": inner, "lr": rate, "weight_decay": weight_decay})
     if trunk is not None:
         few = trunk.num_parameters(only_trainable=True) < SMALL
         rate = trunk_lr or TRUNK_RATES[0 if few else 1]

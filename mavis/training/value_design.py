@@ -13,6 +13,7 @@ from mavis.training.state_features import NONLINEAR
 
 Credit = Literal["token", "joint"]
 
+HEAD_WIDTH = 512  # of the hidden layer that reads the reference's states for `shared` values
 FEW_LAYERS = 2  # of the reference that joint credit copies for `state` values
 DEPTH = 0.4  # of the layer of the reference that it reads for `shared` values
 # Numbers of a state that it reads at most. It solves as many equations, and of D numbers it keeps
@@ -20,6 +21,7 @@ DEPTH = 0.4  # of the layer of the reference that it reads for `shared` values
 WIDEST = 3072
 NO_LAYERS = "layers are of `shared` or `state` values: give such a source, or no layers."
 LAYERS = "layers"  # in a checkpoint: those that its values read
+HIDDEN = "network.head.residual.up.weight"  # there, of a head that has a hidden layer
 RANDOM = "joint_head.states.directions"  # there, of joint credit: see `state_features`
 
 
@@ -34,6 +36,7 @@ class Design:
             reference: 0 the embeddings, l after layer l; empty: the last state.
         trunk: first layers of the reference, or another model; None: half of the reference's.
         nonlinear: random features of a state that joint credit foretells the next one from.
+        head_width: of the head's hidden layer; 0: there is none.
     """
 
     source: Source
@@ -41,6 +44,7 @@ class Design:
     layers: tuple[int, ...]
     trunk: int | str | None
     nonlinear: int = NONLINEAR
+    head_width: int = 0
 
 
 def check(
@@ -97,7 +101,9 @@ def choose(
     if layers and source == "action":
         raise ValueError(NO_LAYERS)
     if credit == "token":
-        return Design(source, credit, layers or (), trunk)
+        # A trunk learns what states should say; those of the reference say what they say.
+        width = HEAD_WIDTH if source == "shared" else 0
+        return Design(source, credit, layers or (), trunk, head_width=width)
     trunk = min(FEW_LAYERS, depth) if trunk is None else trunk
     if layers is None and source == "shared":
         layers = (round(DEPTH * depth),)
@@ -119,7 +125,7 @@ def begun(
 
     Before there was joint credit, all values were learned token by token; before layers were
     chosen, joint credit read the last states, and checkpoints did not say which. Expectations were
-    foretold from states alone.
+    foretold from states alone, and heads were linear.
 
     Args:
         design: what is chosen now.
@@ -133,6 +139,8 @@ def begun(
         return Design(design.source, "token", layers or (), trunk)
     if design.credit == "joint" and RANDOM not in state:
         design = replace(design, nonlinear=0)
+    if design.head_width and HIDDEN not in state:
+        design = replace(design, head_width=0)
     if layers is not None:
         return design
     if LAYERS in checkpoint:

@@ -12,13 +12,8 @@ from mavis.decoding.backbone import shared_layers
 from mavis.decoding.guides import objectives_of
 from mavis.decoding.model_card import ModelCard, Source
 from mavis.decoding.reference import ReferencePolicy
-from mavis.decoding.value_model import (
-    ActionHead,
-    StateHead,
-    ValueModel,
-    build_network,
-    decoding,
-)
+from mavis.decoding.value_heads import ActionHead
+from mavis.decoding.value_model import ValueModel, build_network, decoding
 from mavis.reward import Units
 
 Build = Callable[..., ReferencePolicy]
@@ -71,25 +66,6 @@ def test_a_new_network_values_everything_at_zero(
     assert all(p.grad is not None and p.grad.any() for p in network.head.parameters())
 
 
-def test_the_action_head_against_a_loop() -> None:
-    head, table = ActionHead(hidden=4, embedding=3, vocabulary=6, outputs=2), torch.randn(6, 3)
-    for parameter in (*head.parameters(), head.centre):
-        torch.nn.init.normal_(parameter)
-    hidden, tokens = torch.randn(2, 4), torch.tensor([[1, 5, 0], [2, 2, 3]])
-    found = head(hidden, tokens, table)
-    mix = head.mix.weight.reshape(2, 3, 4)  # [M, E, H]
-    for b in range(2):
-        for k in range(3):
-            a = int(tokens[b, k])
-            for m in range(2):
-                q = head.state.bias[m] + head.token[a, m]
-                for h in range(4):
-                    q = q + head.state.weight[m, h] * hidden[b, h]
-                    for e in range(3):
-                        q = q + (table[a, e] - head.centre[e]) * mix[m, e, h] * hidden[b, h]
-                assert found[b, k, m].item() == pytest.approx(q.item(), abs=1e-5)
-
-
 @pytest.mark.parametrize("source", ["action", "shared"])
 def test_the_centre_is_the_mean_embedding(tiny_reference: ReferencePolicy, source: Source) -> None:
     head = build_network(card(tiny_reference, source), tiny_reference).head
@@ -97,17 +73,6 @@ def test_the_centre_is_the_mean_embedding(tiny_reference: ReferencePolicy, sourc
     table = tiny_reference.model.get_input_embeddings().weight
     torch.testing.assert_close(head.centre, table.mean(0))
     assert not head.centre.requires_grad
-
-
-def test_heads_take_any_leading_shape_and_half_precision_states() -> None:
-    action, plain = ActionHead(4, 3, 6, 2), StateHead(4, 2)
-    for parameter in (*action.parameters(), *plain.parameters()):
-        torch.nn.init.normal_(parameter)
-    hidden, tokens, table = torch.randn(2, 5, 4), torch.randint(6, (2, 5, 3)), torch.randn(6, 3)
-    flat = action(hidden.flatten(0, 1), tokens.flatten(0, 1), table)
-    assert torch.allclose(action(hidden, tokens, table).flatten(0, 1), flat, atol=1e-6)
-    assert action(hidden.half(), tokens, table.half()).dtype == torch.float32
-    assert plain(hidden.half()).dtype == torch.float32
 
 
 # Trunks

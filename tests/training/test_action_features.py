@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mavis.decoding.value_model import ActionHead
+from mavis.decoding.value_heads import ActionHead
 from mavis.training.action_features import STATES, ActionFeatures
 
 VOCABULARY, OUTPUTS = 30, 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mavis.decoding.value_model import ActionHead, StateHead
+from mavis.decoding.value_heads import ActionHead, StateHead
 from mavis.training.batching import collate
 from mavis.training.credit import Equations, Foresight
 from mavis.training.joint_head import JointHead

@@ -13,9 +13,9 @@ LORA = {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]}
 TOKENS = [[20, 9, 3, 7, 30, 12, 5, 16]]
 
 
-def network_of(reference, source="action", lora=None):
+def network_of(reference, source="action", lora=None, **more):
     names = {"reference": reference.name, "fingerprint": reference.fingerprint}
-    card = ModelCard(source=source, objectives=("kind",), units=(Units(0.0, 1.0),), **names)
+    card = ModelCard(source=source, objectives=("kind",), units=(Units(0.0, 1.0),), **names, **more)
     return build_network(card, reference, 1, lora)
 
 
@@ -60,6 +60,18 @@ def test_what_is_trained_is_in_one_group_each(build_reference):
         decays = [group for group in groups if group.get("weight_decay")]
         trunk = [] if network.trunk is None else [[id(p) for p in network.trunk.parameters()]]
         assert [[id(p) for p in group["params"]] for group in decays] == trunk
+
+
+def test_the_hidden_layer_learns_at_a_rate_of_its_own(build_reference):
+    """Its inputs are normed: what a first step does to it depends on how many there are."""
+    reference = build_reference()
+    network = network_of(reference, "shared", head_width=6)
+    *head, inner = parameter_groups(network, reference, 3.0, None, 0.3)
+    assert [id(p) for p in inner["params"]] == [id(p) for p in network.head.residual.parameters()]
+    assert inner["lr"] == pytest.approx(0.2 * 3.0 / reference.model.config.hidden_size)
+    assert inner["weight_decay"] == 0.3
+    parameters = [id(p) for group in (*head, inner) for p in group["params"]]
+    assert sorted(parameters) == sorted(map(id, network.parameters()))
 
 
 def test_the_rate_of_the_trunk(build_reference, monkeypatch):

@@ -3,8 +3,9 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from mavis.training.value_design import Design, choose
+from mavis.training.value_design import HEAD_WIDTH, HIDDEN, LAYERS, Design, begun, choose
 
 
 def model(parameters, width=576, layers=30):
@@ -13,8 +14,8 @@ def model(parameters, width=576, layers=30):
     return SimpleNamespace(config=config, num_parameters=lambda: parameters)
 
 
-def chosen(of, source=None, credit=None, layers=None, trunk=None, lora=None):
-    return choose(of, source, credit, layers, trunk, lora)
+def chosen(of, source=None, credit=None, layers=None, trunk=None, lora=None, taught=False):
+    return choose(of, source, credit, layers, trunk, lora, taught)
 
 
 def test_a_small_model_takes_gradient_steps_on_its_last_state():
@@ -38,6 +39,23 @@ def test_what_is_given_stays():
     assert chosen(model(10**8), layers=()) == Design("state", "joint", (), 2)
     assert chosen(model(10**8), trunk="other") == Design("state", "joint", (), "other")
     assert chosen(model(10**8), credit="token") == Design("state", "token", (), None)
+
+
+def test_values_of_frozen_states_have_a_hidden_layer():
+    """By gradient steps alone: joint credit solves for what is linear in the states."""
+    assert chosen(model(10**6), source="shared").head_width == HEAD_WIDTH
+    assert chosen(model(10**6), taught=True).head_width == HEAD_WIDTH
+    assert chosen(model(10**6)).head_width == 0
+    assert chosen(model(10**8), source="shared").head_width == 0
+    assert chosen(model(10**6), source="state").head_width == 0
+
+
+def test_a_run_of_linear_heads_goes_on_with_them():
+    now = chosen(model(10**6), source="shared")
+    before = {"state_dict": {"network.head.state.weight": torch.zeros(1, 8)}, LAYERS: []}
+    assert begun(now, before, 8, None, None).head_width == 0
+    of_now = before | {"state_dict": before["state_dict"] | {HIDDEN: torch.zeros(4, 8)}}
+    assert begun(now, of_now, 8, None, None) == now
 
 
 def test_layers_are_of_states():
