@@ -139,6 +139,29 @@ def test_trees_have_weights_of_their_own(pair):
             assert all(sum(one) == pytest.approx(1) for one in weights)
 
 
+def test_candidates_are_kept_with_the_trees_that_are_learned_from(pair, tiny_fit):
+    """Those of held-out trees, and of one objective, are of no use."""
+
+    def kept(run, split):
+        every = Shards(run / "rollouts/round-0" / split / "made").rows()
+        return {bool(row.get("candidates")) for row in every}
+
+    assert kept(pair, "train") == {True}
+    assert kept(pair, "validation") == kept(tiny_fit, "train") == {False}
+
+
+def test_trees_without_candidates_are_read_for_them(pair, words, tmp_path, monkeypatch):
+    """As those of an earlier mavis: it comes to the same."""
+    run = tmp_path / "vowels+brevity"
+    monkeypatch.setattr("mavis.training.round_trees.MOST", 0)
+    assert main(words(run)) == 0
+    assert not any("candidates" in row for row in rows_of(run, "rollouts/round-0/train/made"))
+    for mine, whole in zip(entries(run), entries(pair), strict=True):
+        for name, part in whole["weightings"].items():
+            for figure in ("reward", "kl", "beta"):
+                assert mine["weightings"][name][figure] == pytest.approx(part[figure], rel=1e-3)
+
+
 def test_a_stopped_fit_goes_on_and_comes_out_the_same(pair, words, tmp_path, monkeypatch, stopper):
     run = tmp_path / "vowels+brevity"
     with monkeypatch.context() as patch:
