@@ -38,7 +38,7 @@ from mavis.training.run_folder import (
     finished_rounds,
     keep_settings,
 )
-from mavis.training.stored_trees import take
+from mavis.training.stored_trees import rounds_of, take
 
 QUIET = (
     "LightningCLI's args parameter",  # `main` takes its words apart before Lightning sees them
@@ -167,7 +167,9 @@ class MavisCLI(LightningCLI):
 
     def _planner(self, **kwargs: Any) -> Trainer:
         """A trainer that probes a fit: on one device, and with a folder that is thrown away."""
-        self.trainer_defaults["callbacks"] = [Plan(self.folder, time.process_time())]
+        source = self.settings["data"]["trees_of"]
+        taken = 0 if source is None else len(rounds_of(Path(source), self.settings["data"]))
+        self.trainer_defaults["callbacks"] = [Plan(self.folder, time.process_time(), taken)]
         aside = self._stack.enter_context(TemporaryDirectory(prefix="mavis-plan-"))
         kwargs |= {"default_root_dir": aside, "logger": False, "enable_progress_bar": False}
         kwargs |= {"devices": 1, "num_nodes": 1, "strategy": "auto", "limit_val_batches": 0}

@@ -82,7 +82,7 @@ def show_text(one: Shown | Refused) -> None:
         return
     _print("prompt    ", plain(answer.prompt).strip())
     _print("reference ", other.text.strip(), *_notes(one.theirs))
-    _print("guided    ", text, *notes, f"[KL {answer.kl - answer.kl_truncation:.1f} nats]")
+    _print("guided    ", text, *notes, f"[KL {answer.kl - answer.kl_truncation:z.1f} nats]")
     _print()
 
 

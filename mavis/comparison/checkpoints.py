@@ -62,7 +62,10 @@ class Models:
                 remedy = f"`{commands[name]}{self._options(method, seed)}` makes it."
                 if place == given.get(name):
                     remedy = f"{missing}."
-                raise FileNotFoundError(f"{method} needs a model of {name} at {place}: {remedy}")
+                raise FileNotFoundError(
+                    f"{method} needs a model of {name} at {place}: {remedy} --methods names those "
+                    "that are compared, such as reference,best_of,mavis."
+                )
             wanted = label(objectives, by_name[name]) if method == "morlhf" else name
             made = purpose(place)
             several = made.split("+") if made and method in VALUES else []

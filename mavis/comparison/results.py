@@ -227,7 +227,8 @@ def _short_of(comparison: AtEqualKL) -> list[str]:
         f"{sum(r is None or not np.isfinite(r.rewards).all() for r in by_weighting)} of "
         f"{len(by_weighting)} "
         "weightings: it is left out of the comparison there and of the indicators. "
-        "Another --kl may lie within its reach."
+        f"{'A larger --best_of or another' if method == 'best_of' else 'Another'} --kl may lie "
+        "within its reach."
         for method, by_weighting in comparison.readings.items()
         if method not in comparison.methods
     ]

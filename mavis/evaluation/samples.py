@@ -62,7 +62,7 @@ class ScoredSamples:
         policy, the reference itself included, and which differs from answer to answer.
         """
         found: Array = self.numbers["kl"] - self.numbers["kl_truncation"]
-        return found
+        return np.maximum(found, 0.0)  # of the reference itself it is 0, but for rounding
 
     @cached_property
     def summary(self) -> dict[str, float]:
@@ -71,7 +71,8 @@ class ScoredSamples:
         `kl` and `kl_sampled` are to the reference on the same candidates; see `kl`.
         """
         nats = {name: float(self.numbers[name].mean()) for name in NUMBERS[:3]}
-        nats |= {name: nats[name] - nats["kl_truncation"] for name in ("kl", "kl_sampled")}
+        nats["kl"] = float(np.maximum(0.0, nats["kl"] - nats["kl_truncation"]))
+        nats["kl_sampled"] -= nats["kl_truncation"]
         flat = [tokens for answers in self.tokens for tokens in answers]
         # Of one answer to each prompt at a time: distinct-3 falls with the number of answers.
         each = [distinct(column, 3) for column in zip(*self.tokens, strict=True)]

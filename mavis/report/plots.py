@@ -195,9 +195,9 @@ def _draw_front(axes: Axes, style: Look, points: Array) -> None:
 
 def _draw_curve(axes: Axes, style: Look, points: Array) -> None:
     """Draw a method's points [P, 2], KL and reward, joined linearly in √KL."""
-    known = points[np.isfinite(points).all(1) & (points[:, 0] >= 0)]
+    known = points[np.isfinite(points).all(1)]
     known = known[np.argsort(known[:, 0], kind="stable")]
-    roots = np.sqrt(known[:, 0])
+    roots = np.sqrt(known[:, 0].clip(min=0))  # the reference's is 0, but for rounding
     fine = [np.linspace(a, b, STEPS) for a, b in pairwise(roots)]
     path = np.concatenate([roots[:1], *fine])
     axes.plot(path**2, np.interp(path, roots, known[:, 1]) if len(known) else path,

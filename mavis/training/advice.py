@@ -59,15 +59,17 @@ def _factor(entry: dict[str, Any]) -> int:
 
 def _more_rounds(factor: int, seconds: float, data: RolloutDataModule) -> str:
     """As `more_trees`, where the trees of all rounds count: nothing that was sampled is lost."""
-    done = data.round + 1
-    if factor * done <= data.rounds:
+    done, first = data.round + 1, min(data.first_trees, len(data.prompts["train"]))
+    missing = (factor - 1) * (first + data.round * data.trees)
+    rounds = done + math.ceil(missing / data.trees)
+    if rounds <= data.rounds:
         return f"the {data.rounds - done} rounds to come add trees to those of this one"
     # Later rounds sample from a guided policy, which is slower than the reference.
     about = "about" if data.round else "at least"
-    spent = (factor - 1) * done * seconds
-    time = f", {about} {duration(spent)} more" if seconds > KNOWN_SECONDS else ""
+    spent = seconds * missing / (data.trees if data.round else first)
+    time = f", {about} {duration(spent)} more of rollouts" if seconds > KNOWN_SECONDS else ""
     return (
-        f"{factor} × as many trees{time}: the same command with --data.rounds {factor * done}, "
+        f"{factor} × as many trees{time}: the same command with --data.rounds {rounds}, "
         "which goes on from here"
     )
 

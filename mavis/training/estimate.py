@@ -79,6 +79,7 @@ class Size:
     prompt: float  # mean tokens of a prompt
     prefixes: bool = False  # whether the beginnings of training replies are scored, too
     finished: int = 0  # rounds
+    taken: int = 0  # of those that are left, rounds whose trees another run has
     rereads: bool = False  # whether a round learns from the trees of those before it, too
     weightings: int = 1  # that a round is measured at; several are measured on the judged prompts
 
@@ -166,7 +167,11 @@ def parts(size: Size, rates: Rates) -> dict[str, Part]:
         once = (prompts * size.prompt / portions, answers * mean / portions, at_once, longest)
         return Part(portions * speed.seconds(*once), answers, answers * mean)
 
+    # What another run has is scored by the new reward, but not written again.
     reference = answered(rates.reference, size.baseline, size.best_of)
+    scored = reference.answers
+    if size.taken:
+        reference = Part(0.0)
     evaluation = answered(rates.guided, size.measured, 1)
     judged = size.judged * min(ANSWERS, size.best_of)
     # Their values are read once, for advantages and for the strength, as decoding would.
@@ -180,10 +185,12 @@ def parts(size: Size, rates: Rates) -> dict[str, Part]:
             at_once = max(1.0, min(count * leaves, size.rows))
             seconds = speed.seconds(count * size.prompt, count * tokens, at_once, longest)
             seconds *= rates.growth
-            grown = _sum(grown, Part(seconds, count * leaves, count * tokens))
+            scored += count * leaves
+            if at >= size.taken:
+                grown = _sum(grown, Part(seconds, count * leaves, count * tokens))
         prefixes += size.trees_at(at) * (tokens - leaves) if size.prefixes else 0.0
     rounds = size.rounds
-    scored = reference.answers + grown.answers + rounds * evaluation.answers
+    scored += rounds * evaluation.answers
     return {
         "loading": Part(rates.load),
         "reference answers": reference,

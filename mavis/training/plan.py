@@ -52,11 +52,14 @@ class Plan(Callback):
     Args:
         out: the run folder, in which nothing is written.
         started: CPU seconds that were spent before the trainer began: what is loaded.
+        taken: rounds whose trees another run has (`--data.trees_of`).
         clock: tells seconds.
     """
 
-    def __init__(self, out: Path, started: float = 0.0, clock: Clock = time.perf_counter) -> None:
-        self.out, self.clock, self._started = out, clock, started
+    def __init__(
+        self, out: Path, started: float = 0.0, taken: int = 0, clock: Clock = time.perf_counter
+    ) -> None:
+        self.out, self.clock, self._started, self._taken = out, clock, started, taken
         self.finished = finished_rounds(out)
         self._began = clock()
         self._passes: list[list[float]] = []  # seconds of each batch in each pass
@@ -138,6 +141,7 @@ class Plan(Callback):
             prompt=float(np.mean([len(one.request.tokens) for one in self._outputs])),
             prefixes=data.prefix_discount < 1,
             finished=self.finished,
+            taken=max(0, self._taken - self.finished),
             rereads=data.rereads,
             weightings=len(measured(len(data.objectives))),
         )

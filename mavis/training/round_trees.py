@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from mavis.decoding.policy import GuidedPolicy
@@ -147,7 +148,8 @@ class RoundTrees(HeldOutPrompts):
     @property
     def _there(self) -> int:
         """How many trees of the first round have been finished, by this run or `trees_of`."""
-        return collect.trees_in(self.folder / "rollouts/round-0/train")
+        runs = [self.folder, *([] if self.trees_of is None else [Path(self.trees_of)])]
+        return max(collect.trees_in(run / "rollouts/round-0/train") for run in runs)
 
     def _begin_as_before(self) -> None:
         """Take all first trees of an earlier run, which may have more, or have added to them."""

@@ -27,14 +27,12 @@ OWN = ("trees_of", "reference", "objectives")
 TOGETHER = 64  # rows that are written at once
 
 
-def take(source: Path, folder: Path, data: Mapping[str, Any], rewards: Sequence[Objective]) -> None:
-    """Copy a run's answers, trees and scores into the folder of a new run, unless they are there.
+def rounds_of(source: Path, data: Mapping[str, Any]) -> list[Path]:
+    """The finished rounds of a run whose trees a new run may take.
 
     Args:
         source: the folder of the run that has them.
-        folder: that of the new run.
-        data: its settings of the data module.
-        rewards: its objectives.
+        data: the new run's settings of the data module.
 
     Raises:
         FileNotFoundError: `source` is no run.
@@ -56,10 +54,27 @@ def take(source: Path, folder: Path, data: Mapping[str, Any], rewards: Sequence[
         raise ValueError(
             f"{source} holds no trees of a finished round: give another data.trees_of."
         )
+    return sorted(rounds)
+
+
+def take(source: Path, folder: Path, data: Mapping[str, Any], rewards: Sequence[Objective]) -> None:
+    """Copy a run's answers, trees and scores into the folder of a new run, unless they are there.
+
+    Args:
+        source: the folder of the run that has them.
+        folder: that of the new run.
+        data: its settings of the data module.
+        rewards: its objectives.
+
+    Raises:
+        FileNotFoundError: see `rounds_of`.
+        ValueError: likewise.
+    """
+    rounds = rounds_of(source, data)
     if not (folder / IDENTITY).is_file():  # a run with another reference is refused by it
         write_json(folder / IDENTITY, read_json(source / IDENTITY))
     wanted = {identity(one) for one in rewards}
-    for place in [source / "reference", *sorted(rounds)]:
+    for place in [source / "reference", *rounds]:
         for split in ("train", "validation"):
             there, here = place / split, folder / place.relative_to(source) / split
             _copy(here / MADE, map(_free, Shards(there / MADE).rows()))

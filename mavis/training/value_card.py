@@ -20,8 +20,14 @@ def for_people(data: RolloutDataModule, module: ValueModule, entry: dict[str, An
     card = module.network.card
     layers = f", layers {', '.join(map(str, card.layers))} (0: embeddings)" if card.layers else ""
     weights = " ".join(f"--weights.{name} {1 / len(names):.2g}" for name in names)
-    row = "| at strength {:.3g} | a KL of {:.2f} nats is expected, beside truncation |\n"
-    curve = "".join(row.format(*pair) for pair in strengths(entry))
+    # The strength of a mix follows from its weights: of several objectives there is no one number.
+    at = "{share:g} × the usual strength" if len(names) > 1 else "strength {beta:.3g}"
+    row = f"| at {at} | a KL of {{nats:.2f}} nats is expected, beside truncation |\n"
+    curve = "".join(
+        row.format(beta=beta, share=beta / entry["beta"], nats=nats)
+        for beta, nats in strengths(entry)
+    )
+    mixed = ", over the spread of what is mixed" if len(names) > 1 else ""
     of = {name: f" of {name}" if len(names) > 1 else "" for name in names}
     rewards = "".join(
         f"| reward model{of[one.name]} | `{described(one.reward)}` |\n"
@@ -43,5 +49,5 @@ Tilts `{data.reference.name}` towards {" and ".join(names)}, with `mavis generat
 | source of values | `{card.source}`{layers} |
 {rewards}| prompts | `{data.source}` |
 | rounds | {entry["round"] + 1} |
-| η, β in rollouts | {data.strength.eta:.3g}, {data.strength.beta:.3g} |
+| η, β in rollouts{mixed} | {data.strength.eta:.3g}, {data.strength.beta:.3g} |
 {reached}{curve}"""

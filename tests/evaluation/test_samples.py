@@ -13,6 +13,8 @@ def made(prompts=3, seeds=2):
     tokens = [[[1, 2, 3, 1, 2, 3], [4] * (p + 1)][:seeds] for p in range(prompts)]
     rewards = rng.normal(size=(prompts, seeds, 2))
     rewards[0, 0, 1] = np.nan
+    numbers = {name: rng.uniform(size=(prompts, seeds)) for name in NUMBERS}
+    numbers["kl"] += numbers["kl_truncation"]  # of which it is a part
     return ScoredSamples(
         objectives=("humor", "helpfulness"),
         method="mavis",
@@ -21,7 +23,7 @@ def made(prompts=3, seeds=2):
         responses=[[f"p{p} s{s}" for s in range(seeds)] for p in range(prompts)],
         tokens=tokens,
         rewards=rewards,
-        numbers={name: rng.uniform(size=(prompts, seeds)) for name in NUMBERS},
+        numbers=numbers,
         seconds=1.5,
     )
 
@@ -50,6 +52,17 @@ def test_a_point_s_means():
     # 3-grams: one seed's answers are three of 123123 (123 231 312 123), the other's have one, 444.
     assert found["distinct_3"] == pytest.approx((3 / 12 + 1) / 2)
     assert found["repetition"] == pytest.approx(3 * 0.25 / 6)
+
+
+def test_rounding_makes_no_negative_kl():
+    """The reference's own is all truncation; of NaN nothing is known."""
+    point = made()
+    point.numbers["kl"][:] = point.numbers["kl_truncation"] - 1e-9
+    assert point.summary["kl"] == 0
+    assert (point.kl == 0).all()
+    broken = made()
+    broken.numbers["kl"][:] = np.nan
+    assert np.isnan(broken.summary["kl"])
 
 
 def test_a_file_is_named_by_what_it_is_of(tmp_path):

@@ -10,13 +10,15 @@ from mavis.training.advice import doubts, few_hint, more_trees, share_hint, trun
 from mavis.training.judgement import overspent
 
 
-def data_of(kl_budget=None, pooled=False, round_=0, rounds=3):
+def data_of(kl_budget=None, pooled=False, round_=0, rounds=3, first=40, rereads=False):
     return SimpleNamespace(
         trees=40,
+        first_trees=first,
+        prompts={"train": range(500)},
         kl_budget=kl_budget,
         max_tokens=8,
         pooled=pooled,
-        rereads=False,
+        rereads=rereads,
         round=round_,
         rounds=rounds,
         facts={},
@@ -124,11 +126,22 @@ def test_more_rounds_where_the_trees_of_all_of_them_count():
     """A run that has come to its end goes on: nothing that it sampled is lost."""
     little = {"advantage_share_explained": 0.06, "seconds_rollout": 350.0, "seconds_score": 25.0}
     said = more_trees(little, data_of(pooled=True, rounds=1))
-    assert said.startswith("4 × as many trees, at least 19 minutes more: the same command with ")
+    assert said.startswith(
+        "4 × as many trees, at least 19 minutes more of rollouts: the same command with "
+    )
     assert "--data.rounds 4, which goes on from here" in said
     said = more_trees(little, data_of(pooled=True, round_=2))
-    assert said.startswith("4 × as many trees, about 56 minutes more: the same command with ")
+    assert said.startswith(
+        "4 × as many trees, about 56 minutes more of rollouts: the same command with "
+    )
     assert "--data.rounds 12, which goes on from here" in said
+    # Of several objectives the first round has more of them: 120 and 40, of which 480 are lacking.
+    said = more_trees(little, data_of(rereads=True, round_=1, rounds=2, first=120))
+    assert said.startswith("4 × as many trees, about 75 minutes more of rollouts: ")
+    assert "--data.rounds 14, which goes on from here" in said
+    said = more_trees(little, data_of(rereads=True, rounds=1, first=900))  # there are 500 prompts
+    assert said.startswith("4 × as many trees, at least 19 minutes more of rollouts: ")
+    assert "--data.rounds 39, which goes on from here" in said
     some = little | {"advantage_share_explained": 0.4}
     said = more_trees(some, data_of(pooled=True))
     assert said == "the 2 rounds to come add trees to those of this one"

@@ -258,6 +258,22 @@ def rows_of(run, place):
     return sorted(Shards(run / place).rows(), key=lambda row: (row.get("reward", ""), row["index"]))
 
 
+def test_the_plan_of_an_objective_that_is_added(pair, words, tmp_path, capsys):
+    """No tree is rolled out, and what cannot be taken is said."""
+    run, names = tmp_path / "all", "vowels,brevity,words"
+    assert main(words(run, "--data.trees_of", str(pair), "--plan", names=names)) == 0
+    said = capsys.readouterr().out
+    lines = {line.split("  ")[0].strip(): line for line in said.splitlines()}
+    for part in ("reference answers", "rollouts"):
+        assert lines[part].removeprefix(part).split() == ["0", "s"], said
+    rewards, trained = (lines[part].split() for part in ("rewards", "training"))
+    assert int(rewards[1]) > 0 and int(trained[1].replace(",", "")) > 0, said
+    other = ("--data.trees_of", str(pair), "--data.top_k", "3", "--plan")
+    assert main(words(run, *other, names=names)) != 0
+    assert "were made with --data.top_k" in capsys.readouterr().err
+    assert not run.exists()
+
+
 def test_an_objective_is_added_from_stored_trees(pair, words, tmp_path, monkeypatch, capsys):
     """The new reward alone is asked; no tree is grown, and no answer of the reference sampled."""
     names, run = "vowels,brevity,words", tmp_path / "all"
