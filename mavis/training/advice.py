@@ -63,7 +63,9 @@ def _more_rounds(factor: int, seconds: float, data: RolloutDataModule) -> str:
     missing = (factor - 1) * (first + data.round * data.trees)
     rounds = done + math.ceil(missing / data.trees)
     if rounds <= data.rounds:
-        return f"the {data.rounds - done} rounds to come add trees to those of this one"
+        left = data.rounds - done
+        come = "round to come adds" if left == 1 else f"{left} rounds to come add"
+        return f"the {come} trees to those of this one"
     # Later rounds sample from a guided policy, which is slower than the reference.
     about = "about" if data.round else "at least"
     spent = seconds * missing / (data.trees if data.round else first)

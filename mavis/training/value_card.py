@@ -10,8 +10,13 @@ from mavis.training.module import ValueModule
 
 def strengths(entry: dict[str, Any]) -> tuple[tuple[float, float], ...]:
     """Pairs of a strength and the KL expected at it, in nats per answer; none in older runs."""
-    known = [share for share in SHARES if f"kl_expected_{share:g}" in entry]
-    return tuple((share * entry["beta"], entry[f"kl_expected_{share:g}"]) for share in known)
+    return tuple((share * entry["beta"], nats) for share, nats in _expected(entry))
+
+
+def _expected(entry: dict[str, Any]) -> list[tuple[float, float]]:
+    """Pairs of a share of the strength and the KL expected at it."""
+    names = {share: f"kl_expected_{share:g}" for share in SHARES}
+    return [(share, entry[name]) for share, name in names.items() if name in entry]
 
 
 def for_people(data: RolloutDataModule, module: ValueModule, entry: dict[str, Any]) -> str:
@@ -24,8 +29,8 @@ def for_people(data: RolloutDataModule, module: ValueModule, entry: dict[str, An
     at = "{share:g} × the usual strength" if len(names) > 1 else "strength {beta:.3g}"
     row = f"| at {at} | a KL of {{nats:.2f}} nats is expected, beside truncation |\n"
     curve = "".join(
-        row.format(beta=beta, share=beta / entry["beta"], nats=nats)
-        for beta, nats in strengths(entry)
+        row.format(beta=share * entry["beta"], share=share, nats=nats)
+        for share, nats in _expected(entry)
     )
     mixed = ", over the spread of what is mixed" if len(names) > 1 else ""
     of = {name: f" of {name}" if len(names) > 1 else "" for name in names}

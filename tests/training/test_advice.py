@@ -145,6 +145,8 @@ def test_more_rounds_where_the_trees_of_all_of_them_count():
     some = little | {"advantage_share_explained": 0.4}
     said = more_trees(some, data_of(pooled=True))
     assert said == "the 2 rounds to come add trees to those of this one"
+    said = more_trees(some, data_of(pooled=True, rounds=2))
+    assert said == "the round to come adds trees to those of this one"
 
 
 def test_more_trees_are_not_advised_where_the_folds_say_that_they_add_little():

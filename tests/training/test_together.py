@@ -114,6 +114,20 @@ def test_every_weighting_is_corrected_by_its_own_kl(pair):
     assert len({part["kl_correction"] for part in second["weightings"].values()}) > 1
 
 
+def test_its_card_names_shares_of_a_strength_that_the_weights_give(pair):
+    """There is no one number for all weights."""
+    text = (pair / "value" / "README.md").read_text()
+    for share in ("0.25", "0.5", "1", "2"):
+        assert f"| at {share} × the usual strength | a KL of" in text
+    assert "over the spread of what is mixed" in text
+
+
+def test_a_fit_without_guidance_is_kept_like_any_other(words, tmp_path):
+    run = tmp_path / "vowels+brevity"
+    assert main(words(run, "--data.beta", "0")) == 0
+    assert (run / "value" / "README.md").is_file()
+
+
 def test_pictures_name_the_rounds(pair, monkeypatch, words):
     drawn, inner = [], plots.reward_kl_figure
 

@@ -25,3 +25,4 @@ def test_a_fit_writes_them_on_its_cards(tiny_fit):
     assert list(spent) == sorted(spent)
     text = (tiny_fit / "value" / "README.md").read_text()
     assert text.count("nats is expected, beside truncation") == len(card.strengths)
+    assert f"| at strength {entry['beta']:.3g} | a KL of" in text
