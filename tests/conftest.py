@@ -192,11 +192,14 @@ def tiny_network() -> Callable[..., ValueModel]:
             units=units,
             reference=reference.name,
             fingerprint=reference.fingerprint,
+            head_width=6 if source == "shared" else 0,
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = build_network(card, reference, trunk, lora).eval()
         shake(network.head, seed, 0.3)
+        if card.head_width:  # it adds to the state, and does not drown it
+            network.head.residual.down.weight.data *= 0.2
         if network.trunk is not None:
             shake(network.trunk, seed + 1, 0.05)
         return network
@@ -263,6 +266,13 @@ class Naive:
         state = self.hidden(model, tokens)[0].double()
         if network.card.layers:
             state = self.inner(self.reference.model, tokens, network.card.layers)
+        if network.card.head_width:
+            scale = (state.var(unbiased=False) + 1e-5).sqrt()
+            level = (state - state.mean()) / scale * head["residual.norm.weight"]
+            inner = head["residual.up.weight"] @ (level + head["residual.norm.bias"])
+            inner = inner + head["residual.up.bias"]
+            inner = inner * (1 + torch.erf(inner / 2**0.5)) / 2
+            state = state + head["residual.down.weight"] @ inner + head["residual.down.bias"]
         mixed = (head["mix.weight"] @ state).reshape(len(network.card.objectives), -1)
         common, apart = weight @ state + bias, table - head["centre"]
         return [(common + mixed @ apart[a] + head["token"][a]).tolist() for a in candidates]

@@ -45,7 +45,7 @@ def test_a_head_of_before_there_was_a_centre(
     tiny_reference: ReferencePolicy, tiny_network: Make, tmp_path: Path
 ) -> None:
     """Its values are Q = b(h) + ⟨W h, E_a⟩ + B_a, as they were."""
-    network = tiny_network(tiny_reference, "shared", ("humor", "kind"))
+    network = tiny_network(tiny_reference, "action", ("humor", "kind"))
     network.save_pretrained(tmp_path / "value", "")
     file = tmp_path / "value" / "head.safetensors"
     head = load_file(file)
@@ -55,7 +55,7 @@ def test_a_head_of_before_there_was_a_centre(
     again = ValueModel.from_pretrained(tmp_path / "value", tiny_reference)
     state, tokens = torch.randn(32), torch.tensor([7, 30, 3])
     mixed = (head["mix.weight"] @ state).reshape(2, -1)
-    table = tiny_reference.model.get_input_embeddings().weight
+    table = again.table
     old = table[tokens] @ mixed.T + head["state.weight"] @ state + head["state.bias"]
     found = again.action_values(state, tokens)
     torch.testing.assert_close(found, old + head["token"][tokens], atol=1e-5, rtol=1e-5)

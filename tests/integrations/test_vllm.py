@@ -45,6 +45,7 @@ def save(folder, source="shared", layers=()):
         fingerprint=reference.fingerprint,
         eta=0.5,
         layers=layers,
+        head_width=8 if source == "shared" else 0,
     )
     network = build_network(card, reference)
     random = torch.Generator().manual_seed(0)
