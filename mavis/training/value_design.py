@@ -135,12 +135,12 @@ def begun(
         trunk: as given.
     """
     state = checkpoint["state_dict"]
+    inner = len(state[HIDDEN]) if HIDDEN in state else 0
     if design.credit == "joint" and not any(name.startswith("joint_head.") for name in state):
-        return Design(design.source, "token", layers or (), trunk)
+        return Design(design.source, "token", layers or (), trunk, head_width=inner)
     if design.credit == "joint" and RANDOM not in state:
         design = replace(design, nonlinear=0)
-    if design.head_width and HIDDEN not in state:
-        design = replace(design, head_width=0)
+    design = replace(design, head_width=inner)
     if layers is not None:
         return design
     if LAYERS in checkpoint:
