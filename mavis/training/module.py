@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from mavis.decoding.backbone import shared_layers
 from mavis.decoding.model_card import ModelCard, Source
-from mavis.decoding.reference import ReferencePolicy
+from mavis.decoding.request import stream
 from mavis.decoding.value_heads import ActionHead
 from mavis.decoding.value_model import ValueModel, build_network
 from mavis.options import positive
@@ -74,9 +74,8 @@ class ValueModule(LightningModule):
         check(source, credit, layers, lora, taught=bool(teacher))
         self.teacher = [teacher] if isinstance(teacher, str) else teacher or []
         self.source, self.layers, self.credit = source, layers, credit
-        self.trunk, self.lora, self.warmup = trunk, lora, warmup
+        self.trunk, self.lora, self.weight_decay, self.warmup = trunk, lora, weight_decay, warmup
         self.lr, self.later_lr, self.trunk_lr = lr, later_lr, trunk_lr
-        self.weight_decay = weight_decay
         self.joint_head: JointHead | None = None
         self._seen: list[tuple[Scores, Scores, Scores, Scores]] = []
         self.calibration: list[tuple[Scores, Scores, Scores]] = []  # see `losses.by_objective`
@@ -128,13 +127,13 @@ class ValueModule(LightningModule):
         """Build the network when the reference policy is known."""
         if hasattr(self, "network"):
             return
-        reference: ReferencePolicy = self.data.reference
+        data, reference = self.data, self.data.reference
         card = ModelCard(
             source=self.design.source,
             layers=self.design.layers,
             head_width=self.design.head_width,
             objectives=tuple(one.name for one in self.data.objectives),
-            units=self.data.units,
+            units=data.units,
             reference=reference.name,
             fingerprint=reference.fingerprint,
             template=reference.template,
@@ -143,13 +142,14 @@ class ValueModule(LightningModule):
             eta=self.data.strength.eta,
             rewards=tuple(identity(one) for one in self.data.objectives),
         )
-        self.network = build_network(card, reference, self.design.trunk, self.lora)
+        with torch.random.fork_rng():  # whatever has been drawn before, here or by a reward
+            torch.manual_seed(int(stream((data.seed, "network")).integers(2**62)))
+            self.network = build_network(card, reference, self.design.trunk, self.lora)
         head = self.network.head
         if self.joint:
             self.network.requires_grad_(False)
             head.requires_grad_(True)
-            how = (self.data.prefix_discount, self.design.nonlinear)
-            joint = JointHead(head, self.network.table, *how)
+            joint = JointHead(head, self.network.table, data.prefix_discount, self.design.nonlinear)
             self.joint_head = joint.to(reference.model.device)
 
     def forward(self, batch: Batch) -> Tensor:

@@ -53,13 +53,14 @@ def trainer_of(data):
     return SimpleNamespace(datamodule=data, **known)
 
 
-def module_on(reference, round=0, batches=20, epochs=3, **arguments):  # noqa: A002
+def module_on(reference, round=0, batches=20, epochs=3, seed=0, **arguments):  # noqa: A002
     data = Data(
         reference=reference,
         objectives=(SimpleNamespace(name="trial", reward=len),),
         units=(Units(1.0, 2.0),),
         strength=Strength(None, 0.5),
         prefix_discount=1.0,
+        seed=seed,
         round=round,
         epochs=epochs,
         batches=batches,
@@ -324,6 +325,21 @@ def resume(module, state):
     """What Lightning does with the state of a checkpoint."""
     module.on_load_checkpoint({"state_dict": state})
     module.load_state_dict(state)
+
+
+def test_a_network_begins_as_its_seed_says_whatever_was_drawn_before(reference):
+    """A run that was stopped in its first round begins anew; a reward may draw, too."""
+
+    def inner(seed):
+        return module_on(reference, source="shared", seed=seed).network.head.residual.up.weight
+
+    torch.manual_seed(1)
+    one = inner(7)
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), after)  # and it leaves the global stream as it is
+    assert torch.equal(inner(7), one)
+    assert not torch.equal(inner(8), one)
 
 
 def learn(module, batch):
