@@ -218,6 +218,18 @@ def test_draws_of_weights_are_those_of_the_step():
     assert len({found(0, (1, 2)), found(0, (1, 3)), found(0, (2, 2)), found(1, (1, 2))}) == 4
 
 
+def test_errors_count_by_how_much_the_mix_varies():
+    """Else weights at which rewards cancel out would hardly count."""
+    world = World(7, 2)
+    batch = world.batch(REPLIES)
+    found = []
+    for scale in (1.0, 4.0):
+        covariance = tuple(tuple(scale * one for one in row) for row in CONFLICT)
+        loss = PathLoss(covariance, lambda _: 2.0, 0)
+        found.append(loss(Table("one", "two"), states_of(batch), batch, (0,)).item())
+    assert found[1] == pytest.approx(found[0] / 4)
+
+
 def test_what_another_pack_shows_is_learned_there():
     world = World(6, 2)
     whole = world.batch(REPLIES)

@@ -386,6 +386,13 @@ def test_a_run_that_began_with_fewer_goes_on_with_those(words, tmp_path, monkeyp
     assert trees_of(run) == [3, 4]
 
 
+def test_all_first_trees_of_another_run_are_taken(pair, words, tmp_path, monkeypatch):
+    monkeypatch.setattr("mavis.training.callbacks._plots", lambda *_: [])
+    run, fewer = tmp_path / "run", ("--data.first_trees", "3", "--data.rounds", "1")
+    assert main(words(run, "--data.trees_of", str(pair), *fewer)) == 0
+    assert trees_of(run) == trees_of(pair)[:1]
+
+
 def test_a_run_of_more_rounds_is_finished(pair, words, tmp_path, capsys):
     """As one of a mavis whose fits had three by themselves."""
     run = tmp_path / "vowels+brevity"
