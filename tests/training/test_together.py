@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import yaml
 
 from mavis import load
 from mavis.cli.main import main
@@ -15,6 +16,7 @@ from mavis.storage import Shards
 from mavis.training import plots, stored_trees
 from mavis.training.held_out import HeldOutPrompts
 from mavis.training.judgement import kl_correction
+from mavis.training.path_consistency import PathLoss
 from mavis.training.round_trees import MANY
 from mavis.training.weightings import label, measured
 
@@ -139,6 +141,31 @@ def test_pictures_name_the_rounds(pair, monkeypatch, words):
     run = pair.parent / "again" / pair.name
     assert main(words(run)) == 0
     assert drawn == [[0]] * 3 + [[0, 1]] * 3
+
+
+def test_means_are_learned_first_and_then_what_paths_say(words, tmp_path, monkeypatch):
+    """In every pass but the first one of all, at steps of their own; not of one objective."""
+    steps: list[tuple[int, int]] = []
+
+    class Spied(PathLoss):
+        def __call__(self, network, hidden, batch, step):
+            steps.append(step)
+            return super().__call__(network, hidden, batch, step)
+
+    monkeypatch.setattr("mavis.training.module.PathLoss", Spied)
+    assert main(words(tmp_path / "vowels+brevity")) == 0
+    assert {epoch for epoch, _ in steps} == {1, 2, 3}  # of two rounds of two passes
+    assert len(set(steps)) == len(steps)
+    steps.clear()
+    assert main(words(tmp_path / "one", names="vowels")) == 0
+    assert steps == []
+
+
+@pytest.mark.parametrize(("names", "rounds"), [("humor", 3), ("humor,helpfulness", 2)])
+def test_several_objectives_have_fewer_rounds(capsys, names, rounds):
+    """The first of them has more trees."""
+    assert main(["fit", "--objectives", names, "--print_config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["rounds"] == rounds
 
 
 def test_trees_have_weights_of_their_own(pair):
