@@ -58,6 +58,38 @@ def test_beginnings_of_training_replies_are_scored_where_it_is_asked_for():
     assert scored - without == pytest.approx(SIZE.trees * inside)
 
 
+def test_a_round_that_rereads_learns_from_all_earlier_trees_once():
+    """Also from those of rounds that are finished."""
+    rates = replace(NOTHING, again=1.0)
+    first, later = (tree_size(s, NEVER)[0] + SIZE.prompt for s in (SHAPE, SIZE.later))
+    size = replace(SIZE, first_trees=30)
+    once, anew = (parts(replace(size, rereads=each), rates)["training"] for each in (False, True))
+    read = 30 * first + (30 * first + 10 * later)  # in the second round, and in the third
+    assert anew.seconds - once.seconds == pytest.approx(read)
+    assert anew.tokens - once.tokens == pytest.approx(read)
+    left = replace(size, first=None, rounds=1, finished=2)
+    once, anew = (parts(replace(left, rereads=each), rates)["training"] for each in (False, True))
+    assert anew.seconds - once.seconds == pytest.approx(40 * later)
+
+
+def test_trees_of_another_run_are_scored_but_not_grown():
+    rates = replace(
+        NOTHING, reward=1.0, reference=Speed(1.0, 1.0, 1.0), guided=Speed(1.0, 1.0, 1.0)
+    )
+    all_new, two = (parts(replace(SIZE, taken=each), rates) for each in (0, 2))
+    assert two["rewards"] == all_new["rewards"]
+    assert two["reference answers"].seconds == 0
+    tokens, leaves = tree_size(SIZE.later, NEVER)
+    assert two["rollouts"].answers == pytest.approx(12 * leaves)  # of the third round
+    assert two["rollouts"].tokens == pytest.approx(12 * tokens)
+
+
+def test_the_first_round_may_have_more_trees():
+    more = parts(replace(SIZE, first_trees=30), NOTHING)["rollouts"]
+    usual = parts(SIZE, NOTHING)["rollouts"]
+    assert more.tokens - usual.tokens == pytest.approx(20 * tree_size(SHAPE, NEVER)[0])
+
+
 def test_lengths_do_not_take_what_was_cut_short_for_an_end():
     """Ends are drawn with a probability of 0.2; half of the replies are cut at random."""
     random = np.random.default_rng(0)
