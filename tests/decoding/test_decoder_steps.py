@@ -129,6 +129,27 @@ def test_ranked_tokens_are_the_likeliest(tiny_reference, tiny_network, naive):
         assert said == alone_with(tiny_reference, network, child)
 
 
+def test_candidates_are_the_reference_s_likeliest_for_those_who_ask(
+    tiny_reference, tiny_network, naive
+):
+    network = tiny_network(tiny_reference, "state")
+    sampling = SamplingParams((1.5,), top_k=7)
+    decoder = Decoder(tiny_reference, [network])
+    texts, asked = ([3, 4, 5], [6, 7], [8, 9, 3]), (3, 0, 20)  # there are 7
+    numbers = [
+        decoder.add(Request(text, 1, sampling, (0,), candidates=most))
+        for text, most in zip(texts, asked, strict=True)
+    ]
+    found = {event.id: event.candidates for event in decoder.step()}
+    assert found[numbers[1]] is None
+    for number, text, count in ((numbers[0], texts[0], 3), (numbers[2], texts[2], 7)):
+        log_ref = naive(tiny_reference, [network]).step(text, sampling).log_ref
+        best = sorted(log_ref, key=lambda token: -log_ref[token])[:count]
+        assert found[number].tokens.tolist() == best
+        expected = [log_ref[token] for token in best]
+        assert found[number].log_ref.tolist() == pytest.approx(expected, abs=1e-4)
+
+
 def alone_with(reference, network, one: Request) -> list[int]:
     (output,) = decode(reference, [network], [one])
     return output.tokens
