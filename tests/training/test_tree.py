@@ -1,12 +1,14 @@
 """A tree is put together from segments in any order, and keeps what they said."""
 
 import json
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mavis.decoding.request import Proposed
 from mavis.training.tree import NO_PARENT, Segment, build_tree, read_tree, tree_row
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "tree.json").read_text())
@@ -60,6 +62,10 @@ def test_a_response_that_ended_on_the_first_level_is_cut_in_two():
     assert tree.responses == ["all of it"]
     assert tree.leaves.tolist() == [2]
     assert tree.log_ratio.tolist() == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    known = [Proposed(np.array([n], np.int32), np.array([-n], np.float32)) for n in (5, 6, 7)]
+    tree = build_tree("p", {(): Segment([1], [0.0]), (0,): replace(leaf, candidates=known)})
+    assert tree.candidates.tokens.tolist() == [[5], [6], [7]]
+    assert tree.candidates.log_ref.tolist() == [[-5], [-6], [-7]]
 
 
 def test_a_tree_survives_its_table_row(tree):
