@@ -18,6 +18,7 @@ from mavis.decoding.model_card import ModelCard, Source
 from mavis.decoding.reference import ReferencePolicy
 from mavis.decoding.value_model import ValueModel
 from mavis.reward import Units
+from mavis.training.value_design import HEAD_WIDTH
 
 CONTEXT = 1024
 
@@ -118,6 +119,7 @@ def network_of(size: Size, reference: ReferencePolicy, source: Source, name: str
         units=(Units(0.0, 1.0),),
         reference="reference",
         fingerprint=reference.fingerprint,
+        head_width=HEAD_WIDTH if source == "shared" else 0,
     )
     trunk = None if source == "shared" else LlamaModel(_config(size, size.value).config)
     table = embeddings(reference.model)
