@@ -76,28 +76,10 @@ def grow(
     open_nodes = [1] * len(prompts)
 
     def children(span: Output) -> list[Request]:
-        index, path = span.request.tag
-        level, used = len(path), _length(span)
-        if used >= shape.max_tokens:
-            return []
-        start = starts[index]
-        stem: Key = (*seed, *start.tokens, "tree", *path)
-        keys: list[Key] = [(*stem, child) for child in range(shape.branching[level])]
-        requests = [
-            Request(
-                tokens=[*span.request.tokens, *span.tokens],
-                limit=shape.segment(key, level, used),
-                sampling=sampling[index],
-                key=key,
-                stop=start.stop,
-                response=used,
-                candidates=candidates,
-                tag=(index, (*path, child)),
-            )
-            for child, key in enumerate(keys)
-        ]
-        open_nodes[index] += len(requests)
-        return requests
+        index, _ = span.request.tag
+        found = _children(span, starts[index], shape, seed, candidates)
+        open_nodes[index] += len(found)
+        return found
 
     # Prompts of like length side by side: a row pays for the longest one that is live.
     order = sorted(range(len(prompts)), key=lambda index: len(starts[index].tokens))
@@ -117,6 +99,31 @@ def grow(
             weights = sampling[index].weights
             yield index, build_tree(plain(prompts[index]), segments[index], weights)
             segments[index] = {}
+
+
+def _children(
+    span: Output, start: Encoded, shape: Shape, seed: tuple[int, ...], candidates: int
+) -> list[Request]:
+    """What goes on where a segment has ended; nothing if the response is as long as may be."""
+    index, path = span.request.tag
+    level, used = len(path), _length(span)
+    if used >= shape.max_tokens:
+        return []
+    stem: Key = (*seed, *start.tokens, "tree", *path)
+    keys: list[Key] = [(*stem, child) for child in range(shape.branching[level])]
+    return [
+        Request(
+            tokens=[*span.request.tokens, *span.tokens],
+            limit=shape.segment(key, level, used),
+            sampling=span.request.sampling,
+            key=key,
+            stop=start.stop,
+            response=used,
+            candidates=candidates,
+            tag=(index, (*path, child)),
+        )
+        for child, key in enumerate(keys)
+    ]
 
 
 def _length(span: Output) -> int:
