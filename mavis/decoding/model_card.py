@@ -27,7 +27,7 @@ class ModelCard(Card):
             objectives the mean over those alone and all equally, each at its share of β.
         covariance: of its values [M, M], by which the strength follows from the weights of several
             objectives (see `spread`); empty: of one objective, or not known.
-        head_width: of the hidden layer of the head (see `value_model.Residual`); 0: there is none.
+        head_width: of the hidden layer of the head (see `value_heads.Residual`); 0: there is none.
     """
 
     FILE: ClassVar[str] = "value.json"
